@@ -1,0 +1,509 @@
+"""Message -> handler -> variables: who answers which message, with which of its arguments, and what if that fails."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from asyncio import isfuture
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar, final, overload
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorCore, IReactorThreads, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from spoa_twisted.interfaces import IHandlers
+from spoa_twisted.spop.actions import Variables, decode_actions, encode_actions
+from spoa_twisted.spop.messages import Message
+
+#: What a handler returns: variables, ``None`` for none, or a Deferred, coroutine or other awaitable of that.
+Result = Variables | None | Awaitable[Variables | None]
+
+#: A handler, as its author writes it. Its parameters are bound to a message's arguments by name.
+HandlerFunction = Callable[..., Result]
+
+HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
+
+#: HAProxy drops a variable when ``scope.prefix.name`` is longer than 63 characters. The prefix is HAProxy's
+#: secret; one as long as most still goes with a name of this length.
+LONGEST_SAFE_NAME: Final = 40
+
+# What is logged once per name is remembered for so many names: they may come from what clients sent.
+_MOST_NAMES_REMEMBERED: Final = 1000
+
+# Messages of one name may come with other arguments, as several HAProxys do; each such list has its plan.
+_MOST_PLANS: Final = 64
+
+_NOT_OF_A_PARAMETER: Final = re.compile(r"[-.]")
+
+
+@final
+@implementer(IHandlers)
+class Handlers:
+    """The handlers of an agent, by the name of the message that each answers.
+
+    ::
+
+        handlers = Handlers()
+
+        @handlers.message("get-ip-reputation")
+        def get_ip_reputation(ip):
+            return {"sess.score": 20}
+
+    The mapping form registers functions and bound methods: ``Handlers({"get-ip-reputation": app.check})``.
+
+    A parameter takes the argument of its name; ``-`` and ``.`` in the argument's name match ``_``. The parameter
+    ``message`` takes the :class:`Message`, and ``**kwargs`` every other named argument, under the name that a
+    parameter would have. A missing argument that has no default is an error of that handler.
+
+    A handler that raises, takes longer than its timeout, or returns what cannot be sent, costs its own message only:
+    the variables of ``on_error`` are set in its stead.
+
+    :param handlers: message names and their handlers.
+    :param default: answers the messages that have no handler of their own.
+    :param timeout: the seconds that a handler may take when it is registered without; 0 for any time. Without
+        it, the agent's ``handler_timeout`` counts. A plain function cannot be interrupted, only awaited results.
+    :param on_error: the variables to set in the stead of a handler that is registered without.
+    :param blocking_threads: how many handlers registered with ``blocking=True`` may run at a time.
+    :raises TypeError: :raises ValueError: for what :meth:`message` raises them.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        handlers: Mapping[str, HandlerFunction] | None = None,
+        *,
+        default: HandlerFunction | None = None,
+        timeout: float | None = None,
+        on_error: Variables | None = None,
+        blocking_threads: int = 10,
+    ) -> None:
+        if blocking_threads < 1:
+            raise ValueError(f"blocking_threads is {blocking_threads}; at least one is needed")
+        self._timeout = timeout
+        self._on_error = on_error
+        self._blocking_threads = blocking_threads
+        self._threadpool: ThreadPool | None = None
+        self._by_name: dict[str, _Handler] = {}
+        self._default: _Handler | None = None
+        self._names_logged: set[str] = set()
+        for name, function in (handlers or {}).items():
+            self.message(name)(function)
+        if default is not None:
+            self.default(default)
+
+    def message(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,
+        on_error: Variables | None = None,
+        blocking: bool = False,
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Register the decorated function, which stays as it is, as the handler of the message called ``name``.
+
+        :param timeout: the seconds it may take; 0 for any time.
+        :param on_error: the variables to set when it fails.
+        :param blocking: run it in a thread, because it blocks. It must be a plain function.
+        :raises TypeError: for what is no function, or takes arguments in a way that names cannot be bound to.
+        :raises ValueError: when the name has a handler already, or ``on_error`` cannot be sent.
+        """
+
+        def register(function: HandlerT) -> HandlerT:
+            handler = self._handler(name, function, timeout, on_error, blocking)
+            self._add(name, handler)
+            return function
+
+        return register
+
+    @overload
+    def default(self, function: HandlerT) -> HandlerT: ...
+
+    @overload
+    def default(
+        self, *, timeout: float | None = None, on_error: Variables | None = None, blocking: bool = False
+    ) -> Callable[[HandlerT], HandlerT]: ...
+
+    def default(
+        self,
+        function: HandlerT | None = None,
+        *,
+        timeout: float | None = None,
+        on_error: Variables | None = None,
+        blocking: bool = False,
+    ) -> HandlerT | Callable[[HandlerT], HandlerT]:
+        """Register the decorated function as the handler of every message that has none of its own.
+
+        To be used plain, ``@handlers.default``, or with the options of :meth:`message`. Without it, such
+        messages set no variables, and are logged once per name.
+
+        :raises TypeError: :raises ValueError: as :meth:`message` does.
+        """
+
+        def register(function: HandlerT) -> HandlerT:
+            handler = self._handler("default", function, timeout, on_error, blocking)
+            if self._default is not None:
+                raise ValueError(f"there are two default handlers: {self._default} and {handler}")
+            self._default = handler
+            return function
+
+        return register if function is None else register(function)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the messages that have a handler."""
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    @classmethod
+    def merged(cls, *sets: Handlers) -> Handlers:
+        """Return the handlers of all ``sets`` as one; each keeps the timeout and ``on_error`` that it had.
+
+        :raises ValueError: when two of them have a handler for the same message, or a default handler.
+        """
+        merged = cls(blocking_threads=max((handlers._blocking_threads for handlers in sets), default=1))
+        for handlers in sets:
+            for name, handler in handlers._by_name.items():
+                merged._add(name, handler)
+            if handlers._default is not None:
+                if merged._default is not None:
+                    raise ValueError(f"there are two default handlers: {merged._default} and {handlers._default}")
+                merged._default = handlers._default
+        return merged
+
+    def respond(
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float
+    ) -> bytes | Deferred[bytes]:
+        """Answer the messages of one NOTIFY; see :meth:`IHandlers.respond`."""
+        answers: list[_Answer] = []
+        waiting: list[tuple[_Answer, Deferred[Any]]] = []
+        for message in messages:
+            handler = self._by_name.get(message.name) or self._default
+            if handler is None:
+                self._log_once(message.name, "no handler for the message {name}: it sets no variables")
+                continue
+            answer = _Answer(handler, message)
+            answers.append(answer)
+            try:
+                result = self._in_thread(handler, message, reactor) if handler.blocking else handler(message)
+                deferred = _as_deferred(result)
+            except BaseException:
+                self._failed(answer, Failure())
+            else:
+                if deferred is None:
+                    self._returned(answer, result)
+                else:
+                    waiting.append((answer, deferred))
+        if not waiting:
+            return self._join(answers, max_size)
+        return _Exchange(self, answers, max_size).start(waiting, reactor, timeout)
+
+    def _handler(
+        self,
+        name: str,
+        function: HandlerFunction,
+        timeout: float | None,
+        on_error: Variables | None,
+        blocking: bool,
+    ) -> _Handler:
+        if timeout is None:
+            timeout = self._timeout
+        if on_error is None:
+            on_error = self._on_error
+        return _Handler(name, function, timeout, on_error, blocking)
+
+    def _add(self, name: str, handler: _Handler) -> None:
+        if name in self._by_name:
+            raise ValueError(f"the message {name!r} has two handlers: {self._by_name[name]} and {handler}")
+        self._by_name[name] = handler
+
+    def _in_thread(self, handler: _Handler, message: Message, reactor: IReactorTime) -> Any:
+        if not IReactorThreads.providedBy(reactor):
+            return handler(message)
+        if self._threadpool is None:
+            self._threadpool = ThreadPool(0, self._blocking_threads, "spoa-blocking")
+            self._threadpool.start()
+            IReactorCore(reactor).addSystemEventTrigger("during", "shutdown", self._threadpool.stop)
+
+        deferred: Deferred[Any] = Deferred()
+
+        def run() -> Any:
+            # It may have been given up while it waited for a thread.
+            return None if deferred.called else _judge_result(handler(message))
+
+        def finished(success: bool, result: Any) -> None:
+            reactor.callFromThread(deferred.callback if success else deferred.errback, result)
+
+        self._threadpool.callInThreadWithCallback(finished, run)
+        return deferred
+
+    def _returned(self, answer: _Answer, result: Any) -> None:
+        try:
+            actions = encode_actions(_judge_result(result))
+        except Exception as error:
+            self._log.error(
+                "the handler of the message {name} returned what cannot be sent: {error}",
+                name=answer.message.name,
+                error=error,
+            )
+            answer.actions = answer.handler.on_error
+            return
+        answer.actions = actions
+        # A list no longer than that holds no longer name.
+        if len(actions) > LONGEST_SAFE_NAME:
+            for variable in result:
+                self._judge_name(variable)
+
+    def _judge_name(self, variable: str) -> None:
+        scope, dot, name = variable.partition(".")
+        if len(name if dot else scope) > LONGEST_SAFE_NAME:
+            self._log_once(
+                variable,
+                "the variable {name} may be too long for HAProxy, which drops it silently when scope.prefix.name"
+                " has more than 63 characters",
+            )
+
+    def _log_once(self, name: str, text: str) -> None:
+        if name not in self._names_logged and len(self._names_logged) < _MOST_NAMES_REMEMBERED:
+            self._names_logged.add(name)
+            self._log.warn(text, name=name)
+
+    def _failed(self, answer: _Answer, failure: Failure) -> None:
+        self._log.failure("the handler of the message {name} failed", failure, name=answer.message.name)
+        answer.actions = answer.handler.on_error
+
+    def _timed_out(self, answer: _Answer, timeout: float) -> None:
+        self._log.error(
+            "the handler of the message {name} took longer than {timeout} s", name=answer.message.name, timeout=timeout
+        )
+        answer.actions = answer.handler.on_error
+
+    def _join(self, answers: list[_Answer], max_size: int) -> bytes:
+        if len(answers) == 1 and len(answers[0].actions) <= max_size:
+            return answers[0].actions
+        parts: list[bytes] = []
+        room = max_size
+        for answer in answers:
+            actions = answer.actions
+            if len(actions) > room:
+                self._log.error(
+                    "the variables of the message {name} do not fit in the frame: {size} bytes, where {room} are left;"
+                    " the largest is {largest}",
+                    name=answer.message.name,
+                    size=len(actions),
+                    room=room,
+                    largest=_largest(actions),
+                )
+                actions = answer.handler.on_error
+                if len(actions) > room:
+                    continue
+            parts.append(actions)
+            room -= len(actions)
+        return b"".join(parts)
+
+
+@final
+class _Answer:
+    """What one message of a NOTIFY comes to: empty at first, at last a LIST-OF-ACTIONS."""
+
+    __slots__ = ("actions", "handler", "message")
+
+    def __init__(self, handler: _Handler, message: Message) -> None:
+        self.handler = handler
+        self.message = message
+        self.actions = b""
+
+
+@final
+class _Exchange:
+    """A NOTIFY with handlers that have not finished: waits for all of them, for each no longer than it may take."""
+
+    __slots__ = ("_answers", "_handlers", "_max_size", "_result", "_waiting")
+
+    def __init__(self, handlers: Handlers, answers: list[_Answer], max_size: int) -> None:
+        self._handlers = handlers
+        self._answers = answers
+        self._max_size = max_size
+        self._waiting: dict[_Answer, tuple[Deferred[Any], IDelayedCall | None]] = {}
+        self._result: Deferred[bytes] | None = None
+
+    def start(
+        self, waiting: list[tuple[_Answer, Deferred[Any]]], reactor: IReactorTime, timeout: float
+    ) -> bytes | Deferred[bytes]:
+        for answer, deferred in waiting:
+            self._waiting[answer] = (deferred, None)
+        for answer, deferred in waiting:
+            deferred.addBoth(self._finished, answer)
+            seconds = timeout if answer.handler.timeout is None else answer.handler.timeout
+            if seconds and answer in self._waiting:
+                timer = reactor.callLater(seconds, self._timed_out, answer, seconds)
+                self._waiting[answer] = (deferred, timer)
+        if not self._waiting:
+            return self._handlers._join(self._answers, self._max_size)
+        self._result = Deferred(self._cancel)
+        return self._result
+
+    def _finished(self, result: Any, answer: _Answer) -> None:
+        if answer not in self._waiting:
+            # It was given up: what became of it interests nobody.
+            return
+        _, timer = self._waiting.pop(answer)
+        if timer is not None:
+            timer.cancel()
+        if isinstance(result, Failure):
+            self._handlers._failed(answer, result)
+        else:
+            self._handlers._returned(answer, result)
+        self._settle()
+
+    def _timed_out(self, answer: _Answer, seconds: float) -> None:
+        deferred, _ = self._waiting.pop(answer)
+        self._handlers._timed_out(answer, seconds)
+        self._give_up(deferred)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._result is not None and not self._waiting:
+            self._result.callback(self._handlers._join(self._answers, self._max_size))
+
+    def _cancel(self, result: Deferred[bytes]) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for deferred, timer in waiting.values():
+            if timer is not None:
+                timer.cancel()
+            self._give_up(deferred)
+
+    def _give_up(self, deferred: Deferred[Any]) -> None:
+        try:
+            deferred.cancel()
+        except BaseException:
+            self._handlers._log.failure("a handler's Deferred failed to be cancelled")
+
+
+@final
+class _Handler:
+    """A function with what was said when it was registered, and how a message's arguments become its parameters."""
+
+    __slots__ = ("_defaults", "_function", "_parameters", "_plans", "blocking", "on_error", "timeout")
+
+    def __init__(
+        self, name: str, function: HandlerFunction, timeout: float | None, on_error: Variables | None, blocking: bool
+    ) -> None:
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"the timeout of the message {name!r} is {timeout}; it cannot be negative")
+        if not callable(function):
+            raise TypeError(f"the handler of the message {name!r} is a {type(function).__name__}, not a function")
+        if blocking and inspect.iscoroutinefunction(function):
+            raise TypeError(f"the handler of the message {name!r} is async, and does not run in a thread")
+        self._function = function
+        self.timeout = timeout
+        self.blocking = blocking
+        try:
+            #: The LIST-OF-ACTIONS to send in the stead of what the function failed to return.
+            self.on_error = encode_actions(on_error or {})
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"on_error of the message {name!r}: {error}") from error
+        self._parameters = tuple(inspect.signature(function).parameters.values())
+        for parameter in self._parameters:
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                raise TypeError(
+                    f"the handler of the message {name!r} takes *{parameter.name}, but arguments are bound by name:"
+                    " take **kwargs, or message"
+                )
+        self._defaults = tuple([parameter.default for parameter in self._parameters])
+        self._plans: dict[tuple[str, ...], _Plan] = {}
+
+    def __call__(self, message: Message) -> Any:
+        """Call the function with the message's arguments.
+
+        :raises TypeError: when an argument is missing; and whatever the function raises.
+        """
+        plan = self._plans.get(message.names)
+        if plan is None:
+            plan = self._make_plan(message)
+        positional, keywords = plan
+        sources = (*message.values, message, *self._defaults)
+        if keywords:
+            return self._function(*[sources[i] for i in positional], **{name: sources[i] for name, i in keywords})
+        return self._function(*[sources[i] for i in positional])
+
+    def _make_plan(self, message: Message) -> _Plan:
+        """Find for each parameter its place in the message's values, the message, and the defaults, in a row."""
+        arguments: dict[str, int] = {}
+        for position, name in enumerate(message.names):
+            if name:
+                arguments.setdefault(_NOT_OF_A_PARAMETER.sub("_", name), position)
+        the_message = len(message.names)
+        positional: list[int] = []
+        keywords: list[tuple[str, int]] = []
+        for index, parameter in enumerate(self._parameters):
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                keywords += arguments.items()
+                continue
+            if parameter.name == "message":
+                source = the_message
+            elif parameter.name in arguments:
+                source = arguments.pop(parameter.name)
+            elif parameter.default is not inspect.Parameter.empty:
+                source = the_message + 1 + index
+            else:
+                has = ", ".join([repr(name) for name in message.names]) or "none"
+                raise TypeError(f"the message {message.name!r} has no argument {parameter.name!r}; it has: {has}")
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                keywords.append((parameter.name, source))
+            else:
+                positional.append(source)
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        plan = self._plans[message.names] = (tuple(positional), tuple(keywords))
+        return plan
+
+    def __str__(self) -> str:
+        module = getattr(self._function, "__module__", None)
+        name = getattr(self._function, "__qualname__", None)
+        return f"{module}.{name}" if name else repr(self._function)
+
+
+#: Where a handler's parameters come from: those given by position, then those given by name.
+_Plan = tuple[tuple[int, ...], tuple[tuple[str, int], ...]]
+
+
+def _as_deferred(result: Any) -> Deferred[Any] | None:
+    """Return ``result`` as a Deferred when it is to be awaited, else ``None``."""
+    if result is None or isinstance(result, Mapping):
+        return None
+    if isinstance(result, Deferred):
+        return result
+    if inspect.iscoroutine(result):
+        return Deferred.fromCoroutine(result)
+    if isfuture(result):
+        return Deferred.fromFuture(result)
+    if inspect.isawaitable(result):
+        return Deferred.fromCoroutine(_await(result))
+    return None
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _judge_result(result: Any) -> Variables:
+    if result is None:
+        return {}
+    if not isinstance(result, Mapping):
+        raise TypeError(f"a {type(result).__name__} is no mapping of variables")
+    return result
+
+
+def _largest(actions: bytes) -> str:
+    """Return the name of the variable that takes most room in a LIST-OF-ACTIONS."""
+    variables = decode_actions(actions)
+    return max(variables, key=lambda name: len(encode_actions({name: variables[name]})))

@@ -1,0 +1,143 @@
+"""The agent as a Twisted service: listens, drains when it is stopped, takes new handlers while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from spoa_twisted.interfaces import IHandlers
+from spoa_twisted.protocol import SPOAFactory, describe
+
+#: Where an agent listens unless told otherwise: the port of SPOE.txt's example, for HAProxy on the same machine.
+DEFAULT_ENDPOINT: Final = "tcp:12345:interface=127.0.0.1"
+
+#: Seconds that what is in flight may take when the service stops.
+DEFAULT_DRAIN_TIMEOUT: Final = 10.0
+
+
+class SPOAService(Service):
+    """Serves an agent on one or more endpoints, for .tac files and for applications that have services already.
+
+    It listens as soon as it may: with twistd, before privileges are shed. When one endpoint cannot be listened on,
+    none is, and starting raises what was wrong. Stopping closes the ports, finishes what is in flight, says
+    goodbye to each HAProxy, and is done when all connections are closed.
+
+    :param factory: the agent.
+    :param endpoints: Twisted server endpoints, or strings that describe them.
+    :param drain_timeout: the seconds that stopping may take; then connections are closed with what they have
+        pending.
+    :param reactor: what the strings are resolved with; Twisted's own unless given.
+    :raises ValueError: for a string that describes no endpoint, no endpoint at all, or a negative timeout.
+    """
+
+    name = "spoa"
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        factory: SPOAFactory,
+        endpoints: Iterable[str | IStreamServerEndpoint] = (DEFAULT_ENDPOINT,),
+        *,
+        drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
+        reactor: IReactorCore | None = None,
+    ) -> None:
+        if not drain_timeout >= 0:
+            raise ValueError(f"drain_timeout is {drain_timeout}; it cannot be negative")
+        if reactor is None:
+            from twisted.internet import reactor as default_reactor
+
+            reactor = cast("IReactorCore", default_reactor)
+        self.factory = factory
+        self.drain_timeout = drain_timeout
+        self._endpoints: list[tuple[str, IStreamServerEndpoint]] = []
+        for endpoint in endpoints:
+            if isinstance(endpoint, str):
+                self._endpoints.append((endpoint, serverFromString(reactor, endpoint)))
+            else:
+                self._endpoints.append((repr(endpoint), endpoint))
+        if not self._endpoints:
+            raise ValueError("an agent needs an endpoint to listen on")
+        self._ports: list[IListeningPort] = []
+        self._listening = False
+
+    @property
+    def addresses(self) -> list[Any]:
+        """The ``IAddress`` of each port that is listened on: with ``tcp:0``, the number that the system chose."""
+        return [port.getHost() for port in self._ports]
+
+    def privilegedStartService(self) -> None:
+        """Listen: twistd calls this while it still may open any port.
+
+        :raises twisted.internet.error.CannotListenError: or whatever else an endpoint fails with.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        self._listen()
+
+    def startService(self) -> None:
+        """Listen, unless that was done.
+
+        :raises twisted.internet.error.CannotListenError: or whatever else an endpoint fails with.
+        """
+        super().startService()  # type: ignore[no-untyped-call]
+        self._listen()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop listening, and drain. Fires when all connections are closed."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._listening = False
+        closed = self._stop_listening()
+        closed.addCallback(lambda _: self.factory.drain(self.drain_timeout))
+        return closed
+
+    def reload(self, handlers: IHandlers) -> None:
+        """Let ``handlers`` answer from now on. What is pending finishes with those that it began with.
+
+        :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
+        """
+        self.factory.use(handlers)
+
+    def listening_failed(self, description: str, error: BaseException) -> None:
+        """Called when an endpoint that took its time, as few do, could not be listened on after all."""
+        self._log.critical("cannot listen on {endpoint}: {error}", endpoint=description, error=error)
+
+    def _listen(self) -> None:
+        if self._listening:
+            return
+        self._listening = True
+        failures: list[tuple[str, BaseException]] = []
+        starting = True
+
+        def failed(failure: Failure, description: str) -> None:
+            assert failure.value is not None
+            if starting:
+                failures.append((description, failure.value))
+            else:
+                self.listening_failed(description, failure.value)
+
+        for description, endpoint in self._endpoints:
+            listening = maybeDeferred(endpoint.listen, self.factory)
+            listening.addCallback(self._opened)
+            listening.addErrback(failed, description)
+        starting = False
+        if failures:
+            self._listening = False
+            self._stop_listening()
+            raise failures[0][1]
+
+    def _opened(self, port: IListeningPort) -> None:
+        self._ports.append(port)
+        self._log.info("SPOA listening on {address}", address=describe(port.getHost()))
+        if not self._listening:
+            self._stop_listening()
+
+    def _stop_listening(self) -> Deferred[Any]:
+        ports, self._ports = self._ports, []
+        return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)

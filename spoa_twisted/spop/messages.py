@@ -1,0 +1,131 @@
+"""LIST-OF-MESSAGES, the payload of a NOTIFY frame: bytes and :class:`Message` (SPOE.txt, section 3.3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final, final
+
+from spoa_twisted.spop.errors import InvalidFrame
+from spoa_twisted.spop.typeddata import (
+    Value,
+    decode_string,
+    decode_typed_data,
+    encode_kv_list,
+    encode_string,
+)
+
+#: NB-ARGS is one byte.
+MAX_ARGUMENTS: Final = 255
+
+_UNNAMED: Final = re.compile(r"arg\((\d{1,3})\)\Z")
+
+
+@final
+class Message:
+    """What a ``spoe-message`` section of HAProxy's configuration sent: its name and its arguments, in order.
+
+    ``message["ip"]`` is the argument of that name (the first, should the name be repeated), ``message[0]`` the
+    argument at that position, named or not, and ``message["arg(0)"]`` the one at that position if it is unnamed,
+    as those of ``args frontend=fe_id src dst`` from position 1 on are. ``"ip" in message`` tells whether there is
+    one; iteration gives (name, value) pairs, an unnamed argument's name being empty. A message is read only.
+    """
+
+    __slots__ = ("name", "names", "values")
+
+    #: The name of the ``spoe-message`` section.
+    name: Final[str]
+    #: The arguments' names, in order; empty for an unnamed one.
+    names: Final[tuple[str, ...]]
+    #: The arguments' values, in the same order.
+    values: Final[tuple[Value, ...]]
+
+    def __init__(self, name: str, arguments: Iterable[tuple[str, Value]] = ()) -> None:
+        pairs = tuple(arguments)
+        self.name = name
+        self.names = tuple([pair[0] for pair in pairs])
+        self.values = tuple([pair[1] for pair in pairs])
+
+    def position(self, name: str) -> int:
+        """Return the position of the argument called ``name``, counted from zero; -1 when there is none."""
+        if name in self.names and name:
+            return self.names.index(name)
+        unnamed = _UNNAMED.match(name)
+        if unnamed is not None:
+            position = int(unnamed[1])
+            if position < len(self.names) and not self.names[position]:
+                return position
+        return -1
+
+    def __getitem__(self, key: str | int) -> Value:
+        """Return an argument's value.
+
+        :raises KeyError: when no argument has that name. :raises IndexError: when none has that position.
+        """
+        if isinstance(key, str):
+            position = self.position(key)
+            if position < 0:
+                raise KeyError(key)
+            return self.values[position]
+        return self.values[key]
+
+    def get(self, key: str, default: Value = None) -> Value:
+        """Return the value of the argument called ``key``, or ``default`` when there is none."""
+        position = self.position(key)
+        return default if position < 0 else self.values[position]
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self.position(key) >= 0
+
+    def __iter__(self) -> Iterator[tuple[str, Value]]:
+        return zip(self.names, self.values, strict=True)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Message):
+            return NotImplemented
+        return (self.name, self.names, self.values) == (other.name, other.names, other.values)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.names))
+
+    def __repr__(self) -> str:
+        arguments = "".join([f" {name}={value!r}" for name, value in self])
+        return f"<Message {self.name}{arguments}>"
+
+
+def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
+    """Decode the LIST-OF-MESSAGES that fills ``data`` from ``offset`` on. It may be empty.
+
+    :raises InvalidFrame: when it cannot be read to the end.
+    """
+    messages: list[Message] = []
+    while offset < len(data):
+        name, offset = decode_string(data, offset)
+        if offset >= len(data):
+            raise InvalidFrame("a message ends before its number of arguments")
+        count = data[offset]
+        offset += 1
+        arguments: list[tuple[str, Value]] = []
+        for _ in range(count):
+            argument, offset = decode_string(data, offset)
+            value, offset = decode_typed_data(data, offset)
+            arguments.append((argument, value))
+        messages.append(Message(name, arguments))
+    return messages
+
+
+def encode_messages(messages: Iterable[Message]) -> bytes:
+    """Encode ``messages`` as a LIST-OF-MESSAGES.
+
+    :raises TypeError: for an argument of a type that SPOP has not.
+    :raises ValueError: for more than 255 arguments, or an argument outside its type.
+    """
+    encoded = []
+    for message in messages:
+        if len(message) > MAX_ARGUMENTS:
+            raise ValueError(f"the message {message.name!r} has {len(message)} arguments; SPOP allows 255")
+        encoded.append(encode_string(message.name) + bytes((len(message),)) + encode_kv_list(message))
+    return b"".join(encoded)

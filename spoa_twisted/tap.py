@@ -1,0 +1,201 @@
+"""The command line -> SPOAService: ``twistd spoa``, ``twist spoa`` and ``python -m twisted spoa``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Final, NoReturn
+
+from twisted.internet.endpoints import serverFromString
+from twisted.python.usage import Options as UsageOptions
+
+from spoa_twisted.handlers import Handlers
+from spoa_twisted.interfaces import IHandlers
+from spoa_twisted.protocol import (
+    DEFAULT_HANDLER_TIMEOUT,
+    DEFAULT_HELLO_TIMEOUT,
+    DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_MAX_IN_FLIGHT,
+    DEFAULT_MAX_UNSENT,
+    SPOAFactory,
+)
+from spoa_twisted.service import DEFAULT_DRAIN_TIMEOUT, DEFAULT_ENDPOINT, SPOAService
+from spoa_twisted.spop.connection import DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PAYLOAD_SIZE
+
+#: The attribute of a module that holds its handlers, unless another is named.
+DEFAULT_ATTRIBUTE: Final = "handlers"
+
+
+class CannotStart(SystemExit, Exception):
+    """The agent cannot start: one line says why, and the exit status is 1.
+
+    It is an ``Exception`` too because twistd, when it runs as a daemon, tells its parent process of those only.
+    """
+
+
+class Options(UsageOptions):
+    """The options of ``twistd spoa``."""
+
+    synopsis = "[options] --handlers MODULE"
+    longdesc = "An agent for HAProxy's SPOE (Stream Processing Offload Engine) that answers with your handlers."
+
+    optFlags = [
+        ["async", None, "Announce the capability async, for HAProxy up to 3.0."],
+    ]
+    optParameters = [
+        ["max-frame-size", None, DEFAULT_MAX_FRAME_SIZE, "The longest frame, in bytes.", int],
+        ["max-payload-size", None, DEFAULT_MAX_PAYLOAD_SIZE, "The longest NOTIFY in fragments, in bytes.", int],
+        ["max-in-flight", None, DEFAULT_MAX_IN_FLIGHT, "How many NOTIFYs of a connection may be pending.", int],
+        ["max-unsent", None, DEFAULT_MAX_UNSENT, "How many bytes a peer may leave unread, once it stopped.", int],
+        ["max-connections", None, DEFAULT_MAX_CONNECTIONS, "How many connections may be open.", int],
+        ["hello-timeout", None, DEFAULT_HELLO_TIMEOUT, "Seconds until HAProxy's HELLO must have come.", float],
+        ["handler-timeout", None, DEFAULT_HANDLER_TIMEOUT, "Seconds that a handler may take; 0: any.", float],
+        ["drain-timeout", None, DEFAULT_DRAIN_TIMEOUT, "Seconds to finish what is in flight on SIGTERM.", float],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self["handlers"] = []
+        self["listen"] = []
+
+    def opt_handlers(self, value: str) -> None:
+        """A module with handlers: pkg.mod, pkg.mod:attribute, path/to/file.py or path/to/file.py:attribute.
+        The attribute is "handlers" unless named. Repeatable: the sets are merged.
+        """
+        self["handlers"].append(value)
+
+    def opt_listen(self, value: str) -> None:
+        """A Twisted server endpoint to listen on. Repeatable. [default: tcp:12345:interface=127.0.0.1]"""
+        self["listen"].append(value)
+
+    def postOptions(self) -> None:
+        """Fill in what can be given more than once."""
+        if not self["listen"]:
+            self["listen"] = [DEFAULT_ENDPOINT]
+
+
+def makeService(options: Options) -> SPOAService:
+    """Return the service that ``options`` ask for.
+
+    :raises CannotStart: when handlers cannot be loaded or merged, or an option makes no sense.
+    """
+    if not options["handlers"]:
+        _refuse("which handlers? Name their module, as in --handlers mymod")
+    handlers = _merge([load(specification) for specification in options["handlers"]])
+    try:
+        factory = SPOAFactory(
+            handlers,
+            max_frame_size=options["max-frame-size"],
+            max_payload_size=options["max-payload-size"],
+            max_in_flight=options["max-in-flight"],
+            max_unsent=options["max-unsent"],
+            max_connections=options["max-connections"],
+            hello_timeout=options["hello-timeout"],
+            handler_timeout=options["handler-timeout"],
+            async_=bool(options["async"]),
+        )
+        endpoints = [_endpoint(text) for text in options["listen"]]
+        return _Agent(factory, endpoints, drain_timeout=options["drain-timeout"])
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def load(specification: str) -> IHandlers:
+    """Return the handlers that ``specification`` names: ``module`` or ``path.py``, with ``:attribute`` or without.
+
+    The current directory is importable, and so is that of a file.
+
+    :raises CannotStart: when it cannot be imported, or has no such attribute, or that is no handlers.
+    """
+    source, _, attribute = specification.rpartition(":")
+    if not source:
+        source, attribute = specification, DEFAULT_ATTRIBUTE
+    _make_importable(os.getcwd())
+    try:
+        is_file = source.endswith(".py") or os.sep in source
+        module = _load_file(Path(source)) if is_file else importlib.import_module(source)
+    except Exception as error:
+        _refuse(f"cannot import {source}: {type(error).__name__}: {error}{_place(error)}")
+    try:
+        handlers = getattr(module, attribute)
+    except AttributeError:
+        sets = [name for name, value in vars(module).items() if IHandlers.providedBy(value)]
+        names = sets or [name for name in vars(module) if not name.startswith("_")]
+        _refuse(f"{source} has no {attribute!r}; it has: {', '.join(names) or 'nothing'}")
+    if not IHandlers.providedBy(handlers):
+        _refuse(f"{attribute!r} of {source} is a {type(handlers).__name__}, not Handlers")
+    result: IHandlers = handlers
+    return result
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise CannotStart(f"spoa: {reason}")
+
+
+def _make_importable(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    _make_importable(str(path.parent))
+    # Its own name is the natural one, unless another module has it.
+    name = path.stem if path.stem not in sys.modules else f"{path.stem}_{abs(hash(str(path)))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _place(error: Exception) -> str:
+    """Return where in the user's own code an import failed, if it came that far."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    own = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+
+
+def _merge(sets: list[IHandlers]) -> IHandlers:
+    if len(sets) == 1:
+        return sets[0]
+    mergeable = [handlers for handlers in sets if isinstance(handlers, Handlers)]
+    if len(mergeable) < len(sets):
+        _refuse("only instances of Handlers can be merged; give the other IHandlers alone")
+    try:
+        return Handlers.merged(*mergeable)
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def _endpoint(text: str) -> str:
+    # Tried here because each plugin of an endpoint parser fails in its own way.
+    from twisted.internet import reactor
+
+    try:
+        serverFromString(reactor, text)
+    except Exception as error:
+        raise ValueError(f"bad endpoint {text!r}: {type(error).__name__}: {error}") from error
+    return text
+
+
+class _Agent(SPOAService):
+    """The service as the command line wants it: an agent that cannot listen says so in one line, and exits."""
+
+    def _listen(self) -> None:
+        try:
+            super()._listen()
+        except Exception as error:
+            _refuse(f"cannot listen: {error}")
+
+    def listening_failed(self, description: str, error: BaseException) -> None:
+        super().listening_failed(description, error)
+        from twisted.internet import reactor
+
+        reactor.stop()
