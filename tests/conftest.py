@@ -1,0 +1,47 @@
+"""No test passes that left a failure in the log without having expected it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+
+
+class Logged:
+    """What was logged at the level warn and above since the test began, or since it was last taken."""
+
+    def __init__(self) -> None:
+        self._events: list[dict[str, Any]] = []
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event.get("log_level", LogLevel.debug) >= LogLevel.warn:
+            self._events.append(event)
+
+    def take(self) -> list[str]:
+        """Return the texts, each with its level's name in front and its exception's type behind, and forget them."""
+        events, self._events = self._events, []
+        return [self._text(event) for event in events]
+
+    def _text(self, event: dict[str, Any]) -> str:
+        text = f"{event['log_level'].name}: {formatEvent(event)}"
+        failure = event.get("log_failure")
+        return text if failure is None else f"{text}: {failure.type.__name__}: {failure.getErrorMessage()}"
+
+
+@pytest.fixture(autouse=True)
+def logged(request: pytest.FixtureRequest) -> Iterator[Logged]:
+    """What the test logged; what it did not take of that makes it fail."""
+    observer = Logged()
+    globalLogPublisher.addObserver(observer)
+    try:
+        yield observer
+        if "spop" not in request.path.parts:
+            # A Deferred that failed says so when it is collected. The codec knows none, and has many tests.
+            gc.collect()
+        unexpected = observer.take()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert unexpected == []

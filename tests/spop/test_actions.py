@@ -1,0 +1,129 @@
+"""LIST-OF-ACTIONS (SPOE.txt, section 3.4)."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from spoa_twisted.spop.actions import NO_ACTIONS, decode_actions, encode_actions
+from spoa_twisted.spop.errors import InvalidFrame
+from spoa_twisted.spop.typeddata import NULL, Int32
+
+LISTS: list[tuple[dict[str, Any], str]] = [
+    ({}, ""),
+    ({"txn.ip_score": Int32(42)}, "010302" + "0869705f73636f7265" + "022a"),
+    ({"proc.a": 1}, "010300" + "0161" + "0401"),
+    ({"sess.a": 1}, "010301" + "0161" + "0401"),
+    ({"txn.a": 1}, "010302" + "0161" + "0401"),
+    ({"req.a": 1}, "010303" + "0161" + "0401"),
+    ({"res.a": 1}, "010304" + "0161" + "0401"),
+    ({"sess.a": None}, "020201" + "0161"),
+    ({"sess.a": NULL}, "010301" + "0161" + "00"),
+    ({"req.a.b_C.9": True}, "010303" + "07612e625f432e39" + "11"),
+    ({"sess.a": "x", "txn.b": None, "res.c": b""}, "010301" + "0161" + "080178" + "020202" + "0162" + "0103040163" + "0900"),
+]
+
+
+@pytest.mark.parametrize(("variables", "encoded"), LISTS)
+def test_a_list_survives(variables: dict[str, Any], encoded: str) -> None:
+    """Variables have HAProxy's bytes, in their order, and are decoded from them."""
+    data = bytes.fromhex(encoded)
+    assert encode_actions(variables) == data
+    assert encode_actions(MappingProxyType(variables)) == data
+    assert list(decode_actions(data).items()) == list(variables.items())
+    assert decode_actions(b"\x01" + data, 1) == variables
+
+
+@pytest.mark.parametrize(("variables", "encoded"), LISTS)
+def test_a_list_cut_short_is_an_error_or_a_shorter_list(variables: dict[str, Any], encoded: str) -> None:
+    """What ends inside an action is an InvalidFrame; what ends between two is the list of those before."""
+    data = bytes.fromhex(encoded)
+    items = list(variables.items())
+    ends = {len(encode_actions(dict(items[:count]))): dict(items[:count]) for count in range(len(items) + 1)}
+    for end in range(len(data)):
+        if end in ends:
+            assert decode_actions(data[:end]) == ends[end]
+        else:
+            with pytest.raises(InvalidFrame):
+                decode_actions(data[:end])
+
+
+def test_no_scope_means_proc() -> None:
+    """A name without a scope is that of a process variable."""
+    assert encode_actions({"a": 1}) == encode_actions({"proc.a": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("session.a", "'session' is no scope; those are proc, sess, txn, req, res"),
+        ("a.b", "'a' is no scope"),
+        (".a", "'' is no scope"),
+        ("SESS.a", "'SESS' is no scope"),
+        ("sess.", "drops names"),
+        ("", "drops names"),
+        ("sess.a-b", "drops names"),
+        ("sess.a b", "drops names"),
+        ("sess.é", "drops names"),
+        ("sess.a\n", "drops names"),
+        ("user-agent", "drops names"),
+    ],
+)
+def test_names_that_haproxy_would_drop_are_refused(name: str, text: str) -> None:
+    """A name that HAProxy would drop silently is a ValueError that names the variable."""
+    with pytest.raises(ValueError, match=text) as caught:
+        encode_actions({name: 1})
+    assert f"variable {name!r}: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "text"),
+    [
+        ("sess.a", 1.5, TypeError, "variable 'sess.a': a float has no SPOP type"),
+        ("sess.a", 2**63, ValueError, "variable 'sess.a': 9223372036854775808 is outside the range of INT64"),
+        ("sess.a", Int32(2**31), ValueError, "variable 'sess.a': 2147483648 is outside the range of INT32"),
+        ("sess.a", "\ud800", ValueError, r"variable 'sess.a': .*surrogates not allowed"),
+        (1, 1, TypeError, "variable 1: "),
+        (b"sess.a", 1, TypeError, "variable b'sess.a': "),
+        (("sess", "a"), 1, TypeError, "variable "),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(name: Any, value: Any, error: type[Exception], text: str) -> None:
+    """The error names the variable, and the type of what it was to hold."""
+    with pytest.raises(error, match=text):
+        encode_actions({"sess.good": 1, name: value})
+
+
+def test_the_last_action_on_a_variable_counts() -> None:
+    """Of two actions on one variable, the engine ends with the second."""
+    assert decode_actions(encode_actions({"sess.a": 1}) + encode_actions({"sess.a": None})) == {"sess.a": None}
+
+
+def test_the_list_that_does_nothing_sets_nothing() -> None:
+    """It is a well-formed list of actions, and decoded as none."""
+    assert decode_actions(NO_ACTIONS) == {}
+    assert encode_actions({"txn._": None}) == NO_ACTIONS
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    ["00", "0003010161", "010201016108", "0303010161" + "00", "0103050161" + "00", "02030101610400", "01030101610a"],
+    ids=["one byte", "action 0", "too few arguments", "action 3", "scope 5", "too many", "reserved type"],
+)
+def test_what_is_no_action_is_an_error(encoded: str) -> None:
+    """An unknown action, scope or number of arguments is an InvalidFrame."""
+    with pytest.raises(InvalidFrame):
+        decode_actions(bytes.fromhex(encoded))
+
+
+def test_many_names_cost_no_memory() -> None:
+    """Names that a handler makes up are cached in a bounded table, long ones not at all."""
+    from spoa_twisted.spop.actions import _cached_heads
+
+    for number in range(3000):
+        encode_actions({f"sess.a{number}": 1, f"sess.{'b' * 100}{number}": 1})
+    information = _cached_heads.cache_info()
+    assert information.maxsize == 1024
+    assert information.currsize <= 1024

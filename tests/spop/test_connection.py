@@ -1,0 +1,515 @@
+"""The two sides of a connection, each tested with the other (SPOE.txt, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from spoa_twisted.spop.actions import NO_ACTIONS, encode_actions
+from spoa_twisted.spop.connection import (
+    Ack,
+    AgentConnection,
+    EngineConnection,
+    Notify,
+    PayloadTooBig,
+    State,
+)
+from spoa_twisted.spop.errors import (
+    BadMaxFrameSize,
+    FragmentationNotSupported,
+    FrameTooBig,
+    InterlacedFrames,
+    InvalidFrame,
+    SPOPError,
+    StatusCode,
+    VersionNotFound,
+)
+from spoa_twisted.spop.frames import AgentHello, Disconnect, Flags, FrameType, HAProxyHello, encode_frame
+from spoa_twisted.spop.messages import Message, encode_messages
+
+OLD = HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="engine")
+NEW = HAProxyHello(capabilities=frozenset({"pipelining"}), engine_id="engine")
+MESSAGES = [Message("check-ip", [("ip", "192.0.2.1")]), Message("other", [("", 1), ("", None)])]
+
+
+def events(connection: Any) -> list[Any]:
+    """Return all events that wait in ``connection``."""
+    return list(iter(connection.next_event, None))
+
+
+def greeted(hello: HAProxyHello = NEW, **limits: Any) -> tuple[EngineConnection, AgentConnection]:
+    """Return both sides after the handshake."""
+    engine, agent = EngineConnection(hello), AgentConnection(**limits)
+    agent.receive_data(engine.data_to_send())
+    assert events(agent) == [hello]
+    engine.receive_data(agent.data_to_send())
+    (answer,) = events(engine)
+    assert isinstance(answer, AgentHello)
+    assert engine.state is agent.state is State.RUNNING
+    return engine, agent
+
+
+def notify(payload: bytes, flags: int = Flags.FIN, ids: bytes = b"\x01\x01", frame_type: int = FrameType.NOTIFY) -> bytes:
+    """Return a frame as a peer sends it who keeps no rule."""
+    size = 5 + len(ids) + len(payload)
+    return size.to_bytes(4, "big") + bytes((frame_type,)) + flags.to_bytes(4, "big") + ids + payload
+
+
+def goodbye_of(connection: Any) -> Disconnect:
+    """Return the DISCONNECT, the last frame that ``connection`` sent."""
+    assert connection.state is State.CLOSED
+    data = connection.data_to_send()
+    at = data.rindex(b"\x00\x00\x00\x01\x00\x00\x0bstatus-code")
+    assert data[at - 1] in (FrameType.AGENT_DISCONNECT, FrameType.HAPROXY_DISCONNECT)
+    return Disconnect.decode(data[at + 6 :])
+
+
+class TestHandshake:
+    @pytest.mark.parametrize("hello", [OLD, NEW])
+    def test_both_sides_agree(self, hello: HAProxyHello) -> None:
+        """The agent echoes the size and announces pipelining and fragmentation, whatever the engine lists."""
+        engine, agent = greeted(hello)
+        assert engine.max_frame_size == agent.max_frame_size == 16380
+        assert engine.peer_capabilities == {"pipelining", "fragmentation"}
+        assert agent.peer_capabilities == hello.capabilities
+        assert agent.engine_id == "engine"
+        assert not agent.async_
+
+    def test_the_agents_hello_is_one_piece(self) -> None:
+        """HAProxy 3.2 to 3.4 close when it comes in two: it leaves data_to_send whole."""
+        agent = AgentConnection()
+        agent.receive_data(EngineConnection(NEW).data_to_send())
+        events(agent)
+        data = agent.data_to_send()
+        assert int.from_bytes(data[:4], "big") == len(data) - 4
+        assert agent.data_to_send() == b""
+
+    @pytest.mark.parametrize(("offered", "agreed"), [(256, 256), (16380, 16380), (2**20, 2**20), (2**20 + 1, 2**20)])
+    def test_the_size_is_the_smaller_one(self, offered: int, agreed: int) -> None:
+        """The engine's, up to the agent's own limit."""
+        engine, agent = greeted(HAProxyHello(max_frame_size=offered, capabilities=NEW.capabilities))
+        assert engine.max_frame_size == agent.max_frame_size == agreed
+
+    @pytest.mark.parametrize(
+        ("wanted", "hello", "agreed"),
+        [(True, OLD, True), (True, NEW, False), (False, OLD, False), (True, HAProxyHello(capabilities=OLD.capabilities), False)],
+    )
+    def test_async_takes_both_sides_and_an_engine_id(self, wanted: bool, hello: HAProxyHello, agreed: bool) -> None:
+        """ACKs may take other connections only where it is known which."""
+        engine, agent = greeted(hello, async_=wanted)
+        assert agent.async_ is agreed
+        assert ("async" in engine.peer_capabilities) is wanted
+
+    def test_a_health_check_ends_with_the_hello(self) -> None:
+        """Nothing follows the AGENT-HELLO: HAProxy >= 3.1 would mark the server down."""
+        engine, agent = EngineConnection(HAProxyHello(healthcheck=True)), AgentConnection()
+        agent.receive_data(engine.data_to_send())
+        (hello,) = events(agent)
+        assert hello.healthcheck
+        assert agent.state is State.CLOSED
+        agent.disconnect()
+        data = agent.data_to_send()
+        assert int.from_bytes(data[:4], "big") == len(data) - 4
+        engine.receive_data(data)
+        assert isinstance(engine.next_event(), AgentHello)
+        assert engine.state is State.CLOSED
+
+    def test_the_hello_may_come_with_a_notify(self) -> None:
+        """What follows the HELLO in the same bytes is read."""
+        agent = AgentConnection()
+        agent.receive_data(EngineConnection(NEW).data_to_send() + notify(encode_messages(MESSAGES)))
+        assert events(agent) == [NEW, Notify(b"\x01\x01", MESSAGES)]
+
+    @pytest.mark.parametrize(
+        ("frame", "error"),
+        [
+            (notify(b""), InvalidFrame),
+            (notify(b"", frame_type=FrameType.UNSET), InvalidFrame),
+            (notify(NEW.encode(), 0, b"\x00\x00", FrameType.HAPROXY_HELLO), FragmentationNotSupported),
+            (notify(NEW.encode(), 1, b"\x01\x00", FrameType.HAPROXY_HELLO), InvalidFrame),
+            (notify(NEW.encode(), 1, b"\x00\x01", FrameType.HAPROXY_HELLO), InvalidFrame),
+            (notify(b"", 1, b"\x00\x00", FrameType.HAPROXY_HELLO), VersionNotFound),
+            (notify(NEW.encode()[:-1], 1, b"\x00\x00", FrameType.HAPROXY_HELLO), InvalidFrame),
+            (notify(b"", 1, b"\x00\x00", FrameType.AGENT_HELLO), InvalidFrame),
+            (b"GET / HTTP/1.1\r\n\r\n", FrameTooBig),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01", FrameTooBig),
+        ],
+    )
+    def test_what_is_no_hello_is_answered_with_its_code(self, frame: bytes, error: type[SPOPError]) -> None:
+        """The error that comes out is the one that the AGENT-DISCONNECT names."""
+        agent = AgentConnection()
+        agent.receive_data(frame)
+        with pytest.raises(error):
+            agent.next_event()
+        assert goodbye_of(agent).status_code == error.status_code
+
+    def test_a_hello_keeps_its_own_limit(self) -> None:
+        """SPOE.txt, section 3.2.4: it must not exceed the max-frame-size that it announces."""
+        hello = HAProxyHello(max_frame_size=256, engine_id="x" * 256)
+        agent = AgentConnection()
+        agent.receive_data(EngineConnection(hello).data_to_send())
+        with pytest.raises(FrameTooBig):
+            agent.next_event()
+
+    def test_the_agent_may_not_raise_the_size(self) -> None:
+        """An AGENT-HELLO with more than was offered is answered with its code."""
+        engine = EngineConnection(NEW)
+        engine.data_to_send()
+        hello = AgentHello(max_frame_size=16381, capabilities=frozenset())
+        engine.receive_data(encode_frame(FrameType.AGENT_HELLO, Flags.FIN, b"\x00\x00", hello.encode()))
+        with pytest.raises(BadMaxFrameSize):
+            engine.next_event()
+        assert goodbye_of(engine).status_code == StatusCode.BAD_MAX_FRAME_SIZE
+
+    def test_a_limit_below_256_is_refused(self) -> None:
+        """An agent cannot be configured against SPOE.txt."""
+        with pytest.raises(ValueError, match="255"):
+            AgentConnection(max_frame_size=255)
+
+
+class TestNotifyAndAck:
+    def test_they_meet(self) -> None:
+        """What the engine sends the agent receives, and what the agent answers the engine receives."""
+        engine, agent = greeted()
+        ids = engine.send_notify(MESSAGES)
+        agent.receive_data(engine.data_to_send())
+        assert events(agent) == [Notify(ids, MESSAGES)]
+        agent.send_ack(ids, encode_actions({"sess.a": 1, "txn.b": None}))
+        engine.receive_data(agent.data_to_send())
+        assert events(engine) == [Ack(ids, {"sess.a": 1, "txn.b": None}, aborted=False)]
+
+    def test_acks_come_in_any_order(self) -> None:
+        """Each finds its NOTIFY by its ids."""
+        engine, agent = greeted()
+        sent = [engine.send_notify([Message("m", [("", number)])]) for number in range(30)]
+        agent.receive_data(engine.data_to_send())
+        received = events(agent)
+        assert [event.ids for event in received] == sent
+        for event in reversed(received):
+            agent.send_ack(event.ids, encode_actions({"sess.n": event.messages[0][0]}))
+        engine.receive_data(agent.data_to_send())
+        assert {event.ids: event.variables["sess.n"] for event in events(engine)} == {
+            ids: number for number, ids in enumerate(sent)
+        }
+
+    @pytest.mark.parametrize(("stream_id", "frame_id"), [(0, 0), (0, 1), (2**64 - 1, 2**64 - 1), (240, 2288)])
+    def test_every_id_is_valid(self, stream_id: int, frame_id: int) -> None:
+        """Ids have 64 bits, and 0 is one."""
+        engine, agent = greeted()
+        engine.send_notify([], stream_id, frame_id)
+        agent.receive_data(engine.data_to_send())
+        (event,) = events(agent)
+        assert (event.stream_id, event.frame_id) == (stream_id, frame_id)
+        agent.send_ack(event.ids)
+        engine.receive_data(agent.data_to_send())
+        assert events(engine) == [Ack(event.ids, {}, aborted=False)]
+
+    def test_ids_that_wait_cannot_be_used_again(self) -> None:
+        """Nobody could tell the ACKs apart."""
+        engine, _ = greeted()
+        ids = engine.send_notify([], 5, 1)
+        with pytest.raises(ValueError, match="stream-id 5"):
+            engine.send_notify([], 5, 1)
+        engine.forget(ids)
+        engine.send_notify([], 5, 1)
+
+    @pytest.mark.parametrize(("hello", "payload"), [(OLD, b""), (NEW, NO_ACTIONS)])
+    def test_an_ack_without_actions(self, hello: HAProxyHello, payload: bytes) -> None:
+        """HAProxy 3.1.0, which lists no async, loses the stream whose ACK is empty."""
+        _, agent = greeted(hello)
+        agent.send_ack(b"\x01\x01")
+        assert agent.data_to_send() == encode_frame(FrameType.ACK, Flags.FIN, b"\x01\x01", payload)
+
+    @pytest.mark.parametrize(("hello", "spare"), [(OLD, 0), (NEW, 1)])
+    def test_an_ack_fits_in_a_frame(self, hello: HAProxyHello, spare: int) -> None:
+        """An ACK may be as long as was agreed on, and one byte less for HAProxy >= 3.1; no more."""
+        _, agent = greeted(hello)
+        ids = b"\x01\x01"
+        room = agent.room_for_actions(ids)
+        agent.send_ack(ids, b"x" * room)
+        assert len(agent.data_to_send()) - 4 == 16380 - spare
+        with pytest.raises(ValueError, match="do not fit"):
+            agent.send_ack(ids, b"x" * (room + 1))
+        assert agent.data_to_send() == b""
+
+    def test_late_acks_are_skipped(self) -> None:
+        """An ACK that nobody waits for does not stand in the way of the next."""
+        engine, agent = greeted()
+        first, second = engine.send_notify([]), engine.send_notify([])
+        engine.forget(first)
+        for ids in (first, second, second):
+            agent.send_ack(ids)
+        engine.receive_data(agent.data_to_send())
+        assert [event.ids for event in events(engine)] == [second]
+
+    def test_an_ack_in_fragments_is_an_error(self) -> None:
+        """HAProxy does not support them."""
+        engine, _ = greeted()
+        ids = engine.send_notify([])
+        engine.receive_data(notify(b"", 0, ids, FrameType.ACK))
+        with pytest.raises(FragmentationNotSupported):
+            engine.next_event()
+
+    @pytest.mark.parametrize("frame_type", [4, 42, 100, 104, 255])
+    def test_unknown_frames_are_skipped(self, frame_type: int) -> None:
+        """SPOE.txt, section 3.2.2."""
+        _, agent = greeted()
+        agent.receive_data(notify(b"\xff\xff", 0, frame_type=frame_type) + notify(b""))
+        assert events(agent) == [Notify(b"\x01\x01", [])]
+
+    @pytest.mark.parametrize("frame_type", [1, 101, 102, 103])
+    def test_known_frames_out_of_place_are_an_error(self, frame_type: int) -> None:
+        """A second HELLO, or what only agents send."""
+        _, agent = greeted()
+        agent.receive_data(notify(NEW.encode(), 1, b"\x00\x00", frame_type))
+        with pytest.raises(InvalidFrame):
+            agent.next_event()
+        assert goodbye_of(agent).status_code == StatusCode.INVALID_FRAME
+
+    def test_what_came_before_an_error_is_served(self) -> None:
+        """The NOTIFY in front of a broken frame comes out, and its ACK goes in front of the goodbye."""
+        engine, agent = greeted()
+        ids = engine.send_notify(MESSAGES)
+        agent.receive_data(engine.data_to_send() + notify(b"\xff"))
+        assert agent.next_event() == Notify(ids, MESSAGES)
+        agent.send_ack(ids)
+        with pytest.raises(InvalidFrame):
+            agent.next_event()
+        engine.receive_data(agent.data_to_send())
+        assert [type(event) for event in events(engine)] == [Ack, Disconnect]
+
+    def test_nothing_is_sent_before_the_hello_or_after_the_goodbye(self) -> None:
+        """An ACK or NOTIFY out of place is the caller's error."""
+        with pytest.raises(ValueError, match="state hello"):
+            AgentConnection().send_ack(b"\x01\x01")
+        with pytest.raises(ValueError, match="state hello"):
+            EngineConnection().send_notify([])
+        engine, agent = greeted()
+        engine.disconnect()
+        agent.disconnect()
+        with pytest.raises(ValueError, match="state closed"):
+            agent.send_ack(b"\x01\x01")
+        with pytest.raises(ValueError, match="state closed"):
+            engine.send_notify([])
+
+    def test_frames_keep_the_agreed_size(self) -> None:
+        """After the handshake the agreed size is the limit, and no more the agent's own."""
+        _, agent = greeted()
+        agent.receive_data((16381).to_bytes(4, "big"))
+        with pytest.raises(FrameTooBig):
+            agent.next_event()
+        assert goodbye_of(agent).status_code == StatusCode.FRAME_TOO_BIG
+
+
+BODY = Message("m", [("head", "x"), ("body", bytes(range(256)) * 5)])
+PAYLOAD = encode_messages([BODY])
+
+
+def fragments(*cuts: int, ids: bytes = b"\x01\x01", last: int = Flags.FIN) -> list[bytes]:
+    """Return ``PAYLOAD`` as frames, cut at ``cuts``."""
+    bounds = [0, *cuts, len(PAYLOAD)]
+    pieces = [PAYLOAD[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    types = [FrameType.NOTIFY, *[FrameType.UNSET] * (len(pieces) - 1)]
+    flags = [*[0] * (len(pieces) - 1), last]
+    return [notify(*parts, ids, kind) for *parts, kind in zip(pieces, flags, types, strict=True)]
+
+
+class TestFragmentation:
+    def test_the_engine_fragments_and_the_agent_puts_together(self) -> None:
+        """A payload of any size survives, in frames no longer than agreed."""
+        engine, agent = greeted(HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities))
+        ids = engine.send_notify([BODY])
+        data = engine.data_to_send()
+        assert len(data) > len(PAYLOAD) + 4 * 12
+        agent.receive_data(data)
+        assert events(agent) == [Notify(ids, [BODY])]
+
+    def test_a_cut_may_fall_anywhere(self) -> None:
+        """Inside a name, a length, a value, and before the first and behind the last byte."""
+        _, agent = greeted()
+        for end in range(len(PAYLOAD) + 1):
+            agent.receive_data(b"".join(fragments(end)))
+            assert events(agent) == [Notify(b"\x01\x01", [BODY])]
+
+    def test_pieces_may_be_empty(self) -> None:
+        """Also many of them."""
+        _, agent = greeted()
+        agent.receive_data(b"".join(fragments(*[7] * 50)))
+        assert events(agent) == [Notify(b"\x01\x01", [BODY])]
+
+    @pytest.mark.parametrize("abort", [Flags.FIN | Flags.ABORT, Flags.ABORT])
+    def test_an_aborted_payload_is_forgotten(self, abort: int) -> None:
+        """It is not answered, what is on its way is dropped, and the connection goes on."""
+        _, agent = greeted()
+        first, second, third = fragments(10, 20)
+        aborting = notify(b"", abort, frame_type=FrameType.UNSET)
+        agent.receive_data(first + second + aborting + third + first + second + third)
+        assert events(agent) == [Notify(b"\x01\x01", [BODY])]
+        assert agent.data_to_send() == b""
+
+    def test_abort_means_nothing_on_a_whole_payload(self) -> None:
+        """SPOE.txt, section 3.2: it can be ignored there."""
+        _, agent = greeted()
+        agent.receive_data(notify(PAYLOAD, Flags.FIN | Flags.ABORT))
+        assert events(agent) == [Notify(b"\x01\x01", [BODY])]
+
+    def test_a_payload_may_be_aborted_with_its_first_fragment(self) -> None:
+        """Then there is nothing to put together."""
+        _, agent = greeted()
+        agent.receive_data(notify(b"x", Flags.ABORT) + notify(PAYLOAD))
+        assert events(agent) == [Notify(b"\x01\x01", [BODY])]
+
+    @pytest.mark.parametrize(
+        "between",
+        [
+            notify(PAYLOAD, ids=b"\x03\x01"),
+            notify(PAYLOAD),
+            notify(b"", 0, ids=b"\x03\x01"),
+            notify(b"", frame_type=FrameType.UNSET, ids=b"\x03\x01"),
+            notify(b"", frame_type=FrameType.UNSET, ids=b"\x01\x02"),
+        ],
+        ids=["NOTIFY", "the same NOTIFY", "another first fragment", "another stream's", "another frame's"],
+    )
+    def test_interlacing_is_an_error(self, between: bytes) -> None:
+        """Between the fragments of a payload, nothing of another may come."""
+        _, agent = greeted()
+        agent.receive_data(fragments(10)[0] + between)
+        with pytest.raises(InterlacedFrames):
+            agent.next_event()
+        assert goodbye_of(agent).status_code == StatusCode.INTERLACED_FRAMES
+
+    def test_orphans_are_dropped(self) -> None:
+        """A fragment without a beginning may be what was on its way when the agent aborted the payload."""
+        _, agent = greeted()
+        agent.receive_data(fragments(10)[1] * 3 + notify(b""))
+        assert events(agent) == [Notify(b"\x01\x01", [])]
+
+    def test_a_payload_beyond_the_limit_is_given_up(self) -> None:
+        """That NOTIFY is answered with an ACK that aborts it; what follows of it is dropped; others are served."""
+        engine, agent = greeted(HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities), max_payload_size=1000)
+        big, small = engine.send_notify([BODY]), engine.send_notify(MESSAGES)
+        agent.receive_data(engine.data_to_send())
+        refused, served = events(agent)
+        assert isinstance(refused, PayloadTooBig)
+        assert refused.ids == big
+        assert 1000 < refused.size <= 1256
+        assert served == Notify(small, MESSAGES)
+        engine.receive_data(agent.data_to_send())
+        assert events(engine) == [Ack(big, {}, aborted=True)]
+
+    def test_a_payload_as_long_as_the_limit_is_served(self) -> None:
+        """The limit itself is no excess."""
+        _, agent = greeted(max_payload_size=len(PAYLOAD))
+        agent.receive_data(b"".join(fragments(10)))
+        assert events(agent) == [Notify(b"\x01\x01", [BODY])]
+
+    def test_a_payload_is_judged_when_it_is_whole(self) -> None:
+        """One that cannot be read is an InvalidFrame, as it would be in one frame."""
+        _, agent = greeted()
+        agent.receive_data(notify(b"\x05ab", 0) + notify(b"c", frame_type=FrameType.UNSET))
+        with pytest.raises(InvalidFrame):
+            agent.next_event()
+
+    def test_an_agent_without_fragmentation_is_spared(self) -> None:
+        """The engine refuses to send what such an agent cannot take."""
+        engine = EngineConnection(NEW)
+        engine.data_to_send()
+        hello = AgentHello(max_frame_size=256, capabilities=frozenset({"pipelining"}))
+        engine.receive_data(encode_frame(FrameType.AGENT_HELLO, Flags.FIN, b"\x00\x00", hello.encode()))
+        assert engine.next_event() == hello
+        with pytest.raises(ValueError, match="do not fit"):
+            engine.send_notify([BODY])
+
+    def test_what_has_begun_to_come_is_known(self) -> None:
+        """A frame or a payload that has not ended is worth waiting for."""
+        _, agent = greeted()
+        assert not agent.receiving
+        first, second = fragments(10)
+        for data in (first[:2], first[2:], second[:5]):
+            agent.receive_data(data)
+            assert events(agent) == []
+            assert agent.receiving
+        agent.receive_data(second[5:])
+        assert len(events(agent)) == 1
+        assert not agent.receiving
+
+
+class TestGoodbye:
+    @pytest.mark.parametrize("code", [*StatusCode, 200, 2**32 - 1])
+    def test_the_engines_goodbye_is_answered(self, code: int) -> None:
+        """With AGENT-DISCONNECT 0; then nothing is read any more."""
+        engine, agent = greeted()
+        engine.disconnect(code, "why")
+        agent.receive_data(engine.data_to_send() + notify(PAYLOAD))
+        assert events(agent) == [Disconnect(code, "why")]
+        agent.receive_data(notify(PAYLOAD))
+        assert events(agent) == []
+        assert goodbye_of(agent) == Disconnect(0, "normal")
+
+    def test_the_agents_goodbye_closes(self) -> None:
+        """The engine does not answer it."""
+        engine, agent = greeted()
+        agent.disconnect(StatusCode.TIMEOUT, "too late")
+        engine.receive_data(agent.data_to_send())
+        assert events(engine) == [Disconnect(2, "too late")]
+        assert engine.state is State.CLOSED
+        assert engine.data_to_send() == b""
+
+    def test_it_is_said_once(self) -> None:
+        """A second goodbye adds nothing."""
+        _, agent = greeted()
+        agent.disconnect()
+        agent.disconnect(4, "again")
+        assert goodbye_of(agent) == Disconnect(0, "normal")
+        assert agent.data_to_send() == b""
+
+    def test_the_engine_may_leave_before_it_said_hello(self) -> None:
+        """A goodbye is legal at any time."""
+        agent = AgentConnection()
+        agent.receive_data(encode_frame(FrameType.HAPROXY_DISCONNECT, Flags.FIN, b"\x00\x00", Disconnect().encode()))
+        assert events(agent) == [Disconnect()]
+        assert goodbye_of(agent).status_code == 0
+
+    def test_it_may_come_between_fragments(self) -> None:
+        """The payload is then forgotten."""
+        engine, agent = greeted()
+        engine.disconnect()
+        agent.receive_data(fragments(10)[0] + engine.data_to_send())
+        assert events(agent) == [Disconnect()]
+        assert not agent.receiving
+
+    def test_a_message_never_exceeds_255_bytes(self) -> None:
+        """HAProxy <= 3.0 refuses longer ones."""
+        agent = AgentConnection()
+        hello = notify(b"\x12supported-versions\x08\xf0\x80\x00" + b"9" * 2288, 1, b"\x00\x00", FrameType.HAPROXY_HELLO)
+        agent.receive_data(hello)
+        with pytest.raises(SPOPError):
+            agent.next_event()
+        assert 0 < len(goodbye_of(agent).message.encode()) <= 255
+
+
+def every_way(data: bytes) -> Iterator[list[bytes]]:
+    yield [data]
+    yield [data[index : index + 1] for index in range(len(data))]
+    yield [data[index : index + 13] for index in range(0, len(data), 13)]
+
+
+def test_a_conversation_survives_any_cut() -> None:
+    """Both ways and however the bytes come, the same events come out."""
+    engine, agent = greeted(HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities))
+    for _ in range(3):
+        engine.send_notify(MESSAGES)
+        engine.send_notify([BODY])
+    data = engine.data_to_send()
+    results = []
+    for pieces in every_way(data):
+        _, agent = greeted(HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities))
+        received = []
+        for piece in pieces:
+            agent.receive_data(piece)
+            received += events(agent)
+        results.append(received)
+    assert results[0] == results[1] == results[2]
+    assert [event.messages for event in results[0]] == [MESSAGES, [BODY]] * 3

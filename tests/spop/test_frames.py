@@ -1,0 +1,319 @@
+"""Frames, the buffer that cuts them out, and the payloads of HELLO and DISCONNECT (SPOE.txt, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from spoa_twisted.spop.errors import (
+    BadMaxFrameSize,
+    CapabilitiesNotFound,
+    FrameTooBig,
+    InvalidFrame,
+    MaxFrameSizeNotFound,
+    SPOPError,
+    UnsupportedVersion,
+    VersionNotFound,
+)
+from spoa_twisted.spop.frames import (
+    AgentHello,
+    Disconnect,
+    Flags,
+    Frame,
+    FrameBuffer,
+    FrameType,
+    HAProxyHello,
+    decode_ids,
+    encode_frame,
+    encode_ids,
+    frame_overhead,
+)
+from spoa_twisted.spop.typeddata import Int32, Int64, UInt32, UInt64, encode_kv_list
+
+# As HAProxy sends them.
+NOTIFY = "03000000010101" + "08636865636b2d6970" + "01" + "026970" + "067f000001"
+FRAMES = [
+    (Frame(3, 1, b"\x01\x01", bytes.fromhex(NOTIFY[14:])), NOTIFY),
+    (Frame(0, 3, b"\x00\x01", b""), "00000000030001"),
+    (Frame(103, 1, b"\xff\xf0\xfe\xfe\xfe\xfe\xfe\xfe\xfe\x0e\xf0\x00", b"x"), "6700000001fff0fefefefefefefe0ef00078"),
+    (Frame(42, 0xFFFF_FFF1, b"\x00\x00", b""), "2afffffff10000"),
+    (Frame(3, 0, b"\xef\xf0\x80\x00", b"y" * 1000), "0300000000eff08000" + "79" * 1000),
+]
+
+
+def whole(data: bytes) -> Iterator[bytes]:
+    yield data
+
+
+def byte_by_byte(data: bytes) -> Iterator[bytes]:
+    for index in range(len(data)):
+        yield data[index : index + 1]
+
+
+def in_pieces_of_seven(data: bytes) -> Iterator[bytes]:
+    for index in range(0, len(data), 7):
+        yield data[index : index + 7]
+
+
+def cut(buffer: FrameBuffer, pieces: Iterator[bytes]) -> list[Frame]:
+    """Feed ``pieces`` to ``buffer``, and return all frames that come out."""
+    frames = []
+    for piece in pieces:
+        buffer.feed(piece)
+        while (frame := buffer.next_frame()) is not None:
+            frames.append(frame)
+    return frames
+
+
+def framed(body: str) -> bytes:
+    data = bytes.fromhex(body)
+    return len(data).to_bytes(4, "big") + data
+
+
+@pytest.mark.parametrize("arrive", [whole, byte_by_byte, in_pieces_of_seven])
+@pytest.mark.parametrize(("frame", "body"), FRAMES)
+def test_a_frame_survives(frame: Frame, body: str, arrive: Any) -> None:
+    """However its bytes arrive, a frame comes out as it went in, and nothing is left."""
+    buffer = FrameBuffer(2000)
+    assert cut(buffer, arrive(framed(body))) == [frame]
+    assert len(buffer) == 0
+
+
+@pytest.mark.parametrize("arrive", [whole, byte_by_byte, in_pieces_of_seven])
+def test_many_frames_survive_with_the_beginning_of_another(arrive: Any) -> None:
+    """Frames come out in order, and what begins behind them waits."""
+    buffer = FrameBuffer(2000)
+    data = b"".join([framed(body) for _, body in FRAMES]) * 3
+    assert cut(buffer, arrive(data + b"\x00\x00\x00\x08\x03")) == [frame for frame, _ in FRAMES] * 3
+    assert len(buffer) == 5
+
+
+def test_frames_are_fed_before_others_are_taken() -> None:
+    """What is fed while frames are waiting to be taken stands behind them."""
+    buffer = FrameBuffer(2000)
+    data = b"".join([framed(body) for _, body in FRAMES])
+    buffer.feed(data[:100])
+    assert buffer.next_frame() == FRAMES[0][0]
+    buffer.feed(data[100:])
+    frames = [buffer.next_frame() for _ in FRAMES]
+    assert frames == [*[frame for frame, _ in FRAMES[1:]], None]
+
+
+@pytest.mark.parametrize(("frame", "body"), FRAMES[:3])
+def test_a_frame_is_encoded_as_haproxy_reads_it(frame: Frame, body: str) -> None:
+    """Length, type, flags, ids, payload."""
+    assert encode_frame(FrameType(frame.type), Flags(frame.flags), frame.ids, frame.payload) == framed(body)
+
+
+@pytest.mark.parametrize("size", [2001, 2**31 - 1, 2**32 - 1])
+def test_a_length_is_judged_before_its_bytes_come(size: int) -> None:
+    """A frame too big is an error as soon as its length is there, and not one byte before."""
+    buffer = FrameBuffer(2000)
+    data = size.to_bytes(4, "big")
+    assert cut(buffer, byte_by_byte(data[:3])) == []
+    buffer.feed(data[3:])
+    with pytest.raises(FrameTooBig, match=str(size)):
+        buffer.next_frame()
+
+
+def test_the_longest_frame_is_let_in() -> None:
+    """The limit itself is no excess."""
+    buffer = FrameBuffer(2000)
+    assert len(cut(buffer, whole(framed("0300000001" + "0101" + "00" * 1993)))) == 1
+
+
+@pytest.mark.parametrize("size", range(7))
+def test_a_length_below_a_header_is_an_error(size: int) -> None:
+    """A frame has at least seven bytes."""
+    buffer = FrameBuffer(2000)
+    buffer.feed(size.to_bytes(4, "big"))
+    with pytest.raises(InvalidFrame, match="too short"):
+        buffer.next_frame()
+
+
+@pytest.mark.parametrize(
+    "body", ["0300000001f0ff", "030000000101f0", "0300000001" + "ff" * 12, "0300000001" + "01" + "ff" * 12]
+)
+@pytest.mark.parametrize("behind", ["", "00" * 30])
+def test_a_header_that_ends_inside_an_id_is_an_error(body: str, behind: str) -> None:
+    """Whether or not other bytes follow the frame, its ids end within it, and have 64 bits."""
+    buffer = FrameBuffer(2000)
+    buffer.feed(framed(body) + bytes.fromhex(behind))
+    with pytest.raises(InvalidFrame):
+        buffer.next_frame()
+
+
+def test_a_peer_of_single_bytes_costs_no_more_than_another() -> None:
+    """The bytes of a frame are copied a fixed number of times, however small the pieces that they come in."""
+    buffer = FrameBuffer(2**20)
+    buffer.feed((2**20).to_bytes(4, "big"))
+    assert buffer.next_frame() is None
+    held = buffer._partial
+    for _ in range(1000):
+        buffer.feed(b"x")
+        assert buffer.next_frame() is None
+    assert buffer._partial is held
+    assert len(buffer) == 1004
+
+
+@pytest.mark.parametrize(("stream_id", "frame_id"), [(0, 0), (0, 1), (239, 240), (2**32, 1), (2**64 - 1, 2**64 - 1)])
+def test_ids_survive(stream_id: int, frame_id: int) -> None:
+    """The ids of a frame are two numbers of 64 bits, 0 among them."""
+    ids = encode_ids(stream_id, frame_id)
+    assert decode_ids(ids) == (stream_id, frame_id)
+    assert frame_overhead(ids) == 5 + len(ids)
+
+
+# The payloads below are those that HAProxy 2.6 and 3.2 were seen to send.
+VERSIONS = "12737570706f727465642d76657273696f6e73" + "0803322e30"
+SIZE = "0e6d61782d6672616d652d73697a65" + "03fcf006"
+CAPABILITIES = "0c6361706162696c6974696573"
+
+
+@pytest.mark.parametrize(
+    ("hello", "encoded"),
+    [
+        (
+            HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="E"),
+            VERSIONS + SIZE + CAPABILITIES + "0810706970656c696e696e672c6173796e63" + "09656e67696e652d6964" + "080145",
+        ),
+        (
+            HAProxyHello(capabilities=frozenset({"pipelining"})),
+            VERSIONS + SIZE + CAPABILITIES + "080a706970656c696e696e67",
+        ),
+        (
+            HAProxyHello(healthcheck=True),
+            VERSIONS + SIZE + CAPABILITIES + "0800" + "0b6865616c7468636865636b" + "11",
+        ),
+    ],
+)
+def test_haproxys_hello_survives(hello: HAProxyHello, encoded: str) -> None:
+    """It has HAProxy's bytes, item for item, and is decoded from them."""
+    assert hello.encode() == bytes.fromhex(encoded)
+    assert HAProxyHello.decode(bytes.fromhex(encoded)) == hello
+
+
+def test_an_agents_hello_survives() -> None:
+    """It has the bytes that HAProxy takes, and is decoded from them."""
+    hello = AgentHello(max_frame_size=16380, capabilities=frozenset({"pipelining"}))
+    encoded = "0776657273696f6e0803322e30" + SIZE + CAPABILITIES + "080a706970656c696e696e67"
+    assert hello.encode() == bytes.fromhex(encoded)
+    assert AgentHello.decode(bytes.fromhex(encoded)) == hello
+
+
+GOOD = {"supported-versions": "2.0", "max-frame-size": UInt32(16380), "capabilities": "pipelining"}
+
+
+@pytest.mark.parametrize(
+    "versions", ["2.0", " 2.0 ", "2.5", "2.0, 1.5", "1.0,2.0", "3.0,2.1", ",2.0,", "nonsense, 2.0"]
+)
+def test_any_two_point_something_is_our_version(versions: str) -> None:
+    """A major version includes all its minor ones, and spaces do not matter."""
+    assert HAProxyHello.decode(encode_kv_list([*{**GOOD, "supported-versions": versions}.items()]))
+
+
+@pytest.mark.parametrize("versions", ["1.0", "3.0", "", "2", "2.", ".0", "2.0.0", "-2.0", "20", "22.0", "two.oh", "2,0"])
+def test_no_two_point_something_is_an_unsupported_version(versions: str) -> None:
+    """Without a version 2.x, the peers cannot speak."""
+    with pytest.raises(UnsupportedVersion):
+        HAProxyHello.decode(encode_kv_list([*{**GOOD, "supported-versions": versions}.items()]))
+    with pytest.raises(UnsupportedVersion):
+        AgentHello.decode(encode_kv_list([("version", versions), *GOOD.items()]))
+
+
+@pytest.mark.parametrize(
+    ("missing", "error"),
+    [
+        (["supported-versions", "version"], VersionNotFound),
+        (["max-frame-size"], MaxFrameSizeNotFound),
+        (["capabilities"], CapabilitiesNotFound),
+        (["supported-versions", "version", "max-frame-size", "capabilities"], VersionNotFound),
+        (["max-frame-size", "capabilities"], MaxFrameSizeNotFound),
+    ],
+)
+def test_mandatory_items_are_demanded(missing: list[str], error: type[SPOPError]) -> None:
+    """Each item that SPOE.txt calls mandatory has an error of its own."""
+    items = [(name, value) for name, value in {**GOOD, "version": "2.0"}.items() if name not in missing]
+    with pytest.raises(error):
+        HAProxyHello.decode(encode_kv_list(items))
+    with pytest.raises(error):
+        AgentHello.decode(encode_kv_list(items))
+
+
+@pytest.mark.parametrize("size", [0, 255, -1, Int32(-1)])
+def test_a_size_below_256_is_an_error(size: int) -> None:
+    """SPOE.txt, section 3.2: peers support at least 256 bytes."""
+    with pytest.raises(BadMaxFrameSize):
+        HAProxyHello.decode(encode_kv_list([*{**GOOD, "max-frame-size": size}.items()]))
+
+
+@pytest.mark.parametrize("size", [256, Int32(300), UInt32(300), Int64(300), UInt64(2**64 - 1)])
+def test_a_size_may_have_any_integer_type(size: int) -> None:
+    """HAProxy is as generous to agents."""
+    hello = HAProxyHello.decode(encode_kv_list([*{**GOOD, "max-frame-size": size}.items()]))
+    assert hello.max_frame_size == size
+    assert type(hello.max_frame_size) is int
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("supported-versions", b"2.0"),
+        ("supported-versions", 2),
+        ("supported-versions", None),
+        ("max-frame-size", "16380"),
+        ("max-frame-size", True),
+        ("max-frame-size", None),
+        ("capabilities", b"pipelining"),
+        ("capabilities", None),
+        ("engine-id", 7),
+        ("healthcheck", 1),
+    ],
+)
+def test_an_item_of_another_type_is_an_invalid_frame(name: str, value: Any) -> None:
+    """Except for the width of integers, types are as SPOE.txt has them."""
+    with pytest.raises(InvalidFrame, match=name):
+        HAProxyHello.decode(encode_kv_list([*{**GOOD, name: value}.items()]))
+
+
+def test_unknown_items_are_skipped() -> None:
+    """Whatever their type, and names that only begin like known ones."""
+    items = [*GOOD.items(), ("x", None), ("y", b"\xff"), ("versions", True), ("supported-versionsX", "9.9")]
+    assert HAProxyHello.decode(encode_kv_list(items)).supported_versions == ("2.0",)
+
+
+def test_capabilities_are_a_set() -> None:
+    """Spaces and empty items do not matter, a longer name is another capability."""
+    hello = HAProxyHello.decode(encode_kv_list([*{**GOOD, "capabilities": " async , ,pipeliningX"}.items()]))
+    assert hello.capabilities == {"async", "pipeliningX"}
+
+
+def test_a_disconnect_survives() -> None:
+    """It has the bytes that HAProxy takes, and is decoded from them."""
+    encoded = bytes.fromhex("0b7374617475732d636f6465" + "0300" + "076d657373616765" + "08066e6f726d616c")
+    assert Disconnect().encode() == encoded
+    assert Disconnect.decode(encoded) == Disconnect(0, "normal")
+
+
+@pytest.mark.parametrize("message", ["x" * 300, "é" * 200, "\udcff" * 300, "€" * 100])
+def test_a_disconnects_message_is_cut(message: str) -> None:
+    """HAProxy <= 3.0 takes no more than 255 bytes, which end with a whole character."""
+    cut_message = Disconnect.decode(Disconnect(99, message).encode()).message
+    assert 250 < len(cut_message.encode()) <= 255
+    assert set(cut_message) <= {message[0], "?"}
+
+
+@pytest.mark.parametrize(
+    ("items", "goodbye"),
+    [
+        ([], Disconnect(99, "")),
+        ([("message", "why")], Disconnect(99, "why")),
+        ([("status-code", UInt32(3))], Disconnect(3, "")),
+        ([("status-code", "3"), ("message", 3)], Disconnect(99, "")),
+    ],
+)
+def test_a_goodbye_is_understood_whatever_it_lacks(items: list[tuple[str, Any]], goodbye: Disconnect) -> None:
+    """It closes the connection anyway."""
+    assert Disconnect.decode(encode_kv_list(items)) == goodbye

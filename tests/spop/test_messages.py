@@ -1,0 +1,112 @@
+"""LIST-OF-MESSAGES and Message (SPOE.txt, section 3.3)."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from spoa_twisted.spop.errors import InvalidFrame
+from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
+
+LISTS = [
+    ([], ""),
+    ([Message("m")], "016d00"),
+    ([Message("")], "0000"),
+    ([Message("check-ip", [("ip", IPv4Address("127.0.0.1"))])], "08636865636b2d6970" + "01" + "026970" + "067f000001"),
+    ([Message("m", [("", 1), ("", 2)])], "016d02" + "000401" + "000402"),
+    ([Message("m", [("a", None), ("a", True)])], "016d02" + "016100" + "016111"),
+    ([Message("m", [("a", "b")]), Message("n")], "016d01" + "0161080162" + "016e00"),
+    ([Message("m", [("", None)] * 255)], "016dff" + "0000" * 255),
+]
+
+
+@pytest.mark.parametrize(("messages", "encoded"), LISTS)
+def test_a_list_survives(messages: list[Message], encoded: str) -> None:
+    """Messages have HAProxy's bytes, and are decoded from them."""
+    data = bytes.fromhex(encoded)
+    assert encode_messages(messages) == data
+    assert decode_messages(data) == messages
+    assert decode_messages(b"\x05" + data, 1) == messages
+
+
+@pytest.mark.parametrize(("messages", "encoded"), LISTS)
+def test_a_list_cut_short_is_an_error_or_a_shorter_list(messages: list[Message], encoded: str) -> None:
+    """What ends inside a message is an InvalidFrame; what ends between two is the list of those before."""
+    data = bytes.fromhex(encoded)
+    ends = {len(encode_messages(messages[:count])): messages[:count] for count in range(len(messages) + 1)}
+    for end in range(len(data)):
+        if end in ends:
+            assert decode_messages(data[:end]) == ends[end]
+        else:
+            with pytest.raises(InvalidFrame):
+                decode_messages(data[:end])
+
+
+def test_more_than_255_arguments_are_refused() -> None:
+    """NB-ARGS is one byte."""
+    with pytest.raises(ValueError, match="'m' has 256 arguments"):
+        encode_messages([Message("m", [("", None)] * 256)])
+
+
+@pytest.fixture
+def message() -> Message:
+    """What ``args frontend=fe_id src dst`` sends, with a repeated name."""
+    return Message("m", [("frontend", 3), ("", "src"), ("", "dst"), ("frontend", 4)])
+
+
+def test_arguments_are_found_by_name_and_position(message: Message) -> None:
+    """A name finds the first argument that has it, a number the one at that position, arg(N) an unnamed one."""
+    assert message["frontend"] == 3
+    assert [message[0], message[1], message[-1]] == [3, "src", 4]
+    assert message["arg(1)"] == "src"
+    assert message["arg(2)"] == "dst"
+    assert message.get("frontend") == 3
+    assert message.get("nobody", "default") == "default"
+
+
+@pytest.mark.parametrize("name", ["", "src", "arg(0)", "arg(4)", "arg(999)", "arg()", "arg(x)"])
+def test_what_is_not_there_is_a_key_error(message: Message, name: str) -> None:
+    """A name that no argument has, a named argument's arg(N) among them, is a KeyError that names it."""
+    assert name not in message
+    assert message.get(name) is None
+    with pytest.raises(KeyError) as caught:
+        message[name]
+    assert caught.value.args == (name,)
+
+
+def test_a_position_outside_is_an_index_error(message: Message) -> None:
+    """As with any sequence."""
+    with pytest.raises(IndexError):
+        message[4]
+
+
+def test_a_message_is_an_ordered_view(message: Message) -> None:
+    """It has a length, is iterated over as pairs, and tells what it holds."""
+    assert len(message) == 4
+    assert list(message) == [("frontend", 3), ("", "src"), ("", "dst"), ("frontend", 4)]
+    assert "frontend" in message
+    assert "arg(1)" in message
+    assert 0 not in message
+    assert repr(message) == "<Message m frontend=3 ='src' ='dst' frontend=4>"
+
+
+def test_a_named_argument_may_be_called_like_an_unnamed_one() -> None:
+    """An argument's own name comes first."""
+    assert Message("m", [("", 1), ("arg(0)", 2)])["arg(0)"] == 2
+
+
+def test_a_message_is_read_only(message: Message) -> None:
+    """Its arguments cannot be assigned."""
+    with pytest.raises(TypeError):
+        message["frontend"] = 5  # type: ignore[index]
+
+
+def test_messages_are_compared_by_what_they_hold(message: Message) -> None:
+    """Equal messages are equal and hash alike; others are not."""
+    same = Message("m", list(message))
+    assert message == same
+    assert hash(message) == hash(same)
+    assert message != Message("n", list(message))
+    assert message != Message("m")
+    assert message != "m"
