@@ -188,7 +188,7 @@ class Handlers:
         for message in messages:
             handler = self._by_name.get(message.name) or self._default
             if handler is None:
-                self._log_once(message.name, "no handler for the message {name}: it sets no variables")
+                self._log_once(message.name, "no handler for the message {name!r}: it sets no variables")
                 continue
             answer = _Answer(handler, message)
             answers.append(answer)
@@ -250,7 +250,7 @@ class Handlers:
             actions = encode_actions(_judge_result(result))
         except Exception as error:
             self._log.error(
-                "the handler of the message {name} returned what cannot be sent: {error}",
+                "the handler of the message {name!r} returned what cannot be sent: {error}",
                 name=answer.message.name,
                 error=error,
             )
@@ -267,7 +267,7 @@ class Handlers:
         if len(name if dot else scope) > LONGEST_SAFE_NAME:
             self._log_once(
                 variable,
-                "the variable {name} may be too long for HAProxy, which drops it silently when scope.prefix.name"
+                "the variable {name!r} may be too long for HAProxy, which drops it silently when scope.prefix.name"
                 " has more than 63 characters",
             )
 
@@ -277,12 +277,12 @@ class Handlers:
             self._log.warn(text, name=name)
 
     def _failed(self, answer: _Answer, failure: Failure) -> None:
-        self._log.failure("the handler of the message {name} failed", failure, name=answer.message.name)
+        self._log.failure("the handler of the message {name!r} failed", failure, name=answer.message.name)
         answer.actions = answer.handler.on_error
 
     def _timed_out(self, answer: _Answer, timeout: float) -> None:
         self._log.error(
-            "the handler of the message {name} took longer than {timeout} s", name=answer.message.name, timeout=timeout
+            "the handler of the message {name!r} took longer than {timeout} s", name=answer.message.name, timeout=timeout
         )
         answer.actions = answer.handler.on_error
 
@@ -295,7 +295,7 @@ class Handlers:
             actions = answer.actions
             if len(actions) > room:
                 self._log.error(
-                    "the variables of the message {name} do not fit in the frame: {size} bytes, where {room} are left;"
+                    "the variables of the message {name!r} do not fit in the frame: {size} bytes, where {room} are left;"
                     " the largest is {largest}",
                     name=answer.message.name,
                     size=len(actions),
