@@ -157,9 +157,6 @@ class Handlers:
         """Iterate over the names of the messages that have a handler."""
         return iter(self._by_name)
 
-    def __len__(self) -> int:
-        return len(self._by_name)
-
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
 

@@ -59,6 +59,9 @@ ABORT_TIMEOUT: Final = 1.0
 #: With the capability ``async``: seconds for which an engine without connections is remembered, with the ACKs due.
 ENGINE_TIMEOUT: Final = 10.0
 
+# ACKs of one read leave in one write, unless they grow longer than this: a small NOTIFY may have a large answer.
+_WRITE_SIZE: Final = 2**16
+
 # With the capability async: how many ACKs may wait for a connection of their engine.
 _MOST_HOMELESS_ACKS: Final = 1024
 
@@ -113,10 +116,11 @@ class SPOAProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Give up what is pending. HAProxy >= 3.1 always ends so, a health check too: it is not an error."""
         self._log.debug("{peer}: ended: {reason}", peer=self._peer, reason=reason.getErrorMessage())
-        self._closing = True
-        self._connection.close()
         self._stop_timer()
-        self._give_up_pending()
+        if not self._closing:
+            self._closing = True
+            self._connection.close()
+            self._give_up_pending()
         self.factory.forget(self)
 
     def pauseProducing(self) -> None:
@@ -162,6 +166,8 @@ class SPOAProtocol(Protocol):
                     break
                 if isinstance(event, Notify):
                     self._notified(event)
+                    if self._connection.bytes_to_send >= _WRITE_SIZE:
+                        self._write()
                 elif isinstance(event, HAProxyHello):
                     self._greeted(event)
                 elif isinstance(event, PayloadTooBig):
@@ -211,13 +217,14 @@ class SPOAProtocol(Protocol):
 
     def _answered(self, actions: bytes | Failure, deferred: Deferred[bytes]) -> None:
         ids = self._pending.pop(deferred, None)
-        if ids is None:
-            # It was given up.
-            return
-        if isinstance(actions, Failure):
-            self._log.failure("{peer}: the handlers failed to respond", actions, peer=self._peer)
-            actions = b""
-        self.acknowledge(ids, actions)
+        if ids is None and self._engine is not None:
+            self._engine.answered(actions, deferred)
+        elif ids is not None:
+            if isinstance(actions, Failure):
+                self._log.failure("{peer}: the handlers failed to respond", actions, peer=self._peer)
+                actions = b""
+            self.acknowledge(ids, actions)
+        # Else it was given up, and what became of it interests nobody.
 
     def _queue_ack(self, ids: bytes, actions: bytes) -> None:
         try:
@@ -231,18 +238,19 @@ class SPOAProtocol(Protocol):
         connection = self._connection
         if self._draining and connection.state is not State.CLOSED and not self._pending and not connection.receiving:
             connection.disconnect()
-        data = connection.data_to_send()
-        if data and not self._closing:
-            self.transport.write(data)
-            if self._clogged:
-                self._count_unsent(len(data))
+        self._write()
         if connection.state is State.CLOSED:
             self._close()
         self._read_or_pause()
 
-    def _count_unsent(self, size: int) -> None:
-        self._unsent += size
-        if self._unsent > self.factory.max_unsent and not self._closing:
+    def _write(self) -> None:
+        data = self._connection.data_to_send()
+        if not data or self._closing:
+            return
+        if self._clogged:
+            self._unsent += len(data)
+        self.transport.write(data)
+        if self._unsent > self.factory.max_unsent:
             self._log.warn(
                 "{peer}: dropped: it left more than max_unsent, {limit} bytes, unread",
                 peer=self._peer,
@@ -279,10 +287,8 @@ class SPOAProtocol(Protocol):
 
     def _give_up_pending(self) -> None:
         pending, self._pending = self._pending, {}
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.take_over(pending)
-            engine.remove(self)
+        if self._engine is not None:
+            self._engine.remove(self, pending)
             return
         for deferred in pending:
             deferred.cancel()
@@ -311,7 +317,7 @@ class _Engine:
         self._factory = factory
         self._engine_id = engine_id
         self._connections: dict[SPOAProtocol, None] = {}
-        self._pending: set[Deferred[bytes]] = set()
+        self._pending: dict[Deferred[bytes], bytes] = {}
         self._homeless: list[tuple[bytes, bytes]] = []
         self._timer: IDelayedCall | None = None
 
@@ -325,23 +331,21 @@ class _Engine:
         for ids, actions in homeless:
             protocol.acknowledge(ids, actions)
 
-    def remove(self, protocol: SPOAProtocol) -> None:
-        """Let ``protocol``, which closes, carry no more. HAProxy opens another when ACKs are due."""
+    def remove(self, protocol: SPOAProtocol, pending: dict[Deferred[bytes], bytes]) -> None:
+        """Take over what ``protocol``, which closes, has pending. HAProxy opens another when ACKs are due."""
         self._connections.pop(protocol, None)
+        self._pending.update(pending)
         if not self._connections and self._timer is None:
             if self._pending:
                 self._timer = self._factory.reactor.callLater(ENGINE_TIMEOUT, self._forget)
             else:
                 self._forget()
 
-    def take_over(self, pending: dict[Deferred[bytes], bytes]) -> None:
-        """Deliver what ``pending`` comes to, each on any connection."""
-        for deferred, ids in pending.items():
-            self._pending.add(deferred)
-            deferred.addCallbacks(self._deliver, lambda failure: None, callbackArgs=(ids, deferred))
-
-    def _deliver(self, actions: bytes, ids: bytes, deferred: Deferred[bytes]) -> None:
-        self._pending.discard(deferred)
+    def answered(self, actions: bytes | Failure, deferred: Deferred[bytes]) -> None:
+        """Deliver what one that was taken over came to, on any connection."""
+        ids = self._pending.pop(deferred, None)
+        if ids is None or isinstance(actions, Failure):
+            return
         for protocol in self._connections:
             protocol.acknowledge(ids, actions)
             return
@@ -350,8 +354,8 @@ class _Engine:
 
     def _forget(self) -> None:
         self._timer = None
-        self._factory.engines.pop(self._engine_id, None)
-        pending, self._pending = self._pending, set()
+        del self._factory.engines[self._engine_id]
+        pending, self._pending = self._pending, {}
         for deferred in pending:
             deferred.cancel()
 

@@ -138,6 +138,8 @@ class _Connection(Generic[EventT]):
         self._max_frame_size = max_frame_size
         self._buffer = FrameBuffer(max_frame_size)
         self._out: list[bytes] = []
+        #: How many bytes :meth:`data_to_send` would return.
+        self.bytes_to_send = 0
 
     @property
     def max_frame_size(self) -> int:
@@ -182,6 +184,7 @@ class _Connection(Generic[EventT]):
         if not out:
             return b""
         self._out = []
+        self.bytes_to_send = 0
         return out[0] if len(out) == 1 else b"".join(out)
 
     def disconnect(self, status_code: int = StatusCode.NORMAL, message: str = "normal") -> None:
@@ -196,7 +199,9 @@ class _Connection(Generic[EventT]):
         self._buffer.clear()
 
     def _send(self, frame_type: FrameType, ids: bytes, payload: bytes, flags: Flags = Flags.FIN) -> None:
-        self._out.append(encode_frame(frame_type, flags, ids, payload))
+        frame = encode_frame(frame_type, flags, ids, payload)
+        self._out.append(frame)
+        self.bytes_to_send += len(frame)
 
     def _agree(self, max_frame_size: int) -> None:
         self._max_frame_size = max_frame_size

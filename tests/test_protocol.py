@@ -1,0 +1,589 @@
+"""Transport <-> AgentConnection, on a transport and a clock in memory."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from spoa_twisted import Handlers, IHandlers, SPOAFactory
+from spoa_twisted.protocol import ABORT_TIMEOUT, CLOSE_TIMEOUT, ENGINE_TIMEOUT, SPOAProtocol, describe
+from spoa_twisted.spop.connection import Ack, EngineConnection
+from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
+from spoa_twisted.spop.messages import Message
+from tests.conftest import Logged
+
+
+class Wire(StringTransport):
+    """A transport that remembers each write, and fills up when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.aborted = False
+        self.capacity = 2**30
+        self.held = 0
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.writes.append(data)
+        self.held += len(data)
+        if self.held > self.capacity and self.producer is not None:
+            self.producer.pauseProducing()
+
+    def take(self) -> None:
+        """The peer has read what was written."""
+        self.held = 0
+        if self.producer is not None:
+            self.producer.resumeProducing()
+
+    def abortConnection(self) -> None:
+        super().abortConnection()
+        self.aborted = True
+
+
+class Session:
+    """An engine's connection to a protocol of ``factory``."""
+
+    def __init__(self, factory: SPOAFactory, hello: HAProxyHello | None = None, greet: bool = True) -> None:
+        self.engine = EngineConnection(hello)
+        self.wire = Wire()
+        protocol = factory.buildProtocol(None)
+        assert protocol is not None
+        self.agent = protocol
+        self.agent.makeConnection(self.wire)
+        if greet:
+            self.send()
+            (answer,) = self.events()
+            assert isinstance(answer, AgentHello)
+
+    def send(self) -> None:
+        """Hand over what the engine has to send."""
+        self.agent.dataReceived(self.engine.data_to_send())
+
+    def events(self) -> list[Any]:
+        """Return what the agent wrote since the last time."""
+        self.engine.receive_data(self.wire.value())
+        self.wire.clear()
+        return list(iter(self.engine.next_event, None))
+
+    def notify(self, *names: str) -> list[bytes]:
+        """Send a NOTIFY for each name, all in one read; return their ids."""
+        ids = [self.engine.send_notify([Message(name)]) for name in names]
+        self.send()
+        return ids
+
+    def lose(self, reason: type[Exception] = ConnectionLost) -> None:
+        """End the connection as the reactor does."""
+        self.agent.connectionLost(Failure(reason()))
+
+
+class Waiting:
+    """Handlers whose results come when the test says so."""
+
+    def __init__(self) -> None:
+        self.deferreds: list[Deferred[Any]] = []
+        self.cancelled: list[Deferred[Any]] = []
+        self.handlers = Handlers({"wait": self.wait, "now": lambda: {"sess.now": 1}})
+
+    def wait(self) -> Deferred[Any]:
+        deferred: Deferred[Any] = Deferred(self.cancelled.append)
+        self.deferreds.append(deferred)
+        return deferred
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def waiting() -> Waiting:
+    return Waiting()
+
+
+@pytest.fixture
+def factory(clock: Clock, waiting: Waiting) -> SPOAFactory:
+    return SPOAFactory(waiting.handlers, reactor=clock)
+
+
+OLD = HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="engine")
+
+
+class TestWrites:
+    def test_a_hello_is_answered_in_one_write(self, factory: SPOAFactory) -> None:
+        """HAProxy 3.2 to 3.4 close when the AGENT-HELLO comes in two."""
+        session = Session(factory, greet=False)
+        session.send()
+        assert len(session.wire.writes) == 1
+
+    def test_all_acks_of_one_read_leave_in_one_write(self, factory: SPOAFactory) -> None:
+        """And within the read."""
+        session = Session(factory)
+        ids = session.notify(*["now"] * 20)
+        assert len(session.wire.writes) == 2
+        assert [(event.ids, event.variables) for event in session.events()] == [(i, {"sess.now": 1}) for i in ids]
+
+    def test_large_answers_are_written_as_they_come(self, clock: Clock) -> None:
+        """So that the transport can say that it is full: small NOTIFYs may have answers larger than memory."""
+        factory = SPOAFactory(Handlers({"big": lambda: {"sess.big": b"x" * 16000}}), reactor=clock)
+        session = Session(factory)
+        session.wire.capacity = 2**17
+        session.notify(*["big"] * 1000)
+        assert sum(map(len, session.wire.writes)) < 2**18
+
+    def test_a_deferred_answer_leaves_when_it_comes(self, factory: SPOAFactory, waiting: Waiting) -> None:
+        """Out of order, the later first."""
+        session = Session(factory)
+        first, second = session.notify("wait", "wait")
+        assert session.events() == []
+        waiting.deferreds[1].callback({"sess.b": 2})
+        assert session.events() == [Ack(second, {"sess.b": 2}, aborted=False)]
+        waiting.deferreds[0].callback(None)
+        assert session.events() == [Ack(first, {}, aborted=False)]
+
+    def test_a_handler_may_finish_another(self, clock: Clock) -> None:
+        """What fires while a NOTIFY is served is sent with it."""
+        held: list[Deferred[Any]] = []
+
+        def release() -> dict[str, Any]:
+            held.pop().callback({"sess.held": 1})
+            return {"sess.release": 1}
+
+        def hold() -> Deferred[Any]:
+            held.append(Deferred())
+            return held[-1]
+
+        session = Session(SPOAFactory(Handlers({"hold": hold, "release": release}), reactor=clock))
+        first, second = session.notify("hold", "release")
+        assert [event.ids for event in session.events()] == [first, second]
+
+    def test_a_peer_of_single_bytes_is_served(self, factory: SPOAFactory) -> None:
+        """However the bytes come."""
+        session = Session(factory, greet=False)
+        data = session.engine.data_to_send()
+        for index in range(len(data)):
+            session.agent.dataReceived(data[index : index + 1])
+        assert len(session.events()) == 1
+
+
+class TestGoodbyes:
+    def test_a_health_check_is_answered_and_closed(self, factory: SPOAFactory) -> None:
+        """With nothing behind the AGENT-HELLO."""
+        session = Session(factory, HAProxyHello(healthcheck=True))
+        assert session.wire.disconnecting
+        assert len(session.wire.writes) == 1
+
+    def test_haproxys_goodbye_is_answered_and_the_connection_closed(
+        self, factory: SPOAFactory, waiting: Waiting
+    ) -> None:
+        """What is pending is given up, silently."""
+        session = Session(factory)
+        session.notify("wait")
+        session.engine.disconnect(1, "gone")
+        session.send()
+        assert session.wire.disconnecting
+        assert waiting.cancelled == waiting.deferreds
+        assert session.wire.value().endswith(b"\x06normal")
+
+    def test_a_broken_protocol_is_answered_with_its_code(self, factory: SPOAFactory, logged: Logged) -> None:
+        """What came in front of it is answered first, and one line is logged."""
+        session = Session(factory)
+        session.engine.send_notify([Message("now")])
+        session.agent.dataReceived(session.engine.data_to_send() + b"\xff\xff\xff\xff")
+        ack, goodbye = session.events()
+        assert ack.variables == {"sess.now": 1}
+        assert goodbye.status_code == 3
+        assert session.wire.disconnecting
+        (line,) = logged.take()
+        assert "broke the protocol: a frame of 4294967295 bytes, where 16380 is the most (status code 3)" in line
+
+    def test_nothing_is_read_after_the_end(self, factory: SPOAFactory, logged: Logged) -> None:
+        """What is still on its way is dropped, and no memory is kept for it."""
+        session = Session(factory)
+        session.agent.dataReceived(b"\xff\xff\xff\xff")
+        written = len(session.wire.writes)
+        for _ in range(10):
+            session.agent.dataReceived(b"x" * 2**16)
+        assert len(session.wire.writes) == written
+        assert len(logged.take()) == 1
+
+    def test_a_lost_connection_gives_up_what_is_pending(
+        self, factory: SPOAFactory, waiting: Waiting, clock: Clock
+    ) -> None:
+        """No timer is left, and the connection is forgotten."""
+        session = Session(factory)
+        session.notify("wait", "wait")
+        session.lose()
+        assert waiting.cancelled == waiting.deferreds
+        assert clock.getDelayedCalls() == []
+        assert factory.connections == set()
+        assert session.events() == []
+
+    def test_a_late_answer_is_dropped(self, clock: Clock) -> None:
+        """As of handlers that cannot be cancelled."""
+        answer: Deferred[bytes] = Deferred()
+        session = Session(SPOAFactory(OtherHandlers(answer), reactor=clock))
+        session.notify("m")
+        session.lose()
+        answer.callback(b"")
+        assert session.events() == []
+
+    def test_a_half_closed_connection_is_as_good_as_lost(self, factory: SPOAFactory, waiting: Waiting) -> None:
+        """What was written goes, what is pending is given up."""
+        session = Session(factory)
+        session.notify("now", "wait")
+        session.agent.readConnectionLost()
+        assert session.wire.disconnecting
+        assert waiting.cancelled == waiting.deferreds
+        assert len(session.events()) == 1
+        session.agent.writeConnectionLost()
+        session.agent.stopProducing()
+
+    @pytest.mark.parametrize("reason", [ConnectionDone, ConnectionLost])
+    def test_an_end_is_no_news(self, factory: SPOAFactory, reason: type[Exception]) -> None:
+        """With or without a HELLO, nothing above debug is logged: the fixture would fail the test."""
+        Session(factory).lose(reason)
+        Session(factory, greet=False).lose(reason)
+
+    def test_a_hello_comes_in_time(self, clock: Clock, waiting: Waiting) -> None:
+        """Or the connection is closed, with the code for a timeout."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, hello_timeout=3)
+        silent, greeted = Session(factory, greet=False), Session(factory)
+        clock.advance(2.9)
+        assert not silent.wire.disconnecting
+        clock.advance(0.2)
+        assert silent.wire.disconnecting
+        assert [event.status_code for event in silent.events()] == [2]
+        assert not greeted.wire.disconnecting
+
+    def test_a_hello_may_have_any_time(self, clock: Clock, waiting: Waiting) -> None:
+        """With a limit of 0."""
+        Session(SPOAFactory(waiting.handlers, reactor=clock, hello_timeout=0), greet=False)
+        assert clock.getDelayedCalls() == []
+
+    def test_a_peer_that_does_not_take_the_goodbye_is_dropped(self, factory: SPOAFactory, clock: Clock) -> None:
+        """A connection cannot be kept by not reading."""
+        session = Session(factory)
+        session.engine.disconnect()
+        session.send()
+        clock.advance(CLOSE_TIMEOUT)
+        assert session.wire.aborted
+
+
+class TestLimits:
+    def test_reading_pauses_while_too_much_is_pending(self, clock: Clock, waiting: Waiting) -> None:
+        """What was read already waits too, and is served when there is room again."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, max_in_flight=2)
+        session = Session(factory)
+        session.notify("wait", "now", "wait", "now", "wait")
+        assert len(waiting.deferreds) == 2
+        assert session.wire.producerState == "paused"
+        assert len(session.events()) == 1
+        waiting.deferreds[0].callback(None)
+        assert len(waiting.deferreds) == 3
+        assert session.wire.producerState == "paused"
+        waiting.deferreds[1].callback(None)
+        assert session.wire.producerState == "producing"
+        waiting.deferreds[2].callback(None)
+        assert len(session.events()) == 4
+
+    def test_reading_pauses_while_the_peer_takes_nothing(self, factory: SPOAFactory) -> None:
+        """What was read already waits too, and is served when the peer has read."""
+        session = Session(factory)
+        session.wire.capacity = 10
+        session.notify("now")
+        assert session.wire.producerState == "paused"
+        session.notify("now", "now")
+        assert len(session.events()) == 1
+        session.wire.capacity = 2**30
+        session.wire.take()
+        assert session.wire.producerState == "producing"
+        assert len(session.events()) == 2
+
+    def test_a_peer_that_takes_nothing_for_long_is_dropped(
+        self, clock: Clock, waiting: Waiting, logged: Logged
+    ) -> None:
+        """When what was pending amounts to more than max_unsent."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, max_unsent=200)
+        session = Session(factory)
+        session.wire.capacity = 10
+        session.notify(*["wait"] * 10)
+        for deferred in waiting.deferreds[:4]:
+            deferred.callback({"sess.a": "x" * 80})
+        assert session.wire.aborted
+        assert waiting.cancelled == waiting.deferreds[4:]
+        (line,) = logged.take()
+        assert "more than max_unsent, 200 bytes" in line
+
+    def test_one_large_answer_is_no_backlog(self, clock: Clock) -> None:
+        """A single write longer than max_unsent is taken if the peer takes it."""
+        factory = SPOAFactory(Handlers({"big": lambda: {"sess.a": "x" * 1000}}), reactor=clock, max_unsent=200)
+        session = Session(factory)
+        session.wire.capacity = 10
+        session.notify("big")
+        assert not session.wire.aborted
+
+    def test_connections_are_counted(self, clock: Clock, waiting: Waiting, logged: Logged) -> None:
+        """Beyond the limit they are refused, which is logged once until one ends."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, max_connections=2)
+        first, _ = Session(factory), Session(factory)
+        assert factory.buildProtocol(None) is None
+        assert factory.buildProtocol(None) is None
+        assert logged.take() == ["warn: max_connections, 2, are open: new ones are refused"]
+        first.lose()
+        Session(factory)
+
+    def test_a_payload_beyond_the_limit_costs_that_request(
+        self, clock: Clock, waiting: Waiting, logged: Logged
+    ) -> None:
+        """It is aborted and logged; the connection goes on."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, max_payload_size=1000)
+        session = Session(factory, HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities))
+        big = session.engine.send_notify([Message("now", [("body", b"x" * 2000)])])
+        (small,) = session.notify("now")
+        assert session.events() == [Ack(big, {}, aborted=True), Ack(small, {"sess.now": 1}, aborted=False)]
+        (line,) = logged.take()
+        assert "max_payload_size, 1000 bytes" in line
+
+    @pytest.mark.parametrize(
+        ("limit", "value"),
+        [
+            ("max_frame_size", 255),
+            ("max_payload_size", 0),
+            ("max_in_flight", 0),
+            ("max_unsent", 0),
+            ("max_connections", 0),
+            ("hello_timeout", -1),
+            ("handler_timeout", float("nan")),
+        ],
+    )
+    def test_a_limit_that_makes_no_sense_is_refused(self, limit: str, value: Any, clock: Clock) -> None:
+        """The error names it."""
+        with pytest.raises(ValueError, match=f"{limit} is {value}"):
+            SPOAFactory(Handlers(), reactor=clock, **{limit: value})
+
+    def test_what_is_no_handlers_is_refused(self, clock: Clock) -> None:
+        """At once, not with the first NOTIFY."""
+        with pytest.raises(TypeError, match="a dict does not provide IHandlers"):
+            SPOAFactory(cast(Any, {}), reactor=clock)
+
+
+@implementer(IHandlers)
+class OtherHandlers:
+    """Handlers of somebody else's making, which keep no promise."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def respond(self, messages: Any, max_size: int, reactor: Any, timeout: float) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+class TestOtherHandlers:
+    @pytest.mark.parametrize("answer", [LookupError("boom"), SystemExit(1), b"x" * 20000, None, "text"], ids=repr)
+    def test_what_they_do_wrong_costs_that_request(self, answer: Any, clock: Clock, logged: Logged) -> None:
+        """It is answered without variables and logged; the connection goes on."""
+        session = Session(SPOAFactory(OtherHandlers(answer), reactor=clock))
+        (ids,) = session.notify("m")
+        assert session.events() == [Ack(ids, {}, aborted=False)]
+        assert len(logged.take()) == 1
+
+    def test_a_deferred_that_fails_costs_that_request(self, clock: Clock, logged: Logged) -> None:
+        """Though it should never."""
+        deferred: Deferred[bytes] = Deferred()
+        session = Session(SPOAFactory(OtherHandlers(deferred), reactor=clock))
+        (ids,) = session.notify("m")
+        deferred.errback(LookupError("boom"))
+        assert session.events() == [Ack(ids, {}, aborted=False)]
+        assert len(logged.take()) == 1
+
+
+class TestDrain:
+    def test_nothing_to_drain(self, factory: SPOAFactory, clock: Clock) -> None:
+        """Without connections it is done at once."""
+        assert factory.drain(5).called
+        assert clock.getDelayedCalls() == []
+
+    def test_idle_connections_are_told_goodbye(self, factory: SPOAFactory, clock: Clock) -> None:
+        """One turn of the reactor later, so that what has come is read first."""
+        session = Session(factory)
+        drained = factory.drain(5)
+        session.notify("now")
+        assert [type(event) for event in session.events()] == [Ack]
+        clock.advance(0)
+        assert session.events() == [Disconnect(0, "normal")]
+        assert session.wire.disconnecting
+        assert not drained.called
+        session.lose()
+        assert drained.called
+        assert clock.getDelayedCalls() == []
+
+    def test_busy_connections_finish_first(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
+        """What comes meanwhile is answered too; the goodbye goes behind the last ACK, in one write with it."""
+        session = Session(factory)
+        session.notify("wait")
+        factory.drain(5)
+        clock.advance(0)
+        session.notify("now", "wait")
+        assert len(session.events()) == 1
+        waiting.deferreds[0].callback(None)
+        assert [type(event) for event in session.events()] == [Ack]
+        before = len(session.wire.writes)
+        waiting.deferreds[1].callback({"sess.a": 1})
+        assert len(session.wire.writes) == before + 1
+        assert [type(event) for event in session.events()] == [Ack, Disconnect]
+        assert session.wire.disconnecting
+
+    def test_what_has_begun_to_come_is_waited_for(self, factory: SPOAFactory, clock: Clock) -> None:
+        """A NOTIFY of which a part was read is answered."""
+        session = Session(factory)
+        session.engine.send_notify([Message("now")])
+        data = session.engine.data_to_send()
+        session.agent.dataReceived(data[:9])
+        factory.drain(5)
+        clock.advance(0)
+        assert not session.wire.disconnecting
+        session.agent.dataReceived(data[9:])
+        assert [type(event) for event in session.events()] == [Ack, Disconnect]
+
+    def test_it_ends_in_time(self, factory: SPOAFactory, waiting: Waiting, clock: Clock, logged: Logged) -> None:
+        """What is pending then is given up; a peer that does not take the goodbye is dropped a second later."""
+        session = Session(factory)
+        session.notify("wait")
+        drained = factory.drain(5)
+        clock.advance(4.9)
+        assert waiting.cancelled == []
+        clock.advance(0.2)
+        assert session.events() == [Disconnect(0, "normal")]
+        assert waiting.cancelled == waiting.deferreds
+        clock.advance(ABORT_TIMEOUT)
+        assert session.wire.aborted
+        session.lose()
+        assert drained.called
+        assert logged.take() == ["warn: 1 connections were not drained in time"]
+
+
+class TestAsync:
+    @pytest.fixture
+    def factory(self, clock: Clock, waiting: Waiting) -> SPOAFactory:
+        return SPOAFactory(waiting.handlers, reactor=clock, async_=True, handler_timeout=0)
+
+    def test_an_ack_leaves_on_its_own_connection(self, factory: SPOAFactory, waiting: Waiting) -> None:
+        """As long as there is that."""
+        first, second = Session(factory, OLD), Session(factory, OLD)
+        first.notify("wait")
+        waiting.deferreds[0].callback(None)
+        assert len(first.events()) == 1
+        assert second.events() == []
+
+    def test_an_ack_without_its_connection_takes_another_of_its_engine(
+        self, factory: SPOAFactory, waiting: Waiting
+    ) -> None:
+        """Not one of another engine."""
+        other = Session(factory, HAProxyHello(capabilities=OLD.capabilities, engine_id="other"))
+        first, second = Session(factory, OLD), Session(factory, OLD)
+        (ids,) = first.notify("wait")
+        first.lose()
+        assert waiting.cancelled == []
+        second.engine._waiting.add(ids)
+        waiting.deferreds[0].callback({"sess.a": 1})
+        assert second.events() == [Ack(ids, {"sess.a": 1}, aborted=False)]
+        assert other.events() == []
+
+    def test_an_ack_waits_for_a_connection_to_come(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
+        """HAProxy opens one when ACKs are due."""
+        first = Session(factory, OLD)
+        sent = first.notify("wait", "wait")
+        first.lose()
+        waiting.deferreds[0].callback({"sess.a": 1})
+        second = Session(factory, OLD, greet=False)
+        second.engine._waiting.update(sent)
+        second.send()
+        assert [event.ids for event in second.events() if isinstance(event, Ack)] == [sent[0]]
+        waiting.deferreds[1].callback(None)
+        assert [event.ids for event in second.events()] == [sent[1]]
+        second.lose()
+        assert factory.engines == {}
+        assert clock.getDelayedCalls() == []
+
+    def test_an_engine_that_does_not_come_back_is_forgotten(
+        self, factory: SPOAFactory, waiting: Waiting, clock: Clock
+    ) -> None:
+        """With what is pending for it."""
+        session = Session(factory, OLD)
+        session.notify("wait", "wait")
+        session.engine.disconnect()
+        session.send()
+        session.lose()
+        waiting.deferreds[0].callback(None)
+        clock.advance(ENGINE_TIMEOUT)
+        assert factory.engines == {}
+        assert waiting.cancelled == [waiting.deferreds[1]]
+
+    def test_an_engine_with_nothing_pending_is_forgotten_at_once(self, factory: SPOAFactory, clock: Clock) -> None:
+        """Whoever invents engine-ids fills no table."""
+        for number in range(100):
+            Session(factory, HAProxyHello(capabilities=OLD.capabilities, engine_id=str(number))).lose()
+        assert factory.engines == {}
+        assert clock.getDelayedCalls() == []
+
+    def test_without_the_peers_consent_nothing_changes(self, factory: SPOAFactory, waiting: Waiting) -> None:
+        """HAProxy >= 3.1 does not know async: a lost connection gives up what is pending."""
+        session = Session(factory)
+        session.notify("wait")
+        session.lose()
+        assert waiting.cancelled == waiting.deferreds
+
+
+def test_handlers_can_be_replaced(factory: SPOAFactory, waiting: Waiting) -> None:
+    """What is pending finishes with the old ones."""
+    session = Session(factory)
+    session.notify("wait")
+    factory.use(Handlers({"now": lambda: {"sess.new": 2}}))
+    session.notify("now")
+    waiting.deferreds[0].callback({"sess.old": 1})
+    assert [event.variables for event in session.events()] == [{"sess.new": 2}, {"sess.old": 1}]
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        (IPv4Address("TCP", "127.0.0.1", 12345), "127.0.0.1:12345"),
+        (IPv6Address("TCP", "::1", 12345), "[::1]:12345"),
+        (UNIXAddress(b"/run/spoa.sock"), "/run/spoa.sock"),
+        (UNIXAddress(None), "unix socket"),
+    ],
+)
+def test_addresses_are_shown_as_they_are_written(address: Any, text: str) -> None:
+    """As in HAProxy's configuration."""
+    assert describe(address) == text
+
+
+def test_the_protocol_knows_its_factory(factory: SPOAFactory) -> None:
+    """As Twisted's do."""
+    protocol = factory.buildProtocol(None)
+    assert isinstance(protocol, SPOAProtocol)
+    assert protocol.factory is factory
+
+
+def test_an_engine_outlives_the_end_of_an_older_connection(clock: Clock, waiting: Waiting) -> None:
+    """The end of a connection that was told goodbye before does not touch what has come since."""
+    factory = SPOAFactory(waiting.handlers, reactor=clock, async_=True)
+    old = Session(factory, OLD)
+    old.engine.disconnect()
+    old.send()
+    new = Session(factory, OLD)
+    old.lose()
+    assert list(factory.engines) == ["engine"]
+    new.lose()
+    assert factory.engines == {}
