@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, cast, final
+from typing import Final, TypeVar, cast, final
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
@@ -19,6 +19,9 @@ from spoa_twisted.spop.typeddata import Value
 
 #: Seconds that an agent has to take a connection, to answer a HELLO, and to answer a NOTIFY.
 DEFAULT_TIMEOUT: Final = 5.0
+
+
+ResultT = TypeVar("ResultT")
 
 
 class AgentDisconnected(Exception):
@@ -195,8 +198,7 @@ class SPOEClient:
         protocol = self._protocol
         if protocol is None or not protocol.usable:
             protocol = await self._shared_connection()
-        acknowledged = protocol.send(*messages)
-        return await acknowledged.addTimeout(self._timeout, self._reactor)
+        return await self._in_time(protocol.send(*messages))
 
     def send(self, *messages: Message) -> Deferred[dict[str, Value]]:
         """Send ``messages`` in one NOTIFY; fire with the variables that its ACK sets, ``None`` for one unset.
@@ -216,7 +218,7 @@ class SPOEClient:
 
     async def _ping(self) -> AgentHello:
         protocol = await self._connect(SPOEProtocol(HAProxyHello(healthcheck=True)))
-        return await protocol.hello().addTimeout(self._timeout, self._reactor)
+        return await self._in_time(protocol.hello())
 
     def disconnect(self) -> Deferred[None]:
         """Say goodbye; fire when the connection, if there is one, is closed."""
@@ -237,10 +239,18 @@ class SPOEClient:
 
     async def _greet(self) -> SPOEProtocol:
         protocol = await self._connect(SPOEProtocol(self._hello))
-        await protocol.hello().addTimeout(self._timeout, self._reactor)
+        await self._in_time(protocol.hello())
         self._protocol = protocol
         return protocol
 
     async def _connect(self, protocol: SPOEProtocol) -> SPOEProtocol:
-        connected: Deferred[SPOEProtocol] = connectProtocol(self._endpoint, protocol)
-        return await connected.addTimeout(self._timeout, self._reactor)
+        return await self._in_time(connectProtocol(self._endpoint, protocol))
+
+    def _in_time(self, deferred: Deferred[ResultT]) -> Deferred[ResultT]:
+        def timed_out(result: ResultT | Failure, seconds: float) -> ResultT:
+            if isinstance(result, Failure):
+                result.trap(CancelledError)
+                raise TimeoutError(f"no answer within {seconds:g} s")
+            return result
+
+        return deferred.addTimeout(self._timeout, self._reactor, timed_out)

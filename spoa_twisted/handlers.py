@@ -279,7 +279,9 @@ class Handlers:
 
     def _timed_out(self, answer: _Answer, timeout: float) -> None:
         self._log.error(
-            "the handler of the message {name!r} took longer than {timeout} s", name=answer.message.name, timeout=timeout
+            "the handler of the message {name!r} took longer than {timeout} s",
+            name=answer.message.name,
+            timeout=timeout,
         )
         answer.actions = answer.handler.on_error
 
@@ -292,8 +294,8 @@ class Handlers:
             actions = answer.actions
             if len(actions) > room:
                 self._log.error(
-                    "the variables of the message {name!r} do not fit in the frame: {size} bytes, where {room} are left;"
-                    " the largest is {largest}",
+                    "the variables of the message {name!r} do not fit in the frame: {size} bytes, where {room} are"
+                    " left; the largest is {largest}",
                     name=answer.message.name,
                     size=len(actions),
                     room=room,

@@ -348,7 +348,9 @@ class TestFaults:
         assert cancelled == [slow]
         assert logged.take() == ["error: the handler of the message 'slow' took longer than 0.2 s"]
 
-    @pytest.mark.parametrize(("set_", "given", "expected"), [(3, 10, 3), (None, 10, 10), (0, 10, None), (None, 0, None)])
+    @pytest.mark.parametrize(
+        ("set_", "given", "expected"), [(3, 10, 3), (None, 10, 10), (0, 10, None), (None, 0, None)]
+    )
     def test_the_limit_is_the_handlers_the_sets_or_the_agents(
         self, set_: float | None, given: float, expected: float | None
     ) -> None:
@@ -485,7 +487,7 @@ class TestBlocking:
         """What it raises, or returns in vain, costs its message."""
         handlers = Handlers(on_error={"sess.e": 1})
         handlers.message("raises", blocking=True)(lambda: 1 / 0)
-        handlers.message("list", blocking=True)(lambda: [])
+        handlers.message("list", blocking=True)(list)
         handlers.message("late", blocking=True)(lambda: succeed({"sess.a": 1}))
         for name in ("raises", "list", "late"):
             answer = handlers.respond([Message(name)], ROOM, reactor, 10)  # type: ignore[arg-type]

@@ -373,7 +373,7 @@ class TestLimits:
     def test_what_is_no_handlers_is_refused(self, clock: Clock) -> None:
         """At once, not with the first NOTIFY."""
         with pytest.raises(TypeError, match="a dict does not provide IHandlers"):
-            SPOAFactory(cast(Any, {}), reactor=clock)
+            SPOAFactory(cast("Any", {}), reactor=clock)
 
 
 @implementer(IHandlers)

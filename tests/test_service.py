@@ -1,0 +1,204 @@
+"""The agent as a Twisted service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.application.service import Application, IServiceCollection
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import CannotListenError, ConnectionRefusedError
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from zope.interface import implementer
+
+from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
+from spoa_twisted.client import AgentDisconnected
+from tests.conftest import Logged
+
+
+def factory(handlers: Handlers | None = None, clock: Any = None) -> SPOAFactory:
+    return SPOAFactory(handlers or Handlers({"m": lambda: {"sess.a": 1}}), reactor=clock or Clock())
+
+
+@implementer(IStreamServerEndpoint)
+class SlowEndpoint:
+    """An endpoint that takes its time to listen."""
+
+    def __init__(self) -> None:
+        self.listening: Deferred[Any] = Deferred()
+
+    def listen(self, factory: object) -> Deferred[Any]:
+        return self.listening
+
+
+class TestListening:
+    def test_it_listens_on_every_endpoint_once(self) -> None:
+        """While twistd still may open any port, and not again afterwards."""
+        memory = MemoryReactorClock()
+        service = SPOAService(factory(), ["tcp:1234:interface=127.0.0.1", "unix:/run/a:mode=660"], reactor=memory)
+        service.privilegedStartService()
+        service.startService()
+        assert [(server[0], server[3]) for server in memory.tcpServers] == [(1234, "127.0.0.1")]
+        assert [server[0] for server in memory.unixServers] == ["/run/a"]
+
+    def test_without_twistd_it_listens_when_it_starts(self) -> None:
+        """As twist and applications start services."""
+        memory = MemoryReactorClock()
+        SPOAService(factory(), reactor=memory).startService()
+        assert [(server[0], server[3]) for server in memory.tcpServers] == [(12345, "127.0.0.1")]
+
+    def test_it_goes_into_an_application(self) -> None:
+        """As a .tac file makes one."""
+        application = Application("test")
+        service = SPOAService(factory(), [TCP4ServerEndpoint(MemoryReactorClock(), 1)], reactor=MemoryReactorClock())
+        service.setServiceParent(application)
+        assert IServiceCollection(application).getServiceNamed("spoa") is service
+
+    @pytest.mark.parametrize(
+        ("endpoints", "options", "text"),
+        [
+            ([], {}, "needs an endpoint"),
+            (["nonsense:1"], {}, "nonsense"),
+            (["tcp:1"], {"drain_timeout": -1}, "drain_timeout is -1"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, endpoints: list[str], options: dict[str, Any], text: str) -> None:
+        """At once, not when it starts."""
+        with pytest.raises(ValueError, match=text):
+            SPOAService(factory(), endpoints, reactor=MemoryReactorClock(), **options)
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_cannot_be_listened_on_stops_all(self) -> None:
+        """The error is raised, and the other endpoints are closed."""
+        taken = SPOAService(factory(), ["tcp:0:interface=127.0.0.1"])
+        taken.startService()
+        port = taken.addresses[0].port
+        service = SPOAService(factory(), ["tcp:0:interface=127.0.0.1", f"tcp:{port}:interface=127.0.0.1"])
+        with pytest.raises(CannotListenError):
+            service.startService()
+        assert service.addresses == []
+        await taken.stopService()
+
+    def test_an_endpoint_that_fails_later_is_logged(self, logged: Logged) -> None:
+        """It cannot be raised any more."""
+        endpoint = SlowEndpoint()
+        SPOAService(factory(), [endpoint], reactor=MemoryReactorClock()).startService()
+        endpoint.listening.errback(OSError("too late"))
+        (line,) = logged.take()
+        assert line.startswith("critical: cannot listen on ")
+        assert "too late" in line
+
+    def test_an_endpoint_that_listens_too_late_is_closed(self) -> None:
+        """When the service was stopped meanwhile."""
+        memory = MemoryReactorClock()
+        endpoint = SlowEndpoint()
+        service = SPOAService(factory(), [endpoint], reactor=memory)
+        service.startService()
+        service.stopService()
+        port = memory.listenTCP(1, factory())
+        stopped: list[bool] = []
+        port.stopListening = lambda: stopped.append(True)
+        endpoint.listening.callback(port)
+        assert stopped == [True]
+        assert service.addresses == []
+
+    def test_an_endpoint_that_raises_is_like_one_that_fails(self) -> None:
+        """Whatever it raises."""
+
+        @implementer(IStreamServerEndpoint)
+        class Failing:
+            def listen(self, factory: object) -> Deferred[Any]:
+                return fail(LookupError("no"))
+
+        with pytest.raises(LookupError):
+            SPOAService(factory(), [Failing()], reactor=MemoryReactorClock()).startService()
+
+
+class TestServing:
+    @pytest_twisted.ensureDeferred
+    async def test_every_endpoint_serves(self, tmp_path: Path) -> None:
+        """TCP and unix sockets alike."""
+        service = SPOAService(factory(clock=reactor), ["tcp:0:interface=127.0.0.1", f"unix:{tmp_path}/agent"])
+        service.startService()
+        tcp, unix = service.addresses
+        for endpoint in (f"tcp:127.0.0.1:{tcp.port}", f"unix:{unix.name.decode()}"):
+            client = SPOEClient(endpoint)
+            assert await client.notify("m") == {"sess.a": 1}
+            await client.disconnect()
+        await service.stopService()
+
+    @pytest_twisted.ensureDeferred
+    async def test_stopping_drains(self, tmp_path: Path) -> None:
+        """What is in flight is answered, then comes the goodbye; new connections are refused."""
+        asked: Deferred[None] = Deferred()
+        waits: Deferred[Any] = Deferred()
+
+        def handler() -> Deferred[Any]:
+            asked.callback(None)
+            return waits
+
+        service = SPOAService(factory(Handlers({"m": handler}), reactor), ["tcp:0:interface=127.0.0.1"])
+        service.startService()
+        client = SPOEClient(f"tcp:127.0.0.1:{service.addresses[0].port}")
+        answer = client.notify("m")
+        ping = SPOEClient(f"tcp:127.0.0.1:{service.addresses[0].port}")
+        await asked
+        ended: list[object] = []
+        stopped = service.stopService().addCallback(ended.append)
+        with pytest.raises(ConnectionRefusedError):
+            await ping.ping()
+        assert ended == []
+        waits.callback({"sess.b": 2})
+        assert await answer == {"sess.b": 2}
+        await stopped
+
+    @pytest_twisted.ensureDeferred
+    async def test_draining_ends_in_time(self, logged: Logged) -> None:
+        """Whoever waits is told goodbye."""
+        asked: Deferred[None] = Deferred()
+
+        def handler() -> Deferred[Any]:
+            asked.callback(None)
+            return Deferred()
+
+        service = SPOAService(
+            factory(Handlers({"m": handler}), reactor), ["tcp:0:interface=127.0.0.1"], drain_timeout=0.05
+        )
+        service.startService()
+        client = SPOEClient(f"tcp:127.0.0.1:{service.addresses[0].port}")
+        answer = client.notify("m")
+        await asked
+        stopped = service.stopService()
+        with pytest.raises(AgentDisconnected, match="normal"):
+            await answer
+        await stopped
+        assert logged.take() == ["warn: 1 connections were not drained in time"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_it_can_be_started_again(self) -> None:
+        """As services can."""
+        service = SPOAService(factory(clock=reactor), ["tcp:0:interface=127.0.0.1"])
+        for _ in range(2):
+            service.startService()
+            client = SPOEClient(f"tcp:127.0.0.1:{service.addresses[0].port}")
+            assert await client.notify("m") == {"sess.a": 1}
+            await service.stopService()
+            await client.disconnect()
+
+    @pytest_twisted.ensureDeferred
+    async def test_handlers_can_be_replaced(self) -> None:
+        """On open connections too."""
+        service = SPOAService(factory(clock=reactor), ["tcp:0:interface=127.0.0.1"])
+        service.startService()
+        client = SPOEClient(f"tcp:127.0.0.1:{service.addresses[0].port}")
+        assert await client.notify("m") == {"sess.a": 1}
+        service.reload(Handlers({"m": lambda: {"sess.a": 2}}))
+        assert await client.notify("m") == {"sess.a": 2}
+        await client.disconnect()
+        await service.stopService()

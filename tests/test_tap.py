@@ -1,0 +1,373 @@
+"""The command line -> SPOAService."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.application.service import IServiceMaker
+from twisted.plugin import getPlugins
+
+from spoa_twisted.interfaces import IHandlers
+from spoa_twisted.spop.connection import EngineConnection
+from spoa_twisted.spop.messages import Message
+from spoa_twisted.tap import CannotStart, Options, load, makeService
+from tests.programs import ENVIRONMENT, TWIST, TWISTD
+
+MODULE = """\
+from spoa_twisted import Handlers
+
+handlers = Handlers()
+other = Handlers()
+
+@handlers.message("m")
+def m():
+    return {"sess.file": __name__}
+
+@other.message("n")
+def n():
+    return {"sess.n": 2}
+
+number = 42
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with modules of handlers, the current one."""
+    (tmp_path / "mymod.py").write_text(MODULE)
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("")
+    (tmp_path / "pkg" / "inner.py").write_text("from mymod import handlers, other\n")
+    (tmp_path / "raises.py").write_text("import os\n\nraise LookupError('boom')\n")
+    (tmp_path / "syntax.py").write_text("def (\n")
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "wrong.py").write_text("handlers = {}\n")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "string.py").write_text("from spoa_twisted import Handlers\nhandlers = Handlers()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", os.getcwd())])
+    modules = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def options(*arguments: str) -> Options:
+    parsed = Options()
+    parsed.parseOptions(arguments)
+    return parsed
+
+
+class TestLoad:
+    @pytest.mark.parametrize(
+        "specification",
+        ["mymod", "mymod:handlers", "mymod:other", "pkg.inner", "pkg.inner:other", "mymod.py", "./mymod.py:other"],
+    )
+    def test_handlers_are_found(self, folder: Path, specification: str) -> None:
+        """By module or by file, under their usual name or another; the current directory is importable."""
+        handlers = load(specification)
+        assert IHandlers.providedBy(handlers)
+        assert list(handlers) == (["n"] if specification.endswith("other") else ["m"])  # type: ignore[call-overload]
+
+    def test_a_file_may_be_anywhere(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And imports what lies beside it."""
+        monkeypatch.chdir("/")
+        (folder / "user.py").write_text("from mymod import other as handlers\n")
+        assert list(load(f"{folder}/user.py")) == ["n"]  # type: ignore[call-overload]
+
+    def test_a_file_may_be_called_like_a_module(self, folder: Path) -> None:
+        """Of the standard library, say, which stays what it is."""
+        import string
+
+        load("files/string.py")
+        assert sys.modules["string"] is string
+
+    @pytest.mark.parametrize(
+        ("specification", "text"),
+        [
+            ("nobody", "cannot import nobody: ModuleNotFoundError: No module named 'nobody'"),
+            ("nobody.py", "cannot import nobody.py: FileNotFoundError"),
+            ("./pkg", "cannot import ./pkg: ImportError"),
+            ("raises", r"cannot import raises: LookupError: boom \(.*raises.py, line 3\)"),
+            ("raises.py", r"cannot import raises.py: LookupError: boom \(.*raises.py, line 3\)"),
+            ("syntax", r"cannot import syntax: SyntaxError: .*syntax.py, line 1"),
+            ("mymod:nobody", "mymod has no 'nobody'; it has: handlers, other"),
+            ("empty", "empty has no 'handlers'; it has: nothing"),
+            ("mymod:number", "'number' of mymod is a int, not Handlers"),
+            ("wrong", "'handlers' of wrong is a dict, not Handlers"),
+            ("", "cannot import : "),
+        ],
+    )
+    def test_what_is_wrong_is_told_in_one_line(self, folder: Path, specification: str, text: str) -> None:
+        """And the exit status is 1."""
+        with pytest.raises(CannotStart, match=f"^spoa: {text}") as caught:
+            load(specification)
+        assert isinstance(caught.value, SystemExit)
+        assert "\n" not in str(caught.value)
+
+
+class TestMakeService:
+    def test_options_have_the_names_of_keywords(self, folder: Path) -> None:
+        """A knob has one name everywhere."""
+        service = makeService(
+            options(
+                "--handlers=mymod",
+                "--async",
+                "--max-frame-size=1000",
+                "--max-payload-size=1001",
+                "--max-in-flight=1002",
+                "--max-unsent=1003",
+                "--max-connections=1004",
+                "--hello-timeout=1.5",
+                "--handler-timeout=2.5",
+                "--drain-timeout=3.5",
+            )
+        )
+        factory = service.factory
+        assert factory.async_
+        assert (factory.max_frame_size, factory.max_payload_size, factory.max_in_flight) == (1000, 1001, 1002)
+        assert (factory.max_unsent, factory.max_connections) == (1003, 1004)
+        assert (factory.hello_timeout, factory.handler_timeout, service.drain_timeout) == (1.5, 2.5, 3.5)
+
+    def test_it_listens_on_the_loopback_interface_unless_told_otherwise(self) -> None:
+        """An agent is not to be reached by everybody."""
+        assert options()["listen"] == ["tcp:12345:interface=127.0.0.1"]
+        assert options("--listen=tcp:1", "--listen=unix:/x")["listen"] == ["tcp:1", "unix:/x"]
+
+    def test_sets_are_merged(self, folder: Path) -> None:
+        """From several modules, or of one."""
+        service = makeService(options("--handlers=mymod", "--handlers=pkg.inner:other"))
+        assert sorted(service.factory.handlers) == ["m", "n"]  # type: ignore[call-overload]
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            ([], "which handlers"),
+            (["--handlers=mymod", "--handlers=mymod.py"], "the message 'm' has two handlers: mymod.m and mymod_"),
+            (["--handlers=mymod", "--listen=nonsense:1"], "bad endpoint 'nonsense:1': ValueError: Unknown endpoint"),
+            (["--handlers=mymod", "--listen=tcp:x"], "bad endpoint 'tcp:x'"),
+            (["--handlers=mymod", "--listen="], "bad endpoint ''"),
+            (["--handlers=mymod", "--listen=ssl:1:privateKey=nobody.pem"], "bad endpoint .*nobody.pem"),
+            (["--handlers=mymod", "--max-frame-size=255"], "max_frame_size is 255"),
+            (["--handlers=mymod", "--drain-timeout=-1"], "drain_timeout is -1"),
+            (["--handlers=mymod", "--max-connections=0"], "max_connections is 0"),
+        ],
+    )
+    def test_what_is_wrong_is_told_in_one_line(self, folder: Path, arguments: list[str], text: str) -> None:
+        """Before anything listens."""
+        with pytest.raises(CannotStart, match=f"^spoa: {text}") as caught:
+            makeService(options(*arguments))
+        assert "\n" not in str(caught.value)
+
+    def test_other_handlers_stand_alone(self, folder: Path) -> None:
+        """Only instances of Handlers can be merged."""
+        (folder / "own.py").write_text(
+            "from zope.interface import implementer\n"
+            "from spoa_twisted import IHandlers\n"
+            "@implementer(IHandlers)\n"
+            "class Own:\n"
+            "    def respond(self, messages, max_size, reactor, timeout): return b''\n"
+            "handlers = Own()\n"
+        )
+        assert makeService(options("--handlers=own")).factory.handlers.respond([], 0, None, 0) == b""  # type: ignore[arg-type]
+        with pytest.raises(CannotStart, match="only instances of Handlers"):
+            makeService(options("--handlers=own", "--handlers=mymod"))
+
+
+def test_one_plugin_makes_the_command() -> None:
+    """twistd, twist and python -m twisted know it by this."""
+    (maker,) = [maker for maker in getPlugins(IServiceMaker) if maker.tapname == "spoa"]
+    assert maker.module == "spoa_twisted.tap"
+    assert maker.options is Options
+    assert maker.makeService is makeService
+
+
+class Agent:
+    """An agent in a process of its own."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self.output = ""
+
+    def wait_for(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+        """Read until the agent's output matches ``pattern``."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while (found := re.search(pattern, self.output)) is None:
+            readable, _, _ = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))
+            data = os.read(self.process.stdout.fileno(), 65536) if readable else b""
+            assert data, f"no {pattern!r} in:\n{self.output}"
+            self.output += data.decode()
+        return found
+
+    def ended(self) -> int:
+        """Wait for the end, and return the exit status."""
+        assert self.process.stdout is not None
+        out, _ = self.process.communicate(timeout=30)
+        self.output += out.decode()
+        return self.process.returncode
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., Agent]]:
+    agents: list[Agent] = []
+
+    def start(*command: str) -> Agent:
+        agents.append(Agent([*command], folder))
+        return agents[-1]
+
+    yield start
+    for agent in agents:
+        if agent.process.poll() is None:
+            agent.process.kill()
+        agent.process.communicate()
+
+
+class Engine:
+    """HAProxy's side on a blocking socket; a context manager that closes it."""
+
+    def __init__(self, address: Any) -> None:
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self.socket = socket.socket(family)
+        self.socket.settimeout(30)
+        self.socket.connect(address)
+        self.connection = EngineConnection()
+
+    def __enter__(self) -> Engine:
+        self.send()
+        assert self.next_event().max_frame_size == 16380
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.socket.close()
+
+    def send(self) -> None:
+        self.socket.sendall(self.connection.data_to_send())
+
+    def next_event(self) -> Any:
+        """Return the next event, ``None`` when the agent has closed."""
+        while (event := self.connection.next_event()) is None:
+            data = self.socket.recv(65536)
+            if not data:
+                return None
+            self.connection.receive_data(data)
+        return event
+
+
+LISTENING = r"SPOA listening on 127\.0\.0\.1:(\d+)"
+
+
+@pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+def test_it_serves_and_drains(program: list[str], start: Callable[..., Agent]) -> None:
+    """On SIGTERM, it finishes what is in flight, says goodbye, and ends."""
+    (Path.cwd() / "slow.py").write_text(
+        "from twisted.internet import reactor, task\n"
+        "from spoa_twisted import Handlers\n"
+        "handlers = Handlers()\n"
+        "@handlers.message('slow')\n"
+        "async def slow():\n"
+        "    print('in flight', flush=True)\n"
+        "    await task.deferLater(reactor, 0.5)\n"
+        "    return {'sess.slow': 1}\n"
+    )
+    agent = start(*program, "spoa", "--handlers=slow", "--listen=tcp:0:interface=127.0.0.1")
+    port = int(agent.wait_for(LISTENING)[1])
+    with Engine(("127.0.0.1", port)) as idle, Engine(("127.0.0.1", port)) as busy:
+        ids = busy.connection.send_notify([Message("slow")])
+        busy.send()
+        agent.wait_for("in flight")
+        agent.process.send_signal(signal.SIGTERM)
+        assert idle.next_event().status_code == 0
+        assert idle.next_event() is None
+        ack = busy.next_event()
+        assert (ack.ids, ack.variables) == (ids, {"sess.slow": 1})
+        assert busy.next_event().status_code == 0
+        assert busy.next_event() is None
+    # Twisted's programs end with the signal that ended them.
+    assert agent.ended() == -signal.SIGTERM
+    assert "Traceback" not in agent.output
+    assert "Unhandled" not in agent.output
+
+
+def test_a_unix_socket_has_the_mode_asked_for(start: Callable[..., Agent], folder: Path) -> None:
+    """And is served, and gone when the agent is."""
+    path = folder / "agent.sock"
+    agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", f"--listen=unix:{path}:mode=600")
+    agent.wait_for("SPOA listening on .*agent.sock")
+    assert path.stat().st_mode & 0o777 == 0o600
+    with Engine(str(path)) as engine:
+        engine.connection.send_notify([Message("m")])
+        engine.send()
+        assert engine.next_event().variables == {"sess.file": "mymod"}
+        agent.process.send_signal(signal.SIGTERM)
+        agent.ended()
+    assert not path.exists()
+
+
+def test_an_agent_that_was_killed_leaves_no_trap(start: Callable[..., Agent], folder: Path) -> None:
+    """Its unix socket is taken over."""
+    path = folder / "agent.sock"
+    for _ in range(2):
+        agent = start(*TWISTD, "-n", "--pidfile=", "spoa", "--handlers=mymod", f"--listen=unix:{path}")
+        agent.wait_for("SPOA listening on .*agent.sock")
+        with Engine(str(path)):
+            agent.process.kill()
+            agent.ended()
+
+
+@pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWISTD, TWIST], ids=["twistd", "daemon", "twist"])
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--handlers=nobody"], "spoa: cannot import nobody: ModuleNotFoundError"),
+        (["--handlers=mymod:nobody"], "spoa: mymod has no 'nobody'; it has: handlers, other"),
+        (["--handlers=mymod", "--listen=nonsense:1"], "spoa: bad endpoint 'nonsense:1'"),
+        (["--handlers=mymod", "--listen=unix:/nowhere/agent"], "spoa: cannot listen: "),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_an_exit(
+    program: list[str], arguments: list[str], text: str, start: Callable[..., Agent]
+) -> None:
+    """Not a log line of a process that goes on, nor a traceback."""
+    agent = start(*program, "spoa", *arguments)
+    assert agent.ended() == 1
+    assert re.search(text, agent.output)
+    assert "Traceback" not in agent.output
+    assert "SPOA listening" not in agent.output
+    assert not Path("twistd.pid").exists()
+
+
+def test_a_daemon_serves_and_stops(start: Callable[..., Agent], folder: Path) -> None:
+    """As twistd starts it by default."""
+    started = start(*TWISTD, "--pidfile=agent.pid", "spoa", "--handlers=mymod", "--listen=unix:agent.sock")
+    assert started.ended() == 0
+    pid = int((folder / "agent.pid").read_text())
+    try:
+        with Engine("agent.sock") as engine:
+            os.kill(pid, signal.SIGTERM)
+            assert engine.next_event().status_code == 0
+            assert engine.next_event() is None
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+
+
+def test_help_tells_of_every_option(start: Callable[..., Agent]) -> None:
+    """And what it is by default."""
+    agent = start(*TWISTD, "spoa", "--help")
+    assert agent.ended() == 0
+    for option in ("--handlers=", "--listen=", "--drain-timeout=", "--async", "tcp:12345:interface=127.0.0.1"):
+        assert option in agent.output

@@ -1,0 +1,109 @@
+"""HAProxy in memory."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from spoa_twisted import NULL, Handlers, Int32, Message
+from spoa_twisted.client import AgentDisconnected
+from spoa_twisted.spop.frames import HAProxyHello
+from spoa_twisted.testing import FakeHAProxy, NotAcknowledged
+from tests.conftest import Logged
+
+
+def test_it_sends_and_returns_variables() -> None:
+    """With named and unnamed arguments; None for a variable that is unset."""
+    handlers = Handlers({"m": lambda message: {"sess.ip": message["ip"], "txn.first": message[0], "req.c": None}})
+    haproxy = FakeHAProxy(handlers)
+    assert haproxy.notify("m", 7, ip=IPv4Address("192.0.2.1")) == {
+        "sess.ip": IPv4Address("192.0.2.1"),
+        "txn.first": 7,
+        "req.c": None,
+    }
+
+
+def test_it_sends_several_messages_at_a_time() -> None:
+    """As HAProxy does when they have the same event."""
+    handlers = Handlers(default=lambda message: {f"sess.{message.name}": len(message)})
+    assert FakeHAProxy(handlers).notify_all(Message("a"), Message("b", [("", 1)])) == {"sess.a": 0, "sess.b": 1}
+
+
+def test_values_take_the_way_over_the_wire() -> None:
+    """So they come back as HAProxy would hand them on."""
+    haproxy = FakeHAProxy(Handlers({"m": lambda a: {"sess.a": a, "sess.n": NULL}}))
+    variables = haproxy.notify("m", a=Int32(-5))
+    assert variables == {"sess.a": -5, "sess.n": NULL}
+    assert type(variables["sess.a"]) is Int32
+
+
+def test_a_handler_that_waits() -> None:
+    """Can be waited for with send; notify says that there is no ACK."""
+    waits: Deferred[Any] = Deferred()
+    haproxy = FakeHAProxy(Handlers({"m": lambda: waits}))
+    answers: list[Any] = []
+    haproxy.send(Message("m")).addCallback(answers.append)
+    assert answers == []
+    waits.callback({"sess.a": 1})
+    assert answers == [{"sess.a": 1}]
+
+
+def test_there_is_no_ack_yet() -> None:
+    """The error names the message, and says what to do."""
+    with pytest.raises(NotAcknowledged, match=r"handlers of m have not finished; send\(\)"):
+        FakeHAProxy(Handlers({"m": lambda: Deferred()})).notify("m")
+
+
+def test_the_test_moves_the_clock(logged: Logged) -> None:
+    """A handler times out when the test says so."""
+    handlers = Handlers()
+    handlers.message("m", timeout=2, on_error={"sess.late": True})(lambda: Deferred())
+    haproxy = FakeHAProxy(handlers)
+    answers: list[Any] = []
+    haproxy.send(Message("m")).addCallback(answers.append)
+    haproxy.clock.advance(2)
+    assert answers == [{"sess.late": True}]
+    assert len(logged.take()) == 1
+
+
+def test_limits_are_the_factorys(logged: Logged) -> None:
+    """A payload in fragments meets max_payload_size; an old HAProxy's HELLO is used if given."""
+    haproxy = FakeHAProxy(
+        Handlers({"m": lambda body: {"sess.size": len(body)}}),
+        hello=HAProxyHello(max_frame_size=256, capabilities=frozenset({"async"})),
+        max_payload_size=3000,
+    )
+    assert haproxy.notify("m", body=b"x" * 2500) == {"sess.size": 2500}
+    with pytest.raises(Exception, match="too long"):
+        haproxy.notify("m", body=b"x" * 3500)
+    assert len(logged.take()) == 1
+
+
+def test_it_disconnects_and_connects_again() -> None:
+    """What is pending is given up, and fails."""
+    cancelled: list[object] = []
+    haproxy = FakeHAProxy(Handlers({"wait": lambda: Deferred(cancelled.append), "m": lambda: {"sess.a": 1}}))
+    failures: list[Any] = []
+    haproxy.send(Message("wait")).addErrback(failures.append)
+    haproxy.disconnect()
+    haproxy.disconnect()
+    assert len(cancelled) == len(failures) == 1
+    assert haproxy.notify("m") == {"sess.a": 1}
+
+
+def test_it_meets_an_agents_refusal(logged: Logged) -> None:
+    """As a HAProxy would."""
+    hello = HAProxyHello(supported_versions=("1.0",))
+    with pytest.raises(AgentDisconnected, match="status code 8"):
+        FakeHAProxy(Handlers(), hello=hello).notify("m")
+    assert len(logged.take()) == 1
+
+
+def test_arguments_that_spop_cannot_hold() -> None:
+    """Are the test's own error."""
+    haproxy = FakeHAProxy(Handlers())
+    with pytest.raises(TypeError, match="float"):
+        haproxy.notify("m", a=0.5)  # type: ignore[arg-type]

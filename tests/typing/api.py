@@ -1,0 +1,108 @@
+"""What a user may write, and what mypy refuses: never run, only checked. Each ignored error is an assertion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from spoa_twisted import (
+    NULL,
+    Handlers,
+    IHandlers,
+    Int32,
+    Message,
+    SPOAFactory,
+    SPOAService,
+    SPOEClient,
+    Value,
+    Variables,
+)
+from spoa_twisted.testing import FakeHAProxy
+
+handlers = Handlers(timeout=1, on_error={"txn.failed": True})
+
+
+@handlers.message("plain")
+def plain(ip: IPv4Address) -> dict[str, int]:
+    return {"sess.score": int(ip)}
+
+
+@handlers.message("nothing", timeout=0.5, blocking=True)
+def nothing() -> None:
+    return None
+
+
+@handlers.message("values")
+def values(message: Message) -> Variables:
+    first: Value = message[0]
+    return {"sess.a": first, "sess.b": NULL, "sess.c": Int32(1), "sess.d": None, "sess.e": b"", "sess.f": "x"}
+
+
+@handlers.message("deferred", on_error={"txn.denied": True, "txn.reason": None})
+def deferred(ip: IPv4Address) -> Deferred[Mapping[str, str]]:
+    return succeed({"txn.ip": str(ip)})
+
+
+@handlers.message("coroutine")
+async def coroutine(token: str, message: Message) -> dict[str, str | None]:
+    return {"req.user": await succeed(token), "sess.challenge": None}
+
+
+@handlers.default
+def default(message: Message) -> None:
+    return None
+
+
+@handlers.message("wrong")  # type: ignore[type-var]
+def wrong() -> list[str]:
+    return []
+
+
+@handlers.message("also wrong")  # type: ignore[type-var]
+async def also_wrong() -> dict[str, float]:
+    return {"sess.a": 1.5}
+
+
+@handlers.message("blocking", on_error={"sess.a": 1.5})  # type: ignore[dict-item]
+def wrong_on_error() -> None:
+    return None
+
+
+# A decorated function keeps its type.
+score: dict[str, int] = plain(IPv4Address("192.0.2.1"))
+plain("192.0.2.1")  # type: ignore[arg-type]
+
+
+@implementer(IHandlers)
+class Others:
+    """Handlers of another making."""
+
+    def respond(
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float
+    ) -> bytes | Deferred[bytes]:
+        return b""
+
+
+class NoHandlers:
+    """Nothing of the kind."""
+
+
+SPOAFactory(handlers, max_frame_size=16380, async_=True)
+SPOAFactory(Others())
+SPOAFactory(NoHandlers())  # type: ignore[arg-type]
+SPOAFactory({"plain": plain})  # type: ignore[arg-type]
+SPOAService(SPOAFactory(Handlers({"plain": plain, "deferred": deferred, "coroutine": coroutine})), ["tcp:12345"])
+
+
+async def ask() -> Value:
+    """Return what an agent sets."""
+    variables = await SPOEClient("tcp:127.0.0.1:12345").notify("plain", ip=IPv4Address("192.0.2.1"))
+    return variables["sess.score"]
+
+
+in_memory: dict[str, Value] = FakeHAProxy(handlers).notify("plain", ip=IPv4Address("192.0.2.1"))
+FakeHAProxy(handlers).notify("plain", ip=1.5)  # type: ignore[arg-type]
