@@ -38,7 +38,7 @@ from spoa_twisted.spop.frames import MIN_MAX_FRAME_SIZE, Disconnect, HAProxyHell
 #: How many NOTIFYs of one connection may wait for their handlers. HAProxy sends 20 unless told otherwise.
 DEFAULT_MAX_IN_FLIGHT: Final = 256
 
-#: How many bytes may be written to a peer after it stopped taking them.
+#: How many bytes may wait for a peer that stopped taking them.
 DEFAULT_MAX_UNSENT: Final = 2**20
 
 #: Seconds until the HELLO must have come.
@@ -53,11 +53,17 @@ DEFAULT_MAX_CONNECTIONS: Final = 16384
 #: Seconds that a peer has to take what was last written to it, once the connection is to be closed.
 CLOSE_TIMEOUT: Final = 10.0
 
-#: The same, when there is no more time left for draining.
+#: Seconds that a peer has to take all that was written to it, from when that is more than ``max_unsent``.
+UNSENT_TIMEOUT: Final = 5.0
+
+#: As ``CLOSE_TIMEOUT``, when there is no more time left for draining.
 ABORT_TIMEOUT: Final = 1.0
 
 #: With the capability ``async``: seconds for which an engine without connections is remembered, with the ACKs due.
 ENGINE_TIMEOUT: Final = 10.0
+
+# So much is read ahead of what may be answered, to notice the end of a connection with too much pending.
+_READ_AHEAD: Final = 2**16
 
 # ACKs of one read leave in one write, unless they grow longer than this: a small NOTIFY may have a large answer.
 _WRITE_SIZE: Final = 2**16
@@ -80,7 +86,7 @@ class SPOAProtocol(Protocol):
         self.factory = factory
         self._connection = AgentConnection(factory.max_frame_size, factory.max_payload_size, factory.async_)
         self._pending: dict[Deferred[bytes], bytes] = {}
-        # Until the HELLO has come, the limit for that; once it is closing, the limit for that.
+        # The limit for what is due: the HELLO, the taking of what was written, the end.
         self._timer: IDelayedCall | None = None
         self._engine: _Engine | None = None
         self._peer = ""
@@ -131,6 +137,8 @@ class SPOAProtocol(Protocol):
     def resumeProducing(self) -> None:
         """Answer again: the transport has none left."""
         self._clogged = False
+        if self._unsent > self.factory.max_unsent:
+            self._stop_timer()
         self._unsent = 0
         self._serve()
 
@@ -160,7 +168,7 @@ class SPOAProtocol(Protocol):
             return
         self._serving = True
         try:
-            while self._may_read():
+            while self._may_answer():
                 event = self._connection.next_event()
                 if event is None:
                     break
@@ -249,22 +257,16 @@ class SPOAProtocol(Protocol):
             return
         if self._clogged:
             self._unsent += len(data)
+            if self._unsent > self.factory.max_unsent and self._timer is None:
+                self._timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_timed_out)
         self.transport.write(data)
-        if self._unsent > self.factory.max_unsent:
-            self._log.warn(
-                "{peer}: dropped: it left more than max_unsent, {limit} bytes, unread",
-                peer=self._peer,
-                limit=self.factory.max_unsent,
-            )
-            self._connection.close()
-            self._close()
-            self.transport.abortConnection()
 
-    def _may_read(self) -> bool:
+    def _may_answer(self) -> bool:
         return not self._clogged and len(self._pending) < self.factory.max_in_flight
 
     def _read_or_pause(self) -> None:
-        reading = self._may_read()
+        # While the transport has something to write, it notices the end by itself.
+        reading = self._may_answer() or (not self._clogged and self._connection.bytes_received < _READ_AHEAD)
         if reading is self._reading or self._closing:
             return
         self._reading = reading
@@ -298,6 +300,16 @@ class SPOAProtocol(Protocol):
         self._log.debug("{peer}: sent no HELLO in time", peer=self._peer)
         self._connection.disconnect(StatusCode.TIMEOUT, "no HELLO came in time")
         self._flush()
+
+    def _unsent_timed_out(self) -> None:
+        self._timer = None
+        self._log.warn(
+            "{peer}: dropped: it left more than max_unsent, {limit} bytes, unread",
+            peer=self._peer,
+            limit=self.factory.max_unsent,
+        )
+        self._close()
+        self.transport.abortConnection()
 
     def _close_timed_out(self) -> None:
         self._timer = None
@@ -369,9 +381,10 @@ class SPOAFactory(Factory):
     :param handlers: an :class:`IHandlers`, most often :class:`Handlers`.
     :param max_frame_size: the longest frame, whatever HAProxy offers; at least 256.
     :param max_payload_size: the longest NOTIFY that HAProxy <= 3.0 may send in fragments.
-    :param max_in_flight: how many NOTIFYs of a connection may be pending; beyond, it is not read.
-    :param max_unsent: how many bytes may be written after a peer stopped taking them; beyond, it is dropped. From
-        when it stopped, it is not read.
+    :param max_in_flight: how many NOTIFYs of a connection may be pending; further ones wait, and when some have come,
+        the connection is not read.
+    :param max_unsent: how many bytes may wait for a peer that stopped taking them. While it does not take them it is
+        not read, and when it leaves more than that for 5 seconds, it is dropped.
     :param max_connections: how many connections may be open; beyond, new ones are closed at once.
     :param hello_timeout: until when the HELLO must have come; 0 for any time.
     :param handler_timeout: how long a handler without a timeout of its own may take; 0 for any time.

@@ -51,7 +51,7 @@ class Options(UsageOptions):
         ["max-frame-size", None, DEFAULT_MAX_FRAME_SIZE, "The longest frame, in bytes.", int],
         ["max-payload-size", None, DEFAULT_MAX_PAYLOAD_SIZE, "The longest NOTIFY in fragments, in bytes.", int],
         ["max-in-flight", None, DEFAULT_MAX_IN_FLIGHT, "How many NOTIFYs of a connection may be pending.", int],
-        ["max-unsent", None, DEFAULT_MAX_UNSENT, "How many bytes a peer may leave unread, once it stopped.", int],
+        ["max-unsent", None, DEFAULT_MAX_UNSENT, "How many bytes a peer may leave unread.", int],
         ["max-connections", None, DEFAULT_MAX_CONNECTIONS, "How many connections may be open.", int],
         ["hello-timeout", None, DEFAULT_HELLO_TIMEOUT, "Seconds until HAProxy's HELLO must have come.", float],
         ["handler-timeout", None, DEFAULT_HANDLER_TIMEOUT, "Seconds that a handler may take; 0: any.", float],

@@ -14,7 +14,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, SPOAFactory
-from spoa_twisted.protocol import ABORT_TIMEOUT, CLOSE_TIMEOUT, ENGINE_TIMEOUT, SPOAProtocol, describe
+from spoa_twisted.protocol import (
+    ABORT_TIMEOUT,
+    CLOSE_TIMEOUT,
+    ENGINE_TIMEOUT,
+    UNSENT_TIMEOUT,
+    SPOAProtocol,
+    describe,
+)
 from spoa_twisted.spop.connection import Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.messages import Message
@@ -280,20 +287,33 @@ class TestGoodbyes:
 
 class TestLimits:
     def test_reading_pauses_while_too_much_is_pending(self, clock: Clock, waiting: Waiting) -> None:
-        """What was read already waits too, and is served when there is room again."""
+        """What has come waits too, up to a limit, and is served when there is room again."""
         factory = SPOAFactory(waiting.handlers, reactor=clock, max_in_flight=2)
         session = Session(factory)
         session.notify("wait", "now", "wait", "now", "wait")
         assert len(waiting.deferreds) == 2
-        assert session.wire.producerState == "paused"
         assert len(session.events()) == 1
+        assert session.wire.producerState == "producing"
+        sent = 0
+        while session.wire.producerState == "producing":
+            session.notify("now")
+            sent += 1
+        assert 2**16 // 30 < sent < 2**16 // 10
         waiting.deferreds[0].callback(None)
         assert len(waiting.deferreds) == 3
-        assert session.wire.producerState == "paused"
+        assert len(session.events()) == 2
         waiting.deferreds[1].callback(None)
         assert session.wire.producerState == "producing"
         waiting.deferreds[2].callback(None)
-        assert len(session.events()) == 4
+        assert len(session.events()) == 2 + sent
+
+    def test_an_end_is_noticed_with_too_much_pending(self, clock: Clock, waiting: Waiting) -> None:
+        """The connection is still read: what is pending is given up when it goes."""
+        session = Session(SPOAFactory(waiting.handlers, reactor=clock, max_in_flight=1))
+        session.notify("wait", "wait")
+        assert session.wire.producerState == "producing"
+        session.agent.readConnectionLost()
+        assert waiting.cancelled == waiting.deferreds
 
     def test_reading_pauses_while_the_peer_takes_nothing(self, factory: SPOAFactory) -> None:
         """What was read already waits too, and is served when the peer has read."""
@@ -311,25 +331,36 @@ class TestLimits:
     def test_a_peer_that_takes_nothing_for_long_is_dropped(
         self, clock: Clock, waiting: Waiting, logged: Logged
     ) -> None:
-        """When what was pending amounts to more than max_unsent."""
+        """When what was pending amounts to more than max_unsent, and it had its time."""
         factory = SPOAFactory(waiting.handlers, reactor=clock, max_unsent=200)
         session = Session(factory)
         session.wire.capacity = 10
         session.notify(*["wait"] * 10)
         for deferred in waiting.deferreds[:4]:
             deferred.callback({"sess.a": "x" * 80})
+        clock.advance(UNSENT_TIMEOUT - 0.1)
+        assert not session.wire.aborted
+        clock.advance(0.2)
         assert session.wire.aborted
         assert waiting.cancelled == waiting.deferreds[4:]
         (line,) = logged.take()
         assert "more than max_unsent, 200 bytes" in line
 
-    def test_one_large_answer_is_no_backlog(self, clock: Clock) -> None:
-        """A single write longer than max_unsent is taken if the peer takes it."""
-        factory = SPOAFactory(Handlers({"big": lambda: {"sess.a": "x" * 1000}}), reactor=clock, max_unsent=200)
+    def test_a_peer_that_takes_much_in_time_is_kept(self, clock: Clock, waiting: Waiting) -> None:
+        """However much there was to take."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, max_unsent=200, handler_timeout=0)
         session = Session(factory)
-        session.wire.capacity = 10
-        session.notify("big")
+        for _ in range(3):
+            session.wire.capacity = 10
+            session.notify(*["wait"] * 10)
+            for deferred in waiting.deferreds[-10:]:
+                deferred.callback({"sess.a": "x" * 80})
+            session.wire.capacity = 2**30
+            clock.advance(UNSENT_TIMEOUT - 0.1)
+            session.wire.take()
+            clock.advance(UNSENT_TIMEOUT)
         assert not session.wire.aborted
+        assert len(session.events()) == 30
 
     def test_connections_are_counted(self, clock: Clock, waiting: Waiting, logged: Logged) -> None:
         """Beyond the limit they are refused, which is logged once until one ends."""

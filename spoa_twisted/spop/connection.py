@@ -240,6 +240,11 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         self._fragments_ids = b""
 
     @property
+    def bytes_received(self) -> int:
+        """How many bytes wait for :meth:`next_event`."""
+        return len(self._buffer)
+
+    @property
     def receiving(self) -> bool:
         """Whether a frame, or a payload in fragments, has begun to come and has not ended."""
         return self._fragments is not None or len(self._buffer) > 0

@@ -128,8 +128,9 @@ class FrameBuffer:
         self.max_frame_size = max_frame_size
         self._data = b""
         self._offset = 0
-        # The beginning of a frame that has not come whole. It grows in place, and is not looked at again before
-        # it holds as many bytes as are needed: a peer that sends single bytes costs no more than another.
+        # What is not worth looking at: the beginning of a frame that has not come whole. It grows in place, and is
+        # not looked at again before it holds as many bytes as are needed: a peer that sends single bytes costs
+        # no more than another.
         self._partial = bytearray()
         self._needed = 0
 
@@ -139,13 +140,12 @@ class FrameBuffer:
 
     def feed(self, data: bytes) -> None:
         """Take in what was received."""
+        if self._offset < len(self._data):
+            self._wait_for(0)
         if self._partial:
             self._partial += data
-        elif self._offset == len(self._data):
-            self._data = data
-            self._offset = 0
         else:
-            self._data = self._data[self._offset :] + data
+            self._data = data
             self._offset = 0
 
     def clear(self) -> None:

@@ -1,0 +1,247 @@
+"""Payloads in pieces (SPOE.txt 3.2), which HAProxy up to 3.0 sends."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from .agent import ECHO, ECHOED, SMALL_PAYLOAD, Agent, Connect
+from .rawspop import (
+    ABORT,
+    FIN,
+    FrameType,
+    Peer,
+    SetVar,
+    Status,
+    binary,
+    disconnect,
+    fragments,
+    frame,
+    int64,
+    ipv6,
+    message,
+    notify,
+    read_actions,
+    read_status,
+    text,
+    unset,
+)
+
+FIRST = notify(ECHO[:3], flags=0)
+"""The beginning of a NOTIFY whose ids are 1 and 1."""
+
+LAST = unset(ECHO[3:])
+
+
+def pieces_of(payload: bytes, count: int) -> list[bytes]:
+    edges = [len(payload) * index // count for index in range(count + 1)]
+    return [payload[start:end] for start, end in pairwise(edges)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 100])
+def test_pieces(peer: Peer, count: int) -> None:
+    """A NOTIFY and its UNSETs make one payload, and get one ACK (3.2.3)."""
+    content = bytes(range(256)) * 4
+    payload = message("echo", ("x", binary(content)), ("y", int64(7)))
+    peer.send(*fragments(pieces_of(payload, count), stream_id=300, frame_id=2))
+    assert peer.actions(300, 2) == [
+        SetVar("txn.x", binary(content)),
+        SetVar("txn.y", int64(7)),
+    ]
+    peer.send(disconnect())
+    peer.expect_disconnect(Status.NORMAL)
+
+
+def test_cut_at_every_offset(peer: Peer) -> None:
+    """A cut may fall anywhere, at both ends and inside any value too (3.2)."""
+    values = {"a": text("text"), "b": ipv6("2001:db8::1"), "c": int64(-1)}
+    payload = message("echo", *values.items()) + ECHO
+    expected = [*(SetVar(f"txn.{name}", value) for name, value in values.items())]
+    for cut in range(len(payload) + 1):
+        peer.send(*fragments([payload[:cut], payload[cut:]], frame_id=cut))
+        assert peer.actions(1, cut) == expected + ECHOED, cut
+
+
+def test_empty_pieces(peer: Peer) -> None:
+    """A piece may be empty, and so may all of them (3.2)."""
+    peer.send(*fragments([b"", ECHO[:5], b"", b"", ECHO[5:], b""]))
+    assert peer.actions() == ECHOED
+    peer.send(*fragments([b"", b"", b""]))
+    assert peer.actions() == []
+
+
+def test_one_after_another(peer: Peer) -> None:
+    """Whole and fragmented payloads may follow each other on one connection (3.2)."""
+    peer.send(
+        notify(ECHO, frame_id=1),
+        *fragments([ECHO[:1], ECHO[1:]], frame_id=2),
+        *fragments([ECHO[:9], ECHO[9:]], frame_id=3),
+        notify(ECHO, frame_id=4),
+    )
+    for frame_id in range(1, 5):
+        assert peer.actions(1, frame_id) == ECHOED
+
+
+@pytest.mark.parametrize("rest", [b"", ECHO[3:]], ids=["empty", "with the rest"])
+def test_abort(peer: Peer, rest: bytes) -> None:
+    """ABORT cancels the NOTIFY: no ACK, and its ids may come again (3.2)."""
+    peer.send(
+        FIRST,
+        unset(rest, flags=FIN | ABORT),
+        notify(ECHO, stream_id=3),
+        *fragments([ECHO[:4], ECHO[4:]]),
+        disconnect(),
+    )
+    assert peer.actions(stream_id=3) == ECHOED
+    assert peer.actions() == ECHOED
+    peer.expect_disconnect(Status.NORMAL)
+
+
+def test_abort_without_fin(peer: Peer) -> None:
+    """ABORT demands FIN: without it the frame aborts all the same, or is invalid (3.2).
+
+    In no case does the NOTIFY go on.
+    """
+    peer.send(FIRST, unset(flags=ABORT), LAST, notify(ECHO, stream_id=3), disconnect())
+    *acks, goodbye = peer.frames_to_end()
+    assert [ack.stream_id for ack in acks] in ([], [3])
+    assert read_status(goodbye) == (Status.NORMAL if acks else Status.INVALID)
+
+
+def test_abort_of_a_whole_notify(peer: Peer) -> None:
+    """ABORT can be ignored on an unfragmented payload, or cancel it (3.2)."""
+    peer.send(notify(ECHO, flags=FIN | ABORT), notify(ECHO, stream_id=3), disconnect())
+    *acks, goodbye = peer.frames_to_end()
+    assert [ack.stream_id for ack in acks] in ([1, 3], [3])
+    assert read_status(goodbye) == Status.NORMAL
+
+
+@pytest.mark.parametrize(
+    "interloper",
+    [
+        notify(ECHO, stream_id=3),
+        notify(ECHO, stream_id=1, frame_id=2),
+        notify(ECHO[:5], stream_id=3, flags=0),
+    ],
+    ids=["another stream", "another frame", "another fragmented"],
+)
+def test_interlaced_notify(peer: Peer, interloper: bytes) -> None:
+    """All frames up to the last piece belong to the payload: else code 11 (3.2, 3.5)."""
+    peer.send(FIRST, interloper)
+    peer.expect_disconnect(Status.INTERLACED)
+
+
+@pytest.mark.parametrize("flags", [0, FIN, FIN | ABORT], ids=["none", "FIN", "ABORT"])
+def test_piece_of_nothing(peer: Peer, flags: int) -> None:
+    """An UNSET of an ended or unknown payload is dropped: it may have crossed (3.2.3)."""
+    peer.send(
+        unset(b"piece", flags=flags),
+        notify(ECHO),
+        unset(b"piece", flags=flags),
+        unset(b"piece", stream_id=99, flags=flags),
+        notify(ECHO, stream_id=3),
+    )
+    assert peer.actions() == ECHOED
+    assert peer.actions(stream_id=3) == ECHOED
+
+
+@pytest.mark.parametrize("ids", [(1, 2), (3, 1)], ids=["frame-id", "stream-id"])
+def test_piece_of_another_payload(peer: Peer, ids: tuple[int, int]) -> None:
+    """An UNSET with other ids is dropped, or refused, but never joined in (3.2, 3.5)."""
+    stray = unset(message("echo", ("y", int64(8))), stream_id=ids[0], frame_id=ids[1], flags=0)
+    peer.send(notify(ECHO, flags=0), stray, unset(), disconnect())
+    *acks, goodbye = peer.frames_to_end()
+    assert [read_actions(ack.payload) for ack in acks] in ([], [ECHOED])
+    refusals = (Status.INVALID, Status.INTERLACED, Status.FRAME_ID_NOT_FOUND)
+    assert read_status(goodbye) in ((Status.NORMAL,) if acks else refusals)
+
+
+def test_unknown_frame_between_pieces(peer: Peer) -> None:
+    """Unknown frames are skipped between two pieces as anywhere else (3.2.2)."""
+    peer.send(FIRST, frame(77, b"unknown", flags=0), LAST)
+    assert peer.actions() == ECHOED
+
+
+def test_ack_between_pieces(peer: Peer, other: Peer, key: str) -> None:
+    """An earlier NOTIFY may be acknowledged while a later one is in pieces (3.2.1)."""
+    peer.send(notify(message("hold", ("key", text(key))), stream_id=3))
+    assert peer.request(ECHO, stream_id=5) == ECHOED
+    peer.send(FIRST)
+    released = other.request(message("release", ("key", text(key))))
+    assert released == [SetVar("txn.count", int64(1))]
+    assert peer.actions(stream_id=3) == [SetVar("txn.released", text(key))]
+    peer.send(LAST)
+    assert peer.actions() == ECHOED
+
+
+def test_disconnect_between_pieces(peer: Peer) -> None:
+    """HAPROXY-DISCONNECT ends the connection at any time (3.2.8)."""
+    peer.send(FIRST, disconnect())
+    peer.expect_disconnect(Status.NORMAL)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[ECHO[:5], ECHO[5:-1]], [ECHO, b"\x05"], [b"\xff", b"\xff"]],
+    ids=["truncated", "trailing byte", "garbage"],
+)
+def test_malformed_payload_in_pieces(peer: Peer, pieces: list[bytes]) -> None:
+    """The joined payload is judged as a whole one is (3.2, 3.5)."""
+    peer.send(*fragments(pieces))
+    peer.expect_disconnect(Status.INVALID)
+
+
+def long_message(length: int) -> tuple[int, bytes]:
+    """A message of exactly that many bytes, and how much it asks about."""
+    size = length - len(message("length", ("content", binary(bytes(2288))))) + 2288
+    payload = message("length", ("content", binary(bytes(size))))
+    assert len(payload) == length
+    return size, payload
+
+
+def in_pieces(payload: bytes) -> list[bytes]:
+    return [payload[start : start + 900] for start in range(0, len(payload), 900)]
+
+
+def test_largest_payload(small_agent: Agent, connect: Connect) -> None:
+    """A payload of exactly the agent's limit is put together (3.2)."""
+    peer = connect(small_agent)
+    peer.handshake()
+    size, payload = long_message(SMALL_PAYLOAD)
+    peer.send(*fragments(in_pieces(payload)))
+    assert peer.actions() == [SetVar("txn.length", int64(size))]
+
+
+def test_payload_above_the_limit(small_agent: Agent, connect: Connect) -> None:
+    """A payload of one byte more is refused: by ACK with ABORT, or by code 3 (3.2.3)."""
+    peer = connect(small_agent)
+    peer.handshake()
+    _, payload = long_message(SMALL_PAYLOAD + 1)
+    *opening, end = fragments(in_pieces(payload))
+    peer.send(*opening, end)
+    received = peer.frame()
+    if received.type == FrameType.ACK:
+        assert received[1:4] == (FIN | ABORT, 1, 1)
+        assert peer.request(ECHO, stream_id=3) == ECHOED
+    else:
+        assert read_status(received) == Status.TOO_BIG
+        assert peer.frames_to_end() == []
+
+
+def resident(agent: Agent) -> int:
+    """The bytes of memory that the agent holds now."""
+    with open(f"/proc/{agent.process.pid}/status") as status:
+        (line,) = (line for line in status if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def test_endless_payload(agent: Agent, peer: Peer, other: Peer) -> None:
+    """Pieces without end cost the agent no more memory than its limit (3.2)."""
+    before = resident(agent)
+    piece = unset(bytes(16000), flags=0)
+    peer.send(FIRST)
+    for _ in range(64):
+        peer.offer(piece * 64)
+    assert other.request(ECHO) == ECHOED
+    assert resident(agent) - before < 32 << 20
