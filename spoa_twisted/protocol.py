@@ -80,10 +80,9 @@ class SPOAProtocol(Protocol):
     factory: SPOAFactory
     transport: Connection
 
-    _log = Logger()
-
     def __init__(self, factory: SPOAFactory) -> None:
         self.factory = factory
+        self._log = factory.log
         self._connection = AgentConnection(factory.max_frame_size, factory.max_payload_size, factory.async_)
         self._pending: dict[Deferred[bytes], bytes] = {}
         # The limit for what is due: the HELLO, the taking of what was written, the end.
@@ -101,7 +100,6 @@ class SPOAProtocol(Protocol):
     def connectionMade(self) -> None:
         """Wait for the HELLO, but not for ever."""
         self._peer = describe(self.transport.getPeer())
-        self._log.debug("{peer}: connected", peer=self._peer)
         self.factory.connections.add(self)
         if self.factory.hello_timeout:
             self._timer = self.factory.reactor.callLater(self.factory.hello_timeout, self._hello_timed_out)
@@ -204,7 +202,7 @@ class SPOAProtocol(Protocol):
 
     def _greeted(self, hello: HAProxyHello) -> None:
         self._stop_timer()
-        self._log.debug("{peer}: {hello}", peer=self._peer, hello=hello)
+        self._log.debug("{peer}: {hello!r}", peer=self._peer, hello=hello)
         if self._connection.async_ and not hello.healthcheck:
             self._engine = self.factory.engine(hello.engine_id)
             self._engine.add(self)
@@ -390,14 +388,14 @@ class SPOAFactory(Factory):
     :param handler_timeout: how long a handler without a timeout of its own may take; 0 for any time.
     :param async_: announce the capability ``async`` (SPOE.txt, section 3.2.1): an ACK whose connection is gone then
         leaves on another one of the same engine. HAProxy <= 3.0 knows it.
+    :param log: what the connections are logged to: their beginnings and ends at the level debug, what a peer or the
+        handlers do wrong above.
     :param reactor: what tells the time and runs threads; Twisted's own unless given.
     :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
     :raises ValueError: for a limit that makes no sense.
     """
 
     noisy = False
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -411,6 +409,7 @@ class SPOAFactory(Factory):
         hello_timeout: float = DEFAULT_HELLO_TIMEOUT,
         handler_timeout: float = DEFAULT_HANDLER_TIMEOUT,
         async_: bool = False,
+        log: Logger | None = None,
         reactor: IReactorTime | None = None,
     ) -> None:
         self.use(handlers)
@@ -439,6 +438,7 @@ class SPOAFactory(Factory):
         self.hello_timeout = hello_timeout
         self.handler_timeout = handler_timeout
         self.async_ = async_
+        self.log = log or Logger("spoa_twisted.protocol")
         self.reactor = reactor
         #: The open connections.
         self.connections: set[SPOAProtocol] = set()
@@ -460,7 +460,7 @@ class SPOAFactory(Factory):
         if len(self.connections) >= self.max_connections:
             if not self._full:
                 self._full = True
-                self._log.warn("max_connections, {limit}, are open: new ones are refused", limit=self.max_connections)
+                self.log.warn("max_connections, {limit}, are open: new ones are refused", limit=self.max_connections)
             return None
         return SPOAProtocol(self)
 
@@ -505,7 +505,7 @@ class SPOAFactory(Factory):
             protocol.drain()
 
     def _abort_all(self) -> None:
-        self._log.warn("{count} connections were not drained in time", count=len(self.connections))
+        self.log.warn("{count} connections were not drained in time", count=len(self.connections))
         for protocol in list(self.connections):
             protocol.abort()
 

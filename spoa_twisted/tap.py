@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Final, NoReturn
 
 from twisted.internet.endpoints import serverFromString
+from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.usage import Options as UsageOptions
 
 from spoa_twisted.handlers import Handlers
@@ -46,6 +47,7 @@ class Options(UsageOptions):
 
     optFlags = [
         ["async", None, "Announce the capability async, for HAProxy up to 3.0."],
+        ["debug", None, "Log the beginning and the end of each connection too, health checks included."],
     ]
     optParameters = [
         ["max-frame-size", None, DEFAULT_MAX_FRAME_SIZE, "The longest frame, in bytes.", int],
@@ -98,6 +100,7 @@ def makeService(options: Options) -> SPOAService:
             hello_timeout=options["hello-timeout"],
             handler_timeout=options["handler-timeout"],
             async_=bool(options["async"]),
+            log=_log(bool(options["debug"])),
         )
         endpoints = [_endpoint(text) for text in options["listen"]]
         return _Agent(factory, endpoints, drain_timeout=options["drain-timeout"])
@@ -131,6 +134,13 @@ def load(specification: str) -> IHandlers:
         _refuse(f"{attribute!r} of {source} is a {type(handlers).__name__}, not Handlers")
     result: IHandlers = handlers
     return result
+
+
+def _log(debug: bool) -> Logger:
+    # twistd has no level below which it logs nothing, and HAProxy's health checks come every two seconds.
+    level = LogLevel.debug if debug else LogLevel.info
+    observer = FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(level)])
+    return Logger("spoa_twisted.protocol", observer=observer)
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -73,6 +73,8 @@ class TestListening:
         with pytest.raises(ValueError, match=text):
             SPOAService(factory(), endpoints, reactor=MemoryReactorClock(), **options)
 
+    # Twisted before 23 leaves the socket that it could not bind to the garbage collector.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest_twisted.ensureDeferred
     async def test_what_cannot_be_listened_on_stops_all(self) -> None:
         """The error is raised, and the other endpoints are closed."""

@@ -365,6 +365,23 @@ def test_a_daemon_serves_and_stops(start: Callable[..., Agent], folder: Path) ->
         raise
 
 
+@pytest.mark.parametrize(("options", "seen"), [([], False), (["--debug"], True)])
+def test_health_checks_are_logged_when_asked_for(
+    options: list[str], seen: bool, start: Callable[..., Agent], folder: Path
+) -> None:
+    """twistd logs whatever it gets: an agent that HAProxy checks every two seconds says nothing of it by default."""
+    agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", "--listen=unix:agent.sock", *options)
+    agent.wait_for("SPOA listening")
+    with Engine("agent.sock"):
+        pass
+    with Engine("agent.sock") as engine:
+        agent.process.send_signal(signal.SIGTERM)
+        assert engine.next_event().status_code == 0
+    agent.ended()
+    assert ("HAProxyHello(" in agent.output) is seen
+    assert ("ended: Connection was closed cleanly" in agent.output) is seen
+
+
 def test_help_tells_of_every_option(start: Callable[..., Agent]) -> None:
     """And what it is by default."""
     agent = start(*TWISTD, "spoa", "--help")
