@@ -88,9 +88,15 @@ def checkout(tmp_path: Path) -> Iterator[Checkout]:
 
 
 def children_of(pid: int) -> list[int]:
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    """Return the processes whose parent is ``pid``."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        # Other processes may end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid:
+                children.append(int(stat.parent.name))
+    return children
 
 
 def test_a_request_is_allowed_and_one_refused(checkout: Checkout, branch: Branch) -> None:
@@ -98,11 +104,22 @@ def test_a_request_is_allowed_and_one_refused(checkout: Checkout, branch: Branch
     ended = checkout.run(*checkout.demo, "--once", environment=checkout.with_haproxy(branch.executable))
 
     assert ended.returncode == 0, ended.stdout
-    assert "\n127.0.0.1   allowed  200 OK\n127.0.0.66  refused  403 Forbidden\n" in ended.stdout
-    assert " -m twisted --log-format=text spoa --handlers examples/ip_reputation/handlers.py\n" in ended.stdout
+    assert ended.stdout.endswith("\n\n127.0.0.1   allowed  200 OK\n127.0.0.66  refused  403 Forbidden\n")
+    assert " -m twisted --log-format=text spoa --handlers examples/ip_reputation/handlers.py --listen " in ended.stdout
     assert f"SPOA listening on 127.0.0.1:{checkout.ports[2]}\n" in ended.stdout
     for held in checkout.reserved:
         held.listen()
+
+
+def test_an_answer_is_not_as_it_should_be(checkout: Checkout) -> None:
+    """The demo shows it, and its exit status is 1."""
+    handlers = checkout.folder / "examples" / "ip_reputation" / "handlers.py"
+    handlers.write_text(handlers.read_text().replace(": 80", ": 40"))
+
+    ended = checkout.run(*checkout.demo, "--once", environment=ENVIRONMENT)
+
+    assert ended.returncode == 1
+    assert ended.stdout.endswith("\n\n127.0.0.1   allowed  200 OK\n127.0.0.66  allowed  200 OK\n")
 
 
 def test_the_package_has_a_haproxy(checkout: Checkout) -> None:

@@ -1,0 +1,1 @@
+"""Real HAProxy binaries, one of each branch found, against the agent."""

@@ -1,0 +1,123 @@
+"""A HAProxy of each branch, agents in this process and in others, and what they all printed beside a failure."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+
+from spoa_twisted import IHandlers, SPOAFactory, SPOAService
+
+from .branches import Branch, NoHAProxy, find_branches
+from .harness import AgentProcess, HAProxy, Process, as_server
+
+STOP_LIMIT = 20.0
+
+_processes = pytest.StashKey[list[Process]]()
+_branches = pytest.StashKey[list[Branch]]()
+
+StartHAProxy = Callable[..., HAProxy]
+StartAgent = Callable[..., AgentProcess]
+Serve = Callable[..., str]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "branch" not in metafunc.fixturenames:
+        return
+    stash = metafunc.config.stash
+    if _branches not in stash:
+        try:
+            stash[_branches] = find_branches()
+        except NoHAProxy as error:
+            pytest.fail(str(error), pytrace=False)
+    metafunc.parametrize("branch", stash[_branches], ids=lambda branch: branch.name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for process in item.stash.get(_processes, []):
+            report.sections.append((type(process).__name__, process.describe()))
+    return report
+
+
+@pytest_twisted.async_yield_fixture
+async def processes(request: pytest.FixtureRequest) -> AsyncIterator[list[Process]]:
+    """The processes that the test started; those left over are killed."""
+    started = request.node.stash[_processes] = []
+    yield started
+    for process in started:
+        await process.kill()
+
+
+@pytest.fixture
+def start_haproxy(branch: Branch, processes: list[Process], tmp_path: Path) -> StartHAProxy:
+    """Starts a HAProxy; see :class:`HAProxy` for the arguments."""
+    numbers = count(1)
+
+    def start(server: str, **configuration: str) -> HAProxy:
+        folder = tmp_path / f"haproxy{next(numbers)}"
+        folder.mkdir()
+        haproxy = HAProxy(branch, folder, server, **configuration)
+        processes.append(haproxy)
+        return haproxy
+
+    return start
+
+
+@pytest.fixture
+def start_agent(processes: list[Process]) -> StartAgent:
+    """Starts an agent in a process of its own; see :class:`AgentProcess` for the arguments."""
+
+    def start(*options: str, **keywords: Any) -> AgentProcess:
+        agent = AgentProcess(*options, **keywords)
+        processes.append(agent)
+        return agent
+
+    return start
+
+
+@pytest_twisted.async_yield_fixture
+async def serve(processes: list[Process]) -> AsyncIterator[Serve]:
+    """Starts an agent in this process, and returns where it listens, as HAProxy writes it."""
+    services: list[SPOAService] = []
+
+    def serve(
+        handlers: IHandlers, endpoint: str | IStreamServerEndpoint = "tcp:0:interface=127.0.0.1", **limits: Any
+    ) -> str:
+        service = SPOAService(SPOAFactory(handlers, **limits), [endpoint])
+        service.startService()
+        services.append(service)
+        return as_server(service.addresses[0])
+
+    yield serve
+    # With its connections gone an agent stops at once.
+    for process in processes:
+        await process.kill()
+    for service in services:
+        await service.stopService().addTimeout(STOP_LIMIT, reactor)
+
+
+@pytest.fixture
+def agent_log() -> Iterator[list[str]]:
+    """What the agents in this process log above the level debug, apart from where they listen."""
+    lines: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        ours = str(event.get("log_namespace", "")).startswith("spoa_twisted")
+        if ours and event["log_level"] > LogLevel.debug:
+            line = formatEvent(event)
+            if not line.startswith("SPOA listening on "):
+                lines.append(line)
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)

@@ -1,0 +1,343 @@
+"""What the tests are made of: processes, a HAProxy with its configuration, an agent in a process of its own.
+
+Nothing here sleeps or guesses a port. HAProxy takes its listeners from sockets that listen before it starts, so the
+kernel queues what comes too early; an agent on port 0 is asked, or says, which port it got; and whatever else has to
+have happened before a test may go on is read from what the processes print.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ProcessProtocol, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from .branches import Branch
+
+AsyncTest = Callable[..., Coroutine[Deferred[Any], Any, None]]
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+#: Seconds for a whole test.
+TEST_LIMIT = 40.0
+
+#: Exit statuses of an agent that ended as it was told to. Since 24.10, Twisted ends by the signal that stopped it.
+STOPPED = (0, -signal.SIGTERM)
+
+#: Seconds for a process that was killed.
+KILL_LIMIT = 10.0
+
+#: In the child of a Process, the number of the first socket that was passed on; where systemd's begin, too.
+FIRST_SOCKET = 3
+
+# The frontend origin-web is the web server: HAProxy itself. HAProxy needs no agent for it.
+HAPROXY_CFG = """\
+global
+    maxconn 500
+    {process}
+
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+
+frontend web
+    bind fd@{web_fd}
+    filter spoe engine test config {spoe_conf}
+    http-after-response set-header spoe-error %[var(txn.spoa.error)] if {{ var(txn.spoa.error) -m found }}
+{web}
+
+backend origin
+    server origin 127.0.0.1:{origin_port}
+
+frontend origin-web
+    bind fd@{origin_fd}
+{origin}
+
+backend agents
+    mode {mode}
+    {backend}
+    server agent {server}
+"""
+
+# The time for processing is long enough for a slow machine, and shorter than a test may take.
+SPOE_CONF = """\
+[test]
+spoe-agent test
+    use-backend agents
+    option var-prefix spoa
+    option set-on-error error
+    timeout hello 10s
+    timeout idle 30s
+    timeout processing 15s
+{spoe}
+"""
+
+
+def bounded(test: AsyncTest) -> AsyncTest:
+    """Run an async test on the reactor, and let it fail when it takes too long: pytest-twisted has no limit."""
+
+    @pytest_twisted.ensureDeferred
+    @functools.wraps(test)
+    async def run(**fixtures: Any) -> None:
+        await Deferred.fromCoroutine(test(**fixtures)).addTimeout(TEST_LIMIT, reactor)
+
+    return run
+
+
+def bound_socket() -> socket.socket:
+    """Return a socket on a port of its own, which refuses connections until it listens."""
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    return bound
+
+
+def listening_socket() -> socket.socket:
+    """Return a socket on a port of its own, whose connections are queued until somebody accepts them."""
+    listening = bound_socket()
+    listening.listen(128)
+    return listening
+
+
+def as_server(address: IAddress) -> str:
+    """Return ``address`` as the line ``server`` of HAProxy writes it."""
+    if isinstance(address, UNIXAddress):
+        return f"unix@{os.fsdecode(address.name)}"
+    return f"{address.host}:{address.port}"
+
+
+def shown(*variables: str) -> str:
+    """Return rules that answer with a header for each of ``variables`` that is set, even if it is empty."""
+    show = "    http-after-response set-header {0} %[var({0})] if {{ var({0}) -m found }}\n"
+    return "".join(show.format(variable) for variable in variables) + "    http-request return status 200\n"
+
+
+class Process(ProcessProtocol):
+    """A child process, with all that it printed."""
+
+    def __init__(
+        self, arguments: Sequence[str], *, sockets: Sequence[socket.socket] = (), environment: Mapping[str, str] = {}
+    ) -> None:
+        self.output = ""
+        #: The exit status, negative for a signal, and ``None`` while it runs.
+        self.status: int | None = None
+        self._waiting: list[Deferred[None]] = []
+        passed_on = {FIRST_SOCKET + i: passed.fileno() for i, passed in enumerate(sockets)}
+        self._process = reactor.spawnProcess(
+            self,
+            arguments[0],
+            arguments,
+            env={**os.environ, **environment},
+            path=str(ROOT),
+            childFDs={0: "w", 1: "r", 2: "r", **passed_on},
+        )
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self.output += data.decode(errors="replace")
+        self._changed()
+
+    def processEnded(self, reason: Failure) -> None:
+        self.status = reason.value.exitCode if reason.value.signal is None else -reason.value.signal
+        self._changed()
+
+    def describe(self) -> str:
+        """Return what a reader of a failed test wants to know of it."""
+        return f"exit status: {self.status}\n{self.output}"
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.signalProcess(int(number))
+
+    async def said(self, pattern: str) -> re.Match[str]:
+        """Wait until it has printed what matches ``pattern``, which it cannot do any more when it has ended."""
+        while (match := re.search(pattern, self.output)) is None:
+            assert self.status is None, f"it ended without {pattern!r}"
+            await self._change()
+        return match
+
+    async def ended(self) -> int:
+        """Wait for its end, and return the exit status."""
+        while self.status is None:
+            await self._change()
+        return self.status
+
+    async def kill(self) -> None:
+        try:
+            self.signal(signal.SIGKILL)
+        except ProcessExitedAlready:
+            return
+        await Deferred.fromCoroutine(self.ended()).addTimeout(KILL_LIMIT, reactor)
+
+    def _change(self) -> Deferred[None]:
+        change: Deferred[None] = Deferred()
+        self._waiting.append(change)
+        return change
+
+    def _changed(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for change in waiting:
+            change.callback(None)
+
+
+class AgentProcess(Process):
+    """An agent on the command line, with the handlers of ``handlers.py``."""
+
+    def __init__(self, *options: str, socket: socket.socket | None = None) -> None:
+        command = [sys.executable, "-m", "twisted", "--log-format=text", "spoa", f"--handlers={HERE / 'handlers.py'}"]
+        environment = {"PYTHONUNBUFFERED": "1"}
+        if socket is not None:
+            # As systemd passes on the socket of a service. Which process that is, only the process itself knows.
+            environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "spoa"}
+            command = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *command]
+            command.append("--listen=systemd:domain=INET:name=spoa")
+        super().__init__([*command, *options], sockets=[] if socket is None else [socket], environment=environment)
+
+    async def address(self) -> str:
+        """Wait until it listens, and return where, as the line ``server`` of HAProxy writes it."""
+        address = (await self.said(r"SPOA listening on (\S+)\n"))[1]
+        return f"unix@{address}" if address.startswith("/") else address
+
+
+@dataclass(frozen=True)
+class Response:
+    """HAProxy's answer to a client."""
+
+    status: int
+    headers: dict[str, str]
+
+    def __getitem__(self, header: str) -> str | None:
+        """Return a header's value, ``None`` for none."""
+        return self.headers.get(header)
+
+    @property
+    def error(self) -> str | None:
+        """What HAProxy set the variable of ``option set-on-error`` to: ``None`` when nothing failed."""
+        return self["spoe-error"]
+
+
+class Client(Protocol):
+    """A web client's connection: one request after the other."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._answer: Deferred[Response] | None = None
+
+    async def get(self, path: str = "/", **headers: str) -> Response:
+        return await self._request("GET", path, headers, b"")
+
+    async def post(self, path: str, body: bytes, **headers: str) -> Response:
+        return await self._request("POST", path, {"content-length": str(len(body)), **headers}, body)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end or self._answer is None:
+            return
+        status_line, *lines = head.decode("utf-8", "surrogateescape").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = int(headers["content-length"])
+        if len(body) < length:
+            return
+        self._received = body[length:]
+        answer, self._answer = self._answer, None
+        answer.callback(Response(int(status_line.split()[1]), headers))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._answer is not None:
+            self._answer.errback(reason)
+
+    def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Deferred[Response]:
+        lines = [f"{method} {path} HTTP/1.1", "host: web", *[f"{name}: {value}" for name, value in headers.items()]]
+        self._answer = Deferred()
+        self.transport.write("\r\n".join([*lines, "\r\n"]).encode("utf-8", "surrogateescape") + body)
+        return self._answer
+
+
+class HAProxy(Process):
+    """A HAProxy of ``branch`` between a client and an agent.
+
+    :param folder: where its configuration is written.
+    :param server: where the agent is, with the options of HAProxy's ``server``.
+    :param spoe: the rest of the section spoe-agent, and the sections spoe-message and spoe-group.
+    :param web: the rules of the frontend that the client talks to.
+    :param origin: the rules of the web server.
+    :param backend: options of the agent's backend.
+    :param process: settings of the section global.
+    """
+
+    def __init__(
+        self,
+        branch: Branch,
+        folder: Path,
+        server: str,
+        *,
+        spoe: str,
+        web: str,
+        origin: str = "    http-request return status 200",
+        backend: str = "",
+        process: str = "",
+    ) -> None:
+        web_socket, origin_socket = listening_socket(), listening_socket()
+        spoe_conf, haproxy_cfg = folder / "spoe.conf", folder / "haproxy.cfg"
+        spoe_conf.write_text(SPOE_CONF.format(spoe=spoe))
+        self.configuration = HAPROXY_CFG.format(
+            web_fd=FIRST_SOCKET,
+            origin_fd=FIRST_SOCKET + 1,
+            origin_port=origin_socket.getsockname()[1],
+            spoe_conf=spoe_conf,
+            mode="spop" if branch.rewritten else "tcp",
+            server=server,
+            web=web,
+            origin=origin,
+            backend=backend,
+            process=process,
+        )
+        haproxy_cfg.write_text(self.configuration)
+        self.configuration += "\n" + spoe_conf.read_text()
+        self._port: int = web_socket.getsockname()[1]
+        # Passed on and closed here: a HAProxy that has ended refuses its clients instead of letting them wait.
+        with web_socket, origin_socket:
+            super().__init__(
+                [str(branch.executable), "-db", "-f", str(haproxy_cfg)], sockets=[web_socket, origin_socket]
+            )
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        """A client with a connection for several requests."""
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self._port)
+        client = await connectProtocol(endpoint, Client())
+        try:
+            yield client
+        finally:
+            client.transport.loseConnection()
+
+    async def get(self, path: str = "/", **headers: str) -> Response:
+        """Get ``path`` over a connection of its own."""
+        async with self.client() as client:
+            return await client.get(path, **headers)
+
+    async def post(self, path: str, body: bytes, **headers: str) -> Response:
+        """Post ``body`` over a connection of its own."""
+        async with self.client() as client:
+            return await client.post(path, body, **headers)
+
+    def describe(self) -> str:
+        return f"{self.configuration}\n{super().describe()}"

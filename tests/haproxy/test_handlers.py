@@ -1,0 +1,254 @@
+"""Every kind of handler, every event, and what is left of a NOTIFY whose handlers fail."""
+
+from __future__ import annotations
+
+import signal
+from threading import current_thread
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from spoa_twisted import Handlers, IHandlers, Message, Variables
+
+from .conftest import Serve, StartAgent, StartHAProxy
+from .harness import STOPPED, bounded, shown
+
+ONE_MESSAGE = """\
+    messages one
+
+spoe-message one
+    event on-frontend-http-request
+"""
+
+
+@implementer(IHandlers)
+class Recorder:
+    """Handlers that note which messages came together."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.notifies: list[list[str]] = []
+        self._handlers = handlers
+
+    def respond(
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float
+    ) -> bytes | Deferred[bytes]:
+        self.notifies.append([message.name for message in messages])
+        return self._handlers.respond(messages, max_size, reactor, timeout)
+
+
+@bounded
+async def test_kinds_of_handlers(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
+    """Plain functions, Deferreds, coroutines and threads answer the messages of one NOTIFY together."""
+    handlers = Handlers()
+
+    @handlers.message("plain")
+    def plain(path: str) -> Variables:
+        return {"txn.plain": path}
+
+    @handlers.message("deferred")
+    def deferred(path: str) -> Deferred[Variables]:
+        return deferLater(reactor, 0.01, lambda: {"txn.deferred": path})
+
+    @handlers.message("coroutine")
+    async def coroutine(path: str) -> Variables:
+        return {"txn.coroutine": path}
+
+    @handlers.message("waiting-coroutine")
+    async def waiting_coroutine(path: str) -> Variables:
+        await deferLater(reactor, 0.01)
+        return {"txn.waiting_coroutine": path}
+
+    main_thread = current_thread()
+
+    @handlers.message("thread", blocking=True)
+    def thread(path: str) -> Variables:
+        return {"txn.thread": path, "txn.other_thread": current_thread() is not main_thread}
+
+    recorder = Recorder(handlers)
+    haproxy = start_haproxy(
+        serve(recorder),
+        spoe="""\
+    messages plain deferred coroutine waiting-coroutine thread
+
+spoe-message plain
+    args path=path
+    event on-frontend-http-request
+
+spoe-message deferred
+    args path=path
+    event on-frontend-http-request
+
+spoe-message coroutine
+    args path=path
+    event on-frontend-http-request
+
+spoe-message waiting-coroutine
+    args path=path
+    event on-frontend-http-request
+
+spoe-message thread
+    args path=path
+    event on-frontend-http-request
+""",
+        web=shown(
+            "txn.spoa.plain",
+            "txn.spoa.deferred",
+            "txn.spoa.coroutine",
+            "txn.spoa.waiting_coroutine",
+            "txn.spoa.thread",
+            "txn.spoa.other_thread",
+        ),
+    )
+
+    response = await haproxy.get("/here")
+
+    assert response.error is None
+    assert response["txn.spoa.plain"] == "/here"
+    assert response["txn.spoa.deferred"] == "/here"
+    assert response["txn.spoa.coroutine"] == "/here"
+    assert response["txn.spoa.waiting_coroutine"] == "/here"
+    assert response["txn.spoa.thread"] == "/here"
+    assert response["txn.spoa.other_thread"] == "1"
+    assert recorder.notifies == [["plain", "deferred", "coroutine", "waiting-coroutine", "thread"]]
+    assert agent_log == []
+
+
+@bounded
+async def test_failing_handlers(start_agent: StartAgent, start_haproxy: StartHAProxy) -> None:
+    """A handler that raises, one that is late and one whose result cannot be sent yield their on_error; the other
+    one's variables are set, and HAProxy sees no error.
+    """
+    agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
+    haproxy = start_haproxy(
+        await agent.address(),
+        spoe="""\
+    messages raise late unsendable score
+
+spoe-message raise
+    event on-frontend-http-request
+
+spoe-message late
+    event on-frontend-http-request
+
+spoe-message unsendable
+    event on-frontend-http-request
+
+spoe-message score
+    event on-frontend-http-request
+""",
+        web=shown("txn.spoa.raised", "txn.spoa.late", "txn.spoa.unsendable", "txn.spoa.score"),
+    )
+
+    response = await haproxy.get()
+
+    assert (response.status, response.error) == (200, None)
+    assert response["txn.spoa.raised"] == "1"
+    assert response["txn.spoa.late"] == "1"
+    assert response["txn.spoa.unsendable"] == "1"
+    assert response["txn.spoa.score"] == "42"
+    await agent.said("took longer than 0.2 s")
+    assert agent.output.count("RuntimeError: boom") == 1
+
+
+@bounded
+async def test_events(serve: Serve, start_haproxy: StartHAProxy) -> None:
+    """Each event, and each group, is a NOTIFY with all of its messages, whose variables the next one finds."""
+    handlers = Handlers()
+
+    @handlers.default
+    def count_up(count: int | None) -> Variables:
+        return {"sess.count": (count or 0) + 1}
+
+    recorder = Recorder(handlers)
+    haproxy = start_haproxy(
+        serve(recorder),
+        spoe="""\
+    messages session request request-too request-elsewhere origin response
+    groups group
+
+spoe-message session
+    args count=var(sess.spoa.count)
+    event on-client-session
+
+spoe-message request
+    args count=var(sess.spoa.count)
+    event on-frontend-http-request
+
+spoe-message request-too
+    args count=var(sess.spoa.count)
+    event on-frontend-http-request
+
+spoe-message request-elsewhere
+    args count=var(sess.spoa.count)
+    event on-frontend-http-request if { path /elsewhere }
+
+spoe-message origin
+    args count=var(sess.spoa.count)
+    event on-backend-http-request
+
+spoe-message response
+    args count=var(sess.spoa.count)
+    event on-http-response
+
+spoe-message grouped
+    args count=var(sess.spoa.count)
+
+spoe-message grouped-too
+    args count=var(sess.spoa.count)
+
+spoe-group group
+    messages grouped grouped-too
+""",
+        web="""\
+    http-request send-spoe-group test group
+    http-response set-header count %[var(sess.spoa.count)]
+    default_backend origin
+""",
+    )
+
+    response = await haproxy.get()
+
+    assert response.error is None
+    assert recorder.notifies == [
+        ["session"],
+        ["request", "request-too"],
+        ["grouped", "grouped-too"],
+        ["origin"],
+        ["response"],
+    ]
+    # Those of one NOTIFY are told the same count.
+    assert response["count"] == "5"
+
+
+@pytest.mark.parametrize("variables", [None, {}, {"txn.unknown": None}], ids=["None", "empty", "unset"])
+@bounded
+async def test_nothing_to_set(
+    serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str], variables: Variables | None
+) -> None:
+    """An ACK that sets nothing lets the request go on without an error."""
+    server = serve(Handlers({"one": lambda: variables}))
+    haproxy = start_haproxy(server, spoe=ONE_MESSAGE, web="    http-request return status 200\n")
+
+    responses = [await haproxy.get(), await haproxy.get()]
+
+    assert [(response.status, response.error) for response in responses] == [(200, None)] * 2
+    assert agent_log == []
+
+
+@bounded
+async def test_no_handler(start_agent: StartAgent, start_haproxy: StartHAProxy) -> None:
+    """A message without a handler sets nothing, fails nothing, and is logged once."""
+    agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
+    haproxy = start_haproxy(await agent.address(), spoe=ONE_MESSAGE, web="    http-request return status 200\n")
+
+    responses = [await haproxy.get(), await haproxy.get()]
+
+    assert [(response.status, response.error) for response in responses] == [(200, None)] * 2
+    # It prints in order: what it says of its end comes after what it said of the requests.
+    agent.signal(signal.SIGTERM)
+    assert await agent.ended() in STOPPED
+    assert agent.output.count("no handler for the message") == 1

@@ -1,0 +1,56 @@
+"""HAProxy asks whether the agent is alive."""
+
+from __future__ import annotations
+
+import socket
+
+from twisted.internet import reactor
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint
+
+from spoa_twisted import Handlers, Message
+
+from .branches import Branch
+from .conftest import Serve, StartHAProxy
+from .harness import bound_socket, bounded, shown
+
+
+@bounded
+async def test_health_check(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
+    """Without an agent requests go on at once with an error; ``option spop-check`` finds the agent when it comes,
+    calls no handler and leaves nothing in its log.
+    """
+    received: list[Message] = []
+    handlers = Handlers()
+
+    @handlers.message("score")
+    def score(message: Message) -> dict[str, int]:
+        received.append(message)
+        return {"txn.score": 42}
+
+    with bound_socket() as agents_socket:
+        haproxy = start_haproxy(
+            f"127.0.0.1:{agents_socket.getsockname()[1]} check inter 100ms rise 3 fall 1",
+            backend="option spop-check",
+            spoe="""\
+    messages score
+
+spoe-message score
+    event on-frontend-http-request
+""",
+            web=shown("txn.spoa.score"),
+        )
+        await haproxy.said("Server agents/agent is DOWN")
+        without_agent = await haproxy.get()
+
+        agents_socket.listen()
+        serve(handlers, AdoptedStreamServerEndpoint(reactor, agents_socket.detach(), socket.AF_INET))
+    await haproxy.said("Server agents/agent is UP")
+    assert received == []
+    with_agent = await haproxy.get()
+
+    assert (without_agent.status, without_agent["txn.spoa.score"]) == (200, None)
+    # "No server is up" for the old, "connection closed" for the new.
+    assert without_agent.error == ("257" if branch.rewritten else "2")
+    assert (with_agent.status, with_agent.error, with_agent["txn.spoa.score"]) == (200, None, "42")
+    assert len(received) == 1
+    assert agent_log == []

@@ -1,0 +1,97 @@
+"""NOTIFYs and ACKs of the sizes that HAProxy has trouble with."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from spoa_twisted import Handlers, IHandlers, Message, Variables
+from spoa_twisted.spop.actions import encode_actions
+
+from .branches import Branch
+from .conftest import Serve, StartHAProxy
+from .harness import bounded, shown
+
+BODY = bytes(range(256)) * 150
+
+ONE_MESSAGE = """\
+    messages one
+
+spoe-message one
+    event on-frontend-http-request
+"""
+
+SHOW_LENGTH = """\
+    http-request return status 200 hdr length %[var(txn.spoa.value),length]
+"""
+
+
+@bounded
+async def test_body_bigger_than_a_frame(
+    branch: Branch, serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]
+) -> None:
+    """HAProxy <= 3.0 sends it in fragments, and the handler gets it whole. Later ones cannot: they say so, and
+    what comes after is none the worse for it.
+    """
+    received: list[bytes] = []
+
+    def scan(body: bytes) -> Variables:
+        received.append(body)
+        return {"txn.size": len(body)}
+
+    haproxy = start_haproxy(
+        serve(Handlers({"scan": scan})),
+        process="tune.bufsize 65536",
+        spoe="""\
+    max-frame-size 1024
+    messages scan
+
+spoe-message scan
+    args body=req.body
+    event on-frontend-http-request
+""",
+        web="    option http-buffer-request\n" + shown("txn.spoa.size"),
+    )
+
+    big = await haproxy.post("/", BODY)
+    small = await haproxy.post("/", BODY[:800])
+
+    if branch.rewritten:
+        assert (big.status, big.error, big["txn.spoa.size"]) == (200, "3", None)
+        assert received == [BODY[:800]]
+    else:
+        assert (big.status, big.error, big["txn.spoa.size"]) == (200, None, str(len(BODY)))
+        assert received == [BODY, BODY[:800]]
+    assert (small.status, small.error, small["txn.spoa.size"]) == (200, None, "800")
+    assert agent_log == []
+
+
+@implementer(IHandlers)
+class LongestAnswer:
+    """Answers with the longest string that fits."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+
+    def respond(self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float) -> bytes:
+        length = max_size
+        while len(actions := encode_actions({"txn.value": "x" * length})) > max_size:
+            length -= 1
+        assert len(actions) == max_size
+        self.lengths.append(length)
+        return actions
+
+
+@bounded
+async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
+    """HAProxy takes the longest ACK that the agent lets handlers make, and what comes after it."""
+    handlers = LongestAnswer()
+    haproxy = start_haproxy(serve(handlers), spoe=ONE_MESSAGE, web=SHOW_LENGTH)
+
+    responses = [await haproxy.get() for _ in range(3)]
+
+    # Of the buffer's 16384 bytes, the frame may use nearly all.
+    assert min(handlers.lengths) > 16000
+    assert [response.error for response in responses] == [None] * 3
+    assert [response["length"] for response in responses] == [str(length) for length in handlers.lengths]
+    assert agent_log == []

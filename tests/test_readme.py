@@ -1,0 +1,637 @@
+"""Every code block of README.rst does what the README says, and its tables are true."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import datetime as dt
+import http.client
+import http.server
+import inspect
+import ipaddress
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from docutils import nodes
+from docutils.core import publish_doctree
+
+from spoa_twisted import (
+    NULL,
+    Handlers,
+    IHandlers,
+    Int32,
+    Int64,
+    Message,
+    SPOAFactory,
+    SPOAService,
+    SPOEClient,
+    UInt32,
+    UInt64,
+)
+from spoa_twisted.service import DEFAULT_ENDPOINT
+from spoa_twisted.spop.typeddata import DataType, encode_typed_data
+from spoa_twisted.tap import Options, load
+from spoa_twisted.testing import FakeHAProxy
+from tests import readme_commands
+from tests.haproxy.branches import Branch, NoHAProxy, find_branches
+from tests.test_examples import ENVIRONMENT, ROOT, Checkout, checkout
+
+__all__ = ["checkout"]  # a fixture
+
+TEXT = readme_commands.README.read_text("utf-8")
+
+
+def name_blocks() -> dict[str, str]:
+    """Return the code blocks: a file by its name, which its first line says; others by section and number."""
+    named: dict[str, str] = {}
+    sections: dict[str, int] = {}
+    for block in readme_commands.blocks():
+        sections[block.section] = sections.get(block.section, 0) + 1
+        first = block.text.partition("\n")[0]
+        name = first[2:] if first.startswith("# ") else f"{block.section} {sections[block.section]}"
+        assert name not in named
+        named[name] = block.text
+    return named
+
+
+BLOCKS = name_blocks()
+RUN: set[str] = set()
+
+
+def readme(**names: str) -> pytest.MarkDecorator:
+    """Give a test code blocks as arguments, and count them as run."""
+    RUN.update(names.values())
+    return pytest.mark.parametrize(tuple(names), [[BLOCKS[name] for name in names.values()]], ids=["README"])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "branch" in metafunc.fixturenames:
+        try:
+            branches = find_branches()
+        except NoHAProxy as error:
+            pytest.fail(str(error), pytrace=False)
+        metafunc.parametrize("branch", branches, ids=lambda branch: branch.name)
+
+
+# What the blocks are run with.
+
+
+class App(http.server.BaseHTTPRequestHandler):
+    """The web server behind HAProxy: it answers with the user that HAProxy tells it."""
+
+    def do_GET(self) -> None:
+        body = f"user: {self.headers.get('X-User')}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing."""
+
+
+@dataclass
+class Program:
+    """A command that runs, what it printed until it was ready, and where it then listens."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+    port: str = ""
+
+    def stop(self) -> str:
+        """End it as a service manager does; return all that it printed."""
+        self.process.terminate()
+        self.lines.append(self.process.communicate()[0])
+        return "".join(self.lines)
+
+
+class Machine:
+    """A folder to work in, and a PATH with the programs of this package and of Twisted."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self._stack = stack
+        programs = folder / ".programs"
+        programs.mkdir()
+        setup = configparser.ConfigParser()
+        setup.read(ROOT / "setup.cfg")
+        scripts = dict(
+            line.split(" = ") for line in setup["options.entry_points"]["console_scripts"].strip().splitlines()
+        )
+        scripts["twistd"] = "twisted.scripts.twistd:run"
+        for name, entry in scripts.items():
+            module, _, function = entry.partition(":")
+            script = programs / name
+            # No "-c": as with an installed script, the current folder is on the path only if the program puts it there.
+            script.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+            script.chmod(0o755)
+        self.environment = {**ENVIRONMENT, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+
+    def write(self, **texts: str) -> None:
+        """Write files: ``iprep_py`` is iprep.py."""
+        for name, text in texts.items():
+            (self.folder / name.replace("_", ".")).write_text(text)
+
+    def run(self, command: str) -> str:
+        """Run a command to its end; return what it printed."""
+        ended = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout
+        return ended.stdout
+
+    def start(self, command: str, ready: str = r"SPOA listening on (.+)") -> Program:
+        """Start a command that goes on, and wait until it prints that it listens."""
+        words = shlex.split(command)
+        environment = dict(self.environment)
+        while re.match(r"[A-Z]+=", words[0]):
+            name, _, value = words.pop(0).partition("=")
+            # The package is installed, as it were, whatever the command says.
+            environment[name] = f"{value}{os.pathsep}{ROOT}" if name == "PYTHONPATH" else value
+        process = subprocess.Popen(
+            [shutil.which(words[0], path=environment["PATH"]) or words[0], *words[1:]],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        program = Program(process)
+        self._stack.callback(self._end, process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            program.lines.append(line)
+            listening = re.search(ready, line)
+            if listening:
+                program.port = listening[1].rpartition(":")[2]
+                return program
+        raise AssertionError("".join(program.lines))
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+    def app(self) -> str:
+        """Start the web server; return its port."""
+        app = http.server.ThreadingHTTPServer(("127.0.0.1", 0), App)
+        self._stack.callback(app.server_close)
+        threading.Thread(target=app.serve_forever).start()
+        self._stack.callback(app.shutdown)
+        return str(app.server_port)
+
+    def haproxy(self, branch: Branch, **files: str) -> Callable[..., tuple[int, str]]:
+        """Start HAProxy with ``haproxy_cfg`` and the other files; return what makes a request."""
+        website = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        # HAProxy takes a listener that is there already: who connects early waits.
+        files["haproxy_cfg"] = files["haproxy_cfg"].replace("127.0.0.1:8080", f"fd@{website.fileno()}")
+        self.write(**files)
+        process = subprocess.Popen(
+            [branch.executable, "-f", "haproxy.cfg"],
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            pass_fds=[website.fileno()],
+            text=True,
+        )
+        self._stack.callback(self._end, process)
+
+        def request(client: str = "127.0.0.1", **headers: str) -> tuple[int, str]:
+            host, port = website.getsockname()
+            connection = http.client.HTTPConnection(host, port, timeout=60, source_address=(client, 0))
+            with contextlib.closing(connection):
+                connection.request("GET", "/", headers=headers)
+                response = connection.getresponse()
+                return response.status, response.read().decode()
+
+        return request
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A machine with a folder of its own. What was started on it is ended."""
+    with contextlib.ExitStack() as stack:
+        yield Machine(tmp_path, stack)
+
+
+@pytest.fixture
+def load_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], IHandlers]]:
+    """Writes a module, and loads its handlers as ``twistd spoa`` does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    before = set(sys.modules)
+
+    def load_text(name: str, text: str) -> IHandlers:
+        (tmp_path / f"{name}.py").write_text(text)
+        return load(name)
+
+    yield load_text
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[name]
+
+
+def on_any_port(command: str) -> str:
+    """Return a ``twistd spoa`` command that listens on a port that is free."""
+    return f"{command.strip()} --listen tcp:0:interface=127.0.0.1"
+
+
+def with_backend(haproxy_cfg: str, server: str, backend: str, branch: Branch) -> str:
+    """Return the configuration as the README says it for this branch, with another ``server`` line."""
+    if branch.rewritten:
+        haproxy_cfg = (
+            haproxy_cfg[: haproxy_cfg.index("backend agents\n")] + backend[backend.index("backend agents\n") :]
+        )
+    before, line = haproxy_cfg.split("    server agent1 ")
+    assert line == "127.0.0.1:12345 check\n"
+    return f"{before}    server agent1 {server}\n"
+
+
+# The README as a whole.
+
+
+def doctree() -> nodes.document:
+    return publish_doctree(TEXT, settings_overrides={"halt_level": 2, "report_level": 2, "syntax_highlight": "none"})
+
+
+def table(section: str) -> list[list[str]]:
+    """Return the rows, without the head, of the table in a section: the text of each cell."""
+    rows = []
+    for part in doctree().findall(nodes.section):
+        if part.next_node(nodes.title).astext() == section:
+            for row in part.next_node(nodes.tbody).findall(nodes.row):
+                rows.append([entry.astext() for entry in row.findall(nodes.entry)])
+    assert rows
+    return rows
+
+
+def test_it_is_valid() -> None:
+    """docutils reads it without a complaint, and finds the code blocks that these tests find, and no others."""
+    found = [node.astext() + "\n" for node in doctree().findall(nodes.literal_block)]
+    assert found == [block.text for block in readme_commands.blocks()]
+    assert not list(doctree().findall(nodes.doctest_block))
+
+
+def test_every_block_is_run() -> None:
+    """No code block is left out by the tests here."""
+    assert sorted(BLOCKS) == sorted(RUN)
+
+
+# Try it.
+
+
+@readme(command="Try it 1", output="Try it 2")
+def test_the_command_that_runs_the_example(command: str, output: str, checkout: Checkout, branch: Branch) -> None:
+    """Its last step, as written, prints what the README shows; .ci/run runs all of it on a machine that has nothing."""
+    python = checkout.folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command.rpartition("&&")[2]],
+        cwd=checkout.folder,
+        env=checkout.with_haproxy(branch.executable),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout
+    assert ended.stdout.endswith(f"\n\n{output}")
+
+
+@readme(example="Try it 1", tests="Try it 3")
+def test_the_set_up_commands(example: str, tests: str) -> None:
+    """They are what ``python3 -m tests.readme_commands`` prints for .ci/run, and the extras that they name exist."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for number, command in enumerate((example, tests), 1):
+        printed = subprocess.run(
+            [sys.executable, "-m", "tests.readme_commands", str(number)], cwd=ROOT, capture_output=True, check=True
+        )
+        assert printed.stdout.decode() == command
+        assert subprocess.run(["/bin/sh", "-n", "-c", command], check=False).returncode == 0
+        extra = re.search(r'pip install -e "\.\[(\w+)\]"', command)
+        assert extra is not None
+        assert setup["options.extras_require"][extra[1]]
+    assert tests.endswith(".venv/bin/python -m pytest\n")
+    assert "tests.readme_commands" in (ROOT / ".ci" / "run").read_text()
+
+
+# Handlers.
+
+
+@readme(text="iprep.py")
+@pytest_twisted.ensureDeferred
+async def test_the_handlers(text: str, load_text: Callable[[str, str], IHandlers]) -> None:
+    """A function, a Deferred and a coroutine answer, and what one that fails sets is set."""
+    haproxy = FakeHAProxy(load_text("iprep", text))
+    bad, listed, unknown = (ipaddress.IPv4Address(f"127.0.0.{number}") for number in (66, 99, 1))
+
+    assert haproxy.notify("get-ip-reputation", ip=bad) == {"sess.score": 80}
+    assert haproxy.notify("get-ip-reputation", ip=unknown) == {"sess.score": 0}
+    assert await haproxy.send(Message("check-dnsbl", [("ip", listed)])) == {"txn.listed": True}
+    assert await haproxy.send(Message("check-dnsbl", [("ip", unknown)])) == {"txn.listed": False}
+    variables = await haproxy.send(Message("check-token", [("token", "swordfish")]))
+    assert variables == {"txn.denied": False, "req.user": "alice"}
+    variables = await haproxy.send(Message("check-token", [("token", "sesame")]))
+    assert variables == {"txn.denied": True, "req.user": None}
+
+
+@readme(text="iprep.py")
+def test_the_handler_with_a_timeout(text: str, load_text: Callable[[str, str], IHandlers], logged: Any) -> None:
+    """After its 0.2 s, its on_error is set in its stead."""
+    haproxy = FakeHAProxy(load_text("iprep", text))
+    variables: list[Any] = []
+
+    haproxy.send(Message("check-token", [("token", "swordfish")])).addCallback(variables.append)
+    haproxy.clock.advance(0.2)
+
+    assert variables == [{"txn.denied": True}]
+    assert logged.take() == ["error: the handler of the message 'check-token' took longer than 0.2 s"]
+
+
+@readme(text="more.py")
+def test_the_options(text: str, load_text: Callable[[str, str], IHandlers], logged: Any) -> None:
+    """The mapping, the options, the default handler and the binding of arguments are what the comments say."""
+    handlers = load_text("more", text)
+    assert isinstance(handlers, Handlers)
+    haproxy = FakeHAProxy(handlers)
+
+    variables = haproxy.notify("check-client", "unnamed", **{"user-agent": "a bot", "a.b": 1, "c": 2})
+    assert variables == {"txn.bot": True, "txn.others": 2}
+    assert haproxy.notify("scan-body", body=b"EICAR") == {"txn.infected": True}
+    assert haproxy.notify("anything") == {"txn.unknown": "anything"}
+    assert logged.take() == []
+
+    assert haproxy.notify("check-client", status=1) == {"txn.unchecked": True}
+    assert haproxy.notify("scan-body", body="text") == {"txn.infected": True}
+    missing, wrong = logged.take()
+    assert "'check-client' failed: TypeError: the message 'check-client' has no argument 'user_agent'" in missing
+    assert "'scan-body' failed: TypeError" in wrong
+
+
+def test_the_whole_message() -> None:
+    """The parameter ``message`` has what the README lists."""
+    handlers = Handlers()
+    seen: list[Any] = []
+
+    @handlers.message("whole")
+    def whole(message: Message) -> None:
+        seen.extend([message.name, message["ip"], message[0], message["arg(0)"], *message])
+
+    FakeHAProxy(handlers).notify("whole", 7, ip="there")
+
+    assert seen == ["whole", "there", 7, 7, ("", 7), ("ip", "there")]
+
+
+# HAProxy's side.
+
+
+@readme(
+    handlers="iprep.py",
+    command="Handlers 2",
+    haproxy_cfg="haproxy.cfg",
+    spoe_conf="spoe.conf",
+    backend="haproxy.cfg, HAProxy >= 3.1",
+)
+def test_haproxy_asks(
+    handlers: str, command: str, haproxy_cfg: str, spoe_conf: str, backend: str, machine: Machine, branch: Branch
+) -> None:
+    """HAProxy finds no fault with the files as they stand, and decides by what the three handlers set."""
+    haproxy_cfg = with_backend(haproxy_cfg, "127.0.0.1:12345 check", backend, branch)
+    machine.write(iprep_py=handlers, haproxy_cfg=haproxy_cfg, spoe_conf=spoe_conf)
+    machine.run(f"{shlex.quote(str(branch.executable))} -c -f haproxy.cfg")
+
+    agent = machine.start(on_any_port(command))
+    haproxy_cfg = haproxy_cfg.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}").replace("12345", agent.port)
+    request = machine.haproxy(branch, haproxy_cfg=haproxy_cfg)
+
+    assert request() == (200, "user: ")
+    assert request(client="127.0.0.66")[0] == 403
+    assert request(client="127.0.0.99")[0] == 403
+    assert request(**{"X-Token": "swordfish", "X-User": "root"}) == (200, "user: alice")
+    assert request(**{"X-Token": "sesame"})[0] == 401
+    said = agent.stop()
+    assert "Server Shut Down." in said
+    assert "Traceback" not in said
+
+
+@readme(old="haproxy.cfg", new="haproxy.cfg, HAProxy >= 3.1")
+def test_the_backend_for_newer_haproxys(old: str, new: str) -> None:
+    """It differs in its mode only."""
+    before, after = (text[text.index("backend agents\n") :] for text in (old, new))
+    assert before != after
+    assert before.replace("mode tcp\n", "mode spop\n") == after
+
+
+def self_signed(folder: Path) -> None:
+    """Write agent.key, and agent.crt that trusts itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "agent")])
+    now = dt.datetime.now(dt.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "agent.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "agent.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+def server_of(text: str) -> str:
+    """Return what a block with a ``server`` line has behind the server's name."""
+    return text.split("    server agent1 ")[1].strip()
+
+
+def check_endpoint(machine: Machine, branch: Branch, agent: Program, server: str) -> None:
+    """Let HAProxy ask the agent through this ``server`` line."""
+    haproxy_cfg = with_backend(BLOCKS["haproxy.cfg"], server, BLOCKS["haproxy.cfg, HAProxy >= 3.1"], branch)
+    haproxy_cfg = haproxy_cfg.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}")
+    request = machine.haproxy(branch, haproxy_cfg=haproxy_cfg, spoe_conf=BLOCKS["spoe.conf"])
+
+    assert request(client="127.0.0.66")[0] == 403
+    assert request(**{"X-Token": "swordfish"}) == (200, "user: alice")
+    assert "Traceback" not in agent.stop()
+
+
+@readme(handlers="iprep.py", command="Endpoints 1", server="haproxy.cfg, unix")
+def test_unix_socket(handlers: str, command: str, server: str, machine: Machine, branch: Branch) -> None:
+    """HAProxy reaches the agent by its Unix socket, which only owner and group may use."""
+    machine.write(iprep_py=handlers)
+    path = str(machine.folder / "agent.sock")
+    agent = machine.start(command.replace("/run/spoa/agent.sock", path))
+    assert Path(path).stat().st_mode & 0o777 == 0o660
+    check_endpoint(machine, branch, agent, server_of(server).replace("/run/spoa/agent.sock", path))
+
+
+@readme(handlers="iprep.py", command="Endpoints 3", server="haproxy.cfg, TLS")
+def test_tls(handlers: str, command: str, server: str, machine: Machine, branch: Branch) -> None:
+    """HAProxy reaches the agent by TLS, and trusts its certificate."""
+    machine.write(iprep_py=handlers)
+    self_signed(machine.folder)
+    agent = machine.start(command.replace(":12345:", ":0:"))
+    check_endpoint(machine, branch, agent, server_of(server).replace("12345", agent.port))
+
+
+# In an application.
+
+
+@readme(text="app.py")
+@pytest_twisted.ensureDeferred
+async def test_the_application(text: str, machine: Machine) -> None:
+    """It serves its method."""
+    machine.write(app_py=text.replace("tcp:12345", "tcp:0"))
+    # It logs nowhere by itself; this says which port it got.
+    log = "import runpy, sys; from twisted.python.log import startLogging; startLogging(sys.stdout)"
+    command = shlex.join([sys.executable, "-c", f"{log}; runpy.run_path('app.py', run_name='__main__')"])
+    app = machine.start(command, ready=r"SPOAFactory starting on (\d+)")
+    client = SPOEClient(f"tcp:127.0.0.1:{app.port}")
+
+    assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("127.0.0.9")) == {"sess.score": 80}
+    await client.disconnect()
+    assert "Traceback" not in app.stop()
+
+
+@readme(handlers="iprep.py", text="agent.tac", command="In an application 3")
+@pytest_twisted.ensureDeferred
+async def test_the_tac_file(handlers: str, text: str, command: str, machine: Machine) -> None:
+    """twistd serves it."""
+    machine.write(iprep_py=handlers, agent_tac=text.replace("tcp:12345", "tcp:0"))
+    agent = machine.start(command)
+    client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
+
+    assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1")) == {"sess.score": 20}
+    await client.disconnect()
+    said = agent.stop()
+    assert "Server Shut Down." in said
+    assert "Traceback" not in said
+
+
+# Testing handlers.
+
+
+@readme(handlers="iprep.py", test="test_iprep.py")
+def test_the_test(handlers: str, test: str, machine: Machine) -> None:
+    """pytest runs it, and it passes."""
+    machine.write(iprep_py=handlers)
+    (machine.folder / "test_iprep.py").write_text(test)
+    command = shlex.join([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_iprep.py"])
+    assert "1 passed" in machine.run(command)
+
+
+@readme(handlers="iprep.py", command="Handlers 2", console="Testing handlers 2")
+def test_spoactl(handlers: str, command: str, console: str, machine: Machine) -> None:
+    """It prints what the README shows of a session with the agent above."""
+    machine.write(iprep_py=handlers)
+    agent = machine.start(on_any_port(command))
+    endpoint = f"tcp:127.0.0.1:{agent.port}"
+    session = ""
+    for line in console.splitlines():
+        if line.startswith("$ "):
+            typed = line[2:].replace("spoactl ping", f"spoactl ping {endpoint}")
+            session += f"{line}\n{machine.run(typed.replace('spoactl send', f'spoactl send --agent {endpoint}'))}"
+    assert session == console
+    agent.stop()
+
+
+# The tables.
+
+TYPES: dict[str, list[Any]] = {
+    "NULL": [NULL],
+    "BOOL": [True],
+    "INT32": [Int32(-5)],
+    "UINT32": [UInt32(5)],
+    "INT64": [-5, Int64(5)],
+    "UINT64": [UInt64(5)],
+    "IPV4": [ipaddress.IPv4Address("192.0.2.1")],
+    "IPV6": [ipaddress.IPv6Address("2001:db8::1")],
+    "STRING": ["text"],
+    "BINARY": [b"data", bytearray(b"data"), memoryview(b"data")],
+}
+
+
+def type_name(value: object) -> str:
+    """Return how the README calls the class of a value."""
+    if value in (None, NULL):
+        return repr(value)
+    name = type(value).__name__
+    return f"ipaddress.{name}" if name.startswith("IPv") else name
+
+
+def test_the_types() -> None:
+    """What is sent for a type goes as that type, and arrives as what the table says."""
+    arrived: list[Any] = []
+    haproxy = FakeHAProxy(Handlers({"value": lambda value: arrived.append(value)}))
+    rows = []
+    for name, values in TYPES.items():
+        arrived.clear()
+        for value in values:
+            assert encode_typed_data(value)[0] & 0x0F == DataType[name]
+            haproxy.notify("value", value=value)
+        (arrives_as,) = {type_name(value) for value in arrived}
+        rows.append([name, arrives_as, ", ".join([type_name(value) for value in values])])
+
+    assert table("Types") == rows
+
+
+def test_the_values_of_a_handler(logged: Any) -> None:
+    """``None`` unsets, ``NULL`` is sent, integers may be negative; the rest is an error of the handler."""
+    values: dict[str, Any] = {"txn.a": None, "txn.b": NULL, "txn.c": -5}
+    haproxy = FakeHAProxy(Handlers({"value": lambda: values}))
+    assert haproxy.notify("value") == {"txn.a": None, "txn.b": NULL, "txn.c": -5}
+    for value in (1.5, UInt32(-1), 2**63, object()):
+        values["txn.a"] = value
+        assert haproxy.notify("value") == {}
+        assert len(logged.take()) == 1
+
+
+def test_the_options_of_the_command_line() -> None:
+    """The table has all options of ``twistd spoa`` with their defaults, and they are the keywords that it says."""
+    options = Options()
+    defaults = {f"--{name}": str(default).removesuffix(".0") for name, _, default, *_ in options.optParameters}
+    defaults |= {f"--{name}": "off" for name, *_ in options.optFlags}
+    defaults |= {"--listen": DEFAULT_ENDPOINT, "--handlers": "none"}
+    assert {f"--{name.rstrip('=')}" for name in options.longOpt} - {"--help", "--version"} == set(defaults)
+
+    rows = table("Options")
+    assert {option: default for option, default, _ in rows} == defaults
+    keywords = [option[2:].replace("-", "_") for option, _, _ in rows]
+    assert keywords[-4:] == ["drain_timeout", "debug", "listen", "handlers"]
+    of_factory = inspect.signature(SPOAFactory).parameters
+    assert {"async_" if name == "async" else name for name in keywords[:-4]} == set(of_factory) - {
+        "handlers",
+        "log",
+        "reactor",
+    }
+    assert "drain_timeout" in inspect.signature(SPOAService).parameters
