@@ -207,7 +207,7 @@ class AgentProcess(Process):
             # As systemd passes on the socket of a service. Which process that is, only the process itself knows.
             environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "spoa"}
             command = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *command]
-            command.append("--listen=systemd:domain=INET:name=spoa")
+            command.append("--listen=systemd:domain=INET:index=0")
         super().__init__([*command, *options], sockets=[] if socket is None else [socket], environment=environment)
 
     async def address(self) -> str:
