@@ -6,12 +6,11 @@ from typing import Final, TypeVar, cast, final
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.endpoints import clientFromString, connectProtocol
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from spoa_twisted.spop.connection import EngineConnection, State
+from spoa_twisted.spop.connection import ASYNC, PIPELINING, EngineConnection, State
 from spoa_twisted.spop.errors import SPOPError
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.messages import Message
@@ -20,6 +19,10 @@ from spoa_twisted.spop.typeddata import Value
 #: Seconds that an agent has to take a connection, to answer a HELLO, and to answer a NOTIFY.
 DEFAULT_TIMEOUT: Final = 5.0
 
+
+#: What HAProxy up to 3.0 says, less the name of its engine. An agent that knows HAProxy >= 3.1 by its HELLO holds long
+#: ACKs back, lest that one stops reading; here they are read as they come.
+DEFAULT_HELLO: Final = HAProxyHello(capabilities=frozenset({PIPELINING, ASYNC}))
 
 ResultT = TypeVar("ResultT")
 
@@ -45,13 +48,11 @@ class PayloadRefused(Exception):
 class SPOEProtocol(Protocol):
     """HAProxy's end of one connection to an agent. Its HELLO goes as soon as it is connected.
 
-    :param hello: what to say in it; what HAProxy >= 3.1 says by default unless given.
+    :param hello: what to say in it; :data:`DEFAULT_HELLO` unless given.
     """
 
-    _log = Logger()
-
     def __init__(self, hello: HAProxyHello | None = None) -> None:
-        self._connection = EngineConnection(hello)
+        self._connection = EngineConnection(hello or DEFAULT_HELLO)
         self._hello: Deferred[AgentHello] = Deferred()
         self._waiting: dict[bytes, Deferred[dict[str, Value]]] = {}
         self._ended: Deferred[None] = Deferred()
@@ -92,6 +93,12 @@ class SPOEProtocol(Protocol):
             self._flush()
             self._lose_connection()
         return self._ended
+
+    def abort(self) -> None:
+        """Close at once, without a goodbye."""
+        self._connection.close()
+        if self.transport is not None:
+            cast("ITCPTransport", self.transport).abortConnection()
 
     def connectionMade(self) -> None:
         """Send the HELLO."""
@@ -165,7 +172,7 @@ class SPOEClient:
         await client.disconnect()
 
     :param endpoint: a Twisted client endpoint, or a string that describes one.
-    :param hello: what to say of this side; what HAProxy >= 3.1 says by default unless given.
+    :param hello: what to say of this side; :data:`DEFAULT_HELLO` unless given.
     :param timeout: the seconds for each of connecting, the HELLO and an ACK.
     :param reactor: what tells the time and resolves the string; Twisted's own unless given.
     :raises ValueError: for a string that describes no endpoint.
@@ -188,7 +195,8 @@ class SPOEClient:
         self._timeout = timeout
         self._reactor = reactor
         self._protocol: SPOEProtocol | None = None
-        self._connecting: list[Deferred[SPOEProtocol]] = []
+        self._waiting: list[Deferred[SPOEProtocol]] = []
+        self._connecting: Deferred[SPOEProtocol] | None = None
 
     def notify(self, name: str, /, *unnamed: Value, **arguments: Value) -> Deferred[dict[str, Value]]:
         """Send one message, its ``unnamed`` arguments first; see :meth:`send`."""
@@ -218,30 +226,43 @@ class SPOEClient:
 
     async def _ping(self) -> AgentHello:
         protocol = await self._connect(SPOEProtocol(HAProxyHello(healthcheck=True)))
-        return await self._in_time(protocol.hello())
+        return await self._greeting(protocol)
 
     def disconnect(self) -> Deferred[None]:
-        """Say goodbye; fire when the connection, if there is one, is closed."""
+        """Say goodbye; fire when the connection, if there is one, is closed. What waits for one is cancelled."""
+        if self._connecting is not None:
+            self._connecting.cancel()
         protocol, self._protocol = self._protocol, None
         return succeed(None) if protocol is None else protocol.disconnect()
 
     def _shared_connection(self) -> Deferred[SPOEProtocol]:
         waiting: Deferred[SPOEProtocol] = Deferred()
-        self._connecting.append(waiting)
-        if len(self._connecting) == 1:
-            Deferred.fromCoroutine(self._greet()).addBoth(self._connected)
+        self._waiting.append(waiting)
+        if self._connecting is None:
+            self._connecting = Deferred.fromCoroutine(self._greet())
+            self._connecting.addBoth(self._connected)
         return waiting
 
     def _connected(self, result: SPOEProtocol | Failure) -> None:
-        connecting, self._connecting = self._connecting, []
-        for waiting in connecting:
-            waiting.callback(result)
+        self._connecting = None
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            # One whose request was cancelled meanwhile was called already.
+            if not deferred.called:
+                deferred.callback(result)
 
     async def _greet(self) -> SPOEProtocol:
         protocol = await self._connect(SPOEProtocol(self._hello))
-        await self._in_time(protocol.hello())
+        await self._greeting(protocol)
         self._protocol = protocol
         return protocol
+
+    async def _greeting(self, protocol: SPOEProtocol) -> AgentHello:
+        try:
+            return await self._in_time(protocol.hello())
+        except BaseException:
+            protocol.abort()
+            raise
 
     async def _connect(self, protocol: SPOEProtocol) -> SPOEProtocol:
         return await self._in_time(connectProtocol(self._endpoint, protocol))

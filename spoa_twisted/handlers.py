@@ -6,10 +6,11 @@ import inspect
 import re
 from asyncio import isfuture
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from threading import Thread
 from typing import Any, Final, TypeVar, final, overload
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorCore, IReactorThreads, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -112,6 +113,8 @@ class Handlers:
         :raises TypeError: for what is no function, or takes arguments in a way that names cannot be bound to.
         :raises ValueError: when the name has a handler already, or ``on_error`` cannot be sent.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a message is a str, not a {type(name).__name__}: @handlers.message('name')")
 
         def register(function: HandlerT) -> HandlerT:
             handler = self._handler(name, function, timeout, on_error, blocking)
@@ -227,8 +230,9 @@ class Handlers:
             return handler(message)
         if self._threadpool is None:
             self._threadpool = ThreadPool(0, self._blocking_threads, "spoa-blocking")
+            # Whatever blocks when the agent has drained must not keep the process.
+            self._threadpool.threadFactory = _DaemonThread
             self._threadpool.start()
-            IReactorCore(reactor).addSystemEventTrigger("during", "shutdown", self._threadpool.stop)
 
         deferred: Deferred[Any] = Deferred()
 
@@ -244,20 +248,19 @@ class Handlers:
 
     def _returned(self, answer: _Answer, result: Any) -> None:
         try:
-            actions = encode_actions(_judge_result(result))
-        except Exception as error:
+            variables = _judge_result(result)
+            answer.actions = encode_actions(variables)
+            # A list no longer than that holds no longer name.
+            if len(answer.actions) > LONGEST_SAFE_NAME:
+                for variable in variables:
+                    self._judge_name(variable)
+        except BaseException as error:
             self._log.error(
                 "the handler of the message {name!r} returned what cannot be sent: {error}",
                 name=answer.message.name,
                 error=error,
             )
             answer.actions = answer.handler.on_error
-            return
-        answer.actions = actions
-        # A list no longer than that holds no longer name.
-        if len(actions) > LONGEST_SAFE_NAME:
-            for variable in result:
-                self._judge_name(variable)
 
     def _judge_name(self, variable: str) -> None:
         scope, dot, name = variable.partition(".")
@@ -307,6 +310,14 @@ class Handlers:
             parts.append(actions)
             room -= len(actions)
         return b"".join(parts)
+
+
+@final
+class _DaemonThread(Thread):
+    """A thread that ends with the process."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, daemon=True)
 
 
 @final
@@ -445,9 +456,11 @@ class _Handler:
         keywords: list[tuple[str, int]] = []
         for index, parameter in enumerate(self._parameters):
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                # It comes last: what is left is its.
                 keywords += arguments.items()
                 continue
             if parameter.name == "message":
+                arguments.pop("message", None)
                 source = the_message
             elif parameter.name in arguments:
                 source = arguments.pop(parameter.name)
@@ -495,11 +508,13 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
 
 
 def _judge_result(result: Any) -> Variables:
+    if type(result) is dict:
+        return result
     if result is None:
         return {}
     if not isinstance(result, Mapping):
         raise TypeError(f"a {type(result).__name__} is no mapping of variables")
-    return result
+    return dict(result)
 
 
 def _largest(actions: bytes) -> str:

@@ -6,6 +6,7 @@ The way of one read: ``dataReceived`` -> ``AgentConnection.next_event`` -> ``IHa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, cast, final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -34,9 +35,16 @@ from spoa_twisted.spop.connection import (
 )
 from spoa_twisted.spop.errors import SPOPError, StatusCode
 from spoa_twisted.spop.frames import MIN_MAX_FRAME_SIZE, Disconnect, HAProxyHello
+from spoa_twisted.spop.unread import READ_INTERVAL
 
 #: How many NOTIFYs of one connection may wait for their handlers. HAProxy sends 20 unless told otherwise.
 DEFAULT_MAX_IN_FLIGHT: Final = 256
+
+#: How many bytes they may take, a message counting as ``MESSAGE_SIZE`` more than its own.
+DEFAULT_MAX_IN_FLIGHT_SIZE: Final = 2 * 2**20
+
+#: What a pending message takes besides its arguments, in bytes: a rough figure, for the many that a NOTIFY may hold.
+MESSAGE_SIZE: Final = 1024
 
 #: How many bytes may wait for a peer that stopped taking them.
 DEFAULT_MAX_UNSENT: Final = 2**20
@@ -68,6 +76,10 @@ _READ_AHEAD: Final = 2**16
 # ACKs of one read leave in one write, unless they grow longer than this: a small NOTIFY may have a large answer.
 _WRITE_SIZE: Final = 2**16
 
+# Seconds in which the same fault of the same peer is logged once: HAProxy <= 3.0 tries hundreds of times a second.
+_LOG_INTERVAL: Final = 60.0
+_MOST_FAULTS: Final = 1000
+
 # With the capability async: how many ACKs may wait for a connection of their engine.
 _MOST_HOMELESS_ACKS: Final = 1024
 
@@ -84,14 +96,18 @@ class SPOAProtocol(Protocol):
         self.factory = factory
         self._log = factory.log
         self._connection = AgentConnection(factory.max_frame_size, factory.max_payload_size, factory.async_)
-        self._pending: dict[Deferred[bytes], bytes] = {}
+        # The ids of each NOTIFY that waits for its handlers, and what it counts for.
+        self._pending: dict[Deferred[bytes], tuple[bytes, int]] = {}
+        self._pending_size = 0
         # The limit for what is due: the HELLO, the taking of what was written, the end.
         self._timer: IDelayedCall | None = None
+        self._unread_timer: IDelayedCall | None = None
         self._engine: _Engine | None = None
         self._peer = ""
         self._serving = False
         self._reading = True
         self._draining = False
+        self._finishing = False
         self._closing = False
         # From when the transport holds more than it wants to until it has none left, what is written is unsent.
         self._clogged = False
@@ -120,12 +136,10 @@ class SPOAProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Give up what is pending. HAProxy >= 3.1 always ends so, a health check too: it is not an error."""
         self._log.debug("{peer}: ended: {reason}", peer=self._peer, reason=reason.getErrorMessage())
-        self._stop_timer()
         if not self._closing:
-            self._closing = True
-            self._connection.close()
-            self._give_up_pending()
-        self.factory.forget(self)
+            self._end()
+        self._stop_timer()
+        self.factory._forget(self)
 
     def pauseProducing(self) -> None:
         """Stop answering: the transport holds more than it wants to."""
@@ -148,17 +162,18 @@ class SPOAProtocol(Protocol):
         self._draining = True
         self._serve()
 
+    def finish(self) -> None:
+        """As :meth:`drain`, but answer only what is pending: under load, that ends."""
+        self._finishing = True
+        self.drain()
+
     def abort(self) -> None:
         """Say goodbye and close whatever is pending. The peer has a second to take it."""
-        self._connection.disconnect()
+        self._cancel_pending()
+        self._say_goodbye()
         self._flush()
         if self._timer is not None:
             self._timer.reset(ABORT_TIMEOUT)
-
-    def acknowledge(self, ids: bytes, actions: bytes) -> None:
-        """Send the ACK of the NOTIFY that had ``ids``, which with ``async`` may have come on another connection."""
-        self._queue_ack(ids, actions)
-        self._serve()
 
     def _serve(self) -> None:
         if self._serving:
@@ -190,7 +205,10 @@ class SPOAProtocol(Protocol):
                         message=event.message,
                     )
         except SPOPError as error:
-            self._log.warn(
+            host, _, _ = self._peer.rpartition(":")
+            known = self.factory._logged_lately((host, error.status_code))
+            log = self._log.debug if known else self._log.warn
+            log(
                 "{peer}: broke the protocol: {error} (status code {code})",
                 peer=self._peer,
                 error=error,
@@ -204,7 +222,7 @@ class SPOAProtocol(Protocol):
         self._stop_timer()
         self._log.debug("{peer}: {hello!r}", peer=self._peer, hello=hello)
         if self._connection.async_ and not hello.healthcheck:
-            self._engine = self.factory.engine(hello.engine_id)
+            self._engine = self.factory._engine(hello.engine_id)
             self._engine.add(self)
 
     def _notified(self, notify: Notify) -> None:
@@ -216,21 +234,31 @@ class SPOAProtocol(Protocol):
             self._log.failure("{peer}: the handlers failed to respond", peer=self._peer)
             answer = b""
         if isinstance(answer, Deferred):
-            self._pending[answer] = notify.ids
+            size = notify.size + MESSAGE_SIZE * len(notify.messages)
+            self._pending[answer] = (notify.ids, size)
+            self._pending_size += size
             answer.addBoth(self._answered, answer)
         else:
             self._queue_ack(notify.ids, answer)
 
     def _answered(self, actions: bytes | Failure, deferred: Deferred[bytes]) -> None:
-        ids = self._pending.pop(deferred, None)
-        if ids is None and self._engine is not None:
-            self._engine.answered(actions, deferred)
-        elif ids is not None:
-            if isinstance(actions, Failure):
-                self._log.failure("{peer}: the handlers failed to respond", actions, peer=self._peer)
-                actions = b""
-            self.acknowledge(ids, actions)
+        if deferred in self._pending:
+            ids, size = self._pending.pop(deferred)
+            self._pending_size -= size
+            self._acknowledge(ids, self._actions(actions))
+        elif self._engine is not None and self._engine.awaits(deferred):
+            self._engine.answered(self._actions(actions), deferred)
         # Else it was given up, and what became of it interests nobody.
+
+    def _actions(self, answer: bytes | Failure) -> bytes:
+        if isinstance(answer, Failure):
+            self._log.failure("{peer}: the handlers failed to respond", answer, peer=self._peer)
+            return b""
+        return answer
+
+    def _acknowledge(self, ids: bytes, actions: bytes) -> None:
+        self._queue_ack(ids, actions)
+        self._serve()
 
     def _queue_ack(self, ids: bytes, actions: bytes) -> None:
         try:
@@ -242,15 +270,27 @@ class SPOAProtocol(Protocol):
 
     def _flush(self) -> None:
         connection = self._connection
-        if self._draining and connection.state is not State.CLOSED and not self._pending and not connection.receiving:
-            connection.disconnect()
         self._write()
+        waiting = self._pending or connection.bytes_to_send or (connection.receiving and not self._finishing)
+        if self._draining and not waiting:
+            self._say_goodbye()
+            self._write()
         if connection.state is State.CLOSED:
             self._close()
         self._read_or_pause()
 
+    def _say_goodbye(self, status_code: StatusCode = StatusCode.NORMAL, message: str = "normal") -> None:
+        connection = self._connection
+        if connection.state is State.HELLO and not connection.receiving:
+            # Perhaps nobody speaks SPOP there, nor TLS: Twisted would keep a TLS connection to send it.
+            connection.close()
+        else:
+            connection.disconnect(status_code, message)
+
     def _write(self) -> None:
         data = self._connection.data_to_send()
+        if self._unread_timer is None and self._connection.unread:
+            self._unread_timer = self.factory.reactor.callLater(READ_INTERVAL, self._interval_ended)
         if not data or self._closing:
             return
         if self._clogged:
@@ -259,8 +299,19 @@ class SPOAProtocol(Protocol):
                 self._timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_timed_out)
         self.transport.write(data)
 
+    def _interval_ended(self) -> None:
+        self._unread_timer = None
+        self._connection.interval_ended()
+        self._serve()
+
     def _may_answer(self) -> bool:
-        return not self._clogged and len(self._pending) < self.factory.max_in_flight
+        return (
+            not self._clogged
+            and not self._finishing
+            and len(self._pending) < self.factory.max_in_flight
+            and self._pending_size < self.factory.max_in_flight_size
+            and self._connection.bytes_to_send < _WRITE_SIZE
+        )
 
     def _read_or_pause(self) -> None:
         # While the transport has something to write, it notices the end by itself.
@@ -276,27 +327,33 @@ class SPOAProtocol(Protocol):
     def _close(self) -> None:
         if self._closing:
             return
-        self._closing = True
-        self._connection.close()
-        self._stop_timer()
-        self._give_up_pending()
+        self._end()
         # A peer that takes nothing must not keep the connection.
         self._timer = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._close_timed_out)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
-    def _give_up_pending(self) -> None:
-        pending, self._pending = self._pending, {}
+    def _end(self) -> None:
+        """Do what has to be done once, before the transport is told to close or after it did so by itself."""
+        self._closing = True
+        self._connection.close()
+        self._stop_timer()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
         if self._engine is not None:
-            self._engine.remove(self, pending)
-            return
-        for deferred in pending:
-            deferred.cancel()
+            self._engine.remove(self, {deferred: ids for deferred, (ids, _) in self._pending.items()})
+            self._pending = {}
+        self._cancel_pending()
+
+    def _cancel_pending(self) -> None:
+        pending, self._pending = self._pending, {}
+        self._pending_size = 0
+        _cancel(pending, self._log)
 
     def _hello_timed_out(self) -> None:
         self._timer = None
         self._log.debug("{peer}: sent no HELLO in time", peer=self._peer)
-        self._connection.disconnect(StatusCode.TIMEOUT, "no HELLO came in time")
+        self._say_goodbye(StatusCode.TIMEOUT, "no HELLO came in time")
         self._flush()
 
     def _unsent_timed_out(self) -> None:
@@ -339,7 +396,7 @@ class _Engine:
             self._timer = None
         homeless, self._homeless = self._homeless, []
         for ids, actions in homeless:
-            protocol.acknowledge(ids, actions)
+            protocol._acknowledge(ids, actions)
 
     def remove(self, protocol: SPOAProtocol, pending: dict[Deferred[bytes], bytes]) -> None:
         """Take over what ``protocol``, which closes, has pending. HAProxy opens another when ACKs are due."""
@@ -347,27 +404,40 @@ class _Engine:
         self._pending.update(pending)
         if not self._connections and self._timer is None:
             if self._pending:
-                self._timer = self._factory.reactor.callLater(ENGINE_TIMEOUT, self._forget)
+                self._timer = self._factory.reactor.callLater(ENGINE_TIMEOUT, self.forget)
             else:
-                self._forget()
+                self.forget()
 
-    def answered(self, actions: bytes | Failure, deferred: Deferred[bytes]) -> None:
+    def awaits(self, deferred: Deferred[bytes]) -> bool:
+        """Return whether ``deferred`` was taken over and has not been answered."""
+        return deferred in self._pending
+
+    def answered(self, actions: bytes, deferred: Deferred[bytes]) -> None:
         """Deliver what one that was taken over came to, on any connection."""
-        ids = self._pending.pop(deferred, None)
-        if ids is None or isinstance(actions, Failure):
-            return
+        ids = self._pending.pop(deferred)
         for protocol in self._connections:
-            protocol.acknowledge(ids, actions)
+            protocol._acknowledge(ids, actions)
             return
         if len(self._homeless) < _MOST_HOMELESS_ACKS:
             self._homeless.append((ids, actions))
 
-    def _forget(self) -> None:
-        self._timer = None
-        del self._factory.engines[self._engine_id]
+    def forget(self) -> None:
+        """Give up what is pending: the engine has no connection left, and does not come back."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        del self._factory._engines[self._engine_id]
         pending, self._pending = self._pending, {}
-        for deferred in pending:
-            deferred.cancel()
+        _cancel(pending, self._factory.log)
+
+
+@final
+class _Refusal(Protocol):
+    """Ends a connection that is one too many. With TLS, nothing but a protocol can."""
+
+    transport: Connection
+
+    def connectionMade(self) -> None:
+        self.transport.abortConnection()
 
 
 @final
@@ -381,6 +451,7 @@ class SPOAFactory(Factory):
     :param max_payload_size: the longest NOTIFY that HAProxy <= 3.0 may send in fragments.
     :param max_in_flight: how many NOTIFYs of a connection may be pending; further ones wait, and when some have come,
         the connection is not read.
+    :param max_in_flight_size: how many bytes they may take.
     :param max_unsent: how many bytes may wait for a peer that stopped taking them. While it does not take them it is
         not read, and when it leaves more than that for 5 seconds, it is dropped.
     :param max_connections: how many connections may be open; beyond, new ones are closed at once.
@@ -404,6 +475,7 @@ class SPOAFactory(Factory):
         max_frame_size: int = DEFAULT_MAX_FRAME_SIZE,
         max_payload_size: int = DEFAULT_MAX_PAYLOAD_SIZE,
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        max_in_flight_size: int = DEFAULT_MAX_IN_FLIGHT_SIZE,
         max_unsent: int = DEFAULT_MAX_UNSENT,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
         hello_timeout: float = DEFAULT_HELLO_TIMEOUT,
@@ -418,6 +490,7 @@ class SPOAFactory(Factory):
         for name, limit in (
             ("max_payload_size", max_payload_size),
             ("max_in_flight", max_in_flight),
+            ("max_in_flight_size", max_in_flight_size),
             ("max_unsent", max_unsent),
             ("max_connections", max_connections),
         ):
@@ -433,6 +506,7 @@ class SPOAFactory(Factory):
         self.max_frame_size = max_frame_size
         self.max_payload_size = max_payload_size
         self.max_in_flight = max_in_flight
+        self.max_in_flight_size = max_in_flight_size
         self.max_unsent = max_unsent
         self.max_connections = max_connections
         self.hello_timeout = hello_timeout
@@ -442,9 +516,10 @@ class SPOAFactory(Factory):
         self.reactor = reactor
         #: The open connections.
         self.connections: set[SPOAProtocol] = set()
-        self.engines: dict[str, _Engine] = {}
+        self._engines: dict[str, _Engine] = {}
         self._full = False
-        self._drained: Deferred[None] | None = None
+        self._draining: list[Deferred[None]] = []
+        self._logged: dict[object, float] = {}
 
     def use(self, handlers: IHandlers) -> None:
         """Let ``handlers`` answer from now on.
@@ -455,59 +530,88 @@ class SPOAFactory(Factory):
             raise TypeError(f"a {type(handlers).__name__} does not provide IHandlers")
         self.handlers = handlers
 
-    def buildProtocol(self, addr: IAddress | None) -> SPOAProtocol | None:  # type: ignore[override]
-        """Return a protocol for a new connection, or ``None``, which closes it, when there are too many."""
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """Return a protocol for a new connection; when there are too many, one that ends it."""
         if len(self.connections) >= self.max_connections:
             if not self._full:
                 self._full = True
                 self.log.warn("max_connections, {limit}, are open: new ones are refused", limit=self.max_connections)
-            return None
+            return _Refusal()
         return SPOAProtocol(self)
-
-    def engine(self, engine_id: str) -> _Engine:
-        """Return what the connections of the engine called ``engine_id`` have in common."""
-        engine = self.engines.get(engine_id)
-        if engine is None:
-            engine = self.engines[engine_id] = _Engine(self, engine_id)
-        return engine
-
-    def forget(self, protocol: SPOAProtocol) -> None:
-        """Count a connection that ended no more."""
-        self.connections.discard(protocol)
-        self._full = False
-        if self._drained is not None and not self.connections:
-            drained, self._drained = self._drained, None
-            drained.callback(None)
 
     def drain(self, timeout: float) -> Deferred[None]:
         """Answer what is in flight, say goodbye to every peer, and fire when all connections are closed.
 
-        Those that are not after ``timeout`` seconds are closed with what they have pending, within another second.
-        Close the ports first: a connection that comes later is not waited for.
+        A connection is told goodbye when nothing is pending on it. Until then further NOTIFYs are answered too, but
+        no longer than half of ``timeout``: after that, what is pending is finished, and what comes is left.
+        Connections that are still open after ``timeout`` seconds are closed with what they have pending, within
+        another second. Close the ports first: a connection that comes later is not waited for.
         """
         if not self.connections:
             return succeed(None)
-        drained: Deferred[None] = Deferred()
-        self._drained = drained
         # What has reached this machine is read first: one turn of the reactor.
-        begin = self.reactor.callLater(0, self._drain_all)
-        end = self.reactor.callLater(timeout, self._abort_all)
+        timers = [
+            self.reactor.callLater(0, self._drain_all),
+            self.reactor.callLater(timeout / 2, self._finish_all),
+            self.reactor.callLater(timeout, self._abort_all),
+        ]
 
         def stop_timers(result: None) -> None:
-            for call in (begin, end):
-                if call.active():
-                    call.cancel()
+            for timer in timers:
+                if timer.active():
+                    timer.cancel()
 
+        drained: Deferred[None] = Deferred()
+        self._draining.append(drained)
         return drained.addCallback(stop_timers)
+
+    def _engine(self, engine_id: str) -> _Engine:
+        engine = self._engines.get(engine_id)
+        if engine is None:
+            engine = self._engines[engine_id] = _Engine(self, engine_id)
+        return engine
+
+    def _forget(self, protocol: SPOAProtocol) -> None:
+        self.connections.discard(protocol)
+        self._full = False
+        if self._draining and not self.connections:
+            for engine in list(self._engines.values()):
+                engine.forget()
+            draining, self._draining = self._draining, []
+            for drained in draining:
+                drained.callback(None)
+
+    def _logged_lately(self, fault: object) -> bool:
+        """Return whether this was asked about the same ``fault`` a short time ago."""
+        now = self.reactor.seconds()
+        last = self._logged.get(fault)
+        if last is not None and now - last < _LOG_INTERVAL:
+            return True
+        if len(self._logged) >= _MOST_FAULTS:
+            self._logged.clear()
+        self._logged[fault] = now
+        return False
 
     def _drain_all(self) -> None:
         for protocol in list(self.connections):
             protocol.drain()
 
+    def _finish_all(self) -> None:
+        for protocol in list(self.connections):
+            protocol.finish()
+
     def _abort_all(self) -> None:
         self.log.warn("{count} connections were not drained in time", count=len(self.connections))
         for protocol in list(self.connections):
             protocol.abort()
+
+
+def _cancel(pending: Iterable[Deferred[bytes]], log: Logger) -> None:
+    for deferred in pending:
+        try:
+            deferred.cancel()
+        except BaseException:
+            log.failure("the handlers failed to be cancelled")
 
 
 def describe(address: IAddress) -> str:

@@ -22,6 +22,7 @@ from spoa_twisted.protocol import (
     DEFAULT_HELLO_TIMEOUT,
     DEFAULT_MAX_CONNECTIONS,
     DEFAULT_MAX_IN_FLIGHT,
+    DEFAULT_MAX_IN_FLIGHT_SIZE,
     DEFAULT_MAX_UNSENT,
     SPOAFactory,
 )
@@ -53,6 +54,7 @@ class Options(UsageOptions):
         ["max-frame-size", None, DEFAULT_MAX_FRAME_SIZE, "The longest frame, in bytes.", int],
         ["max-payload-size", None, DEFAULT_MAX_PAYLOAD_SIZE, "The longest NOTIFY in fragments, in bytes.", int],
         ["max-in-flight", None, DEFAULT_MAX_IN_FLIGHT, "How many NOTIFYs of a connection may be pending.", int],
+        ["max-in-flight-size", None, DEFAULT_MAX_IN_FLIGHT_SIZE, "How many bytes they may take.", int],
         ["max-unsent", None, DEFAULT_MAX_UNSENT, "How many bytes a peer may leave unread.", int],
         ["max-connections", None, DEFAULT_MAX_CONNECTIONS, "How many connections may be open.", int],
         ["hello-timeout", None, DEFAULT_HELLO_TIMEOUT, "Seconds until HAProxy's HELLO must have come.", float],
@@ -95,6 +97,7 @@ def makeService(options: Options) -> SPOAService:
             max_frame_size=options["max-frame-size"],
             max_payload_size=options["max-payload-size"],
             max_in_flight=options["max-in-flight"],
+            max_in_flight_size=options["max-in-flight-size"],
             max_unsent=options["max-unsent"],
             max_connections=options["max-connections"],
             hello_timeout=options["hello-timeout"],
@@ -122,8 +125,9 @@ def load(specification: str) -> IHandlers:
     try:
         is_file = source.endswith(".py") or os.sep in source
         module = _load_file(Path(source)) if is_file else importlib.import_module(source)
-    except Exception as error:
-        _refuse(f"cannot import {source}: {type(error).__name__}: {error}{_place(error)}")
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        _refuse(f"cannot import {source}: {type(error).__name__}: {text}{_place(error)}")
     try:
         handlers = getattr(module, attribute)
     except AttributeError:
@@ -156,16 +160,25 @@ def _load_file(path: Path) -> ModuleType:
     path = path.resolve()
     _make_importable(str(path.parent))
     # Its own name is the natural one, unless another module has it.
-    name = path.stem if path.stem not in sys.modules else f"{path.stem}_{abs(hash(str(path)))}"
+    name = path.stem
+    while name in sys.modules:
+        module = sys.modules[name]
+        if getattr(module, "__file__", None) == str(path):
+            return module
+        name += "_"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Return where in the user's own code an import failed, if it came that far."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
     own = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]

@@ -37,7 +37,7 @@ class FakeHAProxy:
     with ``blocking=True`` run where they are called.
 
     :param handlers: what is to be tested.
-    :param hello: what to say of this HAProxy; what >= 3.1 says by default unless given.
+    :param hello: what to say of this HAProxy; :data:`~spoa_twisted.client.DEFAULT_HELLO` unless given.
     :param limits: keyword arguments for :class:`SPOAFactory`.
     """
 
@@ -86,12 +86,10 @@ class FakeHAProxy:
 
     def _connect(self) -> SPOEProtocol:
         agent = self._factory.buildProtocol(None)
-        if agent is None:
-            raise ConnectionRefusedError("the agent has max_connections open")
         engine = SPOEProtocol(self._hello)
         engine_transport, agent_transport = _Wire(agent), _Wire(engine)
         engine_transport.other, agent_transport.other = agent_transport, engine_transport
-        agent.makeConnection(agent_transport)  # type: ignore[no-untyped-call]
+        agent.makeConnection(agent_transport)
         engine.makeConnection(engine_transport)  # type: ignore[no-untyped-call]
         return engine
 

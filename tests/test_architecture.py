@@ -22,6 +22,7 @@ STAGES = [
     "spop.messages",
     "spop.actions",
     "spop.frames",
+    "spop.unread",
     "spop.connection",
     "interfaces",
     "handlers",

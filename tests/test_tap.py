@@ -50,6 +50,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "pkg" / "__init__.py").write_text("")
     (tmp_path / "pkg" / "inner.py").write_text("from mymod import handlers, other\n")
     (tmp_path / "raises.py").write_text("import os\n\nraise LookupError('boom')\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "lines.py").write_text("raise LookupError('one\\ntwo')\n")
     (tmp_path / "syntax.py").write_text("def (\n")
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "wrong.py").write_text("handlers = {}\n")
@@ -86,6 +88,15 @@ class TestLoad:
         (folder / "user.py").write_text("from mymod import other as handlers\n")
         assert list(load(f"{folder}/user.py")) == ["n"]  # type: ignore[call-overload]
 
+    def test_a_file_is_run_once(self, folder: Path) -> None:
+        """However many sets of it are asked for, by its path or as a module."""
+        (folder / "counted.py").write_text(
+            "import sys\nsys.counted = getattr(sys, 'counted', 0) + 1\nfrom mymod import handlers, other\n"
+        )
+        for specification in ("counted.py", "./counted.py:other", "counted", "counted.py"):
+            load(specification)
+        assert vars(sys).pop("counted") == 1
+
     def test_a_file_may_be_called_like_a_module(self, folder: Path) -> None:
         """Of the standard library, say, which stays what it is."""
         import string
@@ -101,6 +112,8 @@ class TestLoad:
             ("./pkg", "cannot import ./pkg: ImportError"),
             ("raises", r"cannot import raises: LookupError: boom \(.*raises.py, line 3\)"),
             ("raises.py", r"cannot import raises.py: LookupError: boom \(.*raises.py, line 3\)"),
+            ("leaves", "cannot import leaves: SystemExit: 0"),
+            ("lines", "cannot import lines: LookupError: one two"),
             ("syntax", r"cannot import syntax: SyntaxError: .*syntax.py, line 1"),
             ("mymod:nobody", "mymod has no 'nobody'; it has: handlers, other"),
             ("empty", "empty has no 'handlers'; it has: nothing"),
@@ -127,6 +140,7 @@ class TestMakeService:
                 "--max-frame-size=1000",
                 "--max-payload-size=1001",
                 "--max-in-flight=1002",
+                "--max-in-flight-size=1005",
                 "--max-unsent=1003",
                 "--max-connections=1004",
                 "--hello-timeout=1.5",
@@ -137,6 +151,7 @@ class TestMakeService:
         factory = service.factory
         assert factory.async_
         assert (factory.max_frame_size, factory.max_payload_size, factory.max_in_flight) == (1000, 1001, 1002)
+        assert factory.max_in_flight_size == 1005
         assert (factory.max_unsent, factory.max_connections) == (1003, 1004)
         assert (factory.hello_timeout, factory.handler_timeout, service.drain_timeout) == (1.5, 2.5, 3.5)
 
@@ -154,7 +169,7 @@ class TestMakeService:
         ("arguments", "text"),
         [
             ([], "which handlers"),
-            (["--handlers=mymod", "--handlers=mymod.py"], "the message 'm' has two handlers: mymod.m and mymod_"),
+            (["--handlers=mymod", "--handlers=mymod.py"], "the message 'm' has two handlers: mymod.m and mymod.m"),
             (["--handlers=mymod", "--listen=nonsense:1"], "bad endpoint 'nonsense:1': ValueError: Unknown endpoint"),
             (["--handlers=mymod", "--listen=tcp:x"], "bad endpoint 'tcp:x'"),
             (["--handlers=mymod", "--listen="], "bad endpoint ''"),

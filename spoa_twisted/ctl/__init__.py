@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,6 +13,7 @@ from twisted.internet.task import react
 
 from spoa_twisted.client import AgentDisconnected, PayloadRefused
 from spoa_twisted.ctl import ping, send
+from spoa_twisted.ctl.values import show_text
 from spoa_twisted.spop.errors import SPOPError
 
 #: What an agent, or the want of one, may do to a command: told in one line.
@@ -25,26 +26,40 @@ FAILURES = (
     SPOPError,
     TimeoutError,
     UnknownHostError,
+    ValueError,
 )
+
+#: The modules of the commands.
+COMMANDS = {"send": send, "ping": ping}
+
+Run = Callable[[Any, argparse.Namespace], Coroutine[Deferred[Any], Any, None]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``spoactl``. Raises ``SystemExit``: 0 for success, 1 for an agent that fails, 2 for a wrong command line."""
-    parser = argparse.ArgumentParser(prog="spoactl", description="Speaks SPOP to an agent, as HAProxy does.")
-    subcommands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (send, ping):
-        command.add_to(subcommands)
-    options = parser.parse_args(arguments)
-    react(_run, (options,))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="spoactl",
+        usage="%(prog)s COMMAND ...",
+        description="Speaks SPOP to an agent, as HAProxy does.",
+        epilog="commands:\n  send  send a message, print the variables set\n  ping  make a health check\n\n"
+        "spoactl COMMAND --help tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
+    command = COMMANDS[parser.parse_args(arguments[:1]).command]
+    # Each command has a parser of its own: only so may options stand between its other words.
+    options = command.parser().parse_intermixed_args(arguments[1:])
+    react(_run, (command.run, options))
 
 
-def _run(reactor: Any, options: argparse.Namespace) -> Deferred[None]:
-    return Deferred.fromCoroutine(_report(reactor, options))
+def _run(reactor: Any, run: Run, options: argparse.Namespace) -> Deferred[None]:
+    return Deferred.fromCoroutine(_report(reactor, run, options))
 
 
-async def _report(reactor: Any, options: argparse.Namespace) -> None:
+async def _report(reactor: Any, run: Run, options: argparse.Namespace) -> None:
     try:
-        await options.run(reactor, options)
+        await run(reactor, options)
     except FAILURES as error:
-        print(f"spoactl: {error or type(error).__name__}", file=sys.stderr)
+        print(f"spoactl: {show_text(str(error)) or type(error).__name__}", file=sys.stderr)
         raise SystemExit(1) from None

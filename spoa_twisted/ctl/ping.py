@@ -7,13 +7,14 @@ from typing import Any
 
 from spoa_twisted.client import SPOEClient
 from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, agent, seconds
+from spoa_twisted.ctl.values import show_text
 
 DESCRIPTION = "Makes a health check, as HAProxy does. The exit status is 0 when the agent is well, else 1."
 
 
-def add_to(subcommands: Any) -> None:
-    """Add this command to an argument parser's subcommands."""
-    parser = subcommands.add_parser("ping", help="make a health check", description=DESCRIPTION)
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this command's arguments."""
+    parser = argparse.ArgumentParser(prog="spoactl ping", description=DESCRIPTION)
     parser.add_argument(
         "agent",
         metavar="ENDPOINT",
@@ -23,11 +24,11 @@ def add_to(subcommands: Any) -> None:
         help=f"the agent's Twisted client endpoint (default: {DEFAULT_AGENT})",
     )
     parser.add_argument("--timeout", type=seconds, default=5.0, help="seconds to wait for each answer (default: 5)")
-    parser.set_defaults(run=run)
+    return parser
 
 
 async def run(reactor: Any, options: argparse.Namespace) -> None:
     """Make the check, say what the agent answered."""
     hello = await SPOEClient(options.agent, timeout=options.timeout, reactor=reactor).ping()
-    capabilities = ", ".join(sorted(hello.capabilities)) or "none"
+    capabilities = show_text(", ".join(sorted(hello.capabilities))) or "none"
     print(f"SPOP {hello.version}, frames up to {hello.max_frame_size} bytes, capabilities: {capabilities}")

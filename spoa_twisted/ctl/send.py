@@ -7,7 +7,7 @@ from typing import Any
 
 from spoa_twisted.client import SPOEClient
 from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, agent, seconds
-from spoa_twisted.ctl.values import parse_value, show_value
+from spoa_twisted.ctl.values import parse_value, show_text, show_value
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import Value
 
@@ -26,11 +26,10 @@ or false is guessed to be one; all else is a string.
 """
 
 
-def add_to(subcommands: Any) -> None:
-    """Add this command to an argument parser's subcommands."""
-    parser = subcommands.add_parser(
-        "send",
-        help="send a message, print the variables set",
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="spoactl send",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -45,7 +44,7 @@ def add_to(subcommands: Any) -> None:
     parser.add_argument("--timeout", type=seconds, default=5.0, help="seconds to wait for each answer (default: 5)")
     parser.add_argument("message", metavar="MESSAGE", help="the name of the message")
     parser.add_argument("arguments", metavar="NAME=VALUE", nargs="*", type=argument, help="an argument of the message")
-    parser.set_defaults(run=run)
+    return parser
 
 
 def argument(text: str) -> tuple[str, Value]:
@@ -67,5 +66,6 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
     client = SPOEClient(options.agent, timeout=options.timeout, reactor=reactor)
     variables = await client.send(Message(options.message, options.arguments))
     for name, value in variables.items():
+        name = show_text(name)
         print(f"unset {name}" if value is None else f"{name}={show_value(value)}")
     await client.disconnect()

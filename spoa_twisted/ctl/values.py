@@ -72,8 +72,8 @@ _PARSERS: Final[dict[str, Callable[[str], Value]]] = {
 }
 
 
-def _show_str(text: str) -> str:
-    # A value from the network is to be read, not to steer the terminal, and is one line.
+def show_text(text: str) -> str:
+    """Return ``text``, which came from the network, as one line that does not steer the terminal."""
     return "".join([char if char.isprintable() else repr(char)[1:-1] for char in text])
 
 
@@ -87,6 +87,6 @@ _SHOWN: Final[dict[type, tuple[str, Callable[..., str] | None]]] = {
     int: ("int64", int.__str__),
     IPv4Address: ("ipv4", str),
     IPv6Address: ("ipv6", str),
-    str: ("str", _show_str),
+    str: ("str", show_text),
     bytes: ("bin", bytes.hex),
 }

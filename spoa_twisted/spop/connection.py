@@ -18,7 +18,7 @@ event ``Disconnect``      HAPROXY-DISCONNECT      ``disconnect``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, Final, Generic, TypeVar, final
 
@@ -49,6 +49,7 @@ from spoa_twisted.spop.frames import (
 )
 from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
 from spoa_twisted.spop.typeddata import Value
+from spoa_twisted.spop.unread import Unread
 
 #: The longest frame that is let in and offered, in bytes.
 DEFAULT_MAX_FRAME_SIZE: Final = 2**20
@@ -56,14 +57,15 @@ DEFAULT_MAX_FRAME_SIZE: Final = 2**20
 #: The longest payload that is put together from fragments, in bytes.
 DEFAULT_MAX_PAYLOAD_SIZE: Final = 2**20
 
-#: The size that HAProxy asks for with its default ``tune.bufsize``: 16384, less 4 for the length.
-HAPROXY_MAX_FRAME_SIZE: Final = 16380
-
 #: SPOE.txt, section 3.2.1.
 PIPELINING: Final = "pipelining"
 FRAGMENTATION: Final = "fragmentation"
 ASYNC: Final = "async"
 
+
+# Plain integers: the operators of an IntFlag are Python-level calls.
+_FIN: Final = int(Flags.FIN)
+_ABORT: Final = int(Flags.ABORT)
 
 EventT = TypeVar("EventT")
 
@@ -87,6 +89,8 @@ class Notify:
     #: What its ACK repeats.
     ids: bytes
     messages: list[Message]
+    #: How long its payload was, in bytes.
+    size: int = field(default=0, compare=False)
 
     @property
     def stream_id(self) -> int:
@@ -138,7 +142,7 @@ class _Connection(Generic[EventT]):
         self._max_frame_size = max_frame_size
         self._buffer = FrameBuffer(max_frame_size)
         self._out: list[bytes] = []
-        #: How many bytes :meth:`data_to_send` would return.
+        #: How many bytes wait to be sent.
         self.bytes_to_send = 0
 
     @property
@@ -184,8 +188,9 @@ class _Connection(Generic[EventT]):
         if not out:
             return b""
         self._out = []
-        self.bytes_to_send = 0
-        return out[0] if len(out) == 1 else b"".join(out)
+        data = out[0] if len(out) == 1 else b"".join(out)
+        self.bytes_to_send -= len(data)
+        return data
 
     def disconnect(self, status_code: int = StatusCode.NORMAL, message: str = "normal") -> None:
         """Say goodbye, once: queue a DISCONNECT frame, the last one. ``message`` is cut after 255 bytes."""
@@ -238,6 +243,36 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         self._capabilities = frozenset({PIPELINING, FRAGMENTATION} | ({ASYNC} if async_ else set()))
         self._fragments: bytearray | None = None
         self._fragments_ids = b""
+        self._in_flight = 0
+        # For a HAProxy >= 3.1 only.
+        self._unread: Unread | None = None
+
+    def data_to_send(self) -> bytes:
+        """Return, once, what is to be written to the transport. A frame is never split over two calls.
+
+        ACKs that HAProxy >= 3.1 could not read at once are held back: while :attr:`unread`, this is to be called
+        again after :meth:`interval_ended`.
+        """
+        if self._unread is None or not self._out or self.state is State.CLOSED:
+            return super().data_to_send()
+        admitted = self._unread.admit(self._out, self._in_flight + len(self._out))
+        held_back = self._out[admitted:]
+        del self._out[admitted:]
+        data = super().data_to_send()
+        self._out = held_back
+        return data
+
+    @property
+    def unread(self) -> bool:
+        """Whether HAProxy may not have read all ACKs, and further ones may have to wait."""
+        return (
+            self._unread is not None and self.state is not State.CLOSED and (len(self._unread) > 0 or bool(self._out))
+        )
+
+    def interval_ended(self) -> None:
+        """Say that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed, while :attr:`unread`."""
+        if self._unread is not None:
+            self._unread.interval_ended()
 
     @property
     def bytes_received(self) -> int:
@@ -267,6 +302,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size}")
         if not actions and ASYNC not in self.peer_capabilities:
             actions = NO_ACTIONS
+        self._in_flight -= 1
         self._send(FrameType.ACK, ids, actions)
 
     def _receive_hello(self, frame: Frame) -> HAProxyHello:
@@ -278,6 +314,8 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         self.engine_id = hello.engine_id
         self.async_ = bool(hello.engine_id) and ASYNC in hello.capabilities & self._capabilities
         self._agree(min(self._max_frame_size, hello.max_frame_size))
+        if ASYNC not in hello.capabilities:
+            self._unread = Unread(self._max_frame_size)
         answer = AgentHello(max_frame_size=self._max_frame_size, capabilities=self._capabilities)
         self._send(FrameType.AGENT_HELLO, NO_IDS, answer.encode())
         if hello.healthcheck:
@@ -290,9 +328,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
     def _receive_notify(self, frame: Frame) -> Notify | PayloadTooBig | None:
         if self._fragments is not None:
             raise InterlacedFrames("a NOTIFY came between the fragments of another")
-        if frame.flags & Flags.FIN:
-            return Notify(frame.ids, decode_messages(frame.payload))
-        if not frame.flags & Flags.ABORT:
+        if frame.flags & _FIN:
+            return self._notify(frame.ids, frame.payload)
+        if not frame.flags & _ABORT:
             self._fragments = bytearray()
             self._fragments_ids = frame.ids
             return self._add_fragment(frame)
@@ -304,7 +342,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             return None
         if frame.ids != self._fragments_ids:
             raise InterlacedFrames("a fragment came between the fragments of another payload")
-        if frame.flags & Flags.ABORT:
+        if frame.flags & _ABORT:
             self._fragments = None
             return None
         return self._add_fragment(frame)
@@ -317,11 +355,16 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             self._send(FrameType.ACK, frame.ids, b"", Flags.FIN | Flags.ABORT)
             return PayloadTooBig(frame.ids, size)
         self._fragments += frame.payload
-        if not frame.flags & Flags.FIN:
+        if not frame.flags & _FIN:
             return None
         payload = bytes(self._fragments)
         self._fragments = None
-        return Notify(frame.ids, decode_messages(payload))
+        return self._notify(frame.ids, payload)
+
+    def _notify(self, ids: bytes, payload: bytes) -> Notify:
+        messages = decode_messages(payload)
+        self._in_flight += 1
+        return Notify(ids, messages, len(payload))
 
     def _receive_disconnect(self, frame: Frame) -> Disconnect:
         _judge_whole(frame)
@@ -357,7 +400,7 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
     _GOODBYE = FrameType.HAPROXY_DISCONNECT
 
     def __init__(self, hello: HAProxyHello | None = None) -> None:
-        self._hello = hello or HAProxyHello(max_frame_size=HAPROXY_MAX_FRAME_SIZE, capabilities=frozenset({PIPELINING}))
+        self._hello = hello or HAProxyHello(capabilities=frozenset({PIPELINING}))
         super().__init__(self._hello.max_frame_size)
         self._waiting: set[bytes] = set()
         self._next_stream_id = 1
@@ -411,12 +454,12 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
         return hello
 
     def _receive_ack(self, frame: Frame) -> Ack | None:
-        if not frame.flags & Flags.FIN:
+        if not frame.flags & _FIN:
             raise FragmentationNotSupported("an ACK came in fragments")
         if frame.ids not in self._waiting:
             return None
         self._waiting.remove(frame.ids)
-        return Ack(frame.ids, decode_actions(frame.payload), bool(frame.flags & Flags.ABORT))
+        return Ack(frame.ids, decode_actions(frame.payload), bool(frame.flags & _ABORT))
 
     def _receive_disconnect(self, frame: Frame) -> Disconnect:
         _judge_whole(frame)
@@ -439,7 +482,7 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
 def _judge_whole(frame: Frame) -> None:
     """Judge the frames that belong to no stream, and cannot be fragmented."""
     name = FrameType(frame.type).name
-    if not frame.flags & Flags.FIN:
+    if not frame.flags & _FIN:
         raise FragmentationNotSupported(f"{name} cannot be fragmented")
     if frame.ids != NO_IDS:
         raise InvalidFrame(f"{name} has another stream-id or frame-id than 0")

@@ -91,9 +91,3 @@ class InterlacedFrames(SPOPError):
     """Another frame came between the fragments of a payload."""
 
     status_code = StatusCode.INTERLACED_FRAMES
-
-
-class FrameIdNotFound(SPOPError):
-    """A frame names a stream-id and frame-id that nobody waits for."""
-
-    status_code = StatusCode.FRAME_ID_NOT_FOUND

@@ -53,6 +53,9 @@ VERSION: Final = "2.0"
 #: The smallest maximum frame size that a peer may ask for, in bytes (SPOE.txt, section 3.2).
 MIN_MAX_FRAME_SIZE: Final = 256
 
+#: What HAProxy asks for with its default ``tune.bufsize``: 16384 bytes, less 4 for the length.
+HAPROXY_MAX_FRAME_SIZE: Final = 16380
+
 #: The longest message of a DISCONNECT, in bytes; HAProxy <= 3.0 refuses longer ones.
 MAX_DISCONNECT_MESSAGE: Final = 255
 
@@ -204,7 +207,7 @@ class HAProxyHello:
     #: The versions that the engine supports, each a "Major.Minor".
     supported_versions: tuple[str, ...] = (VERSION,)
     #: The longest frame that the engine allows, in bytes.
-    max_frame_size: int = 16380
+    max_frame_size: int = HAPROXY_MAX_FRAME_SIZE
     capabilities: frozenset[str] = frozenset()
     #: What is the same on all connections of one engine; empty when the engine does not say.
     engine_id: str = ""
@@ -260,7 +263,7 @@ class AgentHello:
 
     version: str = VERSION
     #: The longest frame from now on, in bytes.
-    max_frame_size: int = 16380
+    max_frame_size: int = HAPROXY_MAX_FRAME_SIZE
     capabilities: frozenset[str] = frozenset()
 
     def encode(self) -> bytes:
