@@ -514,7 +514,7 @@ def _judge_result(result: Any) -> Variables:
         return {}
     if not isinstance(result, Mapping):
         raise TypeError(f"a {type(result).__name__} is no mapping of variables")
-    return dict(result)
+    return dict(result.items())
 
 
 def _largest(actions: bytes) -> str:

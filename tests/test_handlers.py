@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections import UserDict
+from collections.abc import Iterator
 from functools import partial
 from ipaddress import IPv4Address
 from typing import Any
@@ -124,18 +125,25 @@ class TestRegistration:
         with pytest.raises(error, match=text):
             Handlers().message("m", **options)(function)
 
+    def test_a_decorator_without_a_name_is_refused(self) -> None:
+        """It would register nothing, and take the function's place."""
+        with pytest.raises(TypeError, match="the name of a message is a str, not a function"):
+            Handlers().message(lambda: None)  # type: ignore[arg-type]
+
     def test_a_pool_has_threads(self) -> None:
         """A pool of none would never run anything."""
         with pytest.raises(ValueError, match="blocking_threads is 0"):
             Handlers(blocking_threads=0)
 
-    def test_sets_are_merged(self) -> None:
+    def test_sets_are_merged(self, logged: Logged) -> None:
         """Each handler keeps what was said of it in its own set."""
         one = Handlers({"a": lambda: 1 / 0}, on_error={"sess.one": 1})  # type: ignore[dict-item, return-value]
         two = Handlers({"b": lambda: 1 / 0}, default=lambda: {"sess.d": 1})  # type: ignore[dict-item, return-value]
         merged = Handlers.merged(one, two)
         assert sorted(merged) == ["a", "b"]
         assert "b" not in one
+        assert respond(merged, Message("a"), Message("b"), Message("c")) == {"sess.one": 1, "sess.d": 1}
+        assert len(logged.take()) == 2
 
     def test_sets_that_claim_the_same_are_not_merged(self) -> None:
         """The error names the message, or says that it is the default, and names both functions."""
@@ -163,6 +171,7 @@ class TestBinding:
             (lambda nobody=7, *, ip=8, other=9: (nobody, ip, other), (7, 1, 9)),
             (lambda message: (message.name, message["message"]), ("m", 5)),
             (lambda ip, message: (ip, message[2]), (1, 2)),
+            (lambda message, **rest: (message.name, *rest), ("m", "ip", "user_agent", "a_b")),
             (lambda **rest: tuple(rest.items()), (("ip", 1), ("user_agent", "x"), ("a_b", 3), ("message", 5))),
             (lambda ip, **rest: (ip, *rest), (1, "user_agent", "a_b", "message")),
             (lambda: (), ()),
@@ -208,6 +217,21 @@ class TestResults:
     def test_no_variables(self, result: Any) -> None:
         """None and an empty mapping set none."""
         assert respond(Handlers({"m": lambda: result}), Message("m")) == {}
+
+    def test_a_mapping_may_be_iterated_over_once(self) -> None:
+        """As one that reads its items from somewhere."""
+
+        class Once(UserDict[str, Any]):
+            def __iter__(self) -> Iterator[str]:
+                while self.data:
+                    name = next(iter(self.data))
+                    yield name
+                    del self.data[name]
+
+        assert respond(Handlers({"m": lambda: Once({"sess.a": "x" * 50, "sess.b": 1})}), Message("m")) == {
+            "sess.a": "x" * 50,
+            "sess.b": 1,
+        }
 
     def test_no_messages(self) -> None:
         """HAProxy 3.1 and 3.2 send such NOTIFYs."""

@@ -25,6 +25,7 @@ from spoa_twisted.protocol import (
 from spoa_twisted.spop.connection import Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.spop.unread import READ_INTERVAL
 from tests.conftest import Logged
 
 
@@ -626,3 +627,190 @@ def test_an_engine_outlives_the_end_of_an_older_connection(clock: Clock, waiting
     assert list(factory._engines) == ["engine"]
     new.lose()
     assert factory._engines == {}
+
+
+class TestUnread:
+    """HAProxy >= 3.1 stops reading for ever when one read fills its buffer."""
+
+    def test_long_acks_leave_one_after_another(self, clock: Clock) -> None:
+        """As HAProxy can read them; meanwhile others are answered behind them, and the goodbye waits."""
+        factory = SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 6000}}), reactor=clock)
+        session = Session(factory)
+        session.notify(*["long"] * 10)
+        factory.drain(5)
+        received: list[Any] = []
+        for _ in range(50):
+            assert len(session.wire.value()) < 16384
+            received += session.events()
+            clock.advance(READ_INTERVAL)
+        assert [type(event) for event in received] == [Ack] * 10 + [Disconnect]
+        session.lose()
+        assert clock.getDelayedCalls() == []
+
+    def test_no_timer_outlives_a_connection(self, clock: Clock) -> None:
+        """Nor does one run when nothing is unread."""
+        session = Session(SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 9000}}), reactor=clock))
+        session.notify("long")
+        assert len(clock.getDelayedCalls()) == 1
+        for _ in range(2):
+            clock.advance(READ_INTERVAL)
+        assert clock.getDelayedCalls() == []
+        session.notify("long")
+        session.lose()
+        assert clock.getDelayedCalls() == []
+
+    def test_what_is_held_back_is_bounded(self, clock: Clock) -> None:
+        """No further NOTIFY is taken until some has left."""
+        calls: list[int] = []
+
+        def handler() -> dict[str, Any]:
+            calls.append(1)
+            return {"sess.a": "x" * 16000}
+
+        session = Session(SPOAFactory(Handlers({"long": handler}), reactor=clock))
+        session.notify(*["long"] * 1000)
+        assert len(calls) <= 6
+
+
+class TestInFlight:
+    def test_it_is_bounded_in_bytes(self, clock: Clock, waiting: Waiting) -> None:
+        """A NOTIFY may be long, or hold very many messages; what is answered counts no more."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, max_in_flight_size=20_000)
+        session = Session(factory)
+        for _ in range(5):
+            session.engine.send_notify([Message("wait", [("body", b"x" * 9000)])])
+        session.send()
+        assert len(waiting.deferreds) == 2
+        waiting.deferreds[0].callback(None)
+        assert len(waiting.deferreds) == 3
+        for deferred in waiting.deferreds[1:3]:
+            deferred.callback(None)
+        assert len(waiting.deferreds) == 5
+        session = Session(factory)
+        for _ in range(2):
+            session.engine.send_notify([Message("wait")] * 30)
+        session.send()
+        assert len(waiting.deferreds) == 35
+
+
+class TestFaultsOfOthers:
+    def test_a_canceller_that_raises_harms_nobody(self, clock: Clock, logged: Logged) -> None:
+        """The others are cancelled, and the connection is closed."""
+
+        def canceller(deferred: object) -> None:
+            raise LookupError("cannot")
+
+        answers = [Deferred(canceller), Deferred(canceller)]
+        session = Session(SPOAFactory(OtherHandlers(answers[0]), reactor=clock))
+        session.notify("m")
+        session.engine.disconnect()
+        session.send()
+        assert session.wire.disconnecting
+        assert [line.split(": ", 1)[1] for line in logged.take()] == [
+            "the handlers failed to be cancelled: LookupError: cannot"
+        ]
+
+    def test_an_orphaned_failure_is_answered(self, clock: Clock, logged: Logged) -> None:
+        """On another connection of its engine, as it would have been on its own."""
+        answer: Deferred[bytes] = Deferred()
+        factory = SPOAFactory(OtherHandlers(answer), reactor=clock, async_=True)
+        first, second = Session(factory, OLD), Session(factory, OLD)
+        (ids,) = first.notify("m")
+        first.lose()
+        second.engine._waiting.add(ids)
+        answer.errback(LookupError("boom"))
+        assert second.events() == [Ack(ids, {}, aborted=False)]
+        assert len(logged.take()) == 1
+
+    def test_an_engine_lives_as_long_as_a_connection(self, clock: Clock, waiting: Waiting) -> None:
+        """The end of one does not touch the others."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, async_=True)
+        first, second = Session(factory, OLD), Session(factory, OLD)
+        first.lose()
+        assert len(factory._engines) == 1
+        assert clock.getDelayedCalls() == []
+        second.notify("now")
+        assert len(second.events()) == 1
+        second.lose()
+
+    def test_the_same_fault_of_the_same_peer_is_logged_once_a_minute(
+        self, factory: SPOAFactory, clock: Clock, logged: Logged
+    ) -> None:
+        """HAProxy <= 3.0 tries again hundreds of times a second."""
+        for _ in range(10):
+            Session(factory).agent.dataReceived(b"\xff\xff\xff\xff")
+        assert len(logged.take()) == 1
+        Session(factory).agent.dataReceived(b"\x00\x00\x00\x00")
+        assert len(logged.take()) == 1
+        clock.advance(61)
+        Session(factory).agent.dataReceived(b"\xff\xff\xff\xff")
+        assert len(logged.take()) == 1
+
+
+class TestDrainOfMany:
+    def test_two_may_drain(self, factory: SPOAFactory, clock: Clock) -> None:
+        """As two services of one factory do."""
+        session = Session(factory)
+        drained = [factory.drain(5), factory.drain(7)]
+        clock.advance(0)
+        session.lose()
+        assert all(deferred.called for deferred in drained)
+        assert clock.getDelayedCalls() == []
+
+    def test_under_load_it_ends(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
+        """When half of the time has passed, what is pending is finished, and what comes is left."""
+        session = Session(factory)
+        session.notify("wait")
+        factory.drain(10)
+        clock.advance(0)
+        session.notify("wait")
+        waiting.deferreds[0].callback(None)
+        clock.advance(5)
+        session.notify("now", "wait")
+        assert len(waiting.deferreds) == 2
+        waiting.deferreds[1].callback({"sess.a": 1})
+        received = session.events()
+        assert [type(event) for event in received] == [Ack, Ack, Disconnect]
+        assert received[1].variables == {"sess.a": 1}
+        assert session.wire.disconnecting
+
+    def test_with_async_nothing_is_left(self, clock: Clock, waiting: Waiting, logged: Logged) -> None:
+        """What waits for its handlers is cancelled when there is no connection left to come."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, async_=True, handler_timeout=0)
+        first, second = Session(factory, OLD), Session(factory, OLD)
+        first.notify("wait")
+        second.notify("wait")
+        first.lose()
+        drained = factory.drain(5)
+        clock.advance(5)
+        assert waiting.cancelled == [waiting.deferreds[1]]
+        second.lose()
+        assert waiting.cancelled == waiting.deferreds[::-1]
+        assert drained.called
+        assert factory._engines == {}
+        assert clock.getDelayedCalls() == []
+        assert len(logged.take()) == 1
+
+
+def test_a_health_check_belongs_to_no_engine(clock: Clock, waiting: Waiting) -> None:
+    """Whatever it says of itself."""
+    factory = SPOAFactory(waiting.handlers, reactor=clock, async_=True)
+    hello = HAProxyHello(capabilities=OLD.capabilities, engine_id="engine", healthcheck=True)
+    Session(factory, hello).lose()
+    assert factory._engines == {}
+
+
+def test_acks_of_later_reads_leave_together_too(factory: SPOAFactory) -> None:
+    """However much was written before."""
+    session = Session(factory, OLD)
+    for _ in range(300):
+        session.notify(*["now"] * 20)
+    assert len(session.wire.writes) == 301
+
+
+def test_the_transport_is_let_go(factory: SPOAFactory) -> None:
+    """A transport with a producer would wait for it, and never close."""
+    session = Session(factory)
+    session.engine.disconnect()
+    session.send()
+    assert session.wire.producer is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import contextlib
-import datetime as dt
 import http.client
 import http.server
 import inspect
@@ -24,9 +23,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from docutils import nodes
 from docutils.core import publish_doctree
 
@@ -48,6 +44,7 @@ from spoa_twisted.spop.typeddata import DataType, encode_typed_data
 from spoa_twisted.tap import Options, load
 from spoa_twisted.testing import FakeHAProxy
 from tests import readme_commands
+from tests.certificates import self_signed
 from tests.haproxy.branches import Branch, NoHAProxy, find_branches
 from tests.test_examples import ENVIRONMENT, ROOT, Checkout, checkout
 
@@ -446,27 +443,6 @@ def test_the_backend_for_newer_haproxys(old: str, new: str) -> None:
     before, after = (text[text.index("backend agents\n") :] for text in (old, new))
     assert before != after
     assert before.replace("mode tcp\n", "mode spop\n") == after
-
-
-def self_signed(folder: Path) -> None:
-    """Write agent.key, and agent.crt that trusts itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "agent")])
-    now = dt.datetime.now(dt.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "agent.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "agent.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
 
 
 def server_of(text: str) -> str:

@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.application.service import Application, IServiceCollection
-from twisted.internet import reactor
+from twisted.internet import reactor, ssl
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.error import CannotListenError, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
 from spoa_twisted.client import AgentDisconnected
+from tests.certificates import self_signed
 from tests.conftest import Logged
 
 
@@ -204,3 +206,44 @@ class TestServing:
         assert await client.notify("m") == {"sess.a": 2}
         await client.disconnect()
         await service.stopService()
+
+
+# Twisted itself still gives pyOpenSSL what newer releases of that warn about.
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+class TestTLS:
+    @pytest.fixture
+    def endpoint(self, tmp_path: Path) -> str:
+        certificate, key = self_signed(tmp_path)
+        return f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+
+    @staticmethod
+    def client(service: SPOAService) -> SPOEClient:
+        port = service.addresses[0].port
+        return SPOEClient(wrapClientTLS(ssl.CertificateOptions(), TCP4ClientEndpoint(reactor, "127.0.0.1", port)))
+
+    @pytest_twisted.ensureDeferred
+    async def test_it_serves_and_refuses(self, endpoint: str, logged: Logged) -> None:
+        """One connection too many is ended, as without TLS."""
+        agent = SPOAFactory(Handlers({"m": lambda: {"sess.a": 1}}), max_connections=1)
+        service = SPOAService(agent, [endpoint])
+        service.startService()
+        first, second = self.client(service), self.client(service)
+        assert await first.notify("m") == {"sess.a": 1}
+        with pytest.raises(Exception, match=r"(?i)connection"):
+            await second.notify("m")
+        assert await first.notify("m") == {"sess.a": 1}
+        assert len(logged.take()) == 1
+        await first.disconnect()
+        await service.stopService()
+
+    @pytest_twisted.ensureDeferred
+    async def test_who_says_nothing_does_not_hold_it_up(self, endpoint: str) -> None:
+        """A connection without a TLS handshake is closed when the service stops."""
+        service = SPOAService(factory(clock=reactor), [endpoint], drain_timeout=60)
+        service.startService()
+        silent = Protocol()
+        await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", service.addresses[0].port), silent)
+        speaks = self.client(service)
+        assert await speaks.notify("m") == {"sess.a": 1}
+        assert len(service.factory.connections) == 2
+        await service.stopService().addTimeout(5, reactor)

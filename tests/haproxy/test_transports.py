@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from spoa_twisted import Handlers, Variables
+from tests.certificates import self_signed
 
 from .conftest import Serve, StartHAProxy
 from .harness import bounded
@@ -43,31 +39,13 @@ def endpoint(request: pytest.FixtureRequest) -> tuple[Callable[[Path], str], str
     return {
         "tcp": (lambda folder: "tcp:0:interface=127.0.0.1", ""),
         "unix": (lambda folder: f"unix:{folder}/spoa.sock:mode=660", ""),
-        "tls": (lambda folder: f"ssl:0:interface=127.0.0.1:privateKey={self_signed(folder)}", "ssl verify none"),
+        "tls": (tls_endpoint, "ssl verify none"),
     }[request.param]
 
 
-def self_signed(folder: Path) -> Path:
-    """Write a certificate and its key into one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "spoa.test")])
-    today = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(today - timedelta(days=1))
-        .not_valid_after(today + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = folder / "spoa.pem"
-    pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return pem
+def tls_endpoint(folder: Path) -> str:
+    certificate, key = self_signed(folder)
+    return f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
 
 
 # Twisted itself still gives pyOpenSSL what newer releases of that warn about.
