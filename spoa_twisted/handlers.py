@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import weakref
 from asyncio import isfuture
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from threading import Thread
@@ -34,9 +35,11 @@ LONGEST_SAFE_NAME: Final = 40
 
 # What is logged once per name is remembered for so many names: they may come from what clients sent.
 _MOST_NAMES_REMEMBERED: Final = 1000
+_LONGEST_NAME_LOGGED: Final = 64
 
 # Messages of one name may come with other arguments, as several HAProxys do; each such list has its plan.
 _MOST_PLANS: Final = 64
+_LONGEST_PLANNED_NAMES: Final = 4096
 
 _NOT_OF_A_PARAMETER: Final = re.compile(r"[-.]")
 
@@ -85,6 +88,8 @@ class Handlers:
     ) -> None:
         if blocking_threads < 1:
             raise ValueError(f"blocking_threads is {blocking_threads}; at least one is needed")
+        # Judged now, not when the first handler is registered.
+        _Handler("default", lambda: None, timeout, on_error, blocking=False)
         self._timeout = timeout
         self._on_error = on_error
         self._blocking_threads = blocking_threads
@@ -188,7 +193,7 @@ class Handlers:
         for message in messages:
             handler = self._by_name.get(message.name) or self._default
             if handler is None:
-                self._log_once(message.name, "no handler for the message {name!r}: it sets no variables")
+                self._log_once(message.name, "no handler for the message {name!a}: it sets no variables")
                 continue
             answer = _Answer(handler, message)
             answers.append(answer)
@@ -222,7 +227,7 @@ class Handlers:
 
     def _add(self, name: str, handler: _Handler) -> None:
         if name in self._by_name:
-            raise ValueError(f"the message {name!r} has two handlers: {self._by_name[name]} and {handler}")
+            raise ValueError(f"the message {name!a} has two handlers: {self._by_name[name]} and {handler}")
         self._by_name[name] = handler
 
     def _in_thread(self, handler: _Handler, message: Message, reactor: IReactorTime) -> Any:
@@ -233,6 +238,8 @@ class Handlers:
             # Whatever blocks when the agent has drained must not keep the process.
             self._threadpool.threadFactory = _DaemonThread
             self._threadpool.start()
+            # The threads of handlers that were replaced end too, when they have nothing to do any more.
+            weakref.finalize(self, _DaemonThread(target=self._threadpool.stop).start).atexit = False
 
         deferred: Deferred[Any] = Deferred()
 
@@ -256,7 +263,7 @@ class Handlers:
                     self._judge_name(variable)
         except BaseException as error:
             self._log.error(
-                "the handler of the message {name!r} returned what cannot be sent: {error}",
+                "the handler of the message {name!a} returned what cannot be sent: {error}",
                 name=answer.message.name,
                 error=error,
             )
@@ -267,22 +274,33 @@ class Handlers:
         if len(name if dot else scope) > LONGEST_SAFE_NAME:
             self._log_once(
                 variable,
-                "the variable {name!r} may be too long for HAProxy, which drops it silently when scope.prefix.name"
+                "the variable {name!a} may be too long for HAProxy, which drops it silently when scope.prefix.name"
                 " has more than 63 characters",
             )
 
     def _log_once(self, name: str, text: str) -> None:
+        # Names may come from a peer, and be as long as a frame.
+        name = name[:_LONGEST_NAME_LOGGED]
         if name not in self._names_logged and len(self._names_logged) < _MOST_NAMES_REMEMBERED:
             self._names_logged.add(name)
             self._log.warn(text, name=name)
 
     def _failed(self, answer: _Answer, failure: Failure) -> None:
-        self._log.failure("the handler of the message {name!r} failed", failure, name=answer.message.name)
+        name = answer.message.name[:_LONGEST_NAME_LOGGED]
+        traceback = failure.getTraceback()
+        if traceback.isascii():
+            self._log.failure("the handler of the message {name!a} failed", failure, name=name)
+        else:
+            # What a client sent may stand in it, and not every log can hold that.
+            traceback = traceback.encode("ascii", "backslashreplace").decode("ascii")
+            self._log.critical(
+                "the handler of the message {name!a} failed\n{traceback}", name=name, traceback=traceback
+            )
         answer.actions = answer.handler.on_error
 
     def _timed_out(self, answer: _Answer, timeout: float) -> None:
         self._log.error(
-            "the handler of the message {name!r} took longer than {timeout} s",
+            "the handler of the message {name!a} took longer than {timeout} s",
             name=answer.message.name,
             timeout=timeout,
         )
@@ -293,20 +311,23 @@ class Handlers:
             return answers[0].actions
         parts: list[bytes] = []
         room = max_size
+        logged = False
         for answer in answers:
             actions = answer.actions
-            if len(actions) > room:
+            if len(actions) > room and not logged:
+                logged = True
                 self._log.error(
-                    "the variables of the message {name!r} do not fit in the frame: {size} bytes, where {room} are"
+                    "the variables of the message {name!a} do not fit in the frame: {size} bytes, where {room} are"
                     " left; the largest is {largest}",
                     name=answer.message.name,
                     size=len(actions),
                     room=room,
                     largest=_largest(actions),
                 )
+            if len(actions) > room:
                 actions = answer.handler.on_error
-                if len(actions) > room:
-                    continue
+            if len(actions) > room:
+                continue
             parts.append(actions)
             room -= len(actions)
         return b"".join(parts)
@@ -361,10 +382,12 @@ class _Exchange:
         self._result = Deferred(self._cancel)
         return self._result
 
-    def _finished(self, result: Any, answer: _Answer) -> None:
+    def _finished(self, result: Any, answer: _Answer) -> Any:
+        # Another handler may have returned the same Deferred.
+        passed_on = None if isinstance(result, Failure) else result
         if answer not in self._waiting:
             # It was given up: what became of it interests nobody.
-            return
+            return passed_on
         _, timer = self._waiting.pop(answer)
         if timer is not None:
             timer.cancel()
@@ -373,6 +396,7 @@ class _Exchange:
         else:
             self._handlers._returned(answer, result)
         self._settle()
+        return passed_on
 
     def _timed_out(self, answer: _Answer, seconds: float) -> None:
         deferred, _ = self._waiting.pop(answer)
@@ -418,14 +442,14 @@ class _Handler:
         self.blocking = blocking
         try:
             #: The LIST-OF-ACTIONS to send in the stead of what the function failed to return.
-            self.on_error = encode_actions(on_error or {})
+            self.on_error = encode_actions(_judge_result(on_error))
         except (TypeError, ValueError) as error:
-            raise type(error)(f"on_error of the message {name!r}: {error}") from error
+            raise type(error)(f"on_error of the message {name!a}: {error}") from error
         self._parameters = tuple(inspect.signature(function).parameters.values())
         for parameter in self._parameters:
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
                 raise TypeError(
-                    f"the handler of the message {name!r} takes *{parameter.name}, but arguments are bound by name:"
+                    f"the handler of the message {name!a} takes *{parameter.name}, but arguments are bound by name:"
                     " take **kwargs, or message"
                 )
         self._defaults = tuple([parameter.default for parameter in self._parameters])
@@ -439,6 +463,10 @@ class _Handler:
         plan = self._plans.get(message.names)
         if plan is None:
             plan = self._make_plan(message)
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            if sum(map(len, message.names)) <= _LONGEST_PLANNED_NAMES:
+                self._plans[message.names] = plan
         positional, keywords = plan
         sources = (*message.values, message, *self._defaults)
         if keywords:
@@ -473,10 +501,7 @@ class _Handler:
                 keywords.append((parameter.name, source))
             else:
                 positional.append(source)
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans.clear()
-        plan = self._plans[message.names] = (tuple(positional), tuple(keywords))
-        return plan
+        return tuple(positional), tuple(keywords)
 
     def __str__(self) -> str:
         module = getattr(self._function, "__module__", None)

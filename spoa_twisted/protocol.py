@@ -32,9 +32,10 @@ from spoa_twisted.spop.connection import (
     Notify,
     PayloadTooBig,
     State,
+    judge_max_frame_size,
 )
 from spoa_twisted.spop.errors import SPOPError, StatusCode
-from spoa_twisted.spop.frames import MIN_MAX_FRAME_SIZE, Disconnect, HAProxyHello
+from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 from spoa_twisted.spop.unread import READ_INTERVAL
 
 #: How many NOTIFYs of one connection may wait for their handlers. HAProxy sends 20 unless told otherwise.
@@ -70,6 +71,9 @@ ABORT_TIMEOUT: Final = 1.0
 #: With the capability ``async``: seconds for which an engine without connections is remembered, with the ACKs due.
 ENGINE_TIMEOUT: Final = 10.0
 
+# What the ACKs of all NOTIFYs in flight on one connection may amount to, were each as long as a frame may be.
+_MAX_ACKS_SIZE: Final = 2**22
+
 # So much is read ahead of what may be answered, to notice the end of a connection with too much pending.
 _READ_AHEAD: Final = 2**16
 
@@ -80,8 +84,10 @@ _WRITE_SIZE: Final = 2**16
 _LOG_INTERVAL: Final = 60.0
 _MOST_FAULTS: Final = 1000
 
-# With the capability async: how many ACKs may wait for a connection of their engine.
-_MOST_HOMELESS_ACKS: Final = 1024
+# With the capability async, of all engines: how many NOTIFYs may wait for handlers when their connection is gone, and
+# how many bytes of ACKs for a connection to come.
+_MOST_ORPHANS: Final = 1024
+_MAX_HOMELESS_SIZE: Final = 2**20
 
 
 @final
@@ -99,6 +105,7 @@ class SPOAProtocol(Protocol):
         # The ids of each NOTIFY that waits for its handlers, and what it counts for.
         self._pending: dict[Deferred[bytes], tuple[bytes, int]] = {}
         self._pending_size = 0
+        self._max_in_flight = factory.max_in_flight
         # The limit for what is due: the HELLO, the taking of what was written, the end.
         self._timer: IDelayedCall | None = None
         self._unread_timer: IDelayedCall | None = None
@@ -181,29 +188,11 @@ class SPOAProtocol(Protocol):
             return
         self._serving = True
         try:
-            while self._may_answer():
-                event = self._connection.next_event()
-                if event is None:
+            # Writing may make room for what waits to be answered.
+            while not self._answer_all():
+                self._flush()
+                if not self._may_answer():
                     break
-                if isinstance(event, Notify):
-                    self._notified(event)
-                    if self._connection.bytes_to_send >= _WRITE_SIZE:
-                        self._write()
-                elif isinstance(event, HAProxyHello):
-                    self._greeted(event)
-                elif isinstance(event, PayloadTooBig):
-                    self._log.warn(
-                        "{peer}: gave up a NOTIFY whose fragments exceed max_payload_size, {limit} bytes",
-                        peer=self._peer,
-                        limit=self.factory.max_payload_size,
-                    )
-                elif isinstance(event, Disconnect):
-                    self._log.debug(
-                        "{peer}: disconnected: {code} {message!r}",
-                        peer=self._peer,
-                        code=event.status_code,
-                        message=event.message,
-                    )
         except SPOPError as error:
             host, _, _ = self._peer.rpartition(":")
             known = self.factory._logged_lately((host, error.status_code))
@@ -218,9 +207,40 @@ class SPOAProtocol(Protocol):
             self._serving = False
         self._flush()
 
+    def _answer_all(self) -> bool:
+        """Answer what has come; return whether that was all, or some has to wait for room.
+
+        :raises SPOPError: when the peer broke the protocol.
+        """
+        while self._may_answer():
+            event = self._connection.next_event()
+            if event is None:
+                return True
+            if isinstance(event, Notify):
+                self._notified(event)
+                if self._connection.bytes_to_send >= _WRITE_SIZE:
+                    self._write()
+            elif isinstance(event, HAProxyHello):
+                self._greeted(event)
+            elif isinstance(event, PayloadTooBig):
+                self._log.warn(
+                    "{peer}: gave up a NOTIFY whose fragments exceed max_payload_size, {limit} bytes",
+                    peer=self._peer,
+                    limit=self.factory.max_payload_size,
+                )
+            elif isinstance(event, Disconnect):
+                self._log.debug(
+                    "{peer}: disconnected: {code} {message!a}",
+                    peer=self._peer,
+                    code=event.status_code,
+                    message=event.message,
+                )
+        return False
+
     def _greeted(self, hello: HAProxyHello) -> None:
         self._stop_timer()
-        self._log.debug("{peer}: {hello!r}", peer=self._peer, hello=hello)
+        self._max_in_flight = min(self._max_in_flight, max(1, _MAX_ACKS_SIZE // self._connection.max_frame_size))
+        self._log.debug("{peer}: {hello!a}", peer=self._peer, hello=hello)
         if self._connection.async_ and not hello.healthcheck:
             self._engine = self.factory._engine(hello.engine_id)
             self._engine.add(self)
@@ -261,12 +281,13 @@ class SPOAProtocol(Protocol):
         self._serve()
 
     def _queue_ack(self, ids: bytes, actions: bytes) -> None:
+        if self._connection.state is not State.RUNNING:
+            return
         try:
             self._connection.send_ack(ids, actions)
         except (TypeError, ValueError):
             self._log.failure("{peer}: the handlers' response cannot be sent", peer=self._peer)
-            if self._connection.state is State.RUNNING:
-                self._connection.send_ack(ids)
+            self._connection.send_ack(ids)
 
     def _flush(self) -> None:
         connection = self._connection
@@ -308,7 +329,7 @@ class SPOAProtocol(Protocol):
         return (
             not self._clogged
             and not self._finishing
-            and len(self._pending) < self.factory.max_in_flight
+            and len(self._pending) < self._max_in_flight
             and self._pending_size < self.factory.max_in_flight_size
             and self._connection.bytes_to_send < _WRITE_SIZE
         )
@@ -394,14 +415,18 @@ class _Engine:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        homeless, self._homeless = self._homeless, []
-        for ids, actions in homeless:
+        for ids, actions in self._take_homeless():
             protocol._acknowledge(ids, actions)
 
     def remove(self, protocol: SPOAProtocol, pending: dict[Deferred[bytes], bytes]) -> None:
         """Take over what ``protocol``, which closes, has pending. HAProxy opens another when ACKs are due."""
         self._connections.pop(protocol, None)
-        self._pending.update(pending)
+        for deferred, ids in pending.items():
+            if self._factory._orphans < _MOST_ORPHANS:
+                self._factory._orphans += 1
+                self._pending[deferred] = ids
+            else:
+                _cancel([deferred], self._factory.log)
         if not self._connections and self._timer is None:
             if self._pending:
                 self._timer = self._factory.reactor.callLater(ENGINE_TIMEOUT, self.forget)
@@ -415,10 +440,12 @@ class _Engine:
     def answered(self, actions: bytes, deferred: Deferred[bytes]) -> None:
         """Deliver what one that was taken over came to, on any connection."""
         ids = self._pending.pop(deferred)
+        self._factory._orphans -= 1
         for protocol in self._connections:
             protocol._acknowledge(ids, actions)
             return
-        if len(self._homeless) < _MOST_HOMELESS_ACKS:
+        if self._factory._homeless_size + len(actions) <= _MAX_HOMELESS_SIZE:
+            self._factory._homeless_size += len(actions)
             self._homeless.append((ids, actions))
 
     def forget(self) -> None:
@@ -426,8 +453,15 @@ class _Engine:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         del self._factory._engines[self._engine_id]
+        self._take_homeless()
         pending, self._pending = self._pending, {}
+        self._factory._orphans -= len(pending)
         _cancel(pending, self._factory.log)
+
+    def _take_homeless(self) -> list[tuple[bytes, bytes]]:
+        homeless, self._homeless = self._homeless, []
+        self._factory._homeless_size -= sum([len(actions) for _, actions in homeless])
+        return homeless
 
 
 @final
@@ -485,8 +519,7 @@ class SPOAFactory(Factory):
         reactor: IReactorTime | None = None,
     ) -> None:
         self.use(handlers)
-        if max_frame_size < MIN_MAX_FRAME_SIZE:
-            raise ValueError(f"max_frame_size is {max_frame_size}; SPOP asks for at least {MIN_MAX_FRAME_SIZE}")
+        judge_max_frame_size(max_frame_size)
         for name, limit in (
             ("max_payload_size", max_payload_size),
             ("max_in_flight", max_in_flight),
@@ -517,6 +550,8 @@ class SPOAFactory(Factory):
         #: The open connections.
         self.connections: set[SPOAProtocol] = set()
         self._engines: dict[str, _Engine] = {}
+        self._orphans = 0
+        self._homeless_size = 0
         self._full = False
         self._draining: list[Deferred[None]] = []
         self._logged: dict[object, float] = {}
@@ -621,6 +656,6 @@ def describe(address: IAddress) -> str:
     if isinstance(address, IPv6Address):
         return f"[{address.host}]:{address.port}"
     if isinstance(address, UNIXAddress):
-        name = address.name
-        return name.decode("utf-8", "surrogateescape") if name else "unix socket"
+        # A peer may have bound its end to any name: what would steer a log or a terminal is escaped.
+        return repr(address.name.decode("utf-8", "surrogateescape"))[1:-1] if address.name else "unix socket"
     return str(address)

@@ -30,10 +30,11 @@ class SPOAService(Service):
     goodbye to each HAProxy, and is done when all connections are closed.
 
     :param factory: the agent.
-    :param endpoints: Twisted server endpoints, or strings that describe them.
+    :param endpoints: Twisted server endpoints, or strings that describe them, or one such string.
     :param drain_timeout: the seconds that stopping may take; then connections are closed with what they have
         pending.
     :param reactor: what the strings are resolved with; Twisted's own unless given.
+    :raises TypeError: for what is no endpoint.
     :raises ValueError: for a string that describes no endpoint, no endpoint at all, or a negative timeout.
     """
 
@@ -44,7 +45,7 @@ class SPOAService(Service):
     def __init__(
         self,
         factory: SPOAFactory,
-        endpoints: Iterable[str | IStreamServerEndpoint] = (DEFAULT_ENDPOINT,),
+        endpoints: str | Iterable[str | IStreamServerEndpoint] = DEFAULT_ENDPOINT,
         *,
         drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
         reactor: IReactorCore | None = None,
@@ -58,9 +59,11 @@ class SPOAService(Service):
         self.factory = factory
         self.drain_timeout = drain_timeout
         self._endpoints: list[tuple[str, IStreamServerEndpoint]] = []
-        for endpoint in endpoints:
+        for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
             if isinstance(endpoint, str):
                 self._endpoints.append((endpoint, serverFromString(reactor, endpoint)))
+            elif not IStreamServerEndpoint.providedBy(endpoint):
+                raise TypeError(f"a {type(endpoint).__name__} is no endpoint")
             else:
                 self._endpoints.append((repr(endpoint), endpoint))
         if not self._endpoints:

@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
+from twisted.python.reflect import safe_str
 from twisted.python.usage import Options as UsageOptions
 
 from spoa_twisted.handlers import Handlers
@@ -125,19 +126,32 @@ def load(specification: str) -> IHandlers:
     try:
         is_file = source.endswith(".py") or os.sep in source
         module = _load_file(Path(source)) if is_file else importlib.import_module(source)
-    except (Exception, SystemExit) as error:
-        text = " ".join(str(error).split())
+    except BaseException as error:
+        text = " ".join(safe_str(error).split())
         _refuse(f"cannot import {source}: {type(error).__name__}: {text}{_place(error)}")
     try:
         handlers = getattr(module, attribute)
-    except AttributeError:
-        sets = [name for name, value in vars(module).items() if IHandlers.providedBy(value)]
-        names = sets or [name for name in vars(module) if not name.startswith("_")]
-        _refuse(f"{source} has no {attribute!r}; it has: {', '.join(names) or 'nothing'}")
-    if not IHandlers.providedBy(handlers):
+    except Exception:
+        _refuse(f"{source} has no {attribute!r}; it has: {', '.join(_names_in(module)) or 'nothing'}")
+    if not _is_handlers(handlers):
         _refuse(f"{attribute!r} of {source} is a {type(handlers).__name__}, not Handlers")
     result: IHandlers = handlers
     return result
+
+
+def _is_handlers(value: object) -> bool:
+    try:
+        return bool(IHandlers.providedBy(value))
+    except Exception:
+        # A stand-in for something that is not there yet, as some frameworks have them.
+        return False
+
+
+def _names_in(module: ModuleType) -> list[str]:
+    """Return the names of the handlers in ``module``; when there are none, of all that is public."""
+    attributes = getattr(module, "__dict__", {})
+    sets = [name for name, value in attributes.items() if _is_handlers(value)]
+    return sets or [name for name in attributes if not name.startswith("_")]
 
 
 def _log(debug: bool) -> Logger:

@@ -5,29 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, ConnectionClosed, UnknownHostError
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import react
 
-from spoa_twisted.client import AgentDisconnected, PayloadRefused
 from spoa_twisted.ctl import ping, send
 from spoa_twisted.ctl.values import show_text
-from spoa_twisted.spop.errors import SPOPError
-
-#: What an agent, or the want of one, may do to a command: told in one line.
-FAILURES = (
-    AgentDisconnected,
-    ConnectError,
-    ConnectionClosed,
-    OSError,
-    PayloadRefused,
-    SPOPError,
-    TimeoutError,
-    UnknownHostError,
-    ValueError,
-)
 
 #: The modules of the commands.
 COMMANDS = {"send": send, "ping": ping}
@@ -60,6 +45,12 @@ def _run(reactor: Any, run: Run, options: argparse.Namespace) -> Deferred[None]:
 async def _report(reactor: Any, run: Run, options: argparse.Namespace) -> None:
     try:
         await run(reactor, options)
-    except FAILURES as error:
-        print(f"spoactl: {show_text(str(error)) or type(error).__name__}", file=sys.stderr)
-        raise SystemExit(1) from None
+    except ConnectionDone:
+        _fail("the agent closed the connection without an answer")
+    except Exception as error:  # whatever an agent, or the want of one, can do to a command
+        _fail(show_text(str(error)) or type(error).__name__)
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"spoactl: {text}", file=sys.stderr)
+    raise SystemExit(1)

@@ -57,6 +57,9 @@ DEFAULT_MAX_FRAME_SIZE: Final = 2**20
 #: The longest payload that is put together from fragments, in bytes.
 DEFAULT_MAX_PAYLOAD_SIZE: Final = 2**20
 
+#: The longest HAPROXY-HELLO, in bytes. HAProxy's has 130; whoever sends more than this is none.
+MAX_HELLO_SIZE: Final = 2**14
+
 #: SPOE.txt, section 3.2.1.
 PIPELINING: Final = "pipelining"
 FRAGMENTATION: Final = "fragmentation"
@@ -230,9 +233,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         max_payload_size: int = DEFAULT_MAX_PAYLOAD_SIZE,
         async_: bool = False,
     ) -> None:
-        if max_frame_size < MIN_MAX_FRAME_SIZE:
-            raise ValueError(f"max_frame_size is {max_frame_size}; SPOP asks for at least {MIN_MAX_FRAME_SIZE}")
+        judge_max_frame_size(max_frame_size)
         super().__init__(max_frame_size)
+        self._buffer.max_frame_size = min(max_frame_size, MAX_HELLO_SIZE)
         #: The engine that the connection belongs to; empty while or if unknown.
         self.engine_id = ""
         #: Whether ACKs may take another connection of the same engine: both peers want it, and the engine has an id.
@@ -477,6 +480,15 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
             FrameType.AGENT_DISCONNECT: _receive_disconnect,
         },
     }
+
+
+def judge_max_frame_size(size: int) -> None:
+    """Judge the longest frame that an agent lets in, in bytes.
+
+    :raises ValueError: when it is below 256 (SPOE.txt, section 3.2), or exceeds a UINT32.
+    """
+    if not MIN_MAX_FRAME_SIZE <= size < 2**32:
+        raise ValueError(f"max_frame_size is {size}; SPOP asks for at least {MIN_MAX_FRAME_SIZE}, and less than 2^32")
 
 
 def _judge_whole(frame: Frame) -> None:

@@ -18,6 +18,9 @@ from spoa_twisted.spop.typeddata import (
 #: NB-ARGS is one byte.
 MAX_ARGUMENTS: Final = 255
 
+#: How many messages a NOTIFY may hold: one for each ``spoe-message`` of an event, but an empty one takes two bytes.
+MAX_MESSAGES: Final = 4096
+
 _UNNAMED: Final = re.compile(r"arg\((\d{1,3})\)\Z")
 
 
@@ -99,7 +102,7 @@ class Message:
 def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
     """Decode the LIST-OF-MESSAGES that fills ``data`` from ``offset`` on. It may be empty.
 
-    :raises InvalidFrame: when it cannot be read to the end.
+    :raises InvalidFrame: when it cannot be read to the end, or holds more than 4096 messages.
     """
     messages: list[Message] = []
     while offset < len(data):
@@ -114,6 +117,8 @@ def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
             value, offset = decode_typed_data(data, offset)
             arguments.append((argument, value))
         messages.append(Message(name, arguments))
+        if len(messages) > MAX_MESSAGES:
+            raise InvalidFrame(f"a NOTIFY has more than {MAX_MESSAGES} messages")
     return messages
 
 
