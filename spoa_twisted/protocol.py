@@ -361,10 +361,11 @@ class SPOAProtocol(Protocol):
         self._stop_timer()
         if self._unread_timer is not None:
             self._unread_timer.cancel()
-        if self._engine is not None:
-            self._engine.remove(self, {deferred: ids for deferred, (ids, _) in self._pending.items()})
-            self._pending = {}
-        self._cancel_pending()
+        if self._engine is None:
+            self._cancel_pending()
+        else:
+            pending, self._pending = self._pending, {}
+            self._engine.remove(self, {deferred: ids for deferred, (ids, _) in pending.items()})
 
     def _cancel_pending(self) -> None:
         pending, self._pending = self._pending, {}

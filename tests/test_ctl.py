@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
 
 from spoa_twisted import NULL, Handlers, Int32, Int64, SPOAFactory, SPOAService, UInt32, UInt64
 from spoa_twisted.ctl import main
 from spoa_twisted.ctl.values import parse_value, show_value
+from spoa_twisted.spop.frames import Disconnect, Flags, FrameType, encode_frame
 from tests.programs import ENVIRONMENT, SPOACTL
 
 TYPED = [
@@ -146,13 +148,33 @@ async def test_it_sends_and_pings(tmp_path: Path) -> None:
         "",
         0,
     )
-    assert await spoactl("send", "--agent", agent, "nothing") == ("", "", 0)
+    assert await spoactl("send", "nothing", "--agent", agent) == ("", "", 0)
+    assert await spoactl("send", "echo", "a=1", "--agent", agent, "b=2") == ("txn.a=int64:1\ntxn.b=int64:2\n", "", 0)
+    out, err, status = await spoactl("send", "--agent", agent, "echo", *["a=1"] * 256)
+    assert (out, err, status) == ("", "spoactl: the message 'echo' has 256 arguments; SPOP allows 255\n", 1)
     assert await spoactl("ping", agent) == (
         "SPOP 2.0, frames up to 16380 bytes, capabilities: fragmentation, pipelining\n",
         "",
         0,
     )
     await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    """Whatever it calls its variables and says of itself."""
+    goodbye = Disconnect(4, "\x1b[31m\n").encode()
+
+    class Hostile(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            assert self.transport is not None
+            self.transport.write(encode_frame(FrameType.AGENT_DISCONNECT, Flags.FIN, b"\0\0", goodbye))
+
+    port = reactor.listenUNIX(f"{tmp_path}/agent", Factory.forProtocol(Hostile))  # type: ignore[attr-defined]
+    out, err, status = await spoactl("ping", f"unix:{tmp_path}/agent")
+    assert (out, status) == ("", 1)
+    assert err == "spoactl: the agent disconnected: \\x1b[31m\\n (status code 4)\n"
+    await port.stopListening()
 
 
 @pytest.mark.parametrize("command", [["ping"], ["send", "m", "--agent"]])
@@ -168,7 +190,6 @@ async def test_no_agent_is_told_in_one_line(command: list[str], tmp_path: Path) 
 @pytest_twisted.ensureDeferred
 async def test_what_is_no_agent_is_told_in_one_line() -> None:
     """As when the port is a web server's, or nobody answers."""
-    from twisted.internet.protocol import Factory, Protocol
 
     class Web(Protocol):
         def dataReceived(self, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import threading
 from collections import UserDict
@@ -130,6 +131,15 @@ class TestRegistration:
         with pytest.raises(TypeError, match="the name of a message is a str, not a function"):
             Handlers().message(lambda: None)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize(
+        ("options", "error"),
+        [({"timeout": -1}, ValueError), ({"on_error": {"x y": 1}}, ValueError), ({"on_error": [1]}, TypeError)],
+    )
+    def test_a_sets_options_are_judged_at_once(self, options: dict[str, Any], error: type[Exception]) -> None:
+        """Not when its first handler is registered."""
+        with pytest.raises(error):
+            Handlers(**options)
+
     def test_a_pool_has_threads(self) -> None:
         """A pool of none would never run anything."""
         with pytest.raises(ValueError, match="blocking_threads is 0"):
@@ -210,6 +220,11 @@ class TestBinding:
                 "sess.port": 1,
             }
         assert respond(handlers, Message("m", [("ip", 2)])) == {"sess.ip": 2, "sess.port": 0}
+        handler = handlers._by_name["m"]
+        assert 0 < len(handler._plans) <= 64
+        plans = dict(handler._plans)
+        respond(handlers, Message("m", [("x" * 5000, 1)]))
+        assert handler._plans == plans
 
 
 class TestResults:
@@ -455,6 +470,28 @@ class TestFaults:
         handlers = Handlers({"a": lambda: variables})
         assert respond(handlers, Message("a"), room=len(encode_actions(variables))) == variables
 
+    def test_a_failure_that_no_log_could_hold_is_escaped(self, logged: Logged) -> None:
+        """What a client sent may stand in the text of an exception."""
+
+        def raising(token: str) -> None:
+            raise ValueError(f"bad token {token}")
+
+        assert respond(Handlers({"m": raising}), Message("m", [("token", "\udc80é")])) == {}
+        (line,) = logged.take()
+        assert line.isascii()
+        assert "the message 'm' failed" in line
+        assert "bad token \\udc80\\xe9" in line
+
+    def test_one_deferred_may_answer_several_messages(self) -> None:
+        """As one from a cache does."""
+        shared: Deferred[Any] = Deferred()
+        answer = begin(Handlers({"a": lambda: shared, "b": lambda: shared}), Message("a"), Message("b"))
+        shared.callback({"sess.a": 1})
+        assert result_of(answer) == {"sess.a": 1}
+        results: list[Any] = []
+        shared.addCallback(results.append)
+        assert results == [{"sess.a": 1}]
+
 
 class TestDefault:
     def test_it_answers_what_has_no_handler(self) -> None:
@@ -476,6 +513,12 @@ class TestDefault:
         for number in range(1500):
             respond(handlers, Message(f"name{number}"))
         assert len(logged.take()) == 999
+
+    def test_a_long_name_is_cut(self, logged: Logged) -> None:
+        """It comes from a peer, and may be as long as a frame."""
+        respond(Handlers(), Message("x" * 100_000))
+        (line,) = logged.take()
+        assert len(line) < 200
 
 
 class TestNames:
@@ -547,6 +590,22 @@ class TestBlocking:
         await after
         assert ran == ["holds", "holds"]
         assert logged.take() == ["error: the handler of the message 'waits' took longer than 0.01 s"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_threads_end_with_their_handlers(self) -> None:
+        """As when a service takes new ones."""
+        handlers = Handlers()
+        handlers.message("m", blocking=True)(lambda: {"sess.thread": threading.get_ident()})
+        answer = handlers.respond([Message("m")], ROOM, reactor, 10)  # type: ignore[arg-type]
+        assert isinstance(answer, Deferred)
+        number = decode_actions(await answer)["sess.thread"]
+        (thread,) = [thread for thread in threading.enumerate() if thread.ident == number]
+        del handlers, answer
+        # The answer is being given further up until the next turn of the reactor.
+        await deferLater(reactor, 0)  # type: ignore[arg-type]
+        gc.collect()
+        thread.join(30)
+        assert not thread.is_alive()
 
     def test_without_threads_it_runs_in_place(self) -> None:
         """As in a test with a Clock."""

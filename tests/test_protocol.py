@@ -399,6 +399,7 @@ class TestLimits:
         ("limit", "value"),
         [
             ("max_frame_size", 255),
+            ("max_frame_size", 2**32),
             ("max_payload_size", 0),
             ("max_in_flight", 0),
             ("max_unsent", 0),
@@ -601,6 +602,7 @@ def test_handlers_can_be_replaced(factory: SPOAFactory, waiting: Waiting) -> Non
         (IPv4Address("TCP", "127.0.0.1", 12345), "127.0.0.1:12345"),
         (IPv6Address("TCP", "::1", 12345), "[::1]:12345"),
         (UNIXAddress(b"/run/spoa.sock"), "/run/spoa.sock"),
+        (UNIXAddress(b"/run/a\nb\x1b"), "/run/a\\nb\\x1b"),
         (UNIXAddress(None), "unix socket"),
     ],
 )
@@ -671,8 +673,25 @@ class TestUnread:
         session.notify(*["long"] * 1000)
         assert len(calls) <= 6
 
+    def test_what_waits_behind_it_is_bounded(self, clock: Clock) -> None:
+        """A peer that sends without end is not read without end, however slowly its ACKs leave."""
+        session = Session(SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 900}}), reactor=clock))
+        for _ in range(200):
+            while session.wire.producerState == "producing":
+                session.notify(*["long"] * 20)
+            assert session.agent._connection.bytes_received < 2**17
+            session.events()
+            clock.advance(READ_INTERVAL)
+
 
 class TestInFlight:
+    def test_long_frames_allow_fewer(self, clock: Clock, waiting: Waiting) -> None:
+        """Each may have an answer as long as a frame."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock)
+        session = Session(factory, HAProxyHello(max_frame_size=2**20, capabilities=OLD.capabilities))
+        session.notify(*["wait"] * 20)
+        assert len(waiting.deferreds) == 4
+
     def test_it_is_bounded_in_bytes(self, clock: Clock, waiting: Waiting) -> None:
         """A NOTIFY may be long, or hold very many messages; what is answered counts no more."""
         factory = SPOAFactory(waiting.handlers, reactor=clock, max_in_flight_size=20_000)
@@ -721,6 +740,22 @@ class TestFaultsOfOthers:
         answer.errback(LookupError("boom"))
         assert second.events() == [Ack(ids, {}, aborted=False)]
         assert len(logged.take()) == 1
+
+    def test_orphans_are_bounded(self, clock: Clock, waiting: Waiting) -> None:
+        """In number while they wait for handlers, in bytes while they wait for a connection, over all engines."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, async_=True, handler_timeout=0)
+        for number in range(10):
+            hello = HAProxyHello(capabilities=OLD.capabilities, engine_id=str(number))
+            session = Session(factory, hello)
+            session.notify(*["wait"] * 200)
+            session.lose()
+        assert len(waiting.cancelled) == 2000 - 1024
+        alive = [deferred for deferred in waiting.deferreds if not deferred.called]
+        for deferred in alive:
+            deferred.callback({"sess.a": "x" * 16000})
+        assert sum(len(a) for engine in factory._engines.values() for _, a in engine._homeless) <= 2**20
+        clock.advance(ENGINE_TIMEOUT)
+        assert (factory._engines, factory._orphans, factory._homeless_size) == ({}, 0, 0)
 
     def test_an_engine_lives_as_long_as_a_connection(self, clock: Clock, waiting: Waiting) -> None:
         """The end of one does not touch the others."""

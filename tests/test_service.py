@@ -67,6 +67,7 @@ class TestListening:
         [
             ([], {}, "needs an endpoint"),
             (["nonsense:1"], {}, "nonsense"),
+            ("nonsense:1", {}, "nonsense"),
             (["tcp:1"], {"drain_timeout": -1}, "drain_timeout is -1"),
         ],
     )
@@ -88,6 +89,11 @@ class TestListening:
             service.startService()
         assert service.addresses == []
         await taken.stopService()
+
+    def test_what_is_no_endpoint_is_refused(self) -> None:
+        """Nor is it kept for later."""
+        with pytest.raises(TypeError, match="a int is no endpoint"):
+            SPOAService(factory(), [5], reactor=MemoryReactorClock())  # type: ignore[list-item]
 
     def test_an_endpoint_that_fails_later_is_logged(self, logged: Logged) -> None:
         """It cannot be raised any more."""

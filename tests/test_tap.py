@@ -52,6 +52,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "raises.py").write_text("import os\n\nraise LookupError('boom')\n")
     (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "lines.py").write_text("raise LookupError('one\\ntwo')\n")
+    (tmp_path / "interrupts.py").write_text("raise KeyboardInterrupt\n")
+    (tmp_path / "stand_in.py").write_text(
+        "class _StandIn:\n    def __getattr__(self, name): raise RuntimeError('not there yet')\nanything = _StandIn()\n"
+    )
+    (tmp_path / "lazy.py").write_text("def __getattr__(name): raise LookupError(name)\n")
     (tmp_path / "syntax.py").write_text("def (\n")
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "wrong.py").write_text("handlers = {}\n")
@@ -114,6 +119,9 @@ class TestLoad:
             ("raises.py", r"cannot import raises.py: LookupError: boom \(.*raises.py, line 3\)"),
             ("leaves", "cannot import leaves: SystemExit: 0"),
             ("lines", "cannot import lines: LookupError: one two"),
+            ("interrupts", "cannot import interrupts: KeyboardInterrupt: "),
+            ("stand_in", "stand_in has no 'handlers'; it has: anything"),
+            ("lazy", "lazy has no 'handlers'"),
             ("syntax", r"cannot import syntax: SyntaxError: .*syntax.py, line 1"),
             ("mymod:nobody", "mymod has no 'nobody'; it has: handlers, other"),
             ("empty", "empty has no 'handlers'; it has: nothing"),

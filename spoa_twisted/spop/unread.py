@@ -14,9 +14,9 @@ from typing import Final, final
 #: How many NOTIFYs of a connection HAProxy >= 3.1 keeps in flight.
 HAPROXY_IN_FLIGHT: Final = 20
 
-#: Seconds after which HAProxy is taken to have read what was written to it, twice that at most. A busy machine was
+#: Seconds after which HAProxy is taken to have read what was written to it, twice that at most: a busy machine was
 #: seen to keep HAProxy from reading for 40 ms.
-READ_INTERVAL: Final = 0.05
+READ_INTERVAL: Final = 0.025
 
 # A frame's length is not part of the frame, and one byte has to stay free.
 _SPARE: Final = 3

@@ -161,6 +161,13 @@ class TestHandshake:
         with pytest.raises(FrameTooBig):
             agent.next_event()
 
+    def test_a_hello_is_short(self) -> None:
+        """Nobody can let an agent wait for a megabyte before it has said who it is."""
+        agent = AgentConnection()
+        agent.receive_data((2**14 + 1).to_bytes(4, "big"))
+        with pytest.raises(FrameTooBig):
+            agent.next_event()
+
     def test_the_agent_may_not_raise_the_size(self) -> None:
         """An AGENT-HELLO with more than was offered is answered with its code."""
         engine = EngineConnection(NEW)
@@ -173,8 +180,9 @@ class TestHandshake:
 
     def test_a_limit_below_256_is_refused(self) -> None:
         """An agent cannot be configured against SPOE.txt."""
-        with pytest.raises(ValueError, match="255"):
-            AgentConnection(max_frame_size=255)
+        for size in (255, 2**32):
+            with pytest.raises(ValueError, match=str(size)):
+                AgentConnection(max_frame_size=size)
 
 
 class TestNotifyAndAck:

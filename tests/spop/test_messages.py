@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from spoa_twisted.spop.errors import InvalidFrame
-from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
+from spoa_twisted.spop.messages import MAX_MESSAGES, Message, decode_messages, encode_messages
 
 LISTS = [
     ([], ""),
@@ -41,6 +41,13 @@ def test_a_list_cut_short_is_an_error_or_a_shorter_list(messages: list[Message],
         else:
             with pytest.raises(InvalidFrame):
                 decode_messages(data[:end])
+
+
+def test_messages_are_counted() -> None:
+    """An empty message takes two bytes, and much more when it is read: there is an end to it."""
+    assert len(decode_messages(b"\0\0" * MAX_MESSAGES)) == MAX_MESSAGES
+    with pytest.raises(InvalidFrame, match="more than 4096 messages"):
+        decode_messages(b"\0\0" * (MAX_MESSAGES + 1))
 
 
 def test_more_than_255_arguments_are_refused() -> None:
