@@ -71,8 +71,8 @@ ABORT_TIMEOUT: Final = 1.0
 #: With the capability ``async``: seconds for which an engine without connections is remembered, with the ACKs due.
 ENGINE_TIMEOUT: Final = 10.0
 
-# What the ACKs of all NOTIFYs in flight on one connection may amount to, were each as long as a frame may be.
-_MAX_ACKS_SIZE: Final = 2**22
+# What no peer may leave unread for any time, unless max_unsent allows more: 256 ACKs of HAProxy's frame size are less.
+_MAX_BACKLOG: Final = 2**22
 
 # So much is read ahead of what may be answered, to notice the end of a connection with too much pending.
 _READ_AHEAD: Final = 2**16
@@ -105,7 +105,6 @@ class SPOAProtocol(Protocol):
         # The ids of each NOTIFY that waits for its handlers, and what it counts for.
         self._pending: dict[Deferred[bytes], tuple[bytes, int]] = {}
         self._pending_size = 0
-        self._max_in_flight = factory.max_in_flight
         # The limit for what is due: the HELLO, the taking of what was written, the end.
         self._timer: IDelayedCall | None = None
         self._unread_timer: IDelayedCall | None = None
@@ -239,7 +238,6 @@ class SPOAProtocol(Protocol):
 
     def _greeted(self, hello: HAProxyHello) -> None:
         self._stop_timer()
-        self._max_in_flight = min(self._max_in_flight, max(1, _MAX_ACKS_SIZE // self._connection.max_frame_size))
         self._log.debug("{peer}: {hello!a}", peer=self._peer, hello=hello)
         if self._connection.async_ and not hello.healthcheck:
             self._engine = self.factory._engine(hello.engine_id)
@@ -312,13 +310,16 @@ class SPOAProtocol(Protocol):
         data = self._connection.data_to_send()
         if self._unread_timer is None and self._connection.unread:
             self._unread_timer = self.factory.reactor.callLater(READ_INTERVAL, self._interval_ended)
-        if not data or self._closing:
+        if self._closing:
             return
         if self._clogged:
             self._unsent += len(data)
             if self._unsent > self.factory.max_unsent and self._timer is None:
                 self._timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_timed_out)
-        self.transport.write(data)
+        if data:
+            self.transport.write(data)
+        if self._unsent + self._connection.bytes_to_send > max(_MAX_BACKLOG, self.factory.max_unsent):
+            self._drop()
 
     def _interval_ended(self) -> None:
         self._unread_timer = None
@@ -329,7 +330,7 @@ class SPOAProtocol(Protocol):
         return (
             not self._clogged
             and not self._finishing
-            and len(self._pending) < self._max_in_flight
+            and len(self._pending) < self.factory.max_in_flight
             and self._pending_size < self.factory.max_in_flight_size
             and self._connection.bytes_to_send < _WRITE_SIZE
         )
@@ -380,6 +381,9 @@ class SPOAProtocol(Protocol):
 
     def _unsent_timed_out(self) -> None:
         self._timer = None
+        self._drop()
+
+    def _drop(self) -> None:
         self._log.warn(
             "{peer}: dropped: it left more than max_unsent, {limit} bytes, unread",
             peer=self._peer,

@@ -685,12 +685,22 @@ class TestUnread:
 
 
 class TestInFlight:
-    def test_long_frames_allow_fewer(self, clock: Clock, waiting: Waiting) -> None:
-        """Each may have an answer as long as a frame."""
+    @pytest.mark.parametrize("capabilities", [OLD.capabilities, frozenset()])
+    def test_their_answers_are_bounded(
+        self, clock: Clock, waiting: Waiting, logged: Logged, capabilities: frozenset[str]
+    ) -> None:
+        """A peer that agreed on long frames and takes none of the answers is dropped before they fill the memory."""
         factory = SPOAFactory(waiting.handlers, reactor=clock)
-        session = Session(factory, HAProxyHello(max_frame_size=2**20, capabilities=OLD.capabilities))
-        session.notify(*["wait"] * 20)
-        assert len(waiting.deferreds) == 4
+        session = Session(factory, HAProxyHello(max_frame_size=2**20, capabilities=capabilities))
+        session.wire.capacity = 10
+        session.notify(*["wait"] * 100)
+        for number in range(10):
+            if not session.wire.aborted:
+                waiting.deferreds[number].callback({"sess.a": b"x" * 1_000_000})
+        assert session.wire.aborted
+        assert len(waiting.cancelled) >= 93
+        (line,) = logged.take()
+        assert "dropped" in line
 
     def test_it_is_bounded_in_bytes(self, clock: Clock, waiting: Waiting) -> None:
         """A NOTIFY may be long, or hold very many messages; what is answered counts no more."""
