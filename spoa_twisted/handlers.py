@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.reflect import safe_str
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
@@ -264,8 +265,8 @@ class Handlers:
         except BaseException as error:
             self._log.error(
                 "the handler of the message {name!a} returned what cannot be sent: {error}",
-                name=answer.message.name,
-                error=error,
+                name=answer.name,
+                error=_escaped(safe_str(error)),
             )
             answer.actions = answer.handler.on_error
 
@@ -286,22 +287,21 @@ class Handlers:
             self._log.warn(text, name=name)
 
     def _failed(self, answer: _Answer, failure: Failure) -> None:
-        name = answer.message.name[:_LONGEST_NAME_LOGGED]
         traceback = failure.getTraceback()
         if traceback.isascii():
-            self._log.failure("the handler of the message {name!a} failed", failure, name=name)
+            self._log.failure("the handler of the message {name!a} failed", failure, name=answer.name)
         else:
-            # What a client sent may stand in it, and not every log can hold that.
-            traceback = traceback.encode("ascii", "backslashreplace").decode("ascii")
             self._log.critical(
-                "the handler of the message {name!a} failed\n{traceback}", name=name, traceback=traceback
+                "the handler of the message {name!a} failed\n{traceback}",
+                name=answer.name,
+                traceback=_escaped(traceback),
             )
         answer.actions = answer.handler.on_error
 
     def _timed_out(self, answer: _Answer, timeout: float) -> None:
         self._log.error(
             "the handler of the message {name!a} took longer than {timeout} s",
-            name=answer.message.name,
+            name=answer.name,
             timeout=timeout,
         )
         answer.actions = answer.handler.on_error
@@ -311,23 +311,20 @@ class Handlers:
             return answers[0].actions
         parts: list[bytes] = []
         room = max_size
-        logged = False
         for answer in answers:
             actions = answer.actions
-            if len(actions) > room and not logged:
-                logged = True
+            if len(actions) > room:
                 self._log.error(
                     "the variables of the message {name!a} do not fit in the frame: {size} bytes, where {room} are"
                     " left; the largest is {largest}",
-                    name=answer.message.name,
+                    name=answer.name,
                     size=len(actions),
                     room=room,
                     largest=_largest(actions),
                 )
-            if len(actions) > room:
                 actions = answer.handler.on_error
-            if len(actions) > room:
-                continue
+                if len(actions) > room:
+                    continue
             parts.append(actions)
             room -= len(actions)
         return b"".join(parts)
@@ -351,6 +348,11 @@ class _Answer:
         self.handler = handler
         self.message = message
         self.actions = b""
+
+    @property
+    def name(self) -> str:
+        """The message's name for the log: it may come from a peer, and be as long as a frame."""
+        return self.message.name[:_LONGEST_NAME_LOGGED]
 
 
 @final
@@ -530,6 +532,11 @@ def _as_deferred(result: Any) -> Deferred[Any] | None:
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
+
+
+def _escaped(text: str) -> str:
+    """Return ``text`` as any log can hold it, though what a client sent may stand in it."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _judge_result(result: Any) -> Variables:

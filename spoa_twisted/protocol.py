@@ -492,7 +492,7 @@ class SPOAFactory(Factory):
         the connection is not read.
     :param max_in_flight_size: how many bytes they may take.
     :param max_unsent: how many bytes may wait for a peer that stopped taking them. While it does not take them it is
-        not read, and when it leaves more than that for 5 seconds, it is dropped.
+        not read, and when it leaves more than that for 5 seconds, or more than 4 MiB at all, it is dropped.
     :param max_connections: how many connections may be open; beyond, new ones are closed at once.
     :param hello_timeout: until when the HELLO must have come; 0 for any time.
     :param handler_timeout: how long a handler without a timeout of its own may take; 0 for any time.

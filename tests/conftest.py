@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+
+from tests.haproxy.branches import NoHAProxy, find_branches
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes a ``branch`` with the HAProxy of each branch found."""
+    if "branch" in metafunc.fixturenames:
+        try:
+            branches = _branches()
+        except NoHAProxy as error:
+            pytest.fail(str(error), pytrace=False)
+        metafunc.parametrize("branch", branches, ids=lambda branch: branch.name)
+
+
+# For all tests of a run: each binary is asked what it is.
+_branches = cache(find_branches)
 
 
 class Logged:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.haproxy.branches import Branch, NoHAProxy, find_branches
+from tests.haproxy.branches import Branch
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "ip_reputation"
@@ -24,15 +24,6 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 #: The ports of the example: of its website, its web server and its agent.
 PORTS = ("8080", "8081", "12345")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "branch" in metafunc.fixturenames:
-        try:
-            branches = find_branches()
-        except NoHAProxy as error:
-            pytest.fail(str(error), pytrace=False)
-        metafunc.parametrize("branch", branches, ids=lambda branch: branch.name)
 
 
 class Checkout:

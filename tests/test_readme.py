@@ -45,7 +45,7 @@ from spoa_twisted.tap import Options, load
 from spoa_twisted.testing import FakeHAProxy
 from tests import readme_commands
 from tests.certificates import self_signed
-from tests.haproxy.branches import Branch, NoHAProxy, find_branches
+from tests.haproxy.branches import Branch
 from tests.test_examples import ENVIRONMENT, ROOT, Checkout, checkout
 
 __all__ = ["checkout"]  # a fixture
@@ -74,15 +74,6 @@ def readme(**names: str) -> pytest.MarkDecorator:
     """Give a test code blocks as arguments, and count them as run."""
     RUN.update(names.values())
     return pytest.mark.parametrize(tuple(names), [[BLOCKS[name] for name in names.values()]], ids=["README"])
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "branch" in metafunc.fixturenames:
-        try:
-            branches = find_branches()
-        except NoHAProxy as error:
-            pytest.fail(str(error), pytrace=False)
-        metafunc.parametrize("branch", branches, ids=lambda branch: branch.name)
 
 
 # What the blocks are run with.

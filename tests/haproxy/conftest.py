@@ -15,29 +15,16 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
 from spoa_twisted import IHandlers, SPOAFactory, SPOAService
 
-from .branches import Branch, NoHAProxy, find_branches
+from .branches import Branch
 from .harness import AgentProcess, HAProxy, Process, as_server
 
 STOP_LIMIT = 20.0
 
 _processes = pytest.StashKey[list[Process]]()
-_branches = pytest.StashKey[list[Branch]]()
 
 StartHAProxy = Callable[..., HAProxy]
 StartAgent = Callable[..., AgentProcess]
 Serve = Callable[..., str]
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "branch" not in metafunc.fixturenames:
-        return
-    stash = metafunc.config.stash
-    if _branches not in stash:
-        try:
-            stash[_branches] = find_branches()
-        except NoHAProxy as error:
-            pytest.fail(str(error), pytrace=False)
-    metafunc.parametrize("branch", stash[_branches], ids=lambda branch: branch.name)
 
 
 @pytest.hookimpl(wrapper=True)
