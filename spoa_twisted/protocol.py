@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted.interfaces import IHandlers
+from spoa_twisted.receipt import all_read
 from spoa_twisted.spop.connection import (
     DEFAULT_MAX_FRAME_SIZE,
     DEFAULT_MAX_PAYLOAD_SIZE,
@@ -108,6 +109,8 @@ class SPOAProtocol(Protocol):
         # The limit for what is due: the HELLO, the taking of what was written, the end.
         self._timer: IDelayedCall | None = None
         self._unread_timer: IDelayedCall | None = None
+        # How many bytes were written.
+        self._written = 0
         self._engine: _Engine | None = None
         self._peer = ""
         self._serving = False
@@ -317,13 +320,18 @@ class SPOAProtocol(Protocol):
             if self._unsent > self.factory.max_unsent and self._timer is None:
                 self._timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_timed_out)
         if data:
+            self._written += len(data)
             self.transport.write(data)
         if self._unsent + self._connection.bytes_to_send > max(_MAX_BACKLOG, self.factory.max_unsent):
             self._drop()
 
     def _interval_ended(self) -> None:
+        # What was written during a long turn of the reactor has not left yet, but will have after the next one.
+        self._unread_timer = self.factory.reactor.callLater(0, self._look_what_was_read)
+
+    def _look_what_was_read(self) -> None:
         self._unread_timer = None
-        self._connection.interval_ended()
+        self._connection.interval_ended(all_read(self.transport, self._written))
         self._serve()
 
     def _may_answer(self) -> bool:

@@ -26,6 +26,7 @@ STAGES = [
     "spop.connection",
     "interfaces",
     "handlers",
+    "receipt",
     "protocol",
     "service",
     "tap",

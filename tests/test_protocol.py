@@ -25,7 +25,7 @@ from spoa_twisted.protocol import (
 from spoa_twisted.spop.connection import Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.messages import Message
-from spoa_twisted.spop.unread import READ_INTERVAL
+from spoa_twisted.spop.unread import INTERVALS_TO_READ, READ_INTERVAL
 from tests.conftest import Logged
 
 
@@ -294,7 +294,7 @@ class TestLimits:
     def test_reading_pauses_while_too_much_is_pending(self, clock: Clock, waiting: Waiting) -> None:
         """What has come waits too, up to a limit, and is served when there is room again."""
         factory = SPOAFactory(waiting.handlers, reactor=clock, max_in_flight=2)
-        session = Session(factory)
+        session = Session(factory, OLD)
         session.notify("wait", "now", "wait", "now", "wait")
         assert len(waiting.deferreds) == 2
         assert len(session.events()) == 1
@@ -654,7 +654,7 @@ class TestUnread:
         session = Session(SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 9000}}), reactor=clock))
         session.notify("long")
         assert len(clock.getDelayedCalls()) == 1
-        for _ in range(2):
+        for _ in range(INTERVALS_TO_READ):
             clock.advance(READ_INTERVAL)
         assert clock.getDelayedCalls() == []
         session.notify("long")

@@ -70,6 +70,9 @@ ASYNC: Final = "async"
 _FIN: Final = int(Flags.FIN)
 _ABORT: Final = int(Flags.ABORT)
 
+# As much as a transport reads at a time, or more: Twisted's TCP reads twice as much, its TLS this.
+_FULL_READ: Final = 2**15
+
 EventT = TypeVar("EventT")
 
 
@@ -250,6 +253,13 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         # For a HAProxy >= 3.1 only.
         self._unread: Unread | None = None
 
+    def receive_data(self, data: bytes) -> None:
+        """Take in what the transport received. :meth:`!next_event` says what it means."""
+        if len(data) >= _FULL_READ and self._unread is not None:
+            # More may wait in the transport than HAProxy still wants to know.
+            self._unread.fell_behind()
+        super().receive_data(data)
+
     def data_to_send(self) -> bytes:
         """Return, once, what is to be written to the transport. A frame is never split over two calls.
 
@@ -272,10 +282,13 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             self._unread is not None and self.state is not State.CLOSED and (len(self._unread) > 0 or bool(self._out))
         )
 
-    def interval_ended(self) -> None:
-        """Say that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed, while :attr:`unread`."""
+    def interval_ended(self, all_read: bool | None = None) -> None:
+        """Say that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed, while :attr:`unread`.
+
+        :param all_read: whether HAProxy has read all that was sent, as far as that is known; ``None`` if not.
+        """
         if self._unread is not None:
-            self._unread.interval_ended()
+            self._unread.interval_ended(all_read)
 
     @property
     def bytes_received(self) -> int:
@@ -318,7 +331,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         self.async_ = bool(hello.engine_id) and ASYNC in hello.capabilities & self._capabilities
         self._agree(min(self._max_frame_size, hello.max_frame_size))
         if ASYNC not in hello.capabilities:
-            self._unread = Unread(self._max_frame_size)
+            self._unread = Unread(self._max_frame_size, PIPELINING in hello.capabilities)
         answer = AgentHello(max_frame_size=self._max_frame_size, capabilities=self._capabilities)
         self._send(FrameType.AGENT_HELLO, NO_IDS, answer.encode())
         if hello.healthcheck:

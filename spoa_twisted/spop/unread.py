@@ -1,9 +1,14 @@
 """How much may stand unread in front of HAProxy >= 3.1, which stops reading for ever when one read fills its buffer.
 
-That buffer, ``tune.bufsize``, is four bytes longer than the max-frame-size that HAProxy offers, or more. Nothing tells
-an agent what HAProxy has read. But HAProxy keeps no more than 20 NOTIFYs of a connection in flight: as many ACKs as
-are missing from 20, and no more, can be unread. So nothing has to be counted as long as all ACKs are shorter than a
-20th of the buffer; from the first longer one on, the sizes of the last ones are remembered.
+That buffer, ``tune.bufsize``, is four bytes longer than the max-frame-size that HAProxy offers, or more. What HAProxy
+has read is known in three ways, none of which is always there:
+
+- It keeps no more than 20 NOTIFYs of a connection in flight: as many ACKs as are missing from 20, and no more, can be
+  unread. So nothing has to be counted as long as all ACKs are shorter than a 20th of the buffer; from the first longer
+  one on, the sizes of the last ones are remembered. But when the agent falls behind, HAProxy gives up NOTIFYs and
+  sends others: then there may be any number of ACKs.
+- The kernel knows it, when HAProxy runs on the same machine.
+- Time: what was sent long enough ago has been read.
 """
 
 from __future__ import annotations
@@ -14,9 +19,12 @@ from typing import Final, final
 #: How many NOTIFYs of a connection HAProxy >= 3.1 keeps in flight.
 HAPROXY_IN_FLIGHT: Final = 20
 
-#: Seconds after which HAProxy is taken to have read what was written to it, twice that at most: a busy machine was
-#: seen to keep HAProxy from reading for 40 ms.
-READ_INTERVAL: Final = 0.025
+#: Seconds between two looks at what has been read. It is the shortest pause, whatever the kernel says: what reads
+#: may be a proxy on this machine, which then has to hand it on.
+READ_INTERVAL: Final = 0.005
+
+#: How many intervals HAProxy gets to read what was sent before the first of them, when nothing but time can tell.
+INTERVALS_TO_READ: Final = 7
 
 # A frame's length is not part of the frame, and one byte has to stay free.
 _SPARE: Final = 3
@@ -27,55 +35,78 @@ class Unread:
     """What may be unread of the frames sent on one connection.
 
     :param max_frame_size: what was agreed on with HAProxy, in bytes.
+    :param pipelining: whether HAProxy keeps more than one NOTIFY in flight.
     """
 
-    __slots__ = ("_counting", "_limit", "_older", "_sent", "_sizes", "_small")
+    __slots__ = ("_counting", "_ended", "_given_up", "_limit", "_most", "_sent", "_small", "_total", "_unread")
 
-    def __init__(self, max_frame_size: int) -> None:
+    def __init__(self, max_frame_size: int, pipelining: bool = True) -> None:
         self._limit = max_frame_size + _SPARE
-        self._small = self._limit // HAPROXY_IN_FLIGHT
+        self._most = HAPROXY_IN_FLIGHT if pipelining else 1
+        self._small = self._limit // self._most
         self._counting = False
         # How many ACKs were sent before counting began: the AGENT-HELLO is none, and read before any NOTIFY comes.
         self._sent = -1
-        self._sizes: deque[int] = deque()
-        # How many of them were there already when the last interval ended.
-        self._older = 0
+        # Whether HAProxy has given up NOTIFYs: which ACKs it has read is then anybody's guess.
+        self._given_up = False
+        # The frames' sizes, each with the number of the interval that it was sent in.
+        self._unread: deque[tuple[int, int]] = deque()
+        self._total = 0
+        # How many intervals have ended.
+        self._ended = 0
 
     def __len__(self) -> int:
         """Return how many frames are remembered as unread."""
-        return len(self._sizes)
+        return len(self._unread)
+
+    def fell_behind(self) -> None:
+        """Say that more has come than HAProxy waits for at a time, or may have: until all is read, count nothing."""
+        self._given_up = True
 
     def admit(self, frames: list[bytes], in_flight: int) -> int:
         """Return how many of ``frames``, from the first on, may be sent now; they count as unread from now on.
 
         ``in_flight`` is how many NOTIFYs HAProxy has sent and not been sent an ACK for, those in ``frames`` included.
         """
+        if in_flight > self._most:
+            self._given_up = True
         if not self._counting:
-            if max(map(len, frames)) <= self._small:
+            if max(map(len, frames)) <= self._small and not self._given_up:
                 self._sent += len(frames)
                 return len(frames)
             self._counting = True
-            self._sizes.extend([self._small] * min(self._sent, HAPROXY_IN_FLIGHT))
-        if in_flight <= HAPROXY_IN_FLIGHT:
-            # Beyond that, HAProxy has given up streams, and which ACKs it has read is anybody's guess.
-            self._forget(len(self._sizes) - (HAPROXY_IN_FLIGHT - in_flight))
-        total = sum(self._sizes)
+            for _ in range(min(self._sent, self._most)):
+                self._remember(self._small)
+        if not self._given_up:
+            self._forget(len(self._unread) - (self._most - in_flight))
         admitted = 0
         for frame in frames:
-            total += len(frame)
-            if total > self._limit and self._sizes:
+            if self._total + len(frame) > self._limit and self._unread:
                 break
-            self._sizes.append(len(frame))
+            self._remember(len(frame))
             admitted += 1
         return admitted
 
-    def interval_ended(self) -> None:
-        """Take what was sent before the interval that ends now for read."""
-        self._forget(self._older)
-        self._older = len(self._sizes)
+    def interval_ended(self, all_read: bool | None) -> None:
+        """Take note that another interval has passed, and of what the kernel knows: whether all was read.
+
+        ``None`` is for a kernel that does not know.
+        """
+        if all_read is None:
+            self._ended += 1
+            while self._unread and self._unread[0][1] <= self._ended - INTERVALS_TO_READ:
+                self._forget(1)
+        elif all_read:
+            self._forget(len(self._unread))
+        if not self._unread:
+            self._counting = self._given_up = False
+            self._sent = 0
+
+    def _remember(self, size: int) -> None:
+        self._unread.append((size, self._ended))
+        self._total += size
 
     def _forget(self, count: int) -> None:
         for _ in range(count):
-            self._sizes.popleft()
-        if count > 0:
-            self._older = max(0, self._older - count)
+            size, _ = self._unread.popleft()
+            self._total -= size

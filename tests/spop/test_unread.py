@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from spoa_twisted.spop.connection import AgentConnection, EngineConnection
-from spoa_twisted.spop.frames import HAProxyHello
-from spoa_twisted.spop.messages import Message
-from spoa_twisted.spop.unread import Unread
+from spoa_twisted.spop.connection import AgentConnection, EngineConnection, Notify
+from spoa_twisted.spop.frames import Flags, FrameType, HAProxyHello, encode_frame
+from spoa_twisted.spop.messages import Message, encode_messages
+from spoa_twisted.spop.unread import INTERVALS_TO_READ, Unread
 
 # One byte less than the buffer of a HAProxy whose max-frame-size is 16380.
 LIMIT = 16383
@@ -25,6 +25,12 @@ def unread() -> Unread:
     return unread
 
 
+def time_passes(unread: Unread) -> None:
+    """As long as HAProxy needs, when nothing else tells what it has read."""
+    for _ in range(INTERVALS_TO_READ):
+        unread.interval_ended(None)
+
+
 def test_small_frames_are_not_counted(unread: Unread) -> None:
     """Twenty of them fit, and there are no more: whatever is in flight, they leave at once."""
     for _ in range(100):
@@ -36,9 +42,7 @@ def test_a_frame_as_long_as_the_limit_leaves_alone(unread: Unread) -> None:
     """The next waits until it is read."""
     assert unread.admit(frames(LIMIT, 10), 2) == 1
     assert unread.admit(frames(10), 1) == 0
-    unread.interval_ended()
-    assert unread.admit(frames(10), 1) == 0
-    unread.interval_ended()
+    time_passes(unread)
     assert unread.admit(frames(10), 1) == 1
 
 
@@ -70,34 +74,75 @@ def test_what_is_unread_is_no_more_than_is_missing(unread: Unread) -> None:
     assert unread.admit(frames(6000), 18) == 0
 
 
-def test_a_peer_with_more_in_flight_proves_nothing(unread: Unread) -> None:
-    """Either it is no HAProxy, or it has given up streams: only time tells what it has read."""
-    assert unread.admit(frames(16000), 25) == 1
-    assert unread.admit(frames(16000), 25) == 0
-    for _ in range(2):
-        unread.interval_ended()
-    assert unread.admit(frames(16000), 25) == 1
-
-
-def test_an_interval_takes_what_was_sent_before_it(unread: Unread) -> None:
-    """What was sent during the first interval is unread until the second has ended."""
+def test_time_shows_what_was_read_when_nothing_else_does(unread: Unread) -> None:
+    """What was sent later needs as much time of its own."""
     assert unread.admit(frames(8000), 1) == 1
-    unread.interval_ended()
+    for _ in range(INTERVALS_TO_READ - 1):
+        unread.interval_ended(None)
     assert unread.admit(frames(8000), 1) == 1
-    unread.interval_ended()
+    unread.interval_ended(None)
     assert len(unread) == 1
-    unread.interval_ended()
+    time_passes(unread)
     assert len(unread) == 0
 
 
-def test_the_count_and_the_interval_agree(unread: Unread) -> None:
-    """What the count has shown to be read, the interval does not take again."""
-    assert unread.admit(frames(5000, 5000, 5000), 17) == 3
-    unread.interval_ended()
-    assert unread.admit(frames(1000), 19) == 1
-    assert len(unread) == 2
-    unread.interval_ended()
-    assert len(unread) == 1
+def test_the_kernel_knows(unread: Unread) -> None:
+    """When it says that all was read, no time has to pass; when it says that not all was, no time is enough."""
+    assert unread.admit(frames(LIMIT, 10), 2) == 1
+    for _ in range(10 * INTERVALS_TO_READ):
+        unread.interval_ended(False)
+    assert unread.admit(frames(10), 1) == 0
+    unread.interval_ended(True)
+    assert unread.admit(frames(10), 1) == 1
+
+
+def test_counting_ends_when_all_is_read(unread: Unread) -> None:
+    """After a long frame, small ones are not slowed for ever."""
+    assert unread.admit(frames(LIMIT), 1) == 1
+    unread.interval_ended(True)
+    for _ in range(100):
+        assert unread.admit(frames(*[LIMIT // 20] * 20), 20) == 20
+    assert len(unread) == 0
+
+
+def test_more_in_flight_than_haproxy_waits_for(unread: Unread) -> None:
+    """It has given up some, and reads no faster for it: however small the ACKs, only so many leave at once."""
+    assert unread.admit(frames(*[40] * 1000), 1000) == LIMIT // 40
+    assert unread.admit(frames(*[40] * 591), 591) == 0
+    unread.interval_ended(True)
+    assert unread.admit(frames(*[40] * 591), 591) == LIMIT // 40
+
+
+def test_counts_prove_nothing_after_haproxy_gave_up(unread: Unread) -> None:
+    """Though no more than 20 are in flight any more, ACKs of those given up may be unread, until all is read."""
+    assert unread.admit(frames(*[800] * 25), 25) == 20
+    assert unread.admit(frames(*[800] * 20), 20) == 0
+    unread.interval_ended(True)
+    assert unread.admit(frames(*[800] * 20), 20) == 20
+    assert len(unread) == 0
+
+
+def test_a_count_that_misses_what_has_not_arrived(unread: Unread) -> None:
+    """Who has fallen behind sees only a part of what HAProxy has sent."""
+    unread.fell_behind()
+    for _ in range(3):
+        assert unread.admit(frames(*[2000] * 4), 4) in (4, 0)
+    assert len(unread) == 8
+    unread.interval_ended(True)
+    assert unread.admit(frames(2000), 1) == 1
+
+
+def test_one_notify_at_a_time() -> None:
+    """Without pipelining, each NOTIFY shows that the ACK of the one before it was read."""
+    unread = Unread(16380, pipelining=False)
+    assert unread.admit(frames(80), 0) == 1
+    for _ in range(10):
+        assert unread.admit(frames(LIMIT), 1) == 1
+    assert len(unread) == 0
+    # HAProxy gave up the first, and sent another.
+    assert unread.admit(frames(LIMIT, LIMIT), 2) == 0
+    unread.interval_ended(True)
+    assert unread.admit(frames(LIMIT, LIMIT), 2) == 1
 
 
 class TestConnection:
@@ -137,9 +182,50 @@ class TestConnection:
             data = agent.data_to_send()
             writes.append(len(data))
             assert agent.bytes_to_send == 20 * 1511 - sum(writes)
-            agent.interval_ended()
+            agent.interval_ended(True)
         assert sum(writes) == 20 * 1511
         assert all(size <= LIMIT and size % 1511 == 0 for size in writes)
+
+    def test_who_has_fallen_behind_sends_no_more_than_haproxy_can_read(self, agent: AgentConnection) -> None:
+        """HAProxy has given up most of what came in one long read; it still is sent as slowly as it can read."""
+        notify = encode_frame(FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m")]))
+        agent.receive_data(notify * 1000)
+        while (event := agent.next_event()) is not None:
+            assert isinstance(event, Notify)
+            agent.send_ack(event.ids, b"x" * 40)
+        assert 1000 < len(agent.data_to_send()) <= LIMIT
+        assert agent.data_to_send() == b""
+        agent.interval_ended(True)
+        assert 1000 < len(agent.data_to_send()) <= LIMIT
+
+    def test_a_long_read_may_be_a_part(self, agent: AgentConnection) -> None:
+        """How many NOTIFYs have come says nothing then about what HAProxy has read."""
+        frame = encode_frame(
+            FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m", [("a", b"x" * 16000)])])
+        )
+        sent = 0
+        for _ in range(4):
+            agent.receive_data(frame * 3)
+            while (event := agent.next_event()) is not None:
+                assert isinstance(event, Notify)
+                agent.send_ack(event.ids, b"x" * 2000)
+            sent += len(agent.data_to_send())
+        assert 8 * 2000 < sent <= LIMIT
+
+    def test_without_pipelining_nothing_waits(self) -> None:
+        """Each NOTIFY shows that all before it has been read."""
+        engine, agent = EngineConnection(HAProxyHello(capabilities=frozenset())), AgentConnection()
+        agent.receive_data(engine.data_to_send())
+        agent.next_event()
+        engine.receive_data(agent.data_to_send())
+        engine.next_event()
+        for _ in range(10):
+            ids = engine.send_notify([Message("m")])
+            agent.receive_data(engine.data_to_send())
+            agent.next_event()
+            agent.send_ack(ids, b"x" * agent.room_for_actions(ids))
+            assert len(agent.data_to_send()) == LIMIT
+            assert not agent.unread
 
     def test_the_goodbye_takes_all_along(self, agent: AgentConnection) -> None:
         """There is no later."""

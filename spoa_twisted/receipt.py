@@ -1,0 +1,98 @@
+"""Whether a peer on this machine has read all that was written to it: the kernel knows, on Linux.
+
+HAProxy >= 3.1 makes it worth asking; see :mod:`spoa_twisted.spop.unread`. Nothing here asks more than a few
+microseconds of the machine, and nothing of its user's rights.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from typing import Any, Final
+
+from twisted.internet.interfaces import ISSLTransport
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+# netlink(7), sock_diag(7): the families and messages of linux/netlink.h, linux/sock_diag.h and linux/inet_diag.h.
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_NLM_F_REQUEST: Final = 1
+_INET_DIAG_INFO: Final = 2
+_ANY_COOKIE: Final = 0xFFFFFFFF
+_HEADER: Final = struct.Struct("=IHHII")
+_REQUEST: Final = struct.Struct("=BBBxI2s2s16s16sIII")
+# Of the answer's struct inet_diag_msg: family, state, timer and retransmissions, the socket's id, when it expires.
+_ANSWER: Final = struct.Struct("=BBBB48xIIIII")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+# Of struct tcp_info: tcpi_bytes_received.
+_BYTES_RECEIVED: Final = struct.Struct("=128xQ")
+_LARGEST_ANSWER: Final = 4096
+
+
+def all_read(transport: Any, written: int) -> bool | None:
+    """Return whether the peer has read the ``written`` bytes that were written to ``transport`` since it connected.
+
+    ``None`` is for what the kernel does not know: peers on other machines, and what a TLS peer has decrypted.
+    """
+    connection = getattr(transport, "socket", None)
+    if sys.platform != "linux" or connection is None or ISSLTransport.providedBy(transport):
+        return None
+    try:
+        if connection.family == socket.AF_UNIX:
+            return _unix_unread(connection) == 0
+        received, unread = _tcp_received(connection)
+    except (OSError, ValueError, struct.error):
+        # No such socket on this machine, or a kernel, or a sandbox, that does not tell.
+        return None
+    # What is on its way to the peer's socket has not been received.
+    return received >= written and unread == 0
+
+
+def _unix_unread(connection: socket.socket) -> int:
+    """Return how much memory the data takes that the peer of a Unix socket has not read."""
+    (size,) = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))
+    return int(size)
+
+
+def _tcp_received(connection: socket.socket) -> tuple[int, int]:
+    """Return how many bytes the socket at the other end has received, and how many of them nobody has read.
+
+    :raises OSError: when that socket is not on this machine, or the kernel does not tell.
+    """
+    family = connection.family
+    # The other end's socket: its own name is our peer's.
+    (local, local_port), (remote, remote_port) = connection.getpeername()[:2], connection.getsockname()[:2]
+    request = _REQUEST.pack(
+        family,
+        socket.IPPROTO_TCP,
+        1 << (_INET_DIAG_INFO - 1),
+        0xFFFFFFFF,
+        local_port.to_bytes(2, "big"),
+        remote_port.to_bytes(2, "big"),
+        socket.inet_pton(family, local),
+        socket.inet_pton(family, remote),
+        0,
+        _ANY_COOKIE,
+        _ANY_COOKIE,
+    )
+    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.send(header + request)
+        answer = kernel.recv(_LARGEST_ANSWER, socket.MSG_DONTWAIT)
+    _, kind, _, _, _ = _HEADER.unpack_from(answer)
+    if kind != _SOCK_DIAG_BY_FAMILY:
+        raise OSError(errno.ENOENT, "no such socket on this machine")
+    _, _, _, _, _, unread, _, _, _ = _ANSWER.unpack_from(answer, _HEADER.size)
+    offset = _HEADER.size + _ANSWER.size
+    while offset < len(answer):
+        size, kind = _ATTRIBUTE.unpack_from(answer, offset)
+        if kind == _INET_DIAG_INFO:
+            (received,) = _BYTES_RECEIVED.unpack_from(answer, offset + _ATTRIBUTE.size)
+            return received, unread
+        offset += -size // 4 * -4
+    raise OSError(errno.ENODATA, "the kernel does not tell what was received")

@@ -1,0 +1,103 @@
+"""What the kernel says that a peer has read: asked about real sockets."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.testing import StringTransport
+from zope.interface import directlyProvides
+
+from spoa_twisted.receipt import all_read
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+
+Ends = tuple[SimpleNamespace, socket.socket]
+
+
+def listening(kind: str, folder: Path) -> socket.socket:
+    if kind == "unix":
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(folder / "socket"))
+    elif kind == "tcp":
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+    else:
+        listener = socket.socket(socket.AF_INET6)
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(("::1" if kind == "tcp6" else "::", 0))
+    listener.listen()
+    return listener
+
+
+@pytest.fixture(params=["tcp", "tcp6", "mapped", "unix"])
+def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
+    """An agent's transport, as far as it matters, and its peer's socket. ``mapped`` is IPv4 on an IPv6 port."""
+    with listening(request.param, tmp_path) as listener:
+        if request.param == "unix":
+            peer = socket.socket(socket.AF_UNIX)
+            peer.connect(listener.getsockname())
+        else:
+            host = "127.0.0.1" if request.param == "mapped" else listener.getsockname()[0]
+            peer = socket.create_connection((host, listener.getsockname()[1]))
+        accepted, _ = listener.accept()
+    with peer, accepted:
+        yield SimpleNamespace(socket=accepted), peer
+
+
+def test_all_is_read_when_the_peer_has_read_all(ends: Ends) -> None:
+    """Not when it has read a part."""
+    transport, peer = ends
+    assert all_read(transport, 0) is True
+    transport.socket.sendall(b"x" * 1000)
+    assert all_read(transport, 1000) is False
+    peer.recv(600)
+    assert all_read(transport, 1000) is False
+    peer.recv(400)
+    assert all_read(transport, 1000) is True
+
+
+@pytest.mark.parametrize("ends", ["tcp", "tcp6", "mapped"], indirect=True)
+def test_what_has_not_arrived_is_not_read(ends: Ends) -> None:
+    """What Twisted has not sent yet is still to be read."""
+    transport, peer = ends
+    transport.socket.sendall(b"x" * 1000)
+    peer.recv(1000)
+    assert all_read(transport, 1001) is False
+
+
+@pytest.mark.parametrize("ends", ["tcp", "tcp6", "mapped"], indirect=True)
+def test_a_peer_that_is_not_on_this_machine(ends: Ends) -> None:
+    """Of a socket that is not there, as one of another machine, the kernel knows nothing."""
+    transport, peer = ends
+    elsewhere = SimpleNamespace(
+        family=transport.socket.family,
+        getsockname=transport.socket.getsockname,
+        getpeername=lambda: (peer.getsockname()[0], 1),
+    )
+    assert all_read(SimpleNamespace(socket=elsewhere), 0) is None
+
+
+def test_an_ended_connection(ends: Ends) -> None:
+    """Asking does no harm."""
+    transport, _ = ends
+    transport.socket.close()
+    assert all_read(transport, 0) is None
+
+
+@pytest.mark.parametrize("ends", ["tcp"], indirect=True)
+def test_tls(ends: Ends) -> None:
+    """What a TLS peer has received it may not have decrypted."""
+    transport, _ = ends
+    directlyProvides(transport, ISSLTransport)
+    assert all_read(transport, 0) is None
+
+
+def test_no_socket() -> None:
+    """A transport in memory has none."""
+    assert all_read(StringTransport(), 0) is None
