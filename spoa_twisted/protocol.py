@@ -17,6 +17,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IPushProducer,
     IReactorTime,
+    ISSLTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Connection
@@ -109,10 +110,10 @@ class SPOAProtocol(Protocol):
         # The limit for what is due: the HELLO, the taking of what was written, the end.
         self._timer: IDelayedCall | None = None
         self._unread_timer: IDelayedCall | None = None
-        # How many bytes were written.
-        self._written = 0
         self._engine: _Engine | None = None
         self._peer = ""
+        self._tls = False
+        self._reading_on = False
         self._serving = False
         self._reading = True
         self._draining = False
@@ -125,6 +126,7 @@ class SPOAProtocol(Protocol):
     def connectionMade(self) -> None:
         """Wait for the HELLO, but not for ever."""
         self._peer = describe(self.transport.getPeer())
+        self._tls = ISSLTransport.providedBy(self.transport)
         self.factory.connections.add(self)
         if self.factory.hello_timeout:
             self._timer = self.factory.reactor.callLater(self.factory.hello_timeout, self._hello_timed_out)
@@ -132,7 +134,14 @@ class SPOAProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Answer what the bytes complete, in one write as far as the answers are there at once."""
-        self._connection.receive_data(data)
+        if self._reading_on:
+            self._connection.receive_more(data)
+        else:
+            self._connection.receive_data(data)
+            if self._tls:
+                # The records of one read come one by one, all in this turn of the reactor.
+                self._reading_on = True
+                self.factory.reactor.callLater(0, self._read_ended)
         self._serve()
 
     def readConnectionLost(self) -> None:
@@ -320,10 +329,12 @@ class SPOAProtocol(Protocol):
             if self._unsent > self.factory.max_unsent and self._timer is None:
                 self._timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_timed_out)
         if data:
-            self._written += len(data)
             self.transport.write(data)
         if self._unsent + self._connection.bytes_to_send > max(_MAX_BACKLOG, self.factory.max_unsent):
             self._drop()
+
+    def _read_ended(self) -> None:
+        self._reading_on = False
 
     def _interval_ended(self) -> None:
         # What was written during a long turn of the reactor has not left yet, but will have after the next one.
@@ -331,7 +342,7 @@ class SPOAProtocol(Protocol):
 
     def _look_what_was_read(self) -> None:
         self._unread_timer = None
-        self._connection.interval_ended(all_read(self.transport, self._written))
+        self._connection.interval_ended(all_read(self.transport))
         self._serve()
 
     def _may_answer(self) -> bool:

@@ -12,8 +12,6 @@ import struct
 import sys
 from typing import Any, Final
 
-from twisted.internet.interfaces import ISSLTransport
-
 if sys.platform == "linux":
     import fcntl
     import termios
@@ -29,34 +27,44 @@ _REQUEST: Final = struct.Struct("=BBBxI2s2s16s16sIII")
 # Of the answer's struct inet_diag_msg: family, state, timer and retransmissions, the socket's id, when it expires.
 _ANSWER: Final = struct.Struct("=BBBB48xIIIII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
-# Of struct tcp_info: tcpi_bytes_received.
-_BYTES_RECEIVED: Final = struct.Struct("=128xQ")
+# Of struct tcp_info: tcpi_bytes_received; tcpi_notsent_bytes, tcpi_bytes_sent and tcpi_bytes_retrans.
+_RECEIVED: Final = struct.Struct("=128xQ")
+_SENT: Final = struct.Struct("=144xI52xQQ")
+_TCP_INFO_SIZE: Final = 512
 _LARGEST_ANSWER: Final = 4096
 
 
-def all_read(transport: Any, written: int) -> bool | None:
-    """Return whether the peer has read the ``written`` bytes that were written to ``transport`` since it connected.
+def all_read(transport: Any) -> bool | None:
+    """Return whether the peer has read all that this machine's kernel was given to send to it.
 
-    ``None`` is for what the kernel does not know: peers on other machines, and what a TLS peer has decrypted.
+    What ``transport`` itself has not given to the kernel yet does not count. ``None`` is for what the kernel does not
+    know, such as what a peer on another machine has read.
     """
     connection = getattr(transport, "socket", None)
-    if sys.platform != "linux" or connection is None or ISSLTransport.providedBy(transport):
+    if sys.platform != "linux" or connection is None:
         return None
     try:
         if connection.family == socket.AF_UNIX:
             return _unix_unread(connection) == 0
+        sent, unsent = _tcp_sent(connection)
         received, unread = _tcp_received(connection)
     except (OSError, ValueError, struct.error):
         # No such socket on this machine, or a kernel, or a sandbox, that does not tell.
         return None
-    # What is on its way to the peer's socket has not been received.
-    return received >= written and unread == 0
+    return unsent == 0 and unread == 0 and received == sent
 
 
 def _unix_unread(connection: socket.socket) -> int:
     """Return how much memory the data takes that the peer of a Unix socket has not read."""
     (size,) = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))
     return int(size)
+
+
+def _tcp_sent(connection: socket.socket) -> tuple[int, int]:
+    """Return how many bytes were sent, each counted once, and how many the kernel has still to send."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+    unsent, sent, repeated = _SENT.unpack_from(info)
+    return sent - repeated, unsent
 
 
 def _tcp_received(connection: socket.socket) -> tuple[int, int]:
@@ -92,7 +100,7 @@ def _tcp_received(connection: socket.socket) -> tuple[int, int]:
     while offset < len(answer):
         size, kind = _ATTRIBUTE.unpack_from(answer, offset)
         if kind == _INET_DIAG_INFO:
-            (received,) = _BYTES_RECEIVED.unpack_from(answer, offset + _ATTRIBUTE.size)
+            (received,) = _RECEIVED.unpack_from(answer, offset + _ATTRIBUTE.size)
             return received, unread
         offset += -size // 4 * -4
     raise OSError(errno.ENODATA, "the kernel does not tell what was received")

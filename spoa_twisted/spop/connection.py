@@ -252,10 +252,19 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         self._in_flight = 0
         # For a HAProxy >= 3.1 only.
         self._unread: Unread | None = None
+        # How many bytes came in the last read, and how many ACKs were sent since.
+        self._read_size = 0
+        self._answered = 0
 
     def receive_data(self, data: bytes) -> None:
         """Take in what the transport received. :meth:`!next_event` says what it means."""
-        if len(data) >= _FULL_READ and self._unread is not None:
+        self._read_size = self._answered = 0
+        self.receive_more(data)
+
+    def receive_more(self, data: bytes) -> None:
+        """As :meth:`receive_data`, for what had arrived together with what was received last, as with TLS."""
+        self._read_size += len(data)
+        if self._read_size >= _FULL_READ and self._unread is not None:
             # More may wait in the transport than HAProxy still wants to know.
             self._unread.fell_behind()
         super().receive_data(data)
@@ -268,7 +277,8 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         """
         if self._unread is None or not self._out or self.state is State.CLOSED:
             return super().data_to_send()
-        admitted = self._unread.admit(self._out, self._in_flight + len(self._out))
+        admitted = self._unread.admit(self._out, self._in_flight + len(self._out), self._answered)
+        self._answered += admitted
         held_back = self._out[admitted:]
         del self._out[admitted:]
         data = super().data_to_send()

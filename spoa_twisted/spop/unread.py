@@ -24,7 +24,7 @@ HAPROXY_IN_FLIGHT: Final = 20
 READ_INTERVAL: Final = 0.005
 
 #: How many intervals HAProxy gets to read what was sent before the first of them, when nothing but time can tell.
-INTERVALS_TO_READ: Final = 7
+INTERVALS_TO_READ: Final = 10
 
 # A frame's length is not part of the frame, and one byte has to stay free.
 _SPARE: Final = 3
@@ -63,12 +63,14 @@ class Unread:
         """Say that more has come than HAProxy waits for at a time, or may have: until all is read, count nothing."""
         self._given_up = True
 
-    def admit(self, frames: list[bytes], in_flight: int) -> int:
+    def admit(self, frames: list[bytes], in_flight: int, answered: int = 0) -> int:
         """Return how many of ``frames``, from the first on, may be sent now; they count as unread from now on.
 
-        ``in_flight`` is how many NOTIFYs HAProxy has sent and not been sent an ACK for, those in ``frames`` included.
+        ``in_flight`` is how many NOTIFYs HAProxy has sent and not been sent an ACK for, those in ``frames`` included;
+        ``answered`` is how many ACKs were sent since the last of those NOTIFYs arrived.
         """
-        if in_flight > self._most:
+        if in_flight + answered > self._most:
+            # So many were in flight together.
             self._given_up = True
         if not self._counting:
             if max(map(len, frames)) <= self._small and not self._given_up:

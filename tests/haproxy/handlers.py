@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import NoReturn
 
 from twisted.internet import reactor
@@ -49,3 +50,42 @@ def after_stop() -> Deferred[Variables]:
     reactor.addSystemEventTrigger("before", "shutdown", reactor.callLater, 0.2, stopping.callback, SCORE)
     log.info("after-stop: pending")
     return stopping
+
+
+class Together:
+    """Answers many NOTIFYs in one turn of the reactor, as a result that all wait for does."""
+
+    def __init__(self, most: int, patience: float) -> None:
+        self._most = most
+        self._patience = patience
+        self._waiting: list[tuple[Deferred[Variables], int]] = []
+
+    def __call__(self, size: int) -> Deferred[Variables]:
+        result: Deferred[Variables] = Deferred()
+        self._waiting.append((result, size))
+        if len(self._waiting) == 1:
+            reactor.callLater(self._patience, self._answer)
+        elif len(self._waiting) == self._most:
+            self._answer()
+        return result
+
+    def _answer(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for result, size in waiting:
+            result.callback(_long(size))
+
+
+def _long(size: int) -> Variables:
+    return {"txn.value": "x" * int(size)}
+
+
+handlers.message("together")(Together(20, patience=0.01))
+handlers.message("long")(_long)
+
+
+@handlers.message("stand-still")
+def stand_still(size: int) -> Variables:
+    """Answer at last, but nobody else meanwhile."""
+    log.info("stand-still: begins")
+    time.sleep(1)
+    return _long(size)

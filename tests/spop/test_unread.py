@@ -113,6 +113,15 @@ def test_more_in_flight_than_haproxy_waits_for(unread: Unread) -> None:
     assert unread.admit(frames(*[40] * 591), 591) == LIMIT // 40
 
 
+def test_what_arrived_together_was_in_flight_together(unread: Unread) -> None:
+    """Though it is answered one after the other."""
+    admitted = 0
+    while unread.admit(frames(40), 1, admitted) == 1:
+        admitted += 1
+    assert admitted == 20
+    assert unread.admit(frames(40), 1, 0) == 0
+
+
 def test_counts_prove_nothing_after_haproxy_gave_up(unread: Unread) -> None:
     """Though no more than 20 are in flight any more, ACKs of those given up may be unread, until all is read."""
     assert unread.admit(frames(*[800] * 25), 25) == 20
@@ -211,6 +220,22 @@ class TestConnection:
                 agent.send_ack(event.ids, b"x" * 2000)
             sent += len(agent.data_to_send())
         assert 8 * 2000 < sent <= LIMIT
+
+    def test_what_comes_piece_by_piece(self, agent: AgentConnection) -> None:
+        """As the records of TLS do, all of which had arrived before any was answered."""
+        notify = encode_frame(FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m")]))
+        for _ in range(20):
+            agent.send_ack(b"\x01\x01")
+        agent.data_to_send()
+        sent = 0
+        for number in range(1000):
+            (agent.receive_more if number else agent.receive_data)(notify)
+            event = agent.next_event()
+            assert isinstance(event, Notify)
+            agent.send_ack(event.ids, b"x" * 40)
+            sent += len(agent.data_to_send())
+        assert sent <= LIMIT
+        assert agent.unread
 
     def test_without_pipelining_nothing_waits(self) -> None:
         """Each NOTIFY shows that all before it has been read."""
