@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from spoa_twisted.drain import Drain
 from spoa_twisted.interfaces import IHandlers
 from spoa_twisted.receipt import all_read
 from spoa_twisted.spop.connection import (
@@ -116,8 +117,9 @@ class SPOAProtocol(Protocol):
         self._reading_on = False
         self._serving = False
         self._reading = True
-        self._draining = False
-        self._finishing = False
+        self._holding = False
+        self._quiet = False
+        self._leaving = False
         self._closing = False
         # From when the transport holds more than it wants to until it has none left, what is written is unsent.
         self._clogged = False
@@ -134,6 +136,7 @@ class SPOAProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Answer what the bytes complete, in one write as far as the answers are there at once."""
+        self._quiet = False
         if self._reading_on:
             self._connection.receive_more(data)
         else:
@@ -175,21 +178,33 @@ class SPOAProtocol(Protocol):
     def stopProducing(self) -> None:
         """The transport goes: ``connectionLost`` follows."""
 
-    def drain(self) -> None:
-        """Say goodbye and close as soon as nothing is pending; until then, go on answering."""
-        self._draining = True
+    def hold(self) -> None:
+        """Keep ACKs back from now on, if they are not too many."""
+        self._holding = True
+
+    def release(self) -> None:
+        """Let go those that were kept back so far."""
+        self._write()
         self._serve()
 
-    def finish(self) -> None:
-        """As :meth:`drain`, but answer only what is pending: under load, that ends."""
-        self._finishing = True
-        self.drain()
+    def settled(self) -> bool:
+        """Return whether nothing is due, and nothing has come since this was asked last."""
+        quiet, self._quiet = self._quiet, True
+        return quiet and not self._pending and not self._connection.receiving
+
+    def holds(self) -> bool:
+        """Return whether ACKs are kept back."""
+        return self._connection.bytes_to_send > 0
+
+    def leave(self) -> None:
+        """Let go all, and the goodbye behind it in the same write."""
+        self._say_goodbye()
+        self._flush()
 
     def abort(self) -> None:
         """Say goodbye and close whatever is pending. The peer has a second to take it."""
         self._cancel_pending()
-        self._say_goodbye()
-        self._flush()
+        self.leave()
         if self._timer is not None:
             self._timer.reset(ABORT_TIMEOUT)
 
@@ -301,13 +316,10 @@ class SPOAProtocol(Protocol):
 
     def _flush(self) -> None:
         connection = self._connection
-        self._write()
-        waiting = self._pending or connection.bytes_to_send or (connection.receiving and not self._finishing)
-        if self._draining and not waiting:
-            self._say_goodbye()
+        if not self._holding or connection.state is State.CLOSED:
             self._write()
         if connection.state is State.CLOSED:
-            self._close()
+            self._leave()
         self._read_or_pause()
 
     def _say_goodbye(self, status_code: StatusCode = StatusCode.NORMAL, message: str = "normal") -> None:
@@ -348,7 +360,6 @@ class SPOAProtocol(Protocol):
     def _may_answer(self) -> bool:
         return (
             not self._clogged
-            and not self._finishing
             and len(self._pending) < self.factory.max_in_flight
             and self._pending_size < self.factory.max_in_flight_size
             and self._connection.bytes_to_send < _WRITE_SIZE
@@ -364,6 +375,15 @@ class SPOAProtocol(Protocol):
             self.transport.resumeProducing()
         else:
             self.transport.pauseProducing()
+
+    def _leave(self) -> None:
+        """Close when the last ACKs have left, which HAProxy >= 3.1 may have to read bit by bit."""
+        if not self._connection.bytes_to_send:
+            self._close()
+        elif not self._leaving:
+            self._leaving = True
+            self._stop_timer()
+            self._timer = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._close_timed_out)
 
     def _close(self) -> None:
         if self._closing:
@@ -413,6 +433,7 @@ class SPOAProtocol(Protocol):
 
     def _close_timed_out(self) -> None:
         self._timer = None
+        self._close()
         self.transport.abortConnection()
 
     def _stop_timer(self) -> None:
@@ -577,6 +598,7 @@ class SPOAFactory(Factory):
         self._orphans = 0
         self._homeless_size = 0
         self._full = False
+        self._drain: Drain | None = None
         self._draining: list[Deferred[None]] = []
         self._logged: dict[object, float] = {}
 
@@ -601,28 +623,20 @@ class SPOAFactory(Factory):
     def drain(self, timeout: float) -> Deferred[None]:
         """Answer what is in flight, say goodbye to every peer, and fire when all connections are closed.
 
-        A connection is told goodbye when nothing is pending on it. Until then further NOTIFYs are answered too, but
-        no longer than half of ``timeout``: after that, what is pending is finished, and what comes is left.
-        Connections that are still open after ``timeout`` seconds are closed with what they have pending, within
-        another second. Close the ports first: a connection that comes later is not waited for.
+        A connection is told goodbye when nothing is pending on it, and no more seems to come: until then further
+        NOTIFYs are answered too, but their ACKs are kept back, for 20 ms at first, and longer each time that this was
+        not long enough for all to be answered. Connections that are still open after ``timeout`` seconds are closed
+        with what they have pending, within another second. Close the ports first: a connection that comes later is
+        not waited for.
         """
         if not self.connections:
             return succeed(None)
-        # What has reached this machine is read first: one turn of the reactor.
-        timers = [
-            self.reactor.callLater(0, self._drain_all),
-            self.reactor.callLater(timeout / 2, self._finish_all),
-            self.reactor.callLater(timeout, self._abort_all),
-        ]
-
-        def stop_timers(result: None) -> None:
-            for timer in timers:
-                if timer.active():
-                    timer.cancel()
-
+        if self._drain is None:
+            self._drain = Drain(self.connections, self.reactor, self._drain_timed_out)
+        self._drain.end_after(timeout)
         drained: Deferred[None] = Deferred()
         self._draining.append(drained)
-        return drained.addCallback(stop_timers)
+        return drained
 
     def _engine(self, engine_id: str) -> _Engine:
         engine = self._engines.get(engine_id)
@@ -636,6 +650,9 @@ class SPOAFactory(Factory):
         if self._draining and not self.connections:
             for engine in list(self._engines.values()):
                 engine.forget()
+            if self._drain is not None:
+                self._drain.stop()
+                self._drain = None
             draining, self._draining = self._draining, []
             for drained in draining:
                 drained.callback(None)
@@ -651,18 +668,8 @@ class SPOAFactory(Factory):
         self._logged[fault] = now
         return False
 
-    def _drain_all(self) -> None:
-        for protocol in list(self.connections):
-            protocol.drain()
-
-    def _finish_all(self) -> None:
-        for protocol in list(self.connections):
-            protocol.finish()
-
-    def _abort_all(self) -> None:
+    def _drain_timed_out(self) -> None:
         self.log.warn("{count} connections were not drained in time", count=len(self.connections))
-        for protocol in list(self.connections):
-            protocol.abort()
 
 
 def _cancel(pending: Iterable[Deferred[bytes]], log: Logger) -> None:

@@ -27,6 +27,7 @@ STAGES = [
     "interfaces",
     "handlers",
     "receipt",
+    "drain",
     "protocol",
     "service",
     "tap",

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, SPOAFactory
+from spoa_twisted.drain import FIRST_PATIENCE, QUIET_INTERVAL
 from spoa_twisted.protocol import (
     ABORT_TIMEOUT,
     CLOSE_TIMEOUT,
@@ -458,18 +459,48 @@ class TestDrain:
         assert clock.getDelayedCalls() == []
 
     def test_idle_connections_are_told_goodbye(self, factory: SPOAFactory, clock: Clock) -> None:
-        """One turn of the reactor later, so that what has come is read first."""
+        """Soon: what has come is answered first."""
         session = Session(factory)
         drained = factory.drain(5)
         session.notify("now")
         assert [type(event) for event in session.events()] == [Ack]
         clock.advance(0)
+        clock.advance(QUIET_INTERVAL)
         assert session.events() == [Disconnect(0, "normal")]
         assert session.wire.disconnecting
         assert not drained.called
         session.lose()
         assert drained.called
         assert clock.getDelayedCalls() == []
+
+    def test_acks_are_kept_back_until_no_more_notifys_come(self, factory: SPOAFactory, clock: Clock) -> None:
+        """They leave together with the goodbye: none of those that get them can send another meanwhile."""
+        session = Session(factory)
+        factory.drain(5)
+        clock.advance(0)
+        for _ in range(3):
+            session.notify("now")
+            clock.advance(QUIET_INTERVAL)
+            assert session.events() == []
+        written = len(session.wire.writes)
+        clock.advance(QUIET_INTERVAL)
+        assert len(session.wire.writes) == written + 1
+        assert [type(event) for event in session.events()] == [Ack, Ack, Ack, Disconnect]
+        assert session.wire.disconnecting
+
+    def test_all_connections_are_told_at_once(self, factory: SPOAFactory, clock: Clock) -> None:
+        """Who gets an ACK sends its next NOTIFY to another one; those without an ACK go first."""
+        busy, idle = Session(factory), Session(factory)
+        order: list[str] = []
+        factory.drain(5)
+        clock.advance(0)
+        busy.notify("now")
+        for name, session in (("busy", busy), ("idle", idle)):
+            session.wire.loseConnection = lambda name=name: order.append(name)  # type: ignore[method-assign]
+        clock.advance(QUIET_INTERVAL)
+        assert order == []
+        clock.advance(QUIET_INTERVAL)
+        assert order == ["idle", "busy"]
 
     def test_busy_connections_finish_first(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
         """What comes meanwhile is answered too; the goodbye goes behind the last ACK."""
@@ -478,12 +509,43 @@ class TestDrain:
         factory.drain(5)
         clock.advance(0)
         session.notify("now", "wait")
-        assert len(session.events()) == 1
-        waiting.deferreds[0].callback(None)
+        clock.advance(FIRST_PATIENCE)
         assert [type(event) for event in session.events()] == [Ack]
+        waiting.deferreds[0].callback(None)
+        assert session.events() == []
         waiting.deferreds[1].callback({"sess.a": 1})
-        assert [type(event) for event in session.events()] == [Ack, Disconnect]
+        clock.advance(QUIET_INTERVAL)
+        assert [type(event) for event in session.events()] == [Ack, Ack, Disconnect]
         assert session.wire.disconnecting
+
+    def test_patience_grows(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
+        """ACKs are kept back for a short time first; who needs long to answer gets a longer one."""
+        session = Session(factory)
+        session.notify("wait")
+        factory.drain(5)
+        clock.advance(0)
+        kept_back = []
+        for _ in range(3):
+            session.notify("now")
+            began = clock.seconds()
+            while not session.events():
+                clock.advance(QUIET_INTERVAL)
+            kept_back.append(round((clock.seconds() - began) / FIRST_PATIENCE))
+        assert kept_back == [1, 2, 4]
+
+    def test_who_is_settled_does_not_wait_for_who_is_not(
+        self, factory: SPOAFactory, waiting: Waiting, clock: Clock
+    ) -> None:
+        """Not for longer than ACKs are kept back."""
+        stuck, idle = Session(factory), Session(factory)
+        stuck.notify("wait")
+        factory.drain(5)
+        clock.advance(0)
+        clock.pump([QUIET_INTERVAL] * 3)
+        assert idle.events() == []
+        clock.advance(QUIET_INTERVAL)
+        assert idle.events() == [Disconnect(0, "normal")]
+        assert stuck.events() == []
 
     def test_what_has_begun_to_come_is_waited_for(self, factory: SPOAFactory, clock: Clock) -> None:
         """A NOTIFY of which a part was read is answered."""
@@ -493,8 +555,10 @@ class TestDrain:
         session.agent.dataReceived(data[:9])
         factory.drain(5)
         clock.advance(0)
+        clock.advance(1)
         assert not session.wire.disconnecting
         session.agent.dataReceived(data[9:])
+        clock.pump([QUIET_INTERVAL] * 2)
         assert [type(event) for event in session.events()] == [Ack, Disconnect]
 
     def test_it_ends_in_time(self, factory: SPOAFactory, waiting: Waiting, clock: Clock, logged: Logged) -> None:
@@ -801,23 +865,6 @@ class TestDrainOfMany:
         session.lose()
         assert all(deferred.called for deferred in drained)
         assert clock.getDelayedCalls() == []
-
-    def test_under_load_it_ends(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
-        """When half of the time has passed, what is pending is finished, and what comes is left."""
-        session = Session(factory)
-        session.notify("wait")
-        factory.drain(10)
-        clock.advance(0)
-        session.notify("wait")
-        waiting.deferreds[0].callback(None)
-        clock.advance(5)
-        session.notify("now", "wait")
-        assert len(waiting.deferreds) == 2
-        waiting.deferreds[1].callback({"sess.a": 1})
-        received = session.events()
-        assert [type(event) for event in received] == [Ack, Ack, Disconnect]
-        assert received[1].variables == {"sess.a": 1}
-        assert session.wire.disconnecting
 
     def test_with_async_nothing_is_left(self, clock: Clock, waiting: Waiting, logged: Logged) -> None:
         """What waits for its handlers is cancelled when there is no connection left to come."""

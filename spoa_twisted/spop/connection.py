@@ -275,9 +275,10 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         ACKs that HAProxy >= 3.1 could not read at once are held back: while :attr:`unread`, this is to be called
         again after :meth:`interval_ended`.
         """
-        if self._unread is None or not self._out or self.state is State.CLOSED:
+        if self._unread is None or not self._out:
             return super().data_to_send()
-        admitted = self._unread.admit(self._out, self._in_flight + len(self._out), self._answered)
+        acks = len(self._out) - (self.state is State.CLOSED)
+        admitted = self._unread.admit(self._out, self._in_flight + acks, self._answered)
         self._answered += admitted
         held_back = self._out[admitted:]
         del self._out[admitted:]
@@ -288,9 +289,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
     @property
     def unread(self) -> bool:
         """Whether HAProxy may not have read all ACKs, and further ones may have to wait."""
-        return (
-            self._unread is not None and self.state is not State.CLOSED and (len(self._unread) > 0 or bool(self._out))
-        )
+        return self._unread is not None and (len(self._unread) > 0 or bool(self._out))
 
     def interval_ended(self, all_read: bool | None = None) -> None:
         """Say that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed, while :attr:`unread`.

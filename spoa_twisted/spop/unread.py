@@ -29,6 +29,9 @@ INTERVALS_TO_READ: Final = 10
 # A frame's length is not part of the frame, and one byte has to stay free.
 _SPARE: Final = 3
 
+# The longest AGENT-DISCONNECT: it may follow the last ACKs.
+_GOODBYE_SIZE: Final = 300
+
 
 @final
 class Unread:
@@ -43,7 +46,7 @@ class Unread:
     def __init__(self, max_frame_size: int, pipelining: bool = True) -> None:
         self._limit = max_frame_size + _SPARE
         self._most = HAPROXY_IN_FLIGHT if pipelining else 1
-        self._small = self._limit // self._most
+        self._small = (self._limit - _GOODBYE_SIZE) // self._most
         self._counting = False
         # How many ACKs were sent before counting began: the AGENT-HELLO is none, and read before any NOTIFY comes.
         self._sent = -1
@@ -66,7 +69,7 @@ class Unread:
     def admit(self, frames: list[bytes], in_flight: int, answered: int = 0) -> int:
         """Return how many of ``frames``, from the first on, may be sent now; they count as unread from now on.
 
-        ``in_flight`` is how many NOTIFYs HAProxy has sent and not been sent an ACK for, those in ``frames`` included;
+        ``in_flight`` is how many NOTIFYs HAProxy has sent and not been sent an ACK for, those of ``frames`` included;
         ``answered`` is how many ACKs were sent since the last of those NOTIFYs arrived.
         """
         if in_flight + answered > self._most:

@@ -12,6 +12,9 @@ from spoa_twisted.spop.unread import INTERVALS_TO_READ, Unread
 # One byte less than the buffer of a HAProxy whose max-frame-size is 16380.
 LIMIT = 16383
 
+# Twenty of these, and the goodbye, are shorter.
+SMALL = 804
+
 
 def frames(*sizes: int) -> list[bytes]:
     return [b"x" * size for size in sizes]
@@ -34,7 +37,7 @@ def time_passes(unread: Unread) -> None:
 def test_small_frames_are_not_counted(unread: Unread) -> None:
     """Twenty of them fit, and there are no more: whatever is in flight, they leave at once."""
     for _ in range(100):
-        assert unread.admit(frames(*[LIMIT // 20] * 20), 20) == 20
+        assert unread.admit(frames(*[SMALL] * 20), 20) == 20
     assert len(unread) == 0
 
 
@@ -56,7 +59,7 @@ def test_what_was_sent_before_counting_began_counts(unread: Unread) -> None:
     """For the most that it may be."""
     assert unread.admit(frames(10), 1) == 1
     assert unread.admit(frames(LIMIT), 1) == 0
-    assert unread.admit(frames(LIMIT - 819), 1) == 1
+    assert unread.admit(frames(LIMIT - SMALL), 1) == 1
 
 
 def test_a_full_pipeline_has_nothing_unread(unread: Unread) -> None:
@@ -101,7 +104,7 @@ def test_counting_ends_when_all_is_read(unread: Unread) -> None:
     assert unread.admit(frames(LIMIT), 1) == 1
     unread.interval_ended(True)
     for _ in range(100):
-        assert unread.admit(frames(*[LIMIT // 20] * 20), 20) == 20
+        assert unread.admit(frames(*[SMALL] * 20), 20) == 20
     assert len(unread) == 0
 
 
@@ -118,7 +121,7 @@ def test_what_arrived_together_was_in_flight_together(unread: Unread) -> None:
     admitted = 0
     while unread.admit(frames(40), 1, admitted) == 1:
         admitted += 1
-    assert admitted == 20
+    assert 20 <= admitted < 30
     assert unread.admit(frames(40), 1, 0) == 0
 
 
@@ -147,7 +150,6 @@ def test_one_notify_at_a_time() -> None:
     assert unread.admit(frames(80), 0) == 1
     for _ in range(10):
         assert unread.admit(frames(LIMIT), 1) == 1
-    assert len(unread) == 0
     # HAProxy gave up the first, and sent another.
     assert unread.admit(frames(LIMIT, LIMIT), 2) == 0
     unread.interval_ended(True)
@@ -177,8 +179,8 @@ class TestConnection:
     def test_small_acks_leave_at_once(self, agent: AgentConnection) -> None:
         """All in one write, and nobody waits for anything."""
         for number in range(20):
-            agent.send_ack(bytes((2 * number + 1, 1)), b"x" * 800)
-        assert len(agent.data_to_send()) == 20 * 811
+            agent.send_ack(bytes((2 * number + 1, 1)), b"x" * (SMALL - 11))
+        assert len(agent.data_to_send()) == 20 * SMALL
         assert not agent.unread
         assert agent.bytes_to_send == 0
 
@@ -250,15 +252,28 @@ class TestConnection:
             agent.next_event()
             agent.send_ack(ids, b"x" * agent.room_for_actions(ids))
             assert len(agent.data_to_send()) == LIMIT
-            assert not agent.unread
 
-    def test_the_goodbye_takes_all_along(self, agent: AgentConnection) -> None:
-        """There is no later."""
+    def test_the_goodbye_waits_for_long_acks(self, agent: AgentConnection) -> None:
+        """What HAProxy cannot read any more it cannot know."""
         for number in range(20):
             agent.send_ack(bytes((2 * number + 1, 1)), b"x" * 1500)
         agent.disconnect()
-        assert len(agent.data_to_send()) > 20 * 1511
-        assert not agent.unread
+        writes = []
+        while agent.unread:
+            writes.append(agent.data_to_send())
+            agent.interval_ended(True)
+        assert len(writes) == 2
+        assert all(len(data) <= LIMIT for data in writes)
+        assert writes[-1].endswith(b"\x06normal")
+
+    def test_small_acks_and_the_goodbye_leave_together(self, agent: AgentConnection) -> None:
+        """However many they are."""
+        for number in range(20):
+            agent.send_ack(bytes((2 * number + 1, 1)), b"x" * (SMALL - 11))
+        agent.disconnect()
+        data = agent.data_to_send()
+        assert 20 * SMALL < len(data) <= LIMIT
+        assert data.endswith(b"\x06normal")
 
     def test_an_older_haproxy_takes_all_at_once(self) -> None:
         """One that lists async is none that stops reading."""

@@ -1,0 +1,103 @@
+"""How an agent that stops takes leave of HAProxy without losing a request.
+
+SPOP has no way to say "send no more": a NOTIFY that HAProxy sends before it has read the AGENT-DISCONNECT is lost. But
+HAProxy sends only so many NOTIFYs before it has their ACKs, and its clients wait too. So an agent that drains keeps the
+ACKs back for a moment. When nothing is pending, and nothing has come for a while, hardly anything can cross: then the
+ACKs and the goodbye leave together, on all connections at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final, Protocol, final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+#: Seconds without a NOTIFY after which none is on its way, it is hoped.
+QUIET_INTERVAL: Final = 0.005
+
+#: Seconds for which ACKs are kept back at first. Each time that this did not do they leave, and the next ones are kept
+#: back for twice as long: no handler that answers at once makes HAProxy wait for long.
+FIRST_PATIENCE: Final = 0.02
+
+
+class Drainable(Protocol):
+    """What is asked of a connection."""
+
+    def hold(self) -> None:
+        """Keep ACKs back from now on."""
+
+    def release(self) -> None:
+        """Let go those that were kept back so far."""
+
+    def settled(self) -> bool:
+        """Return whether nothing is due, and nothing has come since this was asked last."""
+
+    def holds(self) -> bool:
+        """Return whether ACKs are kept back."""
+
+    def leave(self) -> None:
+        """Let go all, and the goodbye behind it."""
+
+    def abort(self) -> None:
+        """Leave whatever is due."""
+
+
+@final
+class Drain:
+    """Takes leave of all ``connections``, a collection that shrinks as they are closed.
+
+    :param too_late: called when the time is over, before what is still open is closed.
+    """
+
+    def __init__(self, connections: Collection[Drainable], reactor: IReactorTime, too_late: Callable[[], None]) -> None:
+        self._connections = connections
+        self._reactor = reactor
+        self._too_late = too_late
+        self._patience = FIRST_PATIENCE
+        self._patience_ends = 0.0
+        # What has reached this machine is read first: one turn of the reactor.
+        self._timers: list[IDelayedCall] = [reactor.callLater(0, self._begin)]
+
+    def end_after(self, timeout: float) -> None:
+        """Close what is still open in so many seconds."""
+        self._timers.append(self._reactor.callLater(timeout, self._end))
+
+    def stop(self) -> None:
+        """Do nothing any more."""
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
+
+    def _begin(self) -> None:
+        for connection in list(self._connections):
+            connection.hold()
+            connection.settled()
+        self._be_patient()
+        self._look_later()
+
+    def _be_patient(self) -> None:
+        self._patience_ends = self._reactor.seconds() + self._patience
+        self._patience *= 2
+
+    def _look_later(self) -> None:
+        self._timers[0] = self._reactor.callLater(QUIET_INTERVAL, self._look)
+
+    def _look(self) -> None:
+        settled: list[Drainable] = []
+        unsettled: list[Drainable] = []
+        for connection in list(self._connections):
+            (settled if connection.settled() else unsettled).append(connection)
+        if not unsettled or self._reactor.seconds() >= self._patience_ends:
+            self._be_patient()
+            # An ACK may set off the next NOTIFY, and that must not find another connection.
+            for connection in sorted(settled, key=lambda connection: connection.holds()):
+                connection.leave()
+            for connection in unsettled:
+                connection.release()
+        self._look_later()
+
+    def _end(self) -> None:
+        self._too_late()
+        for connection in list(self._connections):
+            connection.abort()
