@@ -199,12 +199,15 @@ class SPOAProtocol(Protocol):
     def leave(self) -> None:
         """Let go all, and the goodbye behind it in the same write."""
         self._say_goodbye()
-        self._flush()
+        self._write()
+        # To close takes longer than to write: first all connections are told.
+        self.factory.reactor.callLater(0, self._flush)
 
     def abort(self) -> None:
         """Say goodbye and close whatever is pending. The peer has a second to take it."""
         self._cancel_pending()
-        self.leave()
+        self._say_goodbye()
+        self._flush()
         if self._timer is not None:
             self._timer.reset(ABORT_TIMEOUT)
 
