@@ -68,6 +68,9 @@ CLOSE_TIMEOUT: Final = 10.0
 #: Seconds that a peer has to take all that was written to it, from when that is more than ``max_unsent``.
 UNSENT_TIMEOUT: Final = 5.0
 
+#: Seconds that HAProxy has to close a connection that was told goodbye while draining.
+LEAVE_TIMEOUT: Final = 0.5
+
 #: As ``CLOSE_TIMEOUT``, when there is no more time left for draining.
 ABORT_TIMEOUT: Final = 1.0
 
@@ -119,7 +122,10 @@ class SPOAProtocol(Protocol):
         self._reading = True
         self._holding = False
         self._quiet = False
+        # Said goodbye, and waits for HAProxy to close.
         self._leaving = False
+        # Waits for the last ACKs to leave.
+        self._parting = False
         self._closing = False
         # From when the transport holds more than it wants to until it has none left, what is written is unsent.
         self._clogged = False
@@ -197,15 +203,21 @@ class SPOAProtocol(Protocol):
         return self._connection.bytes_to_send > 0
 
     def leave(self) -> None:
-        """Let go all, and the goodbye behind it in the same write."""
+        """Let go all, and the goodbye behind it in the same write. HAProxy then closes, or else the agent does."""
+        self._leaving = True
         self._say_goodbye()
         self._write()
-        # To close takes longer than to write: first all connections are told.
-        self.factory.reactor.callLater(0, self._flush)
+        self._stop_timer()
+        self._timer = self.factory.reactor.callLater(LEAVE_TIMEOUT, self._leave_timed_out)
+
+    def left(self) -> bool:
+        """Return whether the goodbye was said."""
+        return self._connection.state is State.CLOSED
 
     def abort(self) -> None:
         """Say goodbye and close whatever is pending. The peer has a second to take it."""
         self._cancel_pending()
+        self._leaving = False
         self._say_goodbye()
         self._flush()
         if self._timer is not None:
@@ -321,8 +333,8 @@ class SPOAProtocol(Protocol):
         connection = self._connection
         if not self._holding or connection.state is State.CLOSED:
             self._write()
-        if connection.state is State.CLOSED:
-            self._leave()
+        if connection.state is State.CLOSED and not self._leaving:
+            self._close_when_written()
         self._read_or_pause()
 
     def _say_goodbye(self, status_code: StatusCode = StatusCode.NORMAL, message: str = "normal") -> None:
@@ -379,12 +391,12 @@ class SPOAProtocol(Protocol):
         else:
             self.transport.pauseProducing()
 
-    def _leave(self) -> None:
-        """Close when the last ACKs have left, which HAProxy >= 3.1 may have to read bit by bit."""
+    def _close_when_written(self) -> None:
+        # The last ACKs are perhaps held back.
         if not self._connection.bytes_to_send:
             self._close()
-        elif not self._leaving:
-            self._leaving = True
+        elif not self._parting:
+            self._parting = True
             self._stop_timer()
             self._timer = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._close_timed_out)
 
@@ -433,6 +445,11 @@ class SPOAProtocol(Protocol):
         )
         self._close()
         self.transport.abortConnection()
+
+    def _leave_timed_out(self) -> None:
+        self._timer = None
+        self._leaving = False
+        self._flush()
 
     def _close_timed_out(self) -> None:
         self._timer = None

@@ -14,11 +14,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, SPOAFactory
-from spoa_twisted.drain import FIRST_PATIENCE, QUIET_INTERVAL
+from spoa_twisted.drain import CLOSE_INTERVAL, FIRST_PATIENCE, QUIET_INTERVAL
 from spoa_twisted.protocol import (
     ABORT_TIMEOUT,
     CLOSE_TIMEOUT,
     ENGINE_TIMEOUT,
+    LEAVE_TIMEOUT,
     UNSENT_TIMEOUT,
     SPOAProtocol,
     describe,
@@ -467,10 +468,21 @@ class TestDrain:
         clock.advance(0)
         clock.advance(QUIET_INTERVAL)
         assert session.events() == [Disconnect(0, "normal")]
+        assert not session.wire.disconnecting
+        session.agent.readConnectionLost()
         assert session.wire.disconnecting
         assert not drained.called
         session.lose()
         assert drained.called
+        assert clock.getDelayedCalls() == []
+
+    def test_a_peer_that_does_not_close_is_closed(self, factory: SPOAFactory, clock: Clock) -> None:
+        """Though it was told goodbye."""
+        session = Session(factory)
+        factory.drain(5)
+        clock.pump([0, QUIET_INTERVAL, LEAVE_TIMEOUT])
+        assert session.wire.disconnecting
+        session.lose()
         assert clock.getDelayedCalls() == []
 
     def test_acks_are_kept_back_until_no_more_notifys_come(self, factory: SPOAFactory, clock: Clock) -> None:
@@ -486,21 +498,34 @@ class TestDrain:
         clock.advance(QUIET_INTERVAL)
         assert len(session.wire.writes) == written + 1
         assert [type(event) for event in session.events()] == [Ack, Ack, Ack, Disconnect]
-        assert session.wire.disconnecting
 
-    def test_all_connections_are_told_at_once(self, factory: SPOAFactory, clock: Clock) -> None:
-        """Who gets an ACK sends its next NOTIFY to another one; those without an ACK go first."""
-        busy, idle = Session(factory), Session(factory)
-        order: list[str] = []
+    def test_idle_connections_are_closed_first(self, factory: SPOAFactory, clock: Clock) -> None:
+        """Who gets an ACK sends its next NOTIFY: that must not find one of which HAProxy has not read the goodbye."""
+        busy, other, idle = Session(factory), Session(factory), Session(factory)
         factory.drain(5)
         clock.advance(0)
         busy.notify("now")
-        for name, session in (("busy", busy), ("idle", idle)):
-            session.wire.loseConnection = lambda name=name: order.append(name)  # type: ignore[method-assign]
+        other.notify("now")
+        clock.pump([QUIET_INTERVAL] * 4)
+        assert idle.events() == [Disconnect(0, "normal")]
+        assert busy.events() == other.events() == []
+        idle.lose()
         clock.advance(QUIET_INTERVAL)
-        assert order == []
-        clock.advance(QUIET_INTERVAL)
-        assert order == ["idle", "busy"]
+        for session in (busy, other):
+            assert [type(event) for event in session.events()] == [Ack, Disconnect]
+
+    def test_idle_connections_that_stay_open_are_not_waited_for(self, factory: SPOAFactory, clock: Clock) -> None:
+        """HAProxy 3.1.0 does not close them."""
+        busy, idle = Session(factory), Session(factory)
+        factory.drain(5)
+        clock.advance(0)
+        busy.notify("now")
+        clock.pump([QUIET_INTERVAL] * 2)
+        assert idle.events() == [Disconnect(0, "normal")]
+        while not (events := busy.events()):
+            clock.advance(QUIET_INTERVAL)
+        assert [type(event) for event in events] == [Ack, Disconnect]
+        assert CLOSE_INTERVAL <= clock.seconds() < 2 * CLOSE_INTERVAL
 
     def test_busy_connections_finish_first(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
         """What comes meanwhile is answered too; the goodbye goes behind the last ACK."""
@@ -516,7 +541,6 @@ class TestDrain:
         waiting.deferreds[1].callback({"sess.a": 1})
         clock.advance(QUIET_INTERVAL)
         assert [type(event) for event in session.events()] == [Ack, Ack, Disconnect]
-        assert session.wire.disconnecting
 
     def test_patience_grows(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
         """ACKs are kept back for a short time first; who needs long to answer gets a longer one."""
