@@ -22,6 +22,9 @@ QUIET_INTERVAL: Final = 0.005
 FIRST_PATIENCE: Final = 0.02
 
 
+#: Seconds after which connections on which all is answered wait no longer for those with handlers that need more.
+MOST_PATIENCE: Final = 0.5
+
 #: Seconds that HAProxy has to close idle connections before others are told goodbye: on a busy machine it took 30 ms.
 CLOSE_INTERVAL: Final = 0.1
 
@@ -109,9 +112,10 @@ class Drain:
             for connection in idle:
                 connection.leave()
         elif not leaving or now >= self._closed_by:
-            # An ACK may set off the next NOTIFY, and that must not find another connection.
+            # An ACK may set off the next NOTIFY, and that must not find a connection that was just told goodbye.
+            together = not unsettled or self._patience > MOST_PATIENCE
             for connection in settled:
-                connection.leave()
+                (connection.leave if together else connection.release)()
             for connection in unsettled:
                 connection.release()
             self._be_patient()
