@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from .harness import AgentProcess, HAProxy, Process, as_server
 STOP_LIMIT = 20.0
 
 _processes = pytest.StashKey[list[Process]]()
+_figures = pytest.StashKey[list[str]]()
 
 StartHAProxy = Callable[..., HAProxy]
 StartAgent = Callable[..., AgentProcess]
@@ -33,6 +34,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         for process in item.stash.get(_processes, []):
             report.sections.append((type(process).__name__, process.describe()))
+    if report.when == "call" and (figures := item.stash.get(_figures, [])):
+        report.sections.append(("figures", "\n".join(figures)))
     return report
 
 
@@ -46,11 +49,18 @@ async def processes(request: pytest.FixtureRequest) -> AsyncIterator[list[Proces
 
 
 @pytest.fixture
+def figures(request: pytest.FixtureRequest) -> list[str]:
+    """Lines that stand beside a failure, and with ``pytest -rP`` beside a success."""
+    figures = request.node.stash[_figures] = []
+    return figures
+
+
+@pytest.fixture
 def start_haproxy(branch: Branch, processes: list[Process], tmp_path: Path) -> StartHAProxy:
     """Starts a HAProxy; see :class:`HAProxy` for the arguments."""
     numbers = count(1)
 
-    def start(server: str, **configuration: str) -> HAProxy:
+    def start(server: str | Mapping[str, str], **configuration: str) -> HAProxy:
         folder = tmp_path / f"haproxy{next(numbers)}"
         folder.mkdir()
         haproxy = HAProxy(branch, folder, server, **configuration)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import NoReturn
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from spoa_twisted import Handlers, Variables
 
 SCORE = {"txn.score": 42}
+PID = {"txn.pid": os.getpid()}
 
 handlers = Handlers()
 log = Logger()
@@ -89,3 +92,13 @@ def stand_still(size: int) -> Variables:
     log.info("stand-still: begins")
     time.sleep(1)
     return _long(size)
+
+
+@handlers.message("pid-now")
+def pid_now() -> Variables:
+    return PID
+
+
+@handlers.message("pid-later")
+def pid_later() -> Deferred[Variables]:
+    return deferLater(reactor, 0.02, lambda: PID)

@@ -13,6 +13,7 @@ import re
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IAddress
@@ -76,7 +77,7 @@ frontend origin-web
 backend agents
     mode {mode}
     {backend}
-    server agent {server}
+{servers}
 """
 
 # The time for processing is long enough for a slow machine, and shorter than a test may take.
@@ -141,6 +142,7 @@ class Process(ProcessProtocol):
         #: The exit status, negative for a signal, and ``None`` while it runs.
         self.status: int | None = None
         self._waiting: list[Deferred[None]] = []
+        self._matched: dict[str, int] = {}
         passed_on = {FIRST_SOCKET + i: passed.fileno() for i, passed in enumerate(sockets)}
         self._process = reactor.spawnProcess(
             self,
@@ -150,6 +152,7 @@ class Process(ProcessProtocol):
             path=str(ROOT),
             childFDs={0: "w", 1: "r", 2: "r", **passed_on},
         )
+        self.pid: int = self._process.pid
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self.output += data.decode(errors="replace")
@@ -171,6 +174,15 @@ class Process(ProcessProtocol):
         while (match := re.search(pattern, self.output)) is None:
             assert self.status is None, f"it ended without {pattern!r}"
             await self._change()
+        return match
+
+    async def says(self, pattern: str) -> re.Match[str]:
+        """As :meth:`said`, but what this found before does not count again."""
+        seen = self._matched.get(pattern, 0)
+        while (match := re.compile(pattern).search(self.output, seen)) is None:
+            assert self.status is None, f"it ended without {pattern!r}"
+            await self._change()
+        self._matched[pattern] = match.end()
         return match
 
     async def ended(self) -> int:
@@ -271,11 +283,67 @@ class Client(Protocol):
         return self._answer
 
 
+class Load:
+    """What clients that request as fast as they are answered were told. :meth:`HAProxy.load` makes it."""
+
+    def __init__(self) -> None:
+        #: How many requests were answered by the agent of each process, whose handlers set ``txn.pid``.
+        self.answers: Counter[int] = Counter()
+        #: How many were not, by the error that HAProxy told.
+        self.failures: Counter[str] = Counter()
+        self._waiting: list[Deferred[None]] = []
+        self._stopped = False
+        self._ended = False
+
+    @property
+    def failed(self) -> int:
+        return sum(self.failures.values())
+
+    @property
+    def requests(self) -> int:
+        return sum(self.answers.values()) + self.failed
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds after a request."""
+        while not condition():
+            assert not self._ended, "a client lost its connection"
+            change: Deferred[None] = Deferred()
+            self._waiting.append(change)
+            await change
+
+    async def further(self, requests: int) -> None:
+        """Wait until so many more requests were answered or have failed."""
+        enough = self.requests + requests
+        await self.until(lambda: self.requests >= enough)
+
+    async def _run(self, haproxy: HAProxy, path: str) -> None:
+        try:
+            async with haproxy.client() as client:
+                while not self._stopped:
+                    self._count(await client.get(path))
+                    self._changed()
+        finally:
+            self._ended = True
+            self._changed()
+
+    def _count(self, response: Response) -> None:
+        pid = response["txn.spoa.pid"]
+        if response.status == 200 and response.error is None and pid is not None:
+            self.answers[int(pid)] += 1
+        else:
+            self.failures[f"status {response.status}, error {response.error}"] += 1
+
+    def _changed(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for change in waiting:
+            change.callback(None)
+
+
 class HAProxy(Process):
-    """A HAProxy of ``branch`` between a client and an agent.
+    """A HAProxy of ``branch`` between a client and an agent, or several.
 
     :param folder: where its configuration is written.
-    :param server: where the agent is, with the options of HAProxy's ``server``.
+    :param server: where the agent is, with the options of HAProxy's ``server``; for several, by their names.
     :param spoe: the rest of the section spoe-agent, and the sections spoe-message and spoe-group.
     :param web: the rules of the frontend that the client talks to.
     :param origin: the rules of the web server.
@@ -287,7 +355,7 @@ class HAProxy(Process):
         self,
         branch: Branch,
         folder: Path,
-        server: str,
+        server: str | Mapping[str, str],
         *,
         spoe: str,
         web: str,
@@ -298,13 +366,14 @@ class HAProxy(Process):
         web_socket, origin_socket = listening_socket(), listening_socket()
         spoe_conf, haproxy_cfg = folder / "spoe.conf", folder / "haproxy.cfg"
         spoe_conf.write_text(SPOE_CONF.format(spoe=spoe))
+        servers = {"agent": server} if isinstance(server, str) else server
         self.configuration = HAPROXY_CFG.format(
             web_fd=FIRST_SOCKET,
             origin_fd=FIRST_SOCKET + 1,
             origin_port=origin_socket.getsockname()[1],
             spoe_conf=spoe_conf,
             mode="spop" if branch.rewritten else "tcp",
-            server=server,
+            servers="\n".join(f"    server {name} {where}" for name, where in servers.items()),
             web=web,
             origin=origin,
             backend=backend,
@@ -328,6 +397,19 @@ class HAProxy(Process):
             yield client
         finally:
             client.transport.loseConnection()
+
+    @asynccontextmanager
+    async def load(self, clients: int, *paths: str) -> AsyncIterator[Load]:
+        """So many clients, each of which gets one of ``paths`` over its one connection as fast as it is answered."""
+        load = Load()
+        running = gatherResults(
+            [Deferred.fromCoroutine(load._run(self, paths[i % len(paths)])) for i in range(clients)], True
+        )
+        try:
+            yield load
+        finally:
+            load._stopped = True
+            await running
 
     async def get(self, path: str = "/", **headers: str) -> Response:
         """Get ``path`` over a connection of its own."""
