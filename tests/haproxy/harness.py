@@ -289,7 +289,7 @@ class Load:
     def __init__(self) -> None:
         #: How many requests were answered by the agent of each process, whose handlers set ``txn.pid``.
         self.answers: Counter[int] = Counter()
-        #: How many were not, by the error that HAProxy told.
+        #: How many were not, by the error that HAProxy told, else by the status.
         self.failures: Counter[str] = Counter()
         self._waiting: list[Deferred[None]] = []
         self._stopped = False
@@ -331,7 +331,7 @@ class Load:
         if response.status == 200 and response.error is None and pid is not None:
             self.answers[int(pid)] += 1
         else:
-            self.failures[f"status {response.status}, error {response.error}"] += 1
+            self.failures[response.error or f"status {response.status}"] += 1
 
     def _changed(self) -> None:
         waiting, self._waiting = self._waiting, []
