@@ -136,8 +136,9 @@ async def test_frozen(branch: Branch, start_agent: StartAgent, start_haproxy: St
         if branch.rewritten:
             await answers(frozen, load)
         await nothing_fails(load)
-        for other in agents.values():
+        for name, other in agents.items():
             other.signal(signal.SIGKILL)
+            await haproxy.says(f"Server agents/{name} is DOWN")
         await answers(frozen, load)
         await nothing_fails(load)
 
