@@ -29,12 +29,13 @@ spoe-message pid-later
 
 SHOW_PID = shown("txn.spoa.pid")
 
-#: A check that is not answered in time has failed. It may take as long as the machine is slow.
+#: A check that is not answered in time has failed: later than the requests that wait for the same agent.
 BACKEND = """\
-option spop-check
+balance roundrobin
+    option spop-check
     option redispatch 1
     timeout connect 100ms
-    timeout check 500ms"""
+    timeout check 2s"""
 
 #: HAProxy <= 3.0 goes on using connections to an agent that is DOWN, unless it is told to shut them down.
 SERVER = "check inter 100ms fall 1 rise 1 on-marked-down shutdown-sessions"
@@ -83,6 +84,8 @@ async def test_late_and_killed(
             assert load.failures == {}
             late_socket.listen(128)
             late = start_agent(socket=late_socket)
+            # When this agent is killed, nobody may hold its socket open.
+            late_socket.close()
             await haproxy.says("Server agents/late is UP")
             if branch.rewritten:
                 await answers(late, load)
@@ -128,7 +131,8 @@ async def test_frozen(branch: Branch, start_agent: StartAgent, start_haproxy: St
         await haproxy.says(f"Server agents/{name} is DOWN")
         await nothing_fails(load)
         figures.append(f"frozen: {dict(load.failures)}; {load.requests} requests")
-        assert set(load.failures) in ({TIMEOUT}, {CLOSED}, {TIMEOUT, CLOSED})
+        assert load.failures[TIMEOUT]
+        assert set(load.failures) <= {TIMEOUT, CLOSED}
 
         agents[name].signal(signal.SIGCONT)
         await haproxy.says(f"Server agents/{name} is UP")
