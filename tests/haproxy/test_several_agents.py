@@ -110,7 +110,9 @@ async def test_late_and_killed(
             await haproxy.says("Server agents/late is DOWN")
             await nothing_fails(load)
             figures.append(f"and the other: {dict(load.failures)}; {load.requests} requests")
-            assert set(load.failures) == {CLOSED}
+            # HAProxy 2.6 forgets some that it had not sent yet, when no connection is left.
+            lost = {CLOSED, TIMEOUT} if branch.version == (2, 6) else {CLOSED}
+            assert set(load.failures) <= lost
 
 
 @bounded
