@@ -6,7 +6,9 @@ The way of one read: ``dataReceived`` -> ``AgentConnection.next_event`` -> ``IHa
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, cast, final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -18,6 +20,7 @@ from twisted.internet.interfaces import (
     IPushProducer,
     IReactorTime,
     ISSLTransport,
+    ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Connection
@@ -76,6 +79,23 @@ ABORT_TIMEOUT: Final = 1.0
 
 #: With the capability ``async``: seconds for which an engine without connections is remembered, with the ACKs due.
 ENGINE_TIMEOUT: Final = 10.0
+
+#: Seconds after which a silent TCP peer is asked whether it is there, between one such question and the next, and how
+#: many may stay without an answer: HAProxy keeps idle connections for long, and a machine that is gone says no word.
+KEEPALIVE_IDLE: Final = 60
+KEEPALIVE_INTERVAL: Final = 15
+KEEPALIVE_COUNT: Final = 4
+
+# Where the system has them, as Linux does.
+_KEEPALIVE: Final = tuple(
+    (int(getattr(socket, name)), value)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", KEEPALIVE_COUNT),
+    )
+    if hasattr(socket, name)
+)
 
 # What no peer may leave unread for any time, unless max_unsent allows more: 256 ACKs of HAProxy's frame size are less.
 _MAX_BACKLOG: Final = 2**22
@@ -136,6 +156,7 @@ class SPOAProtocol(Protocol):
         self._peer = describe(self.transport.getPeer())
         self._tls = ISSLTransport.providedBy(self.transport)
         self.factory.connections.add(self)
+        _keep_alive(self.transport)
         if self.factory.hello_timeout:
             self._timer = self.factory.reactor.callLater(self.factory.hello_timeout, self._hello_timed_out)
         self.transport.registerProducer(self, True)
@@ -698,6 +719,18 @@ def _cancel(pending: Iterable[Deferred[bytes]], log: Logger) -> None:
             deferred.cancel()
         except BaseException:
             log.failure("the handlers failed to be cancelled")
+
+
+def _keep_alive(transport: Connection) -> None:
+    """Let the kernel find out when the machine of a TCP peer is gone."""
+    if not ITCPTransport.providedBy(transport) or isinstance(transport.getPeer(), UNIXAddress):
+        return
+    # A connection that was reset already cannot be asked for anything.
+    with suppress(OSError):
+        transport.setTcpKeepAlive(True)
+        handle: socket.socket = transport.socket
+        for option, value in _KEEPALIVE:
+            handle.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def describe(address: IAddress) -> str:

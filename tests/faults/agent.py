@@ -1,0 +1,227 @@
+"""An agent as users start it, in a process of its own, and what it takes of memory, time and descriptors."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Condition, Thread
+from time import monotonic
+from typing import IO
+
+from tests.conformance import rawspop
+from tests.conformance.rawspop import ANSWER_LIMIT, SetVar, int64, message
+from tests.programs import ENVIRONMENT, TWIST
+
+HERE = Path(__file__).parent
+
+START_LIMIT = 30.0
+STOP_LIMIT = 20.0
+
+MIB = 2**20
+
+#: What a measured memory may exceed its bound by: what the allocators of C and Python keep in reserve.
+SLACK = 4 * MIB
+
+ECHO = message("echo", ("x", int64(7)))
+ECHOED = [SetVar("txn.x", int64(7))]
+
+#: Exit statuses of an agent that ended as it was told to. Since 24.10, Twisted ends by the signal that stopped it.
+STOPPED = (0, -signal.SIGTERM)
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICK = os.sysconf("SC_CLK_TCK")
+
+_ADDRESS = re.compile(r"SPOA listening on (\S+)\n")
+
+
+class Peer(rawspop.Peer):
+    """HAProxy's end of a connection of any kind, on a socket that is connected."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.agreed = None
+
+
+class Agent:
+    """An agent with the handlers of ``handlers.py``, on a port of 127.0.0.1 unless told to listen elsewhere.
+
+    :param options: options of ``spoa``.
+    :param listen: the endpoints.
+    :param program: the command that ``spoa`` is a subcommand of.
+    :param stdout: where the process writes to. Without it, what it writes is :attr:`output`.
+    :param descriptors: how many files it may have open.
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        listen: Sequence[str] = ("tcp:0:interface=127.0.0.1",),
+        program: Sequence[str] = TWIST,
+        stdout: IO[bytes] | int = subprocess.PIPE,
+        descriptors: int | None = None,
+    ) -> None:
+        self.output = ""
+        #: The connections to it, which end with it.
+        self.peers: list[Peer] = []
+        self._listen = listen
+        self._changed = Condition()
+        self._ended = False
+        self.process = subprocess.Popen(
+            [
+                *program,
+                *("spoa", f"--handlers={HERE / 'handlers.py'}"),
+                *[f"--listen={endpoint}" for endpoint in listen],
+                *options,
+            ],
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+        )
+        if descriptors is not None:
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (descriptors, descriptors))
+        self._reader: Thread | None = None
+        if self.process.stdout is not None:
+            self._reader = Thread(target=self._read_output, args=[self.process.stdout], daemon=True)
+            self._reader.start()
+            self.addresses = [self.said(_ADDRESS, count + 1) for count in range(len(listen))]
+
+    def connect(self, to: int = 0, *, receive_buffer: int | None = None) -> Peer:
+        """Connect, without HELLO, to the endpoint number ``to``."""
+        peer = _connected(self.addresses[to], receive_buffer, tls=self._listen[to].startswith("ssl:"))
+        self.peers.append(peer)
+        return peer
+
+    def greeted(self, to: int = 0, *, receive_buffer: int | None = None) -> Peer:
+        """Connect, and exchange HELLOs."""
+        peer = self.connect(to, receive_buffer=receive_buffer)
+        peer.handshake()
+        return peer
+
+    def answers(self, times: int = 1, to: int = 0) -> None:
+        """Judge that a connection of its own is answered: a HELLO and so many NOTIFYs."""
+        peer = self.greeted(to)
+        for _ in range(times):
+            assert peer.request(ECHO) == ECHOED
+        peer.close()
+
+    def counts(self) -> tuple[int, int]:
+        """How many NOTIFYs handlers hold now, and how many of those they held were cancelled so far."""
+        peer = self.greeted()
+        held, cancelled = peer.request(message("count"))
+        peer.close()
+        return number(held), number(cancelled)
+
+    def until(self, condition: Callable[[], bool], limit: float = ANSWER_LIMIT) -> None:
+        """Let the agent answer normal requests, which is what it is to do meanwhile, until ``condition`` holds."""
+        peer = self.greeted()
+        deadline = monotonic() + limit
+        while not condition():
+            assert monotonic() < deadline, f"not within {limit} s"
+            assert peer.request(ECHO) == ECHOED
+        peer.close()
+
+    @property
+    def memory(self) -> int:
+        """Its resident memory, in bytes."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * _PAGE
+
+    @property
+    def peak(self) -> int:
+        """The most resident memory that it ever had, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    @property
+    def seconds(self) -> float:
+        """The processor's time that it took, in seconds."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICK
+
+    @property
+    def descriptors(self) -> int:
+        """How many files it has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def said(self, pattern: str | re.Pattern[str], times: int = 1, limit: float = START_LIMIT) -> str:
+        """Wait until it printed what matches ``pattern`` so many times; return the last match, or its first group."""
+
+        def found() -> bool:
+            return self._ended or len(re.findall(pattern, self.output)) >= times
+
+        with self._changed:
+            self._changed.wait_for(found, limit)
+            matches = re.findall(pattern, self.output)
+            assert len(matches) >= times, f"{pattern!r} was not printed {times} times:\n{self.output}"
+            return str(matches[times - 1])
+
+    def logged(self) -> list[str]:
+        """The lines that it logged since it listened."""
+        _, _, lines = self.output.partition("Starting reactor...\n")
+        return lines.splitlines()
+
+    def stop(self) -> int:
+        """End it as users do, and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_LIMIT)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        for peer in self.peers:
+            peer.close()
+        self.process.kill()
+        self.process.wait()
+        if self._reader is not None and self.process.stdout is not None:
+            self._reader.join()
+            self.process.stdout.close()
+
+    def _read_output(self, stdout: IO[bytes]) -> None:
+        while chunk := os.read(stdout.fileno(), 2**16):
+            with self._changed:
+                self.output += chunk.decode(errors="replace")
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def _connected(address: str, receive_buffer: int | None, *, tls: bool) -> Peer:
+    unix = address.startswith("/")
+    connected = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+    try:
+        connected.settimeout(ANSWER_LIMIT)
+        if receive_buffer is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if unix:
+            connected.connect(address)
+        else:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            host, _, port = address.rpartition(":")
+            connected.connect((host, int(port)))
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            connected = context.wrap_socket(connected)
+    except BaseException:
+        connected.close()
+        raise
+    return Peer(connected)
+
+
+def number(action: rawspop.Action) -> int:
+    """Return the integer that ``action`` sets its variable to."""
+    assert isinstance(action, SetVar)
+    assert isinstance(action.value.data, int)
+    return action.value.data

@@ -1,0 +1,77 @@
+"""Agents in processes of their own, each ended as users do and judged by how it ends."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.certificates import self_signed
+
+from .agent import STOPPED, Agent
+
+#: So many files may a test and an agent have open: 1,000 connections, and what else is open.
+DESCRIPTORS = 4096
+
+LOG_LENGTH = 6000
+
+Launch = Callable[..., Agent]
+
+_launched = pytest.StashKey[list[Agent]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for agent in item.stash.get(_launched, []):
+            report.sections.append(("log of an agent", agent.output[-LOG_LENGTH:]))
+    return report
+
+
+@pytest.fixture
+def launch(request: pytest.FixtureRequest) -> Iterator[Launch]:
+    """Starts an agent; see :class:`Agent` for the arguments. In the end it answers once more, and ends cleanly."""
+    agents = request.node.stash[_launched] = []
+
+    def start(*options: str, **keywords: Any) -> Agent:
+        agent = Agent(*options, **keywords)
+        agents.append(agent)
+        return agent
+
+    try:
+        yield start
+        for agent in agents:
+            if agent.process.poll() is None:
+                agent.answers()
+                for peer in agent.peers:
+                    peer.close()
+                assert agent.stop() in STOPPED
+            assert "Unhandled" not in agent.output
+    finally:
+        for agent in agents:
+            agent.kill()
+
+
+@pytest.fixture
+def endpoints(tmp_path: Path) -> list[str]:
+    """An endpoint of each kind: TCP, Unix, TLS."""
+    certificate, key = self_signed(tmp_path)
+    return [
+        "tcp:0:interface=127.0.0.1",
+        f"unix:{tmp_path}/agent.sock",
+        f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}",
+    ]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def descriptors() -> Iterator[None]:
+    """The tests and their agents may have many connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

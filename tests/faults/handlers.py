@@ -1,0 +1,91 @@
+"""The handlers of the agents that faults are made for."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, NoReturn
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from spoa_twisted import Handlers, Message, Variables
+
+handlers = Handlers()
+log = Logger()
+
+_held: list[Deferred[Variables]] = []
+_cancelled = 0
+
+
+@handlers.message("echo")
+def echo(x: Any) -> Variables:
+    return {"txn.x": x}
+
+
+@handlers.message("big")
+def big(size: int) -> Variables:
+    return {"txn.big": bytes(size)}
+
+
+@handlers.message("big-later")
+async def big_later(size: int) -> Variables:
+    await deferLater(reactor, 0)
+    return {"txn.big": bytes(size)}
+
+
+def _hold(message: Message) -> Deferred[Variables]:
+    """Wait until it is released, or cancelled, with the message's arguments in memory."""
+
+    def cancelled(held: Deferred[Variables]) -> None:
+        global _cancelled
+        _cancelled += 1
+        _held.remove(held)
+
+    held: Deferred[Variables] = Deferred(cancelled)
+    held.message = message  # type: ignore[attr-defined]
+    _held.append(held)
+    return held
+
+
+handlers.message("hold")(_hold)
+handlers.message("hold-half-a-second", timeout=0.5, on_error={"txn.late": True})(_hold)
+
+
+@handlers.message("release")
+def release() -> None:
+    held = _held.copy()
+    _held.clear()
+    for one in held:
+        one.callback({"txn.released": True})
+
+
+@handlers.message("count")
+def count() -> Variables:
+    return {"txn.held": len(_held), "txn.cancelled": _cancelled}
+
+
+@handlers.message("block")
+def block(seconds: int) -> None:
+    log.info("blocking")
+    time.sleep(seconds)
+
+
+@handlers.message("block-a-thread", blocking=True, timeout=0.5, on_error={"txn.late": True})
+def block_a_thread(path: str) -> Variables:
+    """Wait, in a thread, for somebody who opens the other end of the FIFO."""
+    log.info("waiting in a thread")
+    with open(path, "rb"):
+        return {"txn.released": True}
+
+
+@handlers.message("fail", on_error={"txn.failed": True})
+def fail() -> NoReturn:
+    raise RuntimeError("this handler always fails")
+
+
+@handlers.message("pid")
+def pid() -> Variables:
+    return {"txn.pid": os.getpid()}
