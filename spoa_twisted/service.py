@@ -18,6 +18,11 @@ from spoa_twisted.protocol import SPOAFactory, describe
 #: Where an agent listens unless told otherwise: the port of SPOE.txt's example, for HAProxy on the same machine.
 DEFAULT_ENDPOINT: Final = "tcp:12345:interface=127.0.0.1"
 
+#: How many connections may wait until they are accepted, where the endpoint leaves it to Twisted, which lets 50 wait:
+#: of more that come together, TCP's try again after a second, and a Unix socket's fail.
+BACKLOG: Final = 1024
+_TWISTED_BACKLOG: Final = 50
+
 #: Seconds that what is in flight may take when the service stops.
 DEFAULT_DRAIN_TIMEOUT: Final = 10.0
 
@@ -137,6 +142,8 @@ class SPOAService(Service):
 
     def _opened(self, port: IListeningPort) -> None:
         self._ports.append(port)
+        if getattr(port, "backlog", None) == _TWISTED_BACKLOG:
+            port.socket.listen(BACKLOG)  # type: ignore[attr-defined]
         self._log.info("SPOA listening on {address}", address=describe(port.getHost()))
         if not self._listening:
             self._stop_listening()
