@@ -638,7 +638,6 @@ class SPOAFactory(Factory):
         self._engines: dict[str, _Engine] = {}
         self._orphans = 0
         self._homeless_size = 0
-        self._full = False
         self._drain: Drain | None = None
         self._draining: list[Deferred[None]] = []
         self._logged: dict[object, float] = {}
@@ -655,8 +654,7 @@ class SPOAFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """Return a protocol for a new connection; when there are too many, one that ends it."""
         if len(self.connections) >= self.max_connections:
-            if not self._full:
-                self._full = True
+            if not self._logged_lately("max_connections"):
                 self.log.warn("max_connections, {limit}, are open: new ones are refused", limit=self.max_connections)
             return _Refusal()
         return SPOAProtocol(self)
@@ -687,7 +685,6 @@ class SPOAFactory(Factory):
 
     def _forget(self, protocol: SPOAProtocol) -> None:
         self.connections.discard(protocol)
-        self._full = False
         if self._draining and not self.connections:
             for engine in list(self._engines.values()):
                 engine.forget()
