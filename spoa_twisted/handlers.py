@@ -377,7 +377,7 @@ class _Exchange:
             deferred.addBoth(self._finished, answer)
             seconds = timeout if answer.handler.timeout is None else answer.handler.timeout
             if seconds and answer in self._waiting:
-                timer = reactor.callLater(seconds, self._timed_out, answer, seconds)
+                timer = reactor.callLater(seconds, self._time_is_up, answer, seconds, reactor)
                 self._waiting[answer] = (deferred, timer)
         if not self._waiting:
             return self._handlers._join(self._answers, self._max_size)
@@ -399,6 +399,11 @@ class _Exchange:
             self._handlers._returned(answer, result)
         self._settle()
         return passed_on
+
+    def _time_is_up(self, answer: _Answer, seconds: float, reactor: IReactorTime) -> None:
+        # If the reactor was blocked, what it waits for may have come in time: that is read first.
+        deferred, _ = self._waiting[answer]
+        self._waiting[answer] = (deferred, reactor.callLater(0, self._timed_out, answer, seconds))
 
     def _timed_out(self, answer: _Answer, seconds: float) -> None:
         deferred, _ = self._waiting.pop(answer)

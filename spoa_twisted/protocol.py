@@ -7,7 +7,7 @@ The way of one read: ``dataReceived`` -> ``AgentConnection.next_event`` -> ``IHa
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final, cast, final
 
@@ -158,7 +158,9 @@ class SPOAProtocol(Protocol):
         self.factory.connections.add(self)
         _keep_alive(self.transport)
         if self.factory.hello_timeout:
-            self._timer = self.factory.reactor.callLater(self.factory.hello_timeout, self._hello_timed_out)
+            self._timer = self.factory.reactor.callLater(
+                self.factory.hello_timeout, self._time_is_up, self._hello_timed_out
+            )
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
@@ -375,7 +377,7 @@ class SPOAProtocol(Protocol):
         if self._clogged:
             self._unsent += len(data)
             if self._unsent > self.factory.max_unsent and self._timer is None:
-                self._timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_timed_out)
+                self._timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._time_is_up, self._unsent_timed_out)
         if data:
             self.transport.write(data)
         if self._unsent + self._connection.bytes_to_send > max(_MAX_BACKLOG, self.factory.max_unsent):
@@ -447,6 +449,10 @@ class SPOAProtocol(Protocol):
         pending, self._pending = self._pending, {}
         self._pending_size = 0
         _cancel(pending, self._log)
+
+    def _time_is_up(self, timed_out: Callable[[], None]) -> None:
+        # If the reactor was blocked, what is due may have come in time: that is read first.
+        self._timer = self.factory.reactor.callLater(0, timed_out)
 
     def _hello_timed_out(self) -> None:
         self._timer = None

@@ -71,6 +71,7 @@ class Agent:
         #: The connections to it, which end with it.
         self.peers: list[Peer] = []
         self._listen = listen
+        self._before = 0
         self._changed = Condition()
         self._ended = False
         self.process = subprocess.Popen(
@@ -127,6 +128,22 @@ class Agent:
             assert monotonic() < deadline, f"not within {limit} s"
             assert peer.request(ECHO) == ECHOED
         peer.close()
+
+    def rest(self) -> None:
+        """Warm it up, and remember what memory it has: what it grows by is counted from here."""
+        for to in range(len(self.addresses)):
+            self.answers(10, to)
+        self._before = self.memory
+
+    @property
+    def grown(self) -> int:
+        """By how many bytes its resident memory has grown since it was at rest."""
+        return self.memory - self._before
+
+    @property
+    def most_grown(self) -> int:
+        """By how many bytes its resident memory had grown since it was at rest, when it was largest."""
+        return self.peak - self._before
 
     @property
     def memory(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from typing import Any, NoReturn
 
 from twisted.internet import reactor
@@ -68,24 +66,19 @@ def count() -> Variables:
 
 
 @handlers.message("block")
-def block(seconds: int) -> None:
-    log.info("blocking")
-    time.sleep(seconds)
+def block(path: str) -> None:
+    """Block the reactor, until somebody opens the other end of the FIFO."""
+    log.info("blocking the reactor")
+    open(path, "rb").close()
 
 
 @handlers.message("block-a-thread", blocking=True, timeout=0.5, on_error={"txn.late": True})
 def block_a_thread(path: str) -> Variables:
-    """Wait, in a thread, for somebody who opens the other end of the FIFO."""
-    log.info("waiting in a thread")
-    with open(path, "rb"):
-        return {"txn.released": True}
+    log.info("blocking a thread")
+    open(path, "rb").close()
+    return {"txn.released": True}
 
 
 @handlers.message("fail", on_error={"txn.failed": True})
 def fail() -> NoReturn:
     raise RuntimeError("this handler always fails")
-
-
-@handlers.message("pid")
-def pid() -> Variables:
-    return {"txn.pid": os.getpid()}

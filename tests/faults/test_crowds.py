@@ -33,12 +33,10 @@ def test_thousand_idle_connections(launch: Launch, endpoints: list[str], kind: i
     goodbye when the agent is stopped.
     """
     agent = launch(listen=endpoints[:2])
-    agent.answers()
-    before = agent.memory
+    agent.rest()
     idle = [agent.greeted(kind) for _ in range(1000)]
     agent.answers(1000)
-    grown = agent.memory - before
-    assert grown < 1000 * IDLE_SIZE + SLACK
+    assert agent.grown < 1000 * IDLE_SIZE + SLACK
     assert idle[500].request(ECHO) == ECHOED
     agent.process.terminate()
     for peer in idle:
@@ -50,12 +48,11 @@ def test_thousand_idle_connections(launch: Launch, endpoints: list[str], kind: i
 def test_idle_connections_with_tls(launch: Launch, endpoints: list[str]) -> None:
     """So does a connection with TLS, apart from what OpenSSL takes."""
     agent = launch(listen=endpoints)
-    agent.answers(to=2)
-    before = agent.memory
+    agent.rest()
     for _ in range(200):
         agent.greeted(2)
     agent.answers(200, to=2)
-    assert agent.memory - before < 200 * (IDLE_SIZE + 100 * 1024) + SLACK
+    assert agent.grown < 200 * (IDLE_SIZE + 100 * 1024) + SLACK
     assert agent.logged() == []
 
 
@@ -79,18 +76,18 @@ def test_connections_that_come_and_go(launch: Launch, said: bytes) -> None:
                 agent.peers.clear()
 
     flood(2)
-    before, opened = agent.memory, agent.descriptors
+    agent.rest()
+    opened = agent.descriptors
     flood(10)
     agent.until(lambda: agent.descriptors <= opened + 1)
-    assert agent.peak - before < SLACK
+    assert agent.most_grown < SLACK
     assert agent.logged() == []
 
 
 def test_hello_after_hello(launch: Launch) -> None:
     """A second HELLO ends its own connection, a thousand HELLOs in one write no other, and the log says so once."""
     agent = launch()
-    agent.answers()
-    before = agent.memory
+    agent.rest()
     for _ in range(100):
         peer = agent.greeted()
         peer.send(hello())
@@ -100,7 +97,7 @@ def test_hello_after_hello(launch: Launch) -> None:
         peer.agent_hello()
         peer.expect_disconnect(Status.INVALID)
         drop(agent)
-    assert agent.peak - before < SLACK
+    assert agent.most_grown < SLACK
     (line,) = agent.logged()
     assert "HAPROXY_HELLO is not legal in the state running" in line
 
@@ -110,8 +107,7 @@ def test_maximum_of_connections_under_a_flood(launch: Launch) -> None:
     one goes another may come.
     """
     agent = launch("--max-connections=100")
-    agent.answers()
-    before = agent.memory
+    agent.rest()
     kept = [agent.greeted() for _ in range(100)]
     for _ in range(20):
         for _ in range(50):
@@ -125,7 +121,7 @@ def test_maximum_of_connections_under_a_flood(launch: Launch) -> None:
         assert kept[0].request(ECHO) == ECHOED
         kept.append(agent.greeted())
     assert agent.descriptors < 100 + 50
-    assert agent.peak - before < 100 * IDLE_SIZE + SLACK
+    assert agent.most_grown < 100 * IDLE_SIZE + SLACK
     (line,) = agent.logged()
     assert "max_connections, 100, are open: new ones are refused" in line
     drop(agent)
@@ -186,9 +182,9 @@ def test_200000_notifies_on_a_connection(launch: Launch) -> None:
                 assert peer.body() is not None
 
     exchange(100)
-    before = agent.memory
+    agent.rest()
     exchange(1900)
-    assert agent.memory - before < MIB
+    assert agent.grown < MIB
     assert agent.logged() == []
 
 
@@ -202,8 +198,9 @@ def test_5000_connections_one_after_the_other(launch: Launch, endpoints: list[st
             agent.peers.clear()
 
     exchange(500)
-    before, opened = agent.memory, agent.descriptors
+    agent.rest()
+    opened = agent.descriptors
     exchange(4500)
     agent.until(lambda: agent.descriptors <= opened + 1)
-    assert agent.memory - before < MIB
+    assert agent.grown < MIB
     assert agent.logged() == []

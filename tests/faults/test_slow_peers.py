@@ -33,8 +33,7 @@ TCP, UNIX, TLS = range(3)
 def test_byte_by_byte(launch: Launch, endpoints: list[str], kind: int) -> None:
     """Many peers that send a byte at a time, HELLO, NOTIFY and fragments, are answered as any other."""
     agent = launch(listen=endpoints)
-    agent.answers()
-    before = agent.memory
+    agent.rest()
     peers = [agent.connect(kind) for _ in range(20)]
     said = hello() + notify(ECHO, stream_id=3) + b"".join(fragments([ECHO[:3], ECHO[3:8], ECHO[8:]], stream_id=5))
     for i in range(len(said)):
@@ -44,15 +43,14 @@ def test_byte_by_byte(launch: Launch, endpoints: list[str], kind: int) -> None:
         peer.agent_hello()
         assert peer.actions(stream_id=3) == ECHOED
         assert peer.actions(stream_id=5) == ECHOED
-    assert agent.peak - before < SLACK
+    assert agent.most_grown < SLACK
     assert agent.logged() == []
 
 
 def test_hello_that_never_ends(launch: Launch) -> None:
     """Who sends the bytes of a HELLO one by one has no more time for it than any other, however many do so."""
     agent = launch("--hello-timeout=1")
-    agent.answers()
-    before = agent.memory
+    agent.rest()
     peers = [agent.connect() for _ in range(200)]
     said = iter(hello()[:-1])
     ended = set[Peer]()
@@ -73,36 +71,32 @@ def test_hello_that_never_ends(launch: Launch) -> None:
         return len(ended) == len(peers)
 
     agent.until(drip)
-    assert agent.peak - before < SLACK
+    assert agent.most_grown < SLACK
     assert agent.logged() == []
 
 
 def test_notify_that_never_ends(launch: Launch) -> None:
     """Who stops in the middle of a frame as long as can be, or of a payload, costs what it sent and no more."""
     agent = launch()
-    agent.answers()
-    before = agent.memory
+    agent.rest()
     half = message("echo", ("x", binary(bytes(MIB // 2))))
+    half_a_frame = struct.pack(">I", MIB) + notify(half)[4:]
+    half_a_payload, _ = fragments([half, half])
     sent = 0
     for i in range(40):
         peer = agent.connect()
         peer.handshake({**HELLO, "max-frame-size": uint32(MIB)})
-        if i % 2:
-            # The beginning of a frame of 1 MiB.
-            said = struct.pack(">I", MIB) + notify(half)[4:]
-        else:
-            # All of a payload but its last fragment.
-            said = fragments([half, half])[0]
+        said = (half_a_frame, half_a_payload)[i % 2]
         if i >= 20:
             said = said[:1024]
         peer.send(said)
         sent += len(said)
     agent.answers()
     # What grows in place has an eighth in reserve.
-    assert agent.memory - before < sent * 9 / 8 + SLACK
+    assert agent.grown < sent * 9 / 8 + SLACK
     for peer in agent.peers:
         peer.close()
-    agent.until(lambda: agent.memory - before < SLACK)
+    agent.until(lambda: agent.grown < SLACK)
     assert agent.logged() == []
 
 
@@ -194,8 +188,8 @@ def test_reset_in_the_middle(launch: Launch, endpoints: list[str], kind: int) ->
     nothing is logged.
     """
     agent = launch("--handler-timeout=0", listen=endpoints)
-    agent.answers(to=kind)
-    before, opened = agent.memory, agent.descriptors
+    agent.rest()
+    opened = agent.descriptors
     pieces = fragments([ECHO[:4], ECHO[4:]], stream_id=3)
     partials = [b"", hello()[:2], hello()[:50]]
     partials += [hello() + said for said in (b"", notify(ECHO)[:3], notify(ECHO)[:9], notify(ECHO), pieces[0])]
@@ -204,10 +198,10 @@ def test_reset_in_the_middle(launch: Launch, endpoints: list[str], kind: int) ->
         peers = [agent.connect(kind) for _ in partials]
         for peer, said in zip(peers, partials, strict=True):
             peer.send(said)
-        held = agent.counts()
+        agent.counts()
         for peer in peers:
             peer.reset()
     agent.until(lambda: agent.counts() == (0, 60))
     agent.until(lambda: agent.descriptors <= opened + 1)
-    assert agent.peak - before < SLACK
+    assert agent.most_grown < SLACK
     assert agent.logged() == []
