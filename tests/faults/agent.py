@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Condition, Thread
@@ -35,6 +36,15 @@ ECHOED = [SetVar("txn.x", int64(7))]
 #: Exit statuses of an agent that ended as it was told to. Since 24.10, Twisted ends by the signal that stopped it.
 STOPPED = (0, -signal.SIGTERM)
 
+#: Runs a program with a socket where systemd puts it, and the number of the process that it is for.
+AS_SYSTEMD = """\
+import os, sys
+number, *command = sys.argv[1:]
+os.dup2(int(number), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(command[0], command)
+"""
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -56,6 +66,8 @@ class Agent:
     :param listen: the endpoints.
     :param program: the command that ``spoa`` is a subcommand of.
     :param stdout: where the process writes to. Without it, what it writes is :attr:`output`.
+    :param inherited: a socket that listens, passed on as by systemd and listened on instead: the process need not say
+        where that is.
     :param descriptors: how many files it may have open.
     """
 
@@ -65,6 +77,7 @@ class Agent:
         listen: Sequence[str] = ("tcp:0:interface=127.0.0.1",),
         program: Sequence[str] = TWIST,
         stdout: IO[bytes] | int = subprocess.PIPE,
+        inherited: socket.socket | None = None,
         descriptors: int | None = None,
     ) -> None:
         self.output = ""
@@ -74,14 +87,24 @@ class Agent:
         self._before = 0
         self._changed = Condition()
         self._ended = False
+        wrapper: list[str] = []
+        environment = dict(ENVIRONMENT)
+        passed_on: list[int] = []
+        if inherited is not None:
+            listen = ["systemd:domain=INET:index=0"]
+            passed_on = [inherited.fileno()]
+            environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "spoa"}
+            wrapper = [sys.executable, "-c", AS_SYSTEMD, str(inherited.fileno())]
         self.process = subprocess.Popen(
             [
+                *wrapper,
                 *program,
                 *("spoa", f"--handlers={HERE / 'handlers.py'}"),
                 *[f"--listen={endpoint}" for endpoint in listen],
                 *options,
             ],
-            env=ENVIRONMENT,
+            env=environment,
+            pass_fds=passed_on,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.STDOUT,
@@ -89,10 +112,13 @@ class Agent:
         if descriptors is not None:
             resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (descriptors, descriptors))
         self._reader: Thread | None = None
+        if inherited is not None:
+            self.addresses = ["{}:{}".format(*inherited.getsockname())]
         if self.process.stdout is not None:
             self._reader = Thread(target=self._read_output, args=[self.process.stdout], daemon=True)
             self._reader.start()
-            self.addresses = [self.said(_ADDRESS, count + 1) for count in range(len(listen))]
+            said = [self.said(_ADDRESS, count + 1) for count in range(len(listen))]
+            self.addresses = said
 
     def connect(self, to: int = 0, *, receive_buffer: int | None = None) -> Peer:
         """Connect, without HELLO, to the endpoint number ``to``."""
