@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import resource
 import sys
 import traceback
 from pathlib import Path
@@ -32,6 +33,9 @@ from spoa_twisted.spop.connection import DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PAY
 
 #: The attribute of a module that holds its handlers, unless another is named.
 DEFAULT_ATTRIBUTE: Final = "handlers"
+
+#: How many files are left for others than connections: ports, logs, and what handlers open.
+_OTHER_FILES: Final = 64
 
 
 class CannotStart(SystemExit, Exception):
@@ -226,10 +230,23 @@ class _Agent(SPOAService):
     """The service as the command line wants it: an agent that cannot listen says so in one line, and exits."""
 
     def _listen(self) -> None:
+        self._judge_max_connections()
         try:
             super()._listen()
         except Exception as error:
             _refuse(f"cannot listen: {error}")
+
+    def _judge_max_connections(self) -> None:
+        # Where no file can be opened any more, Twisted logs three lines for each connection.
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = max(files - _OTHER_FILES, files // 2)
+        if files != resource.RLIM_INFINITY and self.factory.max_connections > most:
+            self.factory.max_connections = most
+            self._log.info(
+                "max_connections is {most}: the process may open {files} files, see ulimit -n",
+                most=most,
+                files=files,
+            )
 
     def listening_failed(self, description: str, error: BaseException) -> None:
         super().listening_failed(description, error)

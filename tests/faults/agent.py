@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import socket
 import ssl
@@ -42,6 +41,14 @@ import os, sys
 number, *command = sys.argv[1:]
 os.dup2(int(number), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(command[0], command)
+"""
+
+#: Runs a program that may have so many files open.
+WITH_DESCRIPTORS = """\
+import os, resource, sys
+number, *command = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(number), int(number)))
 os.execv(command[0], command)
 """
 
@@ -95,6 +102,8 @@ class Agent:
             passed_on = [inherited.fileno()]
             environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "spoa"}
             wrapper = [sys.executable, "-c", AS_SYSTEMD, str(inherited.fileno())]
+        if descriptors is not None:
+            wrapper = [sys.executable, "-c", WITH_DESCRIPTORS, str(descriptors), *wrapper]
         self.process = subprocess.Popen(
             [
                 *wrapper,
@@ -109,8 +118,6 @@ class Agent:
             stdout=stdout,
             stderr=subprocess.STDOUT,
         )
-        if descriptors is not None:
-            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (descriptors, descriptors))
         self._reader: Thread | None = None
         if inherited is not None:
             self.addresses = ["{}:{}".format(*inherited.getsockname())]

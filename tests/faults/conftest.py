@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 
 from tests.certificates import self_signed
+from tests.haproxy.branches import Branch
+from tests.haproxy.harness import HAProxy
 
 from .agent import STOPPED, Agent
 
@@ -20,7 +24,10 @@ LOG_LENGTH = 6000
 
 Launch = Callable[..., Agent]
 
+StartHAProxy = Callable[..., HAProxy]
+
 _launched = pytest.StashKey[list[Agent]]()
+_haproxys = pytest.StashKey[list[HAProxy]]()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,6 +36,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         for agent in item.stash.get(_launched, []):
             report.sections.append(("log of an agent", agent.output[-LOG_LENGTH:]))
+        for haproxy in item.stash.get(_haproxys, []):
+            report.sections.append(("HAProxy", haproxy.describe()))
     return report
 
 
@@ -75,3 +84,23 @@ def descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest_twisted.async_yield_fixture
+async def start_haproxy(
+    request: pytest.FixtureRequest, branch: Branch, launch: Launch, tmp_path: Path
+) -> AsyncIterator[StartHAProxy]:
+    """Starts a HAProxy, which ends before the agent; see :class:`HAProxy` for the arguments."""
+    haproxys = request.node.stash[_haproxys] = []
+    numbers = count(1)
+
+    def start(server: str, **configuration: str) -> HAProxy:
+        folder = tmp_path / f"haproxy{next(numbers)}"
+        folder.mkdir()
+        haproxy = HAProxy(branch, folder, server, **configuration)
+        haproxys.append(haproxy)
+        return haproxy
+
+    yield start
+    for haproxy in haproxys:
+        await haproxy.kill()

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.conformance.rawspop import message, notify
+from tests.conformance.rawspop import hello, message, notify
 
 from .agent import ECHO, ECHOED, SLACK, Agent
 from .conftest import Launch
@@ -28,8 +28,8 @@ def limit_descriptors(agent: Agent, limit: int) -> int:
 
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["tcp", "unix", "tls"])
 def test_descriptors_exhausted(launch: Launch, endpoints: list[str], kind: int) -> None:
-    """Without descriptors left, connections are closed as they come, those that are open are served, neither the
-    processor nor the log is flooded, and as soon as there is a descriptor a new connection is served.
+    """Without descriptors left, connections are closed as they come, for three lines of Twisted's in the log each and
+    no processor's time after that; those that are open are served, and as soon as there is a descriptor a new one is.
     """
     agent = launch(listen=endpoints)
     agent.rest()
@@ -47,7 +47,6 @@ def test_descriptors_exhausted(launch: Launch, endpoints: list[str], kind: int) 
     kept[0].actions()
     assert agent.seconds - took < 0.25
     assert len(agent.logged()) <= 3 * MANY + 10
-    print("LINES", len(agent.logged()))
     assert agent.most_grown < SLACK
     for peer in kept:
         assert peer.request(ECHO) == ECHOED
@@ -56,3 +55,25 @@ def test_descriptors_exhausted(launch: Launch, endpoints: list[str], kind: int) 
     assert kept[0].request(ECHO) == ECHOED
     agent.answers(to=kind)
     limit_descriptors(agent, limit)
+
+
+def test_fewer_descriptors_than_connections(launch: Launch) -> None:
+    """An agent that may not open so many files as connections may come refuses those that are too many, instead of
+    being without descriptors, and the log says so once.
+    """
+    agent = launch(descriptors=200)
+    agent.rest()
+    open_at_rest = agent.descriptors
+    served = 0
+    for _ in range(400):
+        with suppress(ConnectionError):
+            peer = agent.connect()
+            peer.send(hello())
+            if peer.socket.recv(1):
+                served += 1
+    assert served == agent.descriptors - open_at_rest == 200 - 64
+    (line,) = agent.logged()
+    assert "max_connections, 136, are open: new ones are refused" in line
+    assert "max_connections is 136: the process may open 200 files" in agent.output
+    for peer in agent.peers:
+        peer.close()

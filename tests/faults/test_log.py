@@ -90,7 +90,7 @@ def test_log_whose_reader_is_gone(launch: Launch, listening: socket.socket) -> N
 
 
 def test_log_that_nobody_reads(launch: Launch, listening: socket.socket) -> None:
-    """A log's pipe that is full blocks whoever writes to it, and so an agent; when it is read again, nothing is lost."""
+    """A log's pipe that is full blocks an agent, as it does whoever writes to it; when it is read, nothing is lost."""
     reading, writing = os.pipe()
     agent = launch(stdout=writing, inherited=listening)
     agent.rest()
