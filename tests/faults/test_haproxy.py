@@ -1,0 +1,100 @@
+"""The same faults with a real HAProxy of each branch: it is killed, and it stays while the agent has its troubles."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.task import deferLater
+
+from tests.conformance.rawspop import message, notify, text
+from tests.haproxy.harness import HAProxy, bounded, shown
+
+from .agent import SLACK, Agent
+from .conftest import Launch, StartHAProxy
+
+#: More than HAProxy sends over one connection at a time, which is 20.
+MANY = 30
+
+ECHO_AND_HOLD = """\
+    messages echo hold
+
+spoe-message echo
+    args x=req.hdr(x)
+    event on-frontend-http-request if { req.hdr(x) -m found }
+
+spoe-message hold
+    args x=req.hdr(hold)
+    event on-frontend-http-request if { req.hdr(hold) -m found }
+"""
+
+WEB = shown("txn.spoa.x")
+
+
+def start(start_haproxy: StartHAProxy, agent: Agent) -> HAProxy:
+    return start_haproxy(agent.addresses[0], spoe=ECHO_AND_HOLD, web=WEB)
+
+
+async def is_served(haproxy: HAProxy, x: str) -> None:
+    response = await haproxy.get(x=x)
+    assert (response["txn.spoa.x"], response.error) == (x, None)
+
+
+@bounded
+async def test_haproxy_that_is_killed(launch: Launch, start_haproxy: StartHAProxy) -> None:
+    """When HAProxy is killed with many requests in flight, their handlers are cancelled without a word in the log, and
+    the next HAProxy is served.
+    """
+    agent = launch("--handler-timeout=0")
+    agent.rest()
+    for generation in range(1, 4):
+        haproxy = start(start_haproxy, agent)
+        await is_served(haproxy, "before")
+        requests = [Deferred.fromCoroutine(haproxy.get(hold=str(i))) for i in range(MANY)]
+        while agent.counts()[0] < MANY:
+            await deferLater(reactor, 0.01)
+        haproxy.signal(signal.SIGKILL)
+        await haproxy.ended()
+        results = await DeferredList(requests, consumeErrors=True)
+        assert [success for success, _ in results] == [False] * MANY
+        agent.until(lambda generation=generation: agent.counts() == (0, generation * MANY))
+    await is_served(start(start_haproxy, agent), "after")
+    assert agent.most_grown < SLACK
+    assert agent.logged() == []
+
+
+@bounded
+async def test_haproxy_of_an_agent_in_trouble(launch: Launch, start_haproxy: StartHAProxy, tmp_path: Path) -> None:
+    """A HAProxy whose agent is blocked for a second gets all its answers afterwards; one that cannot connect, because
+    the agent has no descriptors left, is served as soon as it has.
+    """
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    agent = launch()
+    haproxy = start(start_haproxy, agent)
+    await is_served(haproxy, "before")
+
+    agent.greeted().send(notify(message("block", ("path", text(str(gate))))))
+    agent.said("blocking the reactor")
+    requests = [Deferred.fromCoroutine(is_served(haproxy, f"blocked {i}")) for i in range(MANY)]
+    await deferLater(reactor, 1)
+    os.close(os.open(gate, os.O_WRONLY))
+    await gatherResults(requests, consumeErrors=True)
+    await haproxy.kill()
+
+    # The end of a connection is noticed when one that came later is served.
+    agent.greeted()
+    soft, hard = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (agent.descriptors, hard))
+    another = start(start_haproxy, agent)
+    refused = await another.get(x="without descriptors")
+    assert refused.error is not None
+    for peer in agent.peers:
+        peer.close()
+    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    await is_served(another, "after")
+    assert [line for line in agent.logged() if "#info" not in line] == []
