@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Condition, Thread
 from time import monotonic
@@ -218,6 +220,19 @@ class Agent:
         """The lines that it logged since it listened."""
         _, _, lines = self.output.partition("Starting reactor...\n")
         return lines.splitlines()
+
+    def exhaust_descriptors(self) -> Callable[[], None]:
+        """Let it open no more files, and fill what it has with connections; return what takes that back."""
+        kept = self.greeted()
+        soft, hard = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (self.descriptors + 5, hard))
+        # The first time, a connection may just have closed; twice means that there is no more.
+        for times in (1, 2):
+            while self.output.count("EMFILE recovery: Closed socket") < times:
+                with suppress(ConnectionResetError):
+                    self.connect()
+                assert kept.request(ECHO) == ECHOED
+        return lambda: resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (soft, hard)) and None
 
     def stop(self) -> int:
         """End it as users do, and return its exit status."""

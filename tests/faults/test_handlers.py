@@ -148,4 +148,4 @@ def test_handler_that_is_late_after_a_block(launch: Launch, tmp_path: Path) -> N
     answers = {stream_id: actions for stream_id, _, actions in (peer.acknowledgement() for _ in range(2))}
     assert answers == {2: LATE, 3: []}
     assert agent.counts() == (0, 1)
-    assert "'hold-half-a-second' took longer than 0.5 s" in agent.output
+    agent.said("'hold-half-a-second' took longer than 0.5 s")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 from pathlib import Path
 
@@ -86,17 +85,15 @@ async def test_haproxy_of_an_agent_in_trouble(launch: Launch, start_haproxy: Sta
     await gatherResults(requests, consumeErrors=True)
     await haproxy.kill()
 
-    # The end of a connection is noticed when one that came later is served.
-    agent.greeted()
-    soft, hard = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (agent.descriptors, hard))
+    recover = agent.exhaust_descriptors()
+    refused = agent.output.count("EMFILE recovery: Closed socket")
     another = start(start_haproxy, agent)
     waiting = Deferred.fromCoroutine(another.get(x="without descriptors"))
-    while "EMFILE recovery: Closed socket" not in agent.output:
+    while agent.output.count("EMFILE recovery: Closed socket") == refused:
         await deferLater(reactor, 0.01)
     for peer in agent.peers:
         peer.close()
-    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    recover()
     # HAProxy <= 3.0 tries again until its time is up, later ones do not.
     await waiting
     await is_served(another, "after")

@@ -104,9 +104,10 @@ STOPPED_PEER = """\
 import socket, sys
 peers = []
 for said in sys.argv[2:]:
-    peer = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    peer = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=10)
     peer.sendall(bytes.fromhex(said))
     peers.append(peer)
+print("sent", flush=True)
 sys.stdin.read()
 """
 
