@@ -38,7 +38,8 @@ def test_peers_that_never_read(launch: Launch, endpoints: list[str], capabilitie
     agent.answers(100)
     dropped = len(waited) if "async" in capabilities else 0
     agent.until(lambda: len(agent.logged()) >= dropped)
-    assert agent.most_grown < 6 * BACKLOG + SLACK
+    # It is there twice while Twisted joins what it has to what comes.
+    assert agent.most_grown < 6 * 2 * BACKLOG + SLACK
     for line in agent.logged():
         assert "dropped: it left more than max_unsent, 1048576 bytes, unread" in line
     assert len(agent.logged()) == dropped
