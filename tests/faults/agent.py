@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Condition, Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import IO
 
 from tests.conformance import rawspop
@@ -94,6 +94,7 @@ class Agent:
         self.peers: list[Peer] = []
         self._listen = listen
         self._before = 0
+        self._descriptors = 0
         self._changed = Condition()
         self._ended = False
         wrapper: list[str] = []
@@ -169,6 +170,17 @@ class Agent:
         for to in range(len(self.addresses)):
             self.answers(10, to)
         self._before = self.memory
+        self._descriptors = self.descriptors
+
+    def drop_peers(self) -> None:
+        """Close all connections without a word, and wait until it has no more files open than when it was at rest."""
+        for peer in self.peers:
+            peer.close()
+        self.peers.clear()
+        deadline = monotonic() + ANSWER_LIMIT
+        while self.descriptors > self._descriptors:
+            assert monotonic() < deadline, "connections that are closed stay open"
+            sleep(0.01)
 
     @property
     def grown(self) -> int:

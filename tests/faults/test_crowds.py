@@ -10,7 +10,7 @@ import pytest
 
 from tests.conformance.rawspop import HELLO, Status, boolean, hello, message, notify, read_status
 
-from .agent import ECHO, ECHOED, MIB, SLACK, STOPPED, Agent
+from .agent import ECHO, ECHOED, MIB, SLACK, STOPPED
 from .conftest import Launch
 
 #: A connection may cost so much memory when it is idle, in bytes: what Python objects there are for it.
@@ -18,13 +18,6 @@ IDLE_SIZE = 16 * 1024
 
 #: So many connections may wait to be accepted: fewer than any Linux lets wait, more than Twisted asks for.
 CROWD = 100
-
-
-def drop(agent: Agent) -> None:
-    """Close all connections, without a word."""
-    for peer in agent.peers:
-        peer.close()
-    agent.peers.clear()
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["tcp", "unix"])
@@ -96,7 +89,7 @@ def test_hello_after_hello(launch: Launch) -> None:
         peer.offer(hello() * 1000)
         peer.agent_hello()
         peer.expect_disconnect(Status.INVALID)
-        drop(agent)
+        agent.drop_peers()
     assert agent.most_grown < SLACK
     (line,) = agent.logged()
     assert "HAPROXY_HELLO is not legal in the state running" in line
@@ -124,7 +117,7 @@ def test_maximum_of_connections_under_a_flood(launch: Launch) -> None:
     assert agent.most_grown < 100 * IDLE_SIZE + SLACK
     (line,) = agent.logged()
     assert "max_connections, 100, are open: new ones are refused" in line
-    drop(agent)
+    agent.drop_peers()
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["tcp", "unix", "tls"])

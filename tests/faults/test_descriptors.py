@@ -74,5 +74,4 @@ def test_fewer_descriptors_than_connections(launch: Launch) -> None:
     (line,) = agent.logged()
     assert "max_connections, 136, are open: new ones are refused" in line
     assert "max_connections is 136: the process may open 200 files" in agent.output
-    for peer in agent.peers:
-        peer.close()
+    agent.drop_peers()

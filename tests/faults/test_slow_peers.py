@@ -161,10 +161,11 @@ def test_half_closed(launch: Launch, endpoints: list[str]) -> None:
 
 def timer(peer: Peer) -> tuple[str, float]:
     """Return which timer the kernel has for the agent's end of ``peer``, and its seconds left."""
-    _, port = peer.socket.getsockname()
+    ends = (peer.socket.getpeername()[1], peer.socket.getsockname()[1])
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         row = line.split()
-        if int(row[2].partition(":")[2], 16) == port:
+        # The state 01 is that of a connection that is open.
+        if row[3] == "01" and tuple([int(end.partition(":")[2], 16) for end in row[1:3]]) == ends:
             kind, _, ticks = row[5].partition(":")
             return kind, int(ticks, 16) / os.sysconf("SC_CLK_TCK")
     raise AssertionError("no such connection")
