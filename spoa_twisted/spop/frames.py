@@ -244,7 +244,7 @@ class HAProxyHello:
             raise VersionNotFound("the HELLO has no supported-versions")
         versions = _comma_separated(_text(items, "supported-versions"))
         if not any(_speaks_ours(version) for version in versions):
-            raise UnsupportedVersion(f"none of the versions {', '.join(versions)[:100]!a} is a 2.x")
+            raise UnsupportedVersion(f"none of the versions {ascii(', '.join(versions))[:100]} is a 2.x")
         max_frame_size = _max_frame_size(items)
         if "capabilities" not in items:
             raise CapabilitiesNotFound("the HELLO has no capabilities")
@@ -293,7 +293,7 @@ class AgentHello:
             raise VersionNotFound("the HELLO has no version")
         version = _text(items, "version").strip()
         if not _speaks_ours(version):
-            raise UnsupportedVersion(f"the version {version[:100]!a} is not 2.x")
+            raise UnsupportedVersion(f"the version {ascii(version)[:100]} is not 2.x")
         max_frame_size = _max_frame_size(items)
         if "capabilities" not in items:
             raise CapabilitiesNotFound("the HELLO has no capabilities")

@@ -161,6 +161,7 @@ def _engine_outcome(pieces: Sequence[bytes]) -> object:
     connection = EngineConnection(HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="engine"))
     outcome: list[object] = []
     sent = bytearray()
+    _judge_bytes_to_send(connection, sent)
     waiting: set[bytes] = set()
     for piece in pieces:
         connection.receive_data(piece)
