@@ -49,6 +49,7 @@ NO_ACTIONS: Final = b"\x02\x02\x02\x01_"
 _SCOPES: Final = {scope.name.lower(): scope for scope in Scope}
 _NAME: Final = re.compile(r"[A-Za-z0-9_.]+\Z")
 _LONGEST_CACHED_NAME: Final = 64
+_LONGEST_NAME_SHOWN: Final = 100
 _SET_VAR_ARGUMENTS: Final = 3
 _UNSET_VAR_ARGUMENTS: Final = 2
 
@@ -68,21 +69,41 @@ def encode_actions(variables: Variables) -> bytes:
             else:
                 encoded.append(set_var)
                 encoded.append(encode_typed_data(value))
-        except UnicodeError as error:
-            raise ValueError(f"variable {name!r}: {error}") from error
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"variable {name!r}: {error}") from error
+        except Exception as error:
+            # Values and names of classes of the handler's own may raise anything, their text included.
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"variable {_shown(name)}: {_text_of(error)}") from error
     return b"".join(encoded)
+
+
+def _shown(name: object) -> str:
+    """Return the name of a variable for an error's text: any object may be given for one, of any size."""
+    if issubclass(type(name), str):
+        return repr(str.__str__(name)[:_LONGEST_NAME_SHOWN])
+    try:
+        return repr(name)[:_LONGEST_NAME_SHOWN]
+    except Exception:
+        return object.__repr__(name)[:_LONGEST_NAME_SHOWN]
+
+
+def _text_of(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return type(error).__name__
 
 
 def _heads(variable: str) -> tuple[bytes, bytes]:
     """Return how the set-var and the unset-var of ``variable`` begin: all but the value."""
-    if not isinstance(variable, str):
+    # isinstance would ask the object, which may say anything.
+    if not issubclass(type(variable), str):
         raise TypeError(f"the name of a variable is a str, not a {type(variable).__name__}")
+    # Of a subclass, too, its characters count.
+    variable = str.__str__(variable)
     prefix, dot, name = variable.partition(".")
     scope = _SCOPES.get(prefix) if dot else Scope.PROC
     if scope is None:
-        raise ValueError(f"{prefix!r} is no scope; those are {', '.join(_SCOPES)}")
+        raise ValueError(f"{_shown(prefix)} is no scope; those are {', '.join(_SCOPES)}")
     if not dot:
         name = variable
     if not _NAME.match(name):

@@ -184,14 +184,16 @@ def encode_typed_data(value: Value) -> bytes:
     """
     encode = _ENCODERS.get(type(value))
     if encode is None:
-        encode = _encoder_of_subclass(value)
+        return _encode_subclass(value)
     return encode(value)
 
 
-def _encoder_of_subclass(value: object) -> Callable[[Any], bytes]:
+def _encode_subclass(value: object) -> bytes:
+    # What such a value is counts, not what the methods of its class say: they could spoil the bytes behind it.
+    # isinstance would ask it, too.
     for data_class, encode in _ENCODERS.items():
-        if isinstance(value, data_class):
-            return encode
+        if issubclass(type(value), data_class):
+            return encode(_TO_PLAIN[data_class](value))
     raise TypeError(f"a {type(value).__name__} has no SPOP type")
 
 
@@ -200,7 +202,9 @@ def _encode_integer(head: DataType, lowest: int, beyond: int) -> Callable[[int],
 
     def encode(value: int) -> bytes:
         if not lowest <= value < beyond:
-            raise ValueError(f"{int(value)} is outside the range of {head.name}")
+            # Python writes no numbers of any length.
+            shown = str(int(value)) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
+            raise ValueError(f"{shown} is outside the range of {head.name}")
         # The sign goes on to 64 bits whatever the type: HAProxy reads every integer as a 64-bit one.
         return first + encode_varint(value & 0xFFFF_FFFF_FFFF_FFFF)
 
@@ -250,6 +254,17 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     IPv6Address: _encode_ipv6,
     Null: _encode_null,
     type(None): _encode_null,
+}
+
+
+# An int is an int whichever encoder it has.
+_TO_PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
+    **dict.fromkeys((Int32, UInt32, Int64, UInt64, int), int.__int__),
+    str: str.__str__,
+    bytes: memoryview,
+    bytearray: memoryview,
+    IPv4Address: lambda value: IPv4Address(int.__int__(value._ip)),
+    IPv6Address: lambda value: IPv6Address(int.__int__(value._ip)),
 }
 
 
