@@ -7,6 +7,7 @@ import re
 import weakref
 from asyncio import isfuture
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import islice
 from threading import Thread
 from typing import Any, Final, TypeVar, final, overload
 
@@ -38,9 +39,16 @@ LONGEST_SAFE_NAME: Final = 40
 _MOST_NAMES_REMEMBERED: Final = 1000
 _LONGEST_NAME_LOGGED: Final = 64
 
+# More than a frame of 1 MiB holds: a mapping of a class of its own may go on for ever.
+_MOST_VARIABLES: Final = 2**18
+
 # Messages of one name may come with other arguments, as several HAProxys do; each such list has its plan.
 _MOST_PLANS: Final = 64
 _LONGEST_PLANNED_NAMES: Final = 4096
+
+# What a failure says.
+_LONGEST_TEXT_LOGGED: Final = 2000
+_UNPRINTABLE: Final = re.compile(r"[^ -~]")
 
 _NOT_OF_A_PARAMETER: Final = re.compile(r"[-.]")
 
@@ -266,7 +274,7 @@ class Handlers:
             self._log.error(
                 "the handler of the message {name!a} returned what cannot be sent: {error}",
                 name=answer.name,
-                error=_escaped(safe_str(error)),
+                error=_in_one_line(safe_str(error)),
             )
             answer.actions = answer.handler.on_error
 
@@ -287,15 +295,7 @@ class Handlers:
             self._log.warn(text, name=name)
 
     def _failed(self, answer: _Answer, failure: Failure) -> None:
-        traceback = failure.getTraceback()
-        if traceback.isascii():
-            self._log.failure("the handler of the message {name!a} failed", failure, name=answer.name)
-        else:
-            self._log.critical(
-                "the handler of the message {name!a} failed\n{traceback}",
-                name=answer.name,
-                traceback=_escaped(traceback),
-            )
+        _log_failure(self._log, "the handler of the message {name!a} failed", failure, name=answer.name)
         answer.actions = answer.handler.on_error
 
     def _timed_out(self, answer: _Answer, timeout: float) -> None:
@@ -320,7 +320,7 @@ class Handlers:
                     name=answer.name,
                     size=len(actions),
                     room=room,
-                    largest=_largest(actions),
+                    largest=_largest(actions)[:_LONGEST_NAME_LOGGED],
                 )
                 actions = answer.handler.on_error
                 if len(actions) > room:
@@ -426,7 +426,7 @@ class _Exchange:
         try:
             deferred.cancel()
         except BaseException:
-            self._handlers._log.failure("a handler's Deferred failed to be cancelled")
+            _log_failure(self._handlers._log, "a handler's Deferred failed to be cancelled", Failure())
 
 
 @final
@@ -539,9 +539,28 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
+def _log_failure(log: Logger, text: str, failure: Failure, **fields: Any) -> None:
+    """Log ``failure`` with its traceback, in which nothing that a client sent can forge a line."""
+    said = safe_str(failure.value)
+    traceback = failure.getTraceback()
+    if traceback.isascii() and said.isprintable() and len(said) <= _LONGEST_TEXT_LOGGED:
+        log.failure(text, failure, **fields)
+        return
+    frames, found, _ = traceback.rpartition(f": {said}\n")
+    traceback = f"{_escaped(frames)}: {_in_one_line(said)}" if found else _in_one_line(traceback)
+    text += "\n{traceback}"
+    log.critical(text, traceback=traceback, **fields)
+
+
 def _escaped(text: str) -> str:
-    """Return ``text`` as any log can hold it, though what a client sent may stand in it."""
+    """Return ``text`` as any log can hold it."""
     return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _in_one_line(text: str) -> str:
+    """Return the beginning of ``text``, in which what a client sent may stand, as one line of any log."""
+    text = text[:_LONGEST_TEXT_LOGGED]
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def _judge_result(result: Any) -> Variables:
@@ -551,7 +570,10 @@ def _judge_result(result: Any) -> Variables:
         return {}
     if not isinstance(result, Mapping):
         raise TypeError(f"a {type(result).__name__} is no mapping of variables")
-    return dict(result.items())
+    items = list(islice(result.items(), _MOST_VARIABLES + 1))
+    if len(items) > _MOST_VARIABLES:
+        raise ValueError(f"a {type(result).__name__} of more than {_MOST_VARIABLES} variables")
+    return dict(items)
 
 
 def _largest(actions: bytes) -> str:
