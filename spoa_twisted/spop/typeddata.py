@@ -170,9 +170,10 @@ def _int32(number: int) -> Int32:
 def encode_string(value: str) -> bytes:
     """Encode ``value`` as STRING: a varint length in bytes, then its UTF-8 bytes.
 
+    :raises TypeError: for what is no ``str``.
     :raises UnicodeEncodeError: (a ``ValueError``) for a lone surrogate that no byte was decoded to.
     """
-    encoded = value.encode("utf-8", "surrogateescape")
+    encoded = str.encode(value, "utf-8", "surrogateescape")
     return encode_varint(len(encoded)) + encoded
 
 
