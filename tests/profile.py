@@ -1,0 +1,44 @@
+"""How many examples Hypothesis tries: a few, the same in every run; with ``SPOA_EXAMPLES=20000`` others each time."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import SearchStrategy
+
+_WANTED = os.environ.get("SPOA_EXAMPLES")
+
+#: For a property; a machine takes as many steps in each of a tenth of them.
+EXAMPLES = int(_WANTED) if _WANTED else 150
+
+PROPERTY = settings(
+    max_examples=EXAMPLES,
+    derandomize=_WANTED is None,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+MACHINE = settings(PROPERTY, max_examples=max(1, EXAMPLES // 3), stateful_step_count=40)
+
+
+def holds_for(*strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A test with an example of each of ``strategies`` for its last parameters.
+
+    To pytest it is a plain function: pytest-twisted would take each example through a turn of the reactor.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        tested = PROPERTY(given(*strategies)(function))
+
+        def test(**arguments: Any) -> None:
+            tested(**arguments)
+
+        test.__signature__ = inspect.signature(tested)  # type: ignore[attr-defined]
+        test.__name__, test.__doc__, test.__module__ = function.__name__, function.__doc__, function.__module__
+        return test
+
+    return decorate

@@ -1,0 +1,224 @@
+"""What holds for everything that can be encoded, and for everything that can be decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from spoa_twisted.spop.actions import decode_actions, encode_actions
+from spoa_twisted.spop.errors import InvalidFrame, SPOPError
+from spoa_twisted.spop.frames import (
+    AgentHello,
+    Disconnect,
+    Flags,
+    FrameBuffer,
+    FrameType,
+    HAProxyHello,
+    encode_frame,
+    encode_ids,
+)
+from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
+from spoa_twisted.spop.typeddata import (
+    Value,
+    decode_kv_list,
+    decode_string,
+    decode_typed_data,
+    encode_kv_list,
+    encode_string,
+    encode_typed_data,
+)
+from spoa_twisted.spop.varint import decode_varint, encode_varint
+from tests.profile import holds_for
+
+from .strategies import exactly, messages, numbers, objects, texts, values, variable_names, variables
+
+any_bytes = st.binary(max_size=200)
+
+
+def read_at(decode: Callable[[bytes, int], tuple[Any, int]], encoded: bytes, before: bytes, behind: bytes) -> Any:
+    """Return what ``encoded`` says between other bytes; cut short anywhere, it is an error."""
+    value, offset = decode(before + encoded + behind, len(before))
+    assert offset == len(before) + len(encoded)
+    for end in range(len(encoded)):
+        with pytest.raises(InvalidFrame):
+            decode(before + encoded[:end], len(before))
+    return value
+
+
+@holds_for(numbers, any_bytes, any_bytes)
+def test_varint(number: int, before: bytes, behind: bytes) -> None:
+    """A number comes back, from between whatever bytes."""
+    assert read_at(decode_varint, encode_varint(number), before, behind) == number
+
+
+@holds_for(texts, any_bytes, any_bytes)
+def test_string(text: str, before: bytes, behind: bytes) -> None:
+    """A text comes back, UTF-8 or not."""
+    assert read_at(decode_string, encode_string(text), before, behind) == text
+
+
+@holds_for(values, any_bytes, any_bytes)
+def test_typed_data(value: Value, before: bytes, behind: bytes) -> None:
+    """A value comes back with its type."""
+    assert exactly(read_at(decode_typed_data, encode_typed_data(value), before, behind)) == exactly(value)
+
+
+@holds_for(st.dictionaries(texts, values, max_size=5))
+def test_kv_list(items: dict[str, Value]) -> None:
+    """Items come back in their order."""
+    assert exactly(decode_kv_list(encode_kv_list(items.items()))) == exactly(items)
+
+
+@holds_for(st.lists(messages, max_size=4))
+def test_messages(sent: list[Message]) -> None:
+    """Messages come back in their order, with their arguments in theirs."""
+    assert exactly(decode_messages(encode_messages(sent))) == exactly(sent)
+
+
+@holds_for(variables)
+def test_actions(sent: dict[str, Value]) -> None:
+    """Variables come back in their order."""
+    assert exactly(decode_actions(encode_actions(sent))) == exactly(sent)
+
+
+versions = st.lists(st.sampled_from(["2.0", "1.0", "2.5", "3.1"]), max_size=3).map(lambda others: ("2.0", *others))
+words = st.frozensets(st.text("abcxyz-", min_size=1, max_size=10), max_size=3)
+sizes = st.integers(256, 2**32 - 1)
+
+
+@holds_for(st.builds(HAProxyHello, versions, sizes, words, texts, st.booleans()))
+def test_haproxys_hello(hello: HAProxyHello) -> None:
+    """It comes back, item for item."""
+    assert HAProxyHello.decode(hello.encode()) == hello
+
+
+@holds_for(st.builds(AgentHello, st.sampled_from(["2.0", "2.7"]), sizes, words))
+def test_an_agents_hello(hello: AgentHello) -> None:
+    """It comes back, item for item."""
+    assert AgentHello.decode(hello.encode()) == hello
+
+
+@holds_for(st.integers(0, 2**32 - 1), st.text(st.characters()))
+def test_disconnect(code: int, text: str) -> None:
+    """The code comes back, and of the text what 255 bytes hold, no character cut in two."""
+    goodbye = Disconnect.decode(Disconnect(code, text).encode())
+    assert goodbye.status_code == code
+    sent = text.encode("utf-8", "replace").decode()
+    assert sent.startswith(goodbye.message)
+    length = len(goodbye.message.encode())
+    assert length <= 255
+    assert goodbye.message == sent or length > 251
+
+
+frames = st.tuples(
+    st.sampled_from(FrameType),
+    st.integers(0, 3).map(Flags),
+    st.builds(encode_ids, numbers, numbers),
+    st.binary(max_size=100),
+)
+
+
+@holds_for(st.lists(frames, max_size=5), st.lists(st.integers(1, 60), min_size=1, max_size=8))
+def test_frames_however_cut(sent: list[tuple[FrameType, Flags, bytes, bytes]], cuts: list[int]) -> None:
+    """They come back whole, in whatever pieces they came."""
+    data = b"".join([encode_frame(*frame) for frame in sent])
+    for sizes in ([len(data) + 1], [1], cuts):
+        buffer = FrameBuffer(2**16)
+        received: list[Any] = []
+        offset = number = 0
+        while offset < len(data):
+            size = sizes[number % len(sizes)]
+            buffer.feed(data[offset : offset + size])
+            offset += size
+            number += 1
+            received += iter(buffer.next_frame, None)
+        assert received == sent
+        assert len(buffer) == 0
+
+
+@pytest.mark.parametrize("decode", [decode_varint, decode_string, decode_typed_data])
+@holds_for(any_bytes, st.integers(0, 250))
+def test_whatever_is_decoded_is_a_value_or_an_error(
+    decode: Callable[[bytes, int], tuple[Any, int]], data: bytes, offset: int
+) -> None:
+    """And leaves off within the bytes, the same with others behind them."""
+    try:
+        value, end = decode(data, offset)
+    except SPOPError:
+        return
+    assert offset < end <= len(data)
+    assert exactly(decode(data + b"\xff\x00", offset)) == exactly((value, end))
+    with pytest.raises(SPOPError):
+        decode(data[: end - 1], offset)
+
+
+@holds_for(any_bytes)
+def test_whatever_is_read_to_its_end_is_written_as_it_was(data: bytes) -> None:
+    """What a varint decodes to has no other form."""
+    try:
+        number, end = decode_varint(data, 0)
+    except SPOPError:
+        return
+    assert encode_varint(number) == data[:end]
+
+
+@pytest.mark.parametrize(
+    ("decode", "encode"),
+    [
+        (decode_kv_list, lambda items: encode_kv_list(items.items())),
+        (decode_messages, encode_messages),
+        (HAProxyHello.decode, HAProxyHello.encode),
+        (AgentHello.decode, AgentHello.encode),
+        (Disconnect.decode, None),
+        (decode_actions, None),
+    ],
+)
+@holds_for(any_bytes)
+def test_whatever_payload_is_decoded_is_a_value_or_an_error(
+    decode: Callable[[bytes], Any], encode: Callable[[Any], bytes] | None, data: bytes
+) -> None:
+    """What it came to can be sent, and comes to the same."""
+    try:
+        value = decode(data)
+    except SPOPError:
+        return
+    if encode is not None:
+        assert exactly(decode(encode(value))) == exactly(value)
+
+
+@holds_for(
+    st.dictionaries(variable_names | objects.filter(lambda name: type(name).__hash__ is not None), objects, max_size=3)
+)
+def test_actions_of_anything(sent: dict[Any, Any]) -> None:
+    """They are bytes that say all of it, or an error of two kinds that names the variable."""
+    try:
+        encoded = encode_actions(sent)
+    except (TypeError, ValueError) as error:
+        assert any(f"variable {name!r:.60}" in str(error) for name in sent)
+    else:
+        assert len(decode_actions(encoded)) <= len(sent)
+        assert encoded or not sent
+
+
+@holds_for(objects, objects, objects)
+def test_messages_of_anything(name: Any, argument: Any, value: Any) -> None:
+    """They are bytes that say all of it, or an error of two kinds."""
+    try:
+        encoded = encode_messages([Message(name, [(argument, value)])])
+    except (TypeError, ValueError):
+        return
+    (message,) = decode_messages(encoded)
+    assert message.names == (argument,)
+
+
+@holds_for(st.integers())
+def test_ids_of_any_number(number: int) -> None:
+    """A number that has no form is an error."""
+    if 0 <= number < 2**64:
+        assert decode_varint(encode_varint(number), 0)[0] == number
+    else:
+        with pytest.raises(ValueError, match="64 bits"):
+            encode_ids(number, 1)
