@@ -1,4 +1,8 @@
-"""How many examples Hypothesis tries: a few, the same in every run; with ``SPOA_EXAMPLES=20000`` others each time."""
+"""How many examples Hypothesis tries: a few, the same in every run; with ``SPOA_EXAMPLES=20000`` others each time.
+
+``SPOA_EXAMPLES=20000 python -m pytest --timeout=0 tests/spop/test_properties.py tests/spop/test_conversations.py
+tests/test_sessions.py`` runs for some minutes.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
 _WANTED = os.environ.get("SPOA_EXAMPLES")
 
-#: For a property; a machine takes as many steps in each of a tenth of them.
+#: For a property; a machine, each of whose examples takes many steps, has a third.
 EXAMPLES = int(_WANTED) if _WANTED else 150
 
 PROPERTY = settings(
@@ -22,7 +27,13 @@ PROPERTY = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-MACHINE = settings(PROPERTY, max_examples=max(1, EXAMPLES // 3), stateful_step_count=40)
+MACHINE = settings(
+    PROPERTY,
+    max_examples=max(1, EXAMPLES // 3),
+    stateful_step_count=40,
+    # Looking for fewer steps that fail takes longer than a test may.
+    phases=[phase for phase in Phase if _WANTED or phase is not Phase.shrink],
+)
 
 
 def holds_for(*strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -42,3 +53,8 @@ def holds_for(*strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]
         return test
 
     return decorate
+
+
+def run_machine(machine: type[RuleBasedStateMachine]) -> None:
+    """Take random steps with machines of one kind, and try to break it."""
+    run_state_machine_as_test(machine, settings=MACHINE)  # type: ignore[no-untyped-call]

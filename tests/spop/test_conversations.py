@@ -1,0 +1,320 @@
+"""Whole conversations of an engine and an agent, in any order, cut anywhere: nothing is lost, doubled or changed."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from spoa_twisted.spop.actions import encode_actions
+from spoa_twisted.spop.connection import Ack, AgentConnection, EngineConnection, Notify, PayloadTooBig, State
+from spoa_twisted.spop.errors import SPOPError
+from spoa_twisted.spop.frames import (
+    AgentHello,
+    Disconnect,
+    Flags,
+    FrameBuffer,
+    FrameType,
+    HAProxyHello,
+    encode_frame,
+    encode_ids,
+)
+from spoa_twisted.spop.messages import Message, encode_messages
+from tests.profile import run_machine
+
+from .strategies import exactly, messages, variables
+
+#: How many NOTIFYs of a connection HAProxy keeps in flight.
+IN_FLIGHT = 20
+
+MAX_PAYLOAD_SIZE = 3000
+
+sizes = st.integers(1, 50) | st.integers(1, 5000)
+
+
+class Conversation(RuleBasedStateMachine):
+    """Two connections, and the bytes between them that have not been received."""
+
+    @initialize(
+        size=st.sampled_from([16380, 1024, 300, 256]),
+        old=st.booleans(),
+        agents_size=st.sampled_from([2**20, 512, 256]),
+        greet=st.booleans(),
+    )
+    def begin(self, size: int, old: bool, agents_size: int, greet: bool) -> None:
+        capabilities = frozenset({"pipelining", "async"} if old else {"pipelining"})
+        # HAProxy >= 3.1 never fragments, and stops reading for ever when too much is unread.
+        self.old = old
+        self.engine = EngineConnection(HAProxyHello(("2.0",), size, capabilities, "engine"))
+        self.agent = AgentConnection(agents_size, MAX_PAYLOAD_SIZE)
+        self.agreed = min(size, agents_size)
+        self.to_agent = bytearray()
+        self.to_engine = bytearray()
+        #: NOTIFYs that the agent has not seen, in order.
+        self.sent: deque[tuple[bytes, list[Message], int]] = deque()
+        #: NOTIFYs that the agent has not answered.
+        self.pending: list[bytes] = []
+        #: ACKs that the engine has not seen, in order.
+        self.answered: deque[tuple[bytes, Any, bool]] = deque()
+        self.greeted = False
+        self.goodbyes: list[tuple[str, int, str]] = []
+        self.spoilt = False
+        self._on_the_wire = FrameBuffer(2**20)
+        if greet:
+            self.agent_receives(2**20)
+            self.engine_receives(2**20)
+
+    def _running(self) -> bool:
+        return self.engine.state is State.RUNNING
+
+    def _flush_engine(self) -> None:
+        waiting = self.engine.bytes_to_send
+        data = self.engine.data_to_send()
+        assert waiting == len(data)
+        self.to_agent += data
+
+    def _flush_agent(self) -> None:
+        waiting = self.agent.bytes_to_send
+        data = self.agent.data_to_send()
+        assert self.agent.bytes_to_send == waiting - len(data)
+        self.to_engine += data
+        self._on_the_wire.feed(data)
+        for frame in iter(self._on_the_wire.next_frame, None):
+            size = 5 + len(frame.ids) + len(frame.payload)
+            assert size <= (self.agreed if self.old or frame.type != FrameType.ACK else self.agreed - 1)
+            assert frame.flags & Flags.FIN
+        assert len(self._on_the_wire) == 0
+        if not self.old and self.agent.state is State.RUNNING and not self.spoilt:
+            # HAProxy's buffer, as far as the agent knows it, and one byte must stay free.
+            assert len(self.to_engine) < self.agreed + 4 or not self.greeted
+
+    @precondition(lambda self: self._running() and len(self.engine._waiting) < IN_FLIGHT)
+    @rule(notified=st.lists(messages, max_size=4), body=st.none() | st.integers(0, 5000), now=st.booleans())
+    def notify(self, notified: list[Message], body: int | None, now: bool) -> None:
+        """Payloads may be longer than a frame, and longer than the agent takes."""
+        if body is not None:
+            notified = [*notified, Message("body", [("", b"x" * body)])]
+        size = len(encode_messages(notified))
+        if not self.old and size > self.agreed - 30:
+            return
+        ids = self.engine.send_notify(notified)
+        self.sent.append((ids, notified, size))
+        if now:
+            self._flush_engine()
+
+    @rule(size=sizes)
+    def agent_receives(self, size: int) -> None:
+        self._flush_engine()
+        self.agent.receive_data(bytes(self.to_agent[:size]))
+        del self.to_agent[:size]
+        try:
+            while (event := self.agent.next_event()) is not None:
+                self._agents_event(event)
+        except SPOPError:
+            assert self.spoilt
+            assert self.agent.state is State.CLOSED
+        if self.agent.state is State.CLOSED:
+            assert self.agent.bytes_received == 0
+            assert self.agent.next_event() is None
+            self.pending.clear()
+
+    def _agents_event(self, event: Any) -> None:
+        if isinstance(event, Notify):
+            ids, notified, size = self.sent.popleft()
+            assert event.ids == ids
+            assert exactly(event.messages) == exactly(notified)
+            assert event.size == size
+            self.pending.append(ids)
+        elif isinstance(event, PayloadTooBig):
+            ids, _, size = self.sent.popleft()
+            assert event.ids == ids
+            assert MAX_PAYLOAD_SIZE < event.size <= size
+            assert self.old
+            self.answered.append((ids, [], True))
+        elif isinstance(event, Disconnect):
+            assert ("engine", event.status_code, event.message) in self.goodbyes
+        else:
+            assert isinstance(event, HAProxyHello)
+            assert event.engine_id == "engine"
+            assert self.agent.max_frame_size == self.agreed
+
+    @precondition(lambda self: self._running())
+    @rule(number=st.integers(1, IN_FLIGHT))
+    def notify_many(self, number: int) -> None:
+        """As HAProxy does under load."""
+        for _ in range(number):
+            if len(self.engine._waiting) < IN_FLIGHT:
+                self.notify([Message("m")], None, now=False)
+        self.agent_receives(2**20)
+
+    @precondition(lambda self: self.pending)
+    @rule(which=st.integers(0, IN_FLIGHT), set_=variables, now=st.booleans())
+    def acknowledge(self, which: int, set_: dict[str, Any], now: bool) -> None:
+        """In any order; what does not fit is refused, and nothing set instead."""
+        ids = self.pending.pop(which % len(self.pending))
+        actions = encode_actions(set_)
+        fits = len(actions) <= self.agent.room_for_actions(ids)
+        try:
+            self.agent.send_ack(ids, actions)
+            assert fits
+        except ValueError:
+            assert not fits
+            set_ = {}
+            self.agent.send_ack(ids)
+        self.answered.append((ids, exactly(set_), False))
+        if now:
+            self._flush_agent()
+
+    @precondition(lambda self: self.pending)
+    @rule(number=st.integers(1, IN_FLIGHT), part=st.integers(1, 40), now=st.booleans())
+    def acknowledge_many(self, number: int, part: int, now: bool) -> None:
+        """With as much as fits, or a part of that."""
+        for ids in self.pending[:number]:
+            # The head of set-var with scope and name, the type, and a length of at most three bytes.
+            length = max(0, self.agent.room_for_actions(ids) // part - 12)
+            while part == 1 and len(encode_actions({"txn.v": b"x" * (length + 1)})) <= self.agent.room_for_actions(ids):
+                length += 1
+            self.pending.remove(ids)
+            self.pending.insert(0, ids)
+            self.acknowledge(0, {"txn.v": b"x" * length}, now)
+
+    @rule(size=sizes)
+    def engine_receives(self, size: int) -> None:
+        self._flush_agent()
+        self.engine.receive_data(bytes(self.to_engine[:size]))
+        del self.to_engine[:size]
+        try:
+            while (event := self.engine.next_event()) is not None:
+                self._engines_event(event)
+        except SPOPError:
+            assert self.spoilt
+
+    def _engines_event(self, event: Any) -> None:
+        if isinstance(event, Ack):
+            assert (event.ids, exactly(event.variables), event.aborted) == self.answered.popleft()
+        elif isinstance(event, Disconnect):
+            if not self.spoilt:
+                # The agent answers a goodbye with its own.
+                known = ("agent", event.status_code, event.message) in self.goodbyes
+                assert known or (event.status_code == 0 and any(side == "engine" for side, *_ in self.goodbyes))
+        else:
+            assert isinstance(event, AgentHello)
+            assert event.max_frame_size == self.engine.max_frame_size == self.agreed
+            self.greeted = True
+
+    @rule()
+    def time_passes(self) -> None:
+        """Enough of it for HAProxy to read whatever was written."""
+        self._flush_agent()
+        self.engine_receives(2**20)
+        self.agent.interval_ended()
+        self._flush_agent()
+
+    @precondition(lambda self: self._running() and self.old)
+    @rule(pieces=st.lists(st.binary(max_size=100), min_size=1, max_size=3), number=st.integers(0, 2**40))
+    def give_up_fragments(self, pieces: list[bytes], number: int) -> None:
+        """As HAProxy does when a stream ends meanwhile: the agent never hears of them."""
+        self._flush_engine()
+        ids = encode_ids(2 * number, 7)
+        frame_type = FrameType.NOTIFY
+        for piece in pieces:
+            self.to_agent += encode_frame(frame_type, Flags(0), ids, piece)
+            frame_type = FrameType.UNSET
+        self.to_agent += encode_frame(FrameType.UNSET, Flags.FIN | Flags.ABORT, ids, b"")
+
+    @precondition(lambda self: self._running())
+    @rule(payload=st.binary(max_size=100), number=st.integers(4, 100), known=st.booleans())
+    def send_what_is_to_be_skipped(self, payload: bytes, number: int, known: bool) -> None:
+        """Frames that SPOE.txt does not know, to both; what is left of a payload that was given up; an ACK nobody waits
+        for.
+        """
+        self._flush_engine()
+        self._flush_agent()
+        ids = encode_ids(10**6, 1)
+        if known:
+            self.to_agent += encode_frame(FrameType.UNSET, Flags.FIN, ids, payload)
+            skipped = encode_frame(FrameType.ACK, Flags.FIN, ids, payload)
+        else:
+            unknown = FrameType.ACK.__class__
+            skipped = encode_frame(number, Flags.FIN, ids, payload)  # type: ignore[arg-type]
+            assert number not in set(unknown)
+            self.to_agent += skipped
+        if self.old:
+            self.to_engine += skipped
+
+    @precondition(lambda self: self._running())
+    @rule(code=st.integers(0, 99), text=st.text("abc", max_size=20), engine=st.booleans(), chance=st.integers(0, 19))
+    def disconnect(self, code: int, text: str, engine: bool, chance: int) -> None:
+        if chance < 19:
+            # It would end nearly every conversation before it got anywhere.
+            return
+        connection = self.engine if engine else self.agent
+        if connection.state is State.RUNNING:
+            self.goodbyes.append(("engine" if engine else "agent", code, text))
+            connection.disconnect(code, text)
+            connection.disconnect(3, "never sent")
+            assert connection.state is State.CLOSED
+            if not engine:
+                self.pending.clear()
+
+    @rule(garbage=st.binary(min_size=1, max_size=50), engine=st.booleans(), chance=st.integers(0, 19))
+    def send_garbage(self, garbage: bytes, engine: bool, chance: int) -> None:
+        if chance < 19:
+            return
+        self.spoilt = True
+        # From here on anything may be made of it, but a SPOPError is all that comes of it.
+        self._flush_engine()
+        self._flush_agent()
+        pipe, connection = (self.to_agent, self.agent) if engine else (self.to_engine, self.engine)
+        pipe += garbage
+        connection.receive_data(bytes(pipe))
+        pipe.clear()
+        try:
+            while connection.next_event() is not None:
+                pass
+        except SPOPError:
+            assert connection.state is State.CLOSED
+        self.agent.close()
+        self.engine.close()
+        self.pending.clear()
+
+    @invariant()
+    def the_closed_stay_closed(self) -> None:
+        for connection in (self.agent, self.engine):
+            if connection.state is State.CLOSED:
+                connection.receive_data(b"\x00\x00\x00\x07")
+                assert connection.next_event() is None
+                connection.disconnect()
+                assert connection.state is State.CLOSED
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine") or self.spoilt:
+            return
+        for _ in range(3):
+            self.agent_receives(2**20)
+            self.engine_receives(2**20)
+        open_ = not self.goodbyes
+        while self.pending:
+            ids = self.pending.pop()
+            self.agent.send_ack(ids)
+            self.answered.append((ids, [], False))
+        while self.agent.bytes_to_send:
+            self.time_passes()
+            if not open_:
+                break
+        self.engine_receives(2**20)
+        if open_:
+            assert not self.sent
+            assert not self.answered
+            assert not self.engine._waiting
+            assert self.agent.bytes_to_send == self.engine.bytes_to_send == 0
+            assert not self.agent.receiving
+
+
+def test_conversations() -> None:
+    """Each NOTIFY arrives once, as it was sent and in order; each ACK once; no frame is too long for its reader, and
+    never more of them than it can read at once.
+    """
+    run_machine(Conversation)

@@ -1,0 +1,239 @@
+"""Whole sessions: random handlers, cuts, pauses, ends. Each NOTIFY has one ACK, and nothing is left over."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
+
+from spoa_twisted import Handlers, Message, SPOAFactory, SPOAProtocol, Variables
+from spoa_twisted.spop.connection import Ack, EngineConnection, State
+from spoa_twisted.spop.frames import AgentHello, HAProxyHello
+from tests.conftest import Logged
+from tests.fuzzing.wire import SlowWire
+from tests.profile import run_machine
+
+TIMEOUT = 5.0
+
+sizes = st.integers(1, 60) | st.integers(1, 10_000) | st.just(2**20)
+
+RESULTS: list[Variables | None] = [None, {"txn.v": 1}, {"sess.big": "x" * 15_000}, {"sess.too_big": b"x" * 70_000}]
+
+
+class Expected(Exception):
+    """A handler fails so."""
+
+
+class Peer:
+    """A HAProxy with a connection to the agent."""
+
+    def __init__(self, factory: SPOAFactory, old: bool) -> None:
+        capabilities = frozenset({"pipelining", "async"} if old else {"pipelining"})
+        self.engine = EngineConnection(HAProxyHello(capabilities=capabilities))
+        agent = factory.buildProtocol(None)
+        assert isinstance(agent, SPOAProtocol)
+        self.agent = agent
+        self.wire = SlowWire(agent)
+        self.to_agent = bytearray()
+        self.waiting: set[bytes] = set()
+        agent.makeConnection(self.wire)
+
+    def deliver(self, size: int) -> None:
+        """Let the agent read, as far as it does."""
+        self.to_agent += self.engine.data_to_send()
+        if self.wire.reading and self.to_agent:
+            data = bytes(self.to_agent[:size])
+            del self.to_agent[:size]
+            self.agent.dataReceived(data)
+        self.wire.turn()
+
+    def read(self, size: int) -> None:
+        """Read what the agent wrote."""
+        self.engine.receive_data(self.wire.take(size))
+        while (event := self.engine.next_event()) is not None:
+            if isinstance(event, Ack):
+                self.waiting.remove(event.ids)
+            elif not isinstance(event, AgentHello):
+                assert self.wire.disconnecting
+        self.wire.turn()
+
+
+class Sessions(RuleBasedStateMachine):
+    @initialize(in_flight=st.sampled_from([256, 5, 1]), unsent=st.sampled_from([2**20, 1000]))
+    def begin(self, in_flight: int, unsent: int) -> None:
+        self.clock = Clock()
+        self.deferreds: deque[Deferred[Any]] = deque()
+        self.handlers = Handlers(on_error={"txn.error": True})
+        for name in ("sync", "raise", "deferred", "fired", "failed", "coroutine", "stubborn", "nested"):
+            self.handlers.message(name)(getattr(self, f"_{name}"))
+        self.factory = SPOAFactory(
+            self.handlers, reactor=self.clock, max_in_flight=in_flight, max_unsent=unsent, handler_timeout=TIMEOUT
+        )
+        self.peers: list[Peer] = []
+        self.drains: list[Deferred[None]] = []
+        self.results = 0
+
+    def _result(self) -> Variables | None:
+        self.results += 1
+        return RESULTS[self.results % len(RESULTS)]
+
+    def _wait(self) -> Deferred[Any]:
+        deferred: Deferred[Any] = Deferred()
+        self.deferreds.append(deferred)
+        return deferred
+
+    def _sync(self) -> Variables | None:
+        return self._result()
+
+    def _raise(self) -> None:
+        raise Expected
+
+    def _deferred(self) -> Deferred[Any]:
+        return self._wait()
+
+    def _fired(self) -> Deferred[Any]:
+        return succeed(self._result())
+
+    def _failed(self) -> Deferred[Any]:
+        return fail(Expected())
+
+    async def _coroutine(self) -> Variables | None:
+        await self._wait()
+        return self._result()
+
+    async def _stubborn(self) -> Variables | None:
+        try:
+            await self._wait()
+        except BaseException:
+            await self._wait()
+        return self._result()
+
+    def _nested(self) -> Deferred[Any]:
+        """Answers another one while it is called itself."""
+        self._fire(0, fails=False)
+        return self._wait()
+
+    def _fire(self, which: int, fails: bool) -> None:
+        if self.deferreds:
+            self.deferreds.rotate(which)
+            deferred = self.deferreds.popleft()
+            if not deferred.called:
+                deferred.errback(Expected()) if fails else deferred.callback(self._result())
+
+    @precondition(lambda self: len(self.peers) < 3)
+    @rule(old=st.booleans(), greet=st.booleans())
+    def connect(self, old: bool, greet: bool) -> None:
+        peer = Peer(self.factory, old)
+        self.peers.append(peer)
+        if greet:
+            peer.deliver(2**20)
+            peer.read(2**20)
+
+    @precondition(lambda self: self.peers)
+    @rule(
+        which=st.integers(0, 2),
+        notifies=st.lists(
+            st.lists(
+                st.sampled_from(
+                    ["sync", "deferred", "coroutine", "stubborn", "nested", "fired", "raise", "failed", "unknown"]
+                ),
+                max_size=3,
+            ),
+            min_size=1,
+            max_size=10,
+        ),
+        size=sizes,
+    )
+    def notify(self, which: int, notifies: list[list[str]], size: int) -> None:
+        peer = self.peers[which % len(self.peers)]
+        if peer.engine.state is State.RUNNING:
+            for names in notifies:
+                if len(peer.waiting) < 20:
+                    peer.waiting.add(peer.engine.send_notify([Message(name) for name in names]))
+        peer.deliver(size)
+
+    @precondition(lambda self: self.peers)
+    @rule(which=st.integers(0, 2), size=sizes)
+    def deliver(self, which: int, size: int) -> None:
+        self.peers[which % len(self.peers)].deliver(size)
+
+    @precondition(lambda self: self.peers)
+    @rule(which=st.integers(0, 2), size=sizes)
+    def read(self, which: int, size: int) -> None:
+        self.peers[which % len(self.peers)].read(size)
+
+    @rule(which=st.integers(0, 20), fails=st.booleans(), count=st.integers(1, 10))
+    def handlers_finish(self, which: int, fails: bool, count: int) -> None:
+        for _ in range(count):
+            self._fire(which, fails)
+
+    @rule(seconds=st.sampled_from([0.0, 0.02, 0.03, 1.0, TIMEOUT, 10.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        for peer in self.peers:
+            peer.wire.turn()
+
+    @precondition(lambda self: self.peers)
+    @rule(which=st.integers(0, 2), how=st.integers(0, 20))
+    def end(self, which: int, how: int) -> None:
+        peer = self.peers[which % len(self.peers)]
+        match how:
+            case 20:
+                peer.wire.lose(ConnectionLost)
+            case 19:
+                peer.wire.lose(ConnectionDone)
+            case 18 if peer.wire.reading:
+                peer.agent.readConnectionLost()
+            case 17:
+                peer.engine.disconnect()
+                peer.deliver(2**20)
+            case 16 if peer.wire.reading:
+                peer.agent.dataReceived(b"\x00\x00\x00\x01garbage")
+            case _:
+                return
+        if peer.wire.lost:
+            self.peers.remove(peer)
+
+    @rule(seconds=st.sampled_from([1.0, 10.0]), chance=st.integers(0, 14))
+    def drain(self, seconds: float, chance: int) -> None:
+        if chance == 14:
+            self.drains.append(self.factory.drain(seconds))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "clock"):
+            return
+        # Everybody reads, and every handler finishes or runs out of time.
+        for _ in range(400):
+            for peer in self.peers:
+                peer.deliver(2**20)
+                peer.read(2**20)
+            self._fire(0, fails=False)
+            self.clock.advance(0.03)
+        for peer in self.peers:
+            # The deliveries are over, unless the connection is.
+            assert peer.wire.disconnecting or peer.engine.state is not State.RUNNING or not peer.waiting
+            peer.wire.lose(ConnectionDone)
+        assert self.factory.connections == set()
+        for drained in self.drains:
+            assert drained.called
+        self.clock.advance(0)
+        assert self.clock.getDelayedCalls() == []
+        for deferred in self.deferreds:
+            if not deferred.called:
+                # Only what was asked again after it was given up is still waited for.
+                deferred.callback(None)
+
+
+def test_sessions(logged: Logged) -> None:
+    """Whatever the handlers, the peers and the time do, in whatever order."""
+    run_machine(Sessions)
+    for line in logged.take():
+        assert line.startswith(
+            ("error: the variables of the message", "critical: the handler of the message", "warn: ")
+        )
+        assert line.startswith("critical") == line.endswith("Expected: ")
