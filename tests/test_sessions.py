@@ -64,15 +64,26 @@ class Peer:
 
 
 class Sessions(RuleBasedStateMachine):
-    @initialize(in_flight=st.sampled_from([256, 5, 1]), unsent=st.sampled_from([2**20, 1000]))
-    def begin(self, in_flight: int, unsent: int) -> None:
+    @initialize(
+        in_flight=st.sampled_from([256, 5, 1]),
+        in_flight_size=st.sampled_from([2**21, 3000]),
+        unsent=st.sampled_from([2**20, 1000]),
+        hello_timeout=st.sampled_from([0, 10]),
+    )
+    def begin(self, in_flight: int, in_flight_size: int, unsent: int, hello_timeout: float) -> None:
         self.clock = Clock()
         self.deferreds: deque[Deferred[Any]] = deque()
         self.handlers = Handlers(on_error={"txn.error": True})
         for name in ("sync", "raise", "deferred", "fired", "failed", "coroutine", "stubborn", "nested"):
             self.handlers.message(name)(getattr(self, f"_{name}"))
         self.factory = SPOAFactory(
-            self.handlers, reactor=self.clock, max_in_flight=in_flight, max_unsent=unsent, handler_timeout=TIMEOUT
+            self.handlers,
+            reactor=self.clock,
+            max_in_flight=in_flight,
+            max_in_flight_size=in_flight_size,
+            max_unsent=unsent,
+            hello_timeout=hello_timeout,
+            handler_timeout=TIMEOUT,
         )
         self.peers: list[Peer] = []
         self.drains: list[Deferred[None]] = []
@@ -179,25 +190,26 @@ class Sessions(RuleBasedStateMachine):
             peer.wire.turn()
 
     @precondition(lambda self: self.peers)
-    @rule(which=st.integers(0, 2), how=st.integers(0, 20))
+    @rule(which=st.integers(0, 2), how=st.integers(0, 11))
     def end(self, which: int, how: int) -> None:
         peer = self.peers[which % len(self.peers)]
         match how:
-            case 20:
+            case 11:
                 peer.wire.lose(ConnectionLost)
-            case 19:
+            case 10:
                 peer.wire.lose(ConnectionDone)
-            case 18 if peer.wire.reading:
+            case 9 if peer.wire.reading:
                 peer.agent.readConnectionLost()
-            case 17:
+            case 8:
                 peer.engine.disconnect()
                 peer.deliver(2**20)
-            case 16 if peer.wire.reading:
+            case 7 if peer.wire.reading:
                 peer.agent.dataReceived(b"\x00\x00\x00\x01garbage")
             case _:
                 return
         if peer.wire.lost:
             self.peers.remove(peer)
+            assert self.peers or self.drains or self.clock.getDelayedCalls() == []
 
     @rule(seconds=st.sampled_from([1.0, 10.0]), chance=st.integers(0, 14))
     def drain(self, seconds: float, chance: int) -> None:
@@ -215,8 +227,10 @@ class Sessions(RuleBasedStateMachine):
             self._fire(0, fails=False)
             self.clock.advance(0.03)
         for peer in self.peers:
-            # The deliveries are over, unless the connection is.
-            assert peer.wire.disconnecting or peer.engine.state is not State.RUNNING or not peer.waiting
+            # All that was asked is answered, unless the connection ended.
+            if not peer.wire.disconnecting:
+                assert peer.engine.state is State.RUNNING
+                assert not peer.waiting
             peer.wire.lose(ConnectionDone)
         assert self.factory.connections == set()
         for drained in self.drains:
@@ -232,8 +246,6 @@ class Sessions(RuleBasedStateMachine):
 def test_sessions(logged: Logged) -> None:
     """Whatever the handlers, the peers and the time do, in whatever order."""
     run_machine(Sessions)
+    expected = ("error: the variables of the message", "error: the handler of the message", "warn: ")
     for line in logged.take():
-        assert line.startswith(
-            ("error: the variables of the message", "critical: the handler of the message", "warn: ")
-        )
-        assert line.startswith("critical") == line.endswith("Expected: ")
+        assert line.startswith(expected) or line.endswith(" failed: Expected: ")
