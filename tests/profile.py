@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 
 _WANTED = os.environ.get("SPOA_EXAMPLES")
 
-#: For a property; a machine, each of whose examples takes many steps, has a third.
+#: For a property; a machine, each of whose examples takes many steps, has half as many.
 EXAMPLES = int(_WANTED) if _WANTED else 150
 
 PROPERTY = settings(
@@ -29,7 +29,7 @@ PROPERTY = settings(
 )
 MACHINE = settings(
     PROPERTY,
-    max_examples=max(1, EXAMPLES // 3),
+    max_examples=max(1, EXAMPLES // 2),
     stateful_step_count=40,
     # Looking for fewer steps that fail takes longer than a test may.
     phases=[phase for phase in Phase if _WANTED or phase is not Phase.shrink],

@@ -25,6 +25,17 @@ sizes = st.integers(1, 60) | st.integers(1, 10_000) | st.just(2**20)
 RESULTS: list[Variables | None] = [None, {"txn.v": 1}, {"sess.big": "x" * 15_000}, {"sess.too_big": b"x" * 70_000}]
 
 
+#: The messages of several NOTIFYs.
+notifies = st.lists(
+    st.lists(
+        st.sampled_from(["deferred", "sync", "coroutine", "stubborn", "nested", "fired", "raise", "failed", "unknown"]),
+        max_size=3,
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
 class Expected(Exception):
     """A handler fails so."""
 
@@ -88,6 +99,8 @@ class Sessions(RuleBasedStateMachine):
         self.peers: list[Peer] = []
         self.drains: list[Deferred[None]] = []
         self.results = 0
+        for old in (True, False):
+            self.connect(old, greet=True)
 
     def _result(self) -> Variables | None:
         self.results += 1
@@ -146,20 +159,7 @@ class Sessions(RuleBasedStateMachine):
             peer.read(2**20)
 
     @precondition(lambda self: self.peers)
-    @rule(
-        which=st.integers(0, 2),
-        notifies=st.lists(
-            st.lists(
-                st.sampled_from(
-                    ["sync", "deferred", "coroutine", "stubborn", "nested", "fired", "raise", "failed", "unknown"]
-                ),
-                max_size=3,
-            ),
-            min_size=1,
-            max_size=10,
-        ),
-        size=sizes,
-    )
+    @rule(which=st.integers(0, 2), notifies=notifies, size=sizes)
     def notify(self, which: int, notifies: list[list[str]], size: int) -> None:
         peer = self.peers[which % len(self.peers)]
         if peer.engine.state is State.RUNNING:
@@ -182,6 +182,23 @@ class Sessions(RuleBasedStateMachine):
     def handlers_finish(self, which: int, fails: bool, count: int) -> None:
         for _ in range(count):
             self._fire(which, fails)
+
+    @precondition(lambda self: self.peers)
+    @rule(
+        steps=st.lists(
+            st.tuples(st.integers(0, 2), notifies, sizes, st.integers(0, 20), st.booleans(), sizes, st.booleans()),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    def be_busy(self, steps: list[tuple[int, list[list[str]], int, int, bool, int, bool]]) -> None:
+        """All at once: Hypothesis leaves out a part of the rules in each of its examples."""
+        for which, notified, size, finished, fails, taken, late in steps:
+            self.notify(which, notified, size)
+            self.handlers_finish(finished, fails, finished)
+            self.read(which, taken)
+            if late:
+                self.time_passes(0.03)
 
     @rule(seconds=st.sampled_from([0.0, 0.02, 0.03, 1.0, TIMEOUT, 10.0]))
     def time_passes(self, seconds: float) -> None:

@@ -212,6 +212,28 @@ class Conversation(RuleBasedStateMachine):
         self.agent.interval_ended()
         self._flush_agent()
 
+    @precondition(lambda self: self._running())
+    @rule(
+        steps=st.lists(
+            st.tuples(
+                st.lists(messages, max_size=2), st.integers(0, 5000), sizes, st.integers(1, 40), sizes, st.booleans()
+            ),
+            min_size=1,
+            max_size=5,
+        )
+    )
+    def be_busy(self, steps: list[tuple[list[Message], int, int, int, int, bool]]) -> None:
+        """All at once: Hypothesis leaves out a part of the rules in each of its examples."""
+        for notified, body, received, part, read, late in steps:
+            if self._running() and len(self.engine._waiting) < IN_FLIGHT:
+                self.notify(notified, body, now=True)
+                self.notify_many(part)
+            self.agent_receives(received)
+            self.acknowledge_many(part, part, now=True)
+            self.engine_receives(read)
+            if late:
+                self.time_passes()
+
     @precondition(lambda self: self._running() and self.old)
     @rule(pieces=st.lists(st.binary(max_size=100), min_size=1, max_size=3), number=st.integers(0, 2**40))
     def give_up_fragments(self, pieces: list[bytes], number: int) -> None:
