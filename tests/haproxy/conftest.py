@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from spoa_twisted import IHandlers, SPOAFactory, SPOAService
 
 from .branches import Branch
 from .harness import AgentProcess, HAProxy, Process, as_server
+from .relay import Relay
 
 STOP_LIMIT = 20.0
 
@@ -26,6 +27,7 @@ _figures = pytest.StashKey[list[str]]()
 StartHAProxy = Callable[..., HAProxy]
 StartAgent = Callable[..., AgentProcess]
 Serve = Callable[..., str]
+StartRelay = Callable[[str], Awaitable[tuple[Relay, str]]]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,7 +62,7 @@ def start_haproxy(branch: Branch, processes: list[Process], tmp_path: Path) -> S
     """Starts a HAProxy; see :class:`HAProxy` for the arguments."""
     numbers = count(1)
 
-    def start(server: str | Mapping[str, str], **configuration: str) -> HAProxy:
+    def start(server: str | Mapping[str, str], **configuration: Any) -> HAProxy:
         folder = tmp_path / f"haproxy{next(numbers)}"
         folder.mkdir()
         haproxy = HAProxy(branch, folder, server, **configuration)
@@ -101,6 +103,23 @@ async def serve(processes: list[Process]) -> AsyncIterator[Serve]:
         await process.kill()
     for service in services:
         await service.stopService().addTimeout(STOP_LIMIT, reactor)
+
+
+@pytest_twisted.async_yield_fixture
+async def start_relay(serve: Serve, processes: list[Process]) -> AsyncIterator[StartRelay]:
+    """Starts a relay to an agent, and returns it with where it listens."""
+    relays: list[Relay] = []
+
+    async def start(agent: str) -> tuple[Relay, str]:
+        relay = Relay(agent)
+        relays.append(relay)
+        return relay, await relay.listen()
+
+    yield start
+    for process in processes:
+        await process.kill()
+    for relay in relays:
+        await relay.stop()
 
 
 @pytest.fixture

@@ -62,12 +62,14 @@ defaults
     timeout server 30s
 
 frontend web
+    mode {web_mode}
     bind fd@{web_fd}
     filter spoe engine test config {spoe_conf}
-    http-after-response set-header spoe-error %[var(txn.spoa.error)] if {{ var(txn.spoa.error) -m found }}
+{show_error}
 {web}
 
 backend origin
+    mode {web_mode}
     server origin 127.0.0.1:{origin_port}
 
 frontend origin-web
@@ -78,6 +80,10 @@ backend agents
     mode {mode}
     {backend}
 {servers}
+"""
+
+SHOW_ERROR = """\
+    http-after-response set-header spoe-error %[var(txn.spoa.error)] if { var(txn.spoa.error) -m found }
 """
 
 # The time for processing is long enough for a slow machine, and shorter than a test may take.
@@ -161,6 +167,10 @@ class Process(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         self.status = reason.value.exitCode if reason.value.signal is None else -reason.value.signal
         self._changed()
+
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
 
     def describe(self) -> str:
         """Return what a reader of a failed test wants to know of it."""
@@ -349,6 +359,10 @@ class HAProxy(Process):
     :param origin: the rules of the web server.
     :param backend: options of the agent's backend.
     :param process: settings of the section global.
+    :param web_mode: what the client's frontend speaks: with ``tcp``, a response has no ``error``.
+    :param listeners: the sockets of the client's frontend and of the web server, when others listen on them too; the
+        caller closes them.
+    :param options: more options of the command line.
     """
 
     def __init__(
@@ -362,8 +376,11 @@ class HAProxy(Process):
         origin: str = "    http-request return status 200",
         backend: str = "",
         process: str = "",
+        web_mode: str = "http",
+        listeners: tuple[socket.socket, socket.socket] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
-        web_socket, origin_socket = listening_socket(), listening_socket()
+        web_socket, origin_socket = listeners or (listening_socket(), listening_socket())
         spoe_conf, haproxy_cfg = folder / "spoe.conf", folder / "haproxy.cfg"
         spoe_conf.write_text(SPOE_CONF.format(spoe=spoe))
         servers = {"agent": server} if isinstance(server, str) else server
@@ -372,6 +389,8 @@ class HAProxy(Process):
             origin_fd=FIRST_SOCKET + 1,
             origin_port=origin_socket.getsockname()[1],
             spoe_conf=spoe_conf,
+            web_mode=web_mode,
+            show_error=SHOW_ERROR if web_mode == "http" else "",
             mode="spop" if branch.rewritten else "tcp",
             servers="\n".join(f"    server {name} {where}" for name, where in servers.items()),
             web=web,
@@ -382,11 +401,12 @@ class HAProxy(Process):
         haproxy_cfg.write_text(self.configuration)
         self.configuration += "\n" + spoe_conf.read_text()
         self._port: int = web_socket.getsockname()[1]
-        # Passed on and closed here: a HAProxy that has ended refuses its clients instead of letting them wait.
-        with web_socket, origin_socket:
-            super().__init__(
-                [str(branch.executable), "-db", "-f", str(haproxy_cfg)], sockets=[web_socket, origin_socket]
-            )
+        command = [str(branch.executable), "-db", "-f", str(haproxy_cfg), *options]
+        super().__init__(command, sockets=[web_socket, origin_socket])
+        if listeners is None:
+            # Passed on and closed here: a HAProxy that has ended refuses its clients instead of letting them wait.
+            web_socket.close()
+            origin_socket.close()
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:

@@ -1,4 +1,4 @@
-"""Every kind of handler, every event, and what is left of a NOTIFY whose handlers fail."""
+"""Every kind of handler, and what is left of a NOTIFY whose handlers fail."""
 
 from __future__ import annotations
 
@@ -152,76 +152,6 @@ spoe-message score
     assert response["txn.spoa.score"] == "42"
     await agent.said("took longer than 0.2 s")
     assert agent.output.count("RuntimeError: boom") == 1
-
-
-@bounded
-async def test_events(serve: Serve, start_haproxy: StartHAProxy) -> None:
-    """Each event, and each group, is a NOTIFY with all of its messages, whose variables the next one finds."""
-    handlers = Handlers()
-
-    @handlers.default
-    def count_up(count: int | None) -> Variables:
-        return {"sess.count": (count or 0) + 1}
-
-    recorder = Recorder(handlers)
-    haproxy = start_haproxy(
-        serve(recorder),
-        spoe="""\
-    messages session request request-too request-elsewhere origin response
-    groups group
-
-spoe-message session
-    args count=var(sess.spoa.count)
-    event on-client-session
-
-spoe-message request
-    args count=var(sess.spoa.count)
-    event on-frontend-http-request
-
-spoe-message request-too
-    args count=var(sess.spoa.count)
-    event on-frontend-http-request
-
-spoe-message request-elsewhere
-    args count=var(sess.spoa.count)
-    event on-frontend-http-request if { path /elsewhere }
-
-spoe-message origin
-    args count=var(sess.spoa.count)
-    event on-backend-http-request
-
-spoe-message response
-    args count=var(sess.spoa.count)
-    event on-http-response
-
-spoe-message grouped
-    args count=var(sess.spoa.count)
-
-spoe-message grouped-too
-    args count=var(sess.spoa.count)
-
-spoe-group group
-    messages grouped grouped-too
-""",
-        web="""\
-    http-request send-spoe-group test group
-    http-response set-header count %[var(sess.spoa.count)]
-    default_backend origin
-""",
-    )
-
-    response = await haproxy.get()
-
-    assert response.error is None
-    assert recorder.notifies == [
-        ["session"],
-        ["request", "request-too"],
-        ["grouped", "grouped-too"],
-        ["origin"],
-        ["response"],
-    ]
-    # Those of one NOTIFY are told the same count.
-    assert response["count"] == "5"
 
 
 @pytest.mark.parametrize("variables", [None, {}, {"txn.unknown": None}], ids=["None", "empty", "unset"])

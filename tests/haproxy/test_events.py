@@ -1,0 +1,200 @@
+"""Each event and each group of messages, for HTTP and for TCP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from spoa_twisted import Handlers, IHandlers, Message, Variables
+
+from .conftest import Serve, StartHAProxy
+from .harness import HAProxy, bounded, listening_socket
+
+
+@implementer(IHandlers)
+class Recorder:
+    """Handlers that count NOTIFYs in a variable of the session, and note which messages came together.
+
+    :param denied: the message whose answer sets another variable.
+    """
+
+    def __init__(self, denied: str = "") -> None:
+        self._denied = denied
+        self.notifies: list[list[str]] = []
+        #: What each NOTIFY was told of the count.
+        self.counts: list[int | None] = []
+        self._handlers = Handlers()
+        self._handlers.default(self._count_up)
+
+    def respond(
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float
+    ) -> bytes | Deferred[bytes]:
+        self.notifies.append([message.name for message in messages])
+        self.counts.append(messages[0]["count"])
+        return self._handlers.respond(messages, max_size, reactor, timeout)
+
+    def _count_up(self, message: Message, count: int | None) -> Variables:
+        return {"sess.count": (count or 0) + 1, "sess.denied": message.name == self._denied}
+
+
+def messages(**events: str) -> str:
+    """Return the sections spoe-message, each with its event."""
+    return "".join(
+        f"\nspoe-message {name.replace('_', '-')}\n    args count=var(sess.spoa.count)\n    event {event}\n"
+        for name, event in events.items()
+    )
+
+
+#: Messages that no event sends, in a group.
+GROUPS = """
+spoe-message grouped
+    args count=var(sess.spoa.count)
+
+spoe-message grouped-too
+    args count=var(sess.spoa.count)
+
+spoe-group group
+    messages grouped grouped-too
+"""
+
+HTTP = f"""\
+    messages session frontend-tcp request request-too elsewhere backend-tcp origin server tcp-response response
+    groups group answer
+{
+    messages(
+        session="on-client-session",
+        frontend_tcp="on-frontend-tcp-request",
+        request="on-frontend-http-request",
+        request_too="on-frontend-http-request",
+        elsewhere="on-frontend-http-request if { path /elsewhere }",
+        backend_tcp="on-backend-tcp-request",
+        origin="on-backend-http-request",
+        server="on-server-session",
+        tcp_response="on-tcp-response",
+        response="on-http-response",
+    )
+}{GROUPS}
+spoe-message answered
+    args count=var(sess.spoa.count)
+
+spoe-group answer
+    messages answered
+"""
+
+TCP = f"""\
+    messages session frontend-tcp backend-tcp server tcp-response
+    groups group
+{
+    messages(
+        session="on-client-session",
+        frontend_tcp="on-frontend-tcp-request",
+        backend_tcp="on-backend-tcp-request",
+        server="on-server-session",
+        tcp_response="on-tcp-response",
+    )
+}{GROUPS}"""
+
+
+@bounded
+async def test_http(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
+    """Each event, and each group, is a NOTIFY with all of its messages, whose variables the next one finds."""
+    recorder = Recorder()
+    haproxy = start_haproxy(
+        serve(recorder),
+        spoe=HTTP,
+        web="""\
+    http-request send-spoe-group test group
+    http-response send-spoe-group test answer
+    http-response set-header count %[var(sess.spoa.count)]
+    default_backend origin
+""",
+    )
+
+    response = await haproxy.get()
+
+    assert response.error is None
+    assert recorder.notifies == [
+        ["session"],
+        ["frontend-tcp"],
+        ["request", "request-too"],
+        ["grouped", "grouped-too"],
+        ["backend-tcp"],
+        ["origin"],
+        ["server"],
+        ["tcp-response"],
+        ["response"],
+        ["answered"],
+    ]
+    # Those of one NOTIFY are told the same count.
+    assert recorder.counts == [None, *range(1, 10)]
+    assert response["count"] == "10"
+    assert agent_log == []
+
+
+#: A backend of its own: the rules of a response belong there.
+TCP_WEB = """\
+    tcp-request inspect-delay 5s
+    tcp-request content reject if {{ var(sess.spoa.denied) -m bool }}
+    tcp-request content send-spoe-group test group
+    default_backend tcp-origin
+
+backend tcp-origin
+    mode tcp
+    tcp-request inspect-delay 5s
+    tcp-request content reject if {{ var(sess.spoa.denied) -m bool }}
+    tcp-response inspect-delay 5s
+    tcp-response content reject if {{ var(sess.spoa.denied) -m bool }}
+    server origin 127.0.0.1:{port}
+"""
+
+TCP_NOTIFIES = [
+    ["session"],
+    ["frontend-tcp"],
+    ["grouped", "grouped-too"],
+    ["backend-tcp"],
+    ["server"],
+    ["tcp-response"],
+]
+
+
+@pytest.fixture
+def start_tcp(start_haproxy: StartHAProxy) -> Callable[[str], HAProxy]:
+    """Starts a HAProxy that knows nothing of HTTP on the client's side."""
+
+    def start(server: str) -> HAProxy:
+        with listening_socket() as web, listening_socket() as origin:
+            rules = TCP_WEB.format(port=origin.getsockname()[1])
+            return start_haproxy(server, web_mode="tcp", spoe=TCP, web=rules, listeners=(web, origin))
+
+    return start
+
+
+@bounded
+async def test_tcp(serve: Serve, start_tcp: Callable[[str], HAProxy], agent_log: list[str]) -> None:
+    """The same for a frontend and a backend that know nothing of HTTP."""
+    recorder = Recorder()
+
+    response = await start_tcp(serve(recorder)).get()
+
+    assert response.status == 200
+    assert recorder.notifies == TCP_NOTIFIES
+    assert recorder.counts == [None, *range(1, len(TCP_NOTIFIES))]
+    assert agent_log == []
+
+
+@pytest.mark.parametrize("denied", ["frontend-tcp", "backend-tcp", "tcp-response"])
+@bounded
+async def test_tcp_denied(serve: Serve, start_tcp: Callable[[str], HAProxy], agent_log: list[str], denied: str) -> None:
+    """What a handler sets when a TCP connection comes, goes to a server, or is answered, ends it there."""
+    recorder = Recorder(denied)
+
+    with pytest.raises((ConnectionDone, ConnectionLost)):
+        await start_tcp(serve(recorder)).get()
+
+    assert recorder.notifies == TCP_NOTIFIES[: TCP_NOTIFIES.index([denied]) + 1]
+    assert agent_log == []
