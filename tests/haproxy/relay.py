@@ -37,15 +37,18 @@ class Relayed(Protocol):
         self.received: list[Frame] = []
         #: The largest number of NOTIFYs without an ACK that there was at a time.
         self.most_in_flight = 0
+        #: Whether it was held.
+        self.held = False
         self.closed = False
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What HAProxy said in its HELLO that it can."""
+        return HAProxyHello.decode(self.sent[0].payload).capabilities
 
     @property
     def engine_id(self) -> str:
         return HAProxyHello.decode(self.sent[0].payload).engine_id
-
-    @property
-    def healthcheck(self) -> bool:
-        return HAProxyHello.decode(self.sent[0].payload).healthcheck
 
     def sent_types(self) -> list[str]:
         return [FrameType(frame.type).name for frame in self.sent]
@@ -95,14 +98,18 @@ class Relayed(Protocol):
 
     def hold(self) -> None:
         """Read no more of what HAProxy sends."""
+        self.held = True
         self.transport.pauseProducing()
 
     def let_go(self) -> None:
         self.transport.resumeProducing()
 
-    def cut(self) -> None:
-        """End both sides at once."""
-        self.transport.abortConnection()
+    def cut(self, *, reset: bool = False) -> None:
+        """End both sides at once: for HAProxy as a process does that ends, or with a reset."""
+        if reset:
+            self.transport.abortConnection()
+        else:
+            self.transport.loseConnection()
         if self._agent.connected:
             self._agent.transport.abortConnection()
 

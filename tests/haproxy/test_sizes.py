@@ -72,6 +72,8 @@ class LongestAnswer:
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
+        #: As the lengths, of all that was set.
+        self.sizes: list[int] = []
 
     def respond(self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float) -> bytes:
         length = max_size
@@ -79,6 +81,7 @@ class LongestAnswer:
             length -= 1
         assert len(actions) == max_size
         self.lengths.append(length)
+        self.sizes.append(max_size)
         return actions
 
 

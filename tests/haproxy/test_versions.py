@@ -1,0 +1,423 @@
+"""What each branch of HAProxy does: each test observes a row of the README's table, and compares it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import struct
+import subprocess
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from spoa_twisted import Handlers, Variables
+from spoa_twisted.spop.frames import Flags, FrameType
+from tests.readme_commands import README
+
+from .branches import Branch
+from .conftest import ReadmeSays, Serve, StartHAProxy, StartRelay
+from .features import FEATURES, Table, feature
+from .harness import HAPROXY_CFG, SPOE_CONF, Response, bound_socket, bounded, listening_socket, shown
+from .test_sizes import LongestAnswer
+
+SCORE = """\
+    messages score
+
+spoe-message score
+    args path=path
+    event on-frontend-http-request
+"""
+
+SCAN = """\
+    messages scan
+
+spoe-message scan
+    args body=req.body
+    event on-frontend-http-request
+"""
+
+SHOW_SCORE = shown("txn.spoa.score")
+SHOW_LENGTH = "    http-request return status 200 hdr length %[var(txn.spoa.value),length]\n"
+SHOW_SIZE = "    option http-buffer-request\n" + shown("txn.spoa.size")
+
+#: More requests than HAProxy sends over one connection at a time.
+MANY = 60
+
+
+def error_of(response: Response) -> str:
+    """Return what ``option set-on-error`` set in a request that the agent had no part in."""
+    assert (response.status, response["txn.spoa.score"], response["txn.spoa.size"]) == (200, None, None)
+    assert response.error is not None
+    return f"error {response.error}"
+
+
+def score() -> Variables:
+    return {"txn.score": 42}
+
+
+def scan(body: bytes) -> Variables:
+    return {"txn.size": len(body)}
+
+
+class Pending:
+    """A handler that answers a request for ``/pending`` when the test says so, and all others at once."""
+
+    def __init__(self) -> None:
+        self.called: Deferred[None] = Deferred()
+        self.result: Deferred[Variables] = Deferred(lambda result: None)
+
+    def __call__(self, path: str) -> Deferred[Variables] | Variables:
+        if path != "/pending":
+            return score()
+        self.called.callback(None)
+        return self.result
+
+
+def test_the_table_is_whole() -> None:
+    """The README's table has the rows that the tests here observe, in their order, and no others."""
+    assert Table.of_readme().features == FEATURES
+
+
+def test_the_table_is_written_as_it_is_printed() -> None:
+    """What is printed to be pasted in, when nothing has changed, is what stands there."""
+    table = Table.of_readme()
+    assert max(map(len, table.as_rst().splitlines())) <= 120
+    assert table.as_rst() in README.read_text("utf-8")
+    assert table.updated({}).as_rst() == table.as_rst()
+    assert " 3.10" in table.updated({(FEATURES[0], "3.10"): "new"}).as_rst().splitlines()[1]
+
+
+@feature("mode of the agents' backend")
+def test_modes(branch: Branch, tmp_path: Path, readme_says: ReadmeSays) -> None:
+    """HAProxy takes a configuration with these modes."""
+    spoe_conf, haproxy_cfg = tmp_path / "spoe.conf", tmp_path / "haproxy.cfg"
+    spoe_conf.write_text(SPOE_CONF.format(spoe=SCORE))
+    taken = []
+    for mode in ("tcp", "spop", "http"):
+        haproxy_cfg.write_text(
+            HAPROXY_CFG.format(
+                **dict.fromkeys(["process", "show_error", "web", "origin", "backend"], ""),
+                mode=mode,
+                web_mode="http",
+                spoe_conf=spoe_conf,
+                web_fd=0,
+                origin_fd=0,
+                origin_port=1,
+                server="127.0.0.1:1",
+            )
+        )
+        with listening_socket() as listening:
+            check = subprocess.run(
+                [branch.executable, "-c", "-f", haproxy_cfg],
+                stdin=listening,
+                capture_output=True,
+                text=True,
+                timeout=20,
+            )
+        if check.returncode == 0:
+            taken.append(mode)
+        else:
+            # Of whatever else might be wrong with the file, no complaint speaks so.
+            assert re.search(r"unknown proxy mode|HTTP mode|SPOP mode", check.stderr), check.stderr
+    readme_says(", ".join(taken))
+
+
+async def at_a_time(serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, options: str = "") -> int:
+    """Return how many of ``MANY`` NOTIFYs HAProxy has under way on a connection before one is answered."""
+    waiting: list[Deferred[Variables]] = []
+
+    def answer(path: str) -> Deferred[Variables] | Variables:
+        if path == "/first":
+            return score()
+        waiting.append(Deferred())
+        if len(waiting) == MANY:
+            for result in waiting:
+                result.callback(score())
+        return waiting[-1]
+
+    relay, server = await start_relay(serve(Handlers({"score": answer})))
+    haproxy = start_haproxy(server, spoe=options + SCORE, web=SHOW_SCORE)
+    # HAProxy >= 3.1 shares a connection when it is there before the requests.
+    await haproxy.get("/first")
+    responses = await gatherResults([Deferred.fromCoroutine(haproxy.get()) for _ in range(MANY)])
+    assert [(response.error, response["txn.spoa.score"]) for response in responses] == [(None, "42")] * MANY
+    return max(connection.most_in_flight for connection in relay.connections)
+
+
+@feature("NOTIFYs at a time on a connection")
+@bounded
+async def test_pipelining(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+) -> None:
+    """HAProxy sends so many NOTIFYs over a connection before it waits for an ACK."""
+    readme_says(str(await at_a_time(serve, start_haproxy, start_relay)))
+
+
+@feature("the same with ``no option pipelining``")
+@bounded
+async def test_no_pipelining(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+) -> None:
+    """So many when it is told not to."""
+    readme_says(str(await at_a_time(serve, start_haproxy, start_relay, "    no option pipelining\n")))
+
+
+async def answer_elsewhere(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, options: str = ""
+) -> Response:
+    """Return the response when the connection of a NOTIFY ends, and the agent, with async, answers on another one."""
+    pending = Pending()
+    relay, server = await start_relay(serve(Handlers({"score": pending}), async_=True))
+    haproxy = start_haproxy(server, spoe=options + SCORE, web=SHOW_SCORE)
+    assert (await haproxy.get()).error is None
+    request = Deferred.fromCoroutine(haproxy.get("/pending"))
+    await pending.called
+    (busy,) = [connection for connection in relay.connections if connection.in_flight]
+    for connection in relay.connections:
+        connection.cut()
+    await relay.until(lambda: busy.closed)
+    if "async" in busy.capabilities:
+        await relay.until(
+            lambda: any(not connection.closed and connection.received for connection in relay.connections)
+        )
+        pending.result.callback(score())
+    return await request
+
+
+@feature("ACK over another connection, ``--async``")
+@bounded
+async def test_async(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+) -> None:
+    """With the capability async, an ACK whose connection is gone reaches HAProxy over another one."""
+    response = await answer_elsewhere(serve, start_haproxy, start_relay)
+    readme_says("yes" if (response.error, response["txn.spoa.score"]) == (None, "42") else error_of(response))
+
+
+@feature("the same with ``no option async``")
+@bounded
+async def test_no_async(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+) -> None:
+    """HAProxy does not wait for that when it is told not to."""
+    response = await answer_elsewhere(serve, start_haproxy, start_relay, "    no option async\n")
+    readme_says(error_of(response))
+
+
+async def post_a_long_body(serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, spoe: str) -> str:
+    """Return how HAProxy sends a body that is longer than a frame. A shorter one gets its answer afterwards."""
+    relay, server = await start_relay(serve(Handlers({"scan": scan})))
+    haproxy = start_haproxy(server, spoe=spoe, web=SHOW_SIZE)
+    long = await haproxy.post("/", bytes(4000))
+    short = await haproxy.post("/", bytes(500))
+    assert (short.error, short["txn.spoa.size"]) == (None, "500")
+    fragments = sum(connection.sent_types().count("UNSET") for connection in relay.connections)
+    if fragments:
+        assert (long.error, long["txn.spoa.size"]) == (None, "4000")
+        return "fragments"
+    return error_of(long)
+
+
+@feature("body longer than a frame")
+@bounded
+async def test_long_body(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+) -> None:
+    """It comes in fragments, or not at all."""
+    spoe = "    max-frame-size 1024\n" + SCAN
+    readme_says(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
+
+
+@feature("the same with ``no option send-frag-payload``")
+@bounded
+async def test_no_fragments(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+) -> None:
+    """Not at all, when HAProxy is told so."""
+    spoe = "    max-frame-size 1024\n    no option send-frag-payload\n" + SCAN
+    readme_says(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
+
+
+@feature("client goes away amid such a body")
+@bounded
+async def test_aborted_body(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays, agent_log: list[str]
+) -> None:
+    """HAProxy takes back what it began to send, no handler gets a part of it, and the connection goes on."""
+    sizes: list[int] = []
+
+    def scan_first(body0: bytes) -> Variables:
+        sizes.append(len(body0))
+        return {"txn.size": len(body0)}
+
+    # So many times the body that neither HAProxy nor the kernel can keep it all until the agent reads it.
+    arguments = " ".join(f"body{number}=req.body" for number in range(10))
+    relay, server = await start_relay(serve(Handlers({"scan": scan_first})))
+    haproxy = start_haproxy(
+        server,
+        process="tune.bufsize 65536\n    tune.sndbuf.server 4096",
+        spoe="    max-frame-size 16380\n    timeout processing 300ms\n" + SCAN.replace("body=req.body", arguments),
+        web="    log stdout format raw local0\n    log-format ended:%ST\n" + SHOW_SIZE,
+    )
+    relay.holding = True
+    async with haproxy.client() as client:
+        request = Deferred.fromCoroutine(client.post("/", bytes(60_000)))
+        outcome: list[object] = []
+        request.addBoth(outcome.append).addCallback(lambda _: relay.changed())
+        await relay.until(lambda: bool(outcome) or any(connection.held for connection in relay.connections))
+        if not outcome:
+            # With a reset, HAProxy cannot take it for a client that only has nothing more to say.
+            client.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.transport.abortConnection()
+        await haproxy.said("ended:")
+    relay.holding = False
+    for held in [connection for connection in relay.connections if connection.held]:
+        held.let_go()
+        await relay.until(lambda held=held: held.sent[-1].flags != 0)
+        assert held.sent_types()[:2] == ["HAPROXY_HELLO", "NOTIFY"]
+        assert (held.sent[-1].type, held.sent[-1].flags) == (FrameType.UNSET, Flags.FIN | Flags.ABORT)
+    after = await haproxy.post("/", bytes(100))
+    assert (after.error, after["txn.spoa.size"], sizes) == (None, "100", [100])
+    assert agent_log == []
+    readme_says("taken back" if any(connection.held for connection in relay.connections) else "never sent")
+
+
+@feature("longest answer, in bytes")
+@bounded
+async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, readme_says: ReadmeSays) -> None:
+    """What a handler sets may be so long, by default: HAProxy takes it."""
+    handlers = LongestAnswer()
+    haproxy = start_haproxy(serve(handlers), spoe=SCORE, web=SHOW_LENGTH)
+    response = await haproxy.get()
+    assert (response.error, response["length"]) == (None, str(handlers.lengths[0]))
+    readme_says(str(handlers.sizes[0]))
+
+
+async def lose_connection(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, *, reset: bool
+) -> Response:
+    """Return the response to a request whose connection ends while HAProxy waits for an answer."""
+    pending = Pending()
+    relay, server = await start_relay(serve(Handlers({"score": pending})))
+    haproxy = start_haproxy(server, spoe="    timeout processing 1s\n" + SCORE, web=SHOW_SCORE)
+    request = Deferred.fromCoroutine(haproxy.get("/pending"))
+    await pending.called
+    for connection in relay.connections:
+        connection.cut(reset=reset)
+    lost = await request
+    after = await haproxy.get()
+    assert (after.error, after["txn.spoa.score"]) == (None, "42")
+    return lost
+
+
+@feature("connection ends before the answer")
+@bounded
+async def test_lost(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+) -> None:
+    """What HAProxy sets when a connection ends while it waits for an answer."""
+    readme_says(error_of(await lose_connection(serve, start_haproxy, start_relay, reset=False)))
+
+
+@bounded
+async def test_reset(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay) -> None:
+    """The same for a reset, which HAProxy >= 3.1 sometimes notices by nothing but ``timeout processing``."""
+    lost = error_of(await lose_connection(serve, start_haproxy, start_relay, reset=True))
+    assert lost in (["error 257", "error 1"] if branch.rewritten else ["error 257"])
+
+
+@feature("connection ends between requests")
+@bounded
+async def test_idle(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+) -> None:
+    """HAProxy notices before the next request that the agent ended a connection."""
+    relay, server = await start_relay(serve(Handlers({"score": score})))
+    haproxy = start_haproxy(server, spoe=SCORE, web=SHOW_SCORE)
+    before = await haproxy.get()
+    for connection in relay.connections:
+        connection.cut()
+    after = await haproxy.get()
+    assert (before.error, before["txn.spoa.score"]) == (None, "42")
+    assert any(not connection.closed for connection in relay.connections)
+    readme_says("no error" if (after.error, after["txn.spoa.score"]) == (None, "42") else error_of(after))
+
+
+@feature("no agent is up")
+@bounded
+async def test_no_agent(start_haproxy: StartHAProxy, readme_says: ReadmeSays) -> None:
+    """What HAProxy sets when its checks find no agent."""
+    with bound_socket() as nobody:
+        server = f"127.0.0.1:{nobody.getsockname()[1]} check inter 100ms fall 1"
+        haproxy = start_haproxy(server, backend="option spop-check", spoe=SCORE, web=SHOW_SCORE)
+        await haproxy.said("Server agents/agent is DOWN")
+        readme_says(error_of(await haproxy.get()))
+
+
+@feature("answer after ``timeout processing``")
+@bounded
+async def test_late(serve: Serve, start_haproxy: StartHAProxy, readme_says: ReadmeSays, agent_log: list[str]) -> None:
+    """What HAProxy sets after ``timeout processing``. An answer that comes later does no harm."""
+    pending = Pending()
+    haproxy = start_haproxy(
+        serve(Handlers({"score": pending})), spoe="    timeout processing 200ms\n" + SCORE, web=SHOW_SCORE
+    )
+    late = await haproxy.get("/pending")
+    pending.result.callback({"txn.score": 41})
+    after = await haproxy.get()
+    assert (after.error, after["txn.spoa.score"]) == (None, "42")
+    assert agent_log == []
+    readme_says(error_of(late))
+
+
+@feature("``on-client-session`` in 3 kept-alive requests")
+@bounded
+async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, readme_says: ReadmeSays) -> None:
+    """The event comes so often in the session of a client that asks three times."""
+    sessions: list[int] = []
+    haproxy = start_haproxy(
+        serve(Handlers({"session": lambda: sessions.append(1), "score": score})),
+        spoe=SCORE.replace("messages score", "messages session score")
+        + "\nspoe-message session\n    event on-client-session\n",
+        web=SHOW_SCORE,
+    )
+    async with haproxy.client() as client:
+        responses = [await client.get() for _ in range(3)]
+    assert [(response.error, response["txn.spoa.score"]) for response in responses] == [(None, "42")] * 3
+    readme_says(str(len(sessions)))
+
+
+@feature("idle connection is ended with")
+@bounded
+async def test_idle_for_long(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays, agent_log: list[str]
+) -> None:
+    """How HAProxy ends a connection that was idle for so long: newer ones for ``pool-purge-delay``."""
+    relay, server = await start_relay(serve(Handlers({"score": score})))
+    options = " pool-purge-delay 100ms"
+    haproxy = start_haproxy(server + options, spoe="    timeout idle 100ms\n" + SCORE, web=SHOW_SCORE)
+    assert (await haproxy.get()).error is None
+    await relay.until(lambda: any(connection.closed for connection in relay.connections))
+    (ended, *_) = [connection for connection in relay.connections if connection.closed]
+    goodbye = FrameType(ended.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
+    assert agent_log == []
+    readme_says("DISCONNECT" if goodbye else "no message")
+
+
+@feature("soft stop ends connections with")
+@bounded
+async def test_soft_stop(
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays, agent_log: list[str]
+) -> None:
+    """How HAProxy ends an idle connection when it stops."""
+    relay, server = await start_relay(serve(Handlers({"score": score})))
+    haproxy = start_haproxy(server, spoe=SCORE, web=SHOW_SCORE)
+    assert (await haproxy.get()).error is None
+    haproxy.signal(signal.SIGUSR1)
+    assert await haproxy.ended() == 0
+    await relay.until(lambda: all(connection.closed for connection in relay.connections))
+    (used,) = [connection for connection in relay.connections if "NOTIFY" in connection.sent_types()]
+    goodbye = FrameType(used.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
+    assert agent_log == []
+    readme_says("DISCONNECT" if goodbye else "no message")
