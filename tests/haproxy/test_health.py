@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 
-from spoa_twisted import Handlers, Message
+from spoa_twisted import Handlers, Message, SPOAFactory, SPOAService
 
 from .branches import Branch
 from .conftest import Serve, StartHAProxy
@@ -53,4 +55,38 @@ spoe-message score
     assert without_agent.error == ("257" if branch.rewritten else "2")
     assert (with_agent.status, with_agent.error, with_agent["txn.spoa.score"]) == (200, None, "42")
     assert len(received) == 1
+    assert agent_log == []
+
+
+@pytest.mark.parametrize("check", ["option spop-check", ""], ids=["spop-check", "connect"])
+@bounded
+async def test_down_and_up_again(start_haproxy: StartHAProxy, tmp_path: Path, agent_log: list[str], check: str) -> None:
+    """The agent is found when it comes, missed when it is stopped, and found when it comes again."""
+    handlers = Handlers({"score": lambda: {"txn.score": 42}})
+    haproxy = start_haproxy(
+        f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1",
+        backend=check,
+        spoe="""\
+    messages score
+
+spoe-message score
+    event on-frontend-http-request
+""",
+        web=shown("txn.spoa.score"),
+    )
+    states = "(?s).*agents/agent is DOWN"
+    for _ in range(2):
+        await haproxy.said(states)
+        assert (await haproxy.get())["txn.spoa.score"] is None
+        service = SPOAService(SPOAFactory(handlers), f"unix:{tmp_path}/spoa.sock")
+        service.startService()
+        try:
+            states += ".*agents/agent is UP"
+            await haproxy.said(states)
+            response = await haproxy.get()
+        finally:
+            await service.stopService()
+        assert (response.error, response["txn.spoa.score"]) == (None, "42")
+        states += ".*agents/agent is DOWN"
+    await haproxy.said(states)
     assert agent_log == []
