@@ -168,10 +168,6 @@ class Process(ProcessProtocol):
         self.status = reason.value.exitCode if reason.value.signal is None else -reason.value.signal
         self._changed()
 
-    @property
-    def pid(self) -> int:
-        return int(self._process.pid)
-
     def describe(self) -> str:
         """Return what a reader of a failed test wants to know of it."""
         return f"exit status: {self.status}\n{self.output}"
