@@ -90,7 +90,7 @@ handlers.message("long")(_long)
 def stand_still(size: int) -> Variables:
     """Answer at last, but nobody else meanwhile."""
     log.info("stand-still: begins")
-    time.sleep(1)
+    time.sleep(1.5)
     return _long(size)
 
 

@@ -17,12 +17,12 @@ CLIENTS = 20
 #: How many requests come between the steps of a test.
 SOME = 200
 
-RESTARTS = 2
+RESTARTS = 4
 
 #: An answer that is there at once, and one that takes a while.
 PATHS = ["/now", "/later"]
 
-#: What a drained agent may cost: the NOTIFY that crosses the goodbye.
+#: What a drained agent may cost, in the mean: the NOTIFY that crosses the goodbye.
 MOST_LOST = 1
 
 PID = """\
@@ -90,7 +90,7 @@ async def test_overlapping_agents(
                 agent = new
 
     figures.append(f"{load.requests} requests")
-    assert max(lost) <= MOST_LOST, lost
+    assert sum(lost) <= RESTARTS * MOST_LOST, lost
     assert load.failed == sum(lost)
 
 
@@ -120,7 +120,7 @@ async def test_one_agent_after_the_other(
             await haproxy.says(f"Server agents/agent{i} is UP")
 
     figures.append(f"{load.requests} requests")
-    assert max(lost) <= MOST_LOST, lost
+    assert sum(lost) <= RESTARTS * MOST_LOST, lost
     assert load.failed == sum(lost)
 
 
@@ -140,5 +140,5 @@ async def test_killed_agents(start_agent: StartAgent, start_haproxy: StartHAProx
             failed = load.failed
             await load.further(SOME)
 
-    assert max(lost) > MOST_LOST
+    assert sum(lost) > RESTARTS * MOST_LOST
     assert failed == load.failed

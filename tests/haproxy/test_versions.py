@@ -104,7 +104,7 @@ def test_modes(branch: Branch, tmp_path: Path, readme_says: ReadmeSays) -> None:
                 web_fd=0,
                 origin_fd=0,
                 origin_port=1,
-                server="127.0.0.1:1",
+                servers="    server agent 127.0.0.1:1",
             )
         )
         with listening_socket() as listening:

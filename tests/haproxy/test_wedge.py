@@ -110,7 +110,7 @@ async def test_agent_stands_still(
     haproxy = start_haproxy(
         await agent.address() + options,
         spoe="""\
-    timeout processing 50ms
+    timeout processing 200ms
     messages stand-still long
 
 spoe-message stand-still
