@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import os
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from spoa_twisted.tap import Options
 from tests.haproxy.branches import Branch
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +23,9 @@ EXAMPLE = ROOT / "examples" / "ip_reputation"
 
 #: As for a person who installed the package from this checkout.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+#: Where an agent listens unless told otherwise.
+DEFAULT_ENDPOINT_ADDRESS = "127.0.0.1:12345"
 
 #: The ports of the example: of its website, its web server and its agent.
 PORTS = ("8080", "8081", "12345")
@@ -199,3 +204,32 @@ def test_the_scores() -> None:
         [sys.executable, "-c", code, *addresses], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     assert ended.stdout == "[0, 80, 30, 95, 60, 0]\n"
+
+
+SYSTEMD = ROOT / "examples" / "systemd"
+
+
+def test_the_units_of_systemd() -> None:
+    """They start the agent with options that it has, on the socket that they open, and know each other's names."""
+    service, listener = configparser.RawConfigParser(), configparser.RawConfigParser()
+    # systemd's keys may come more than once, and tell upper from lower case.
+    service.optionxform = listener.optionxform = str  # type: ignore[assignment,method-assign]
+    service.read(SYSTEMD / "spoa@.service")
+    listener.read(SYSTEMD / "spoa.socket")
+    assert service["Service"]["Sockets"] == service["Unit"]["Requires"] == "spoa.socket"
+    assert listener["Socket"]["Service"] == "spoa@a.service"
+    assert listener["Socket"]["ListenStream"] == DEFAULT_ENDPOINT_ADDRESS
+
+    program, *arguments = shlex.split(service["Service"]["ExecStart"])
+    options = Options()
+    options.parseOptions(arguments[arguments.index("spoa") + 1 :])
+    assert Path(program).name == "twist"
+    assert options["listen"] == ["systemd:domain=INET:index=0"]
+    assert float(service["Service"]["TimeoutStopSec"]) > options["drain-timeout"]
+
+
+def test_the_restart_script() -> None:
+    """It is a shell script, and waits for what the agent logs when it listens."""
+    subprocess.run(["/bin/sh", "-n", SYSTEMD / "restart"], check=True)
+    assert "SPOA listening on" in (SYSTEMD / "restart").read_text()
+    assert os.access(SYSTEMD / "restart", os.X_OK)

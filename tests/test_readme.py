@@ -436,6 +436,28 @@ def test_the_backend_for_newer_haproxys(old: str, new: str) -> None:
     assert before.replace("mode tcp\n", "mode spop\n") == after
 
 
+@readme(handlers="iprep.py", command="Handlers 2", backend="haproxy.cfg, two agents")
+def test_two_agents(handlers: str, command: str, backend: str, machine: Machine, branch: Branch) -> None:
+    """HAProxy goes on with one of them when the other is stopped."""
+    if branch.rewritten:
+        backend = backend.replace("mode tcp\n", "mode spop\n").replace(" on-marked-down shutdown-sessions", "")
+    machine.write(iprep_py=handlers)
+    agents = [machine.start(on_any_port(command).replace("-n", f"-n --pidfile={n}.pid")) for n in (1, 2)]
+    haproxy_cfg = BLOCKS["haproxy.cfg"]
+    haproxy_cfg = haproxy_cfg[: haproxy_cfg.index("backend agents\n")] + backend[backend.index("backend agents\n") :]
+    for port, agent in zip(("12345", "12346"), agents, strict=True):
+        haproxy_cfg = haproxy_cfg.replace(port, agent.port)
+    haproxy_cfg = haproxy_cfg.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}")
+    request = machine.haproxy(branch, haproxy_cfg=haproxy_cfg, spoe_conf=BLOCKS["spoe.conf"])
+
+    for _ in range(4):
+        assert request(client="127.0.0.66")[0] == 403
+    assert "Traceback" not in agents[0].stop()
+    for _ in range(4):
+        assert request(client="127.0.0.66")[0] == 403
+    assert "Traceback" not in agents[1].stop()
+
+
 def server_of(text: str) -> str:
     """Return what a block with a ``server`` line has behind the server's name."""
     return text.split("    server agent1 ")[1].strip()
