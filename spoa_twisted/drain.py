@@ -94,7 +94,9 @@ class Drain:
         self._patience *= 2
 
     def _look_later(self) -> None:
-        self._timers[0] = self._reactor.callLater(QUIET_INTERVAL, self._look)
+        # The last one may have ended while it was told goodbye.
+        if self._connections:
+            self._timers[0] = self._reactor.callLater(QUIET_INTERVAL, self._look)
 
     def _look(self) -> None:
         now = self._reactor.seconds()

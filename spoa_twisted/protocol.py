@@ -227,11 +227,14 @@ class SPOAProtocol(Protocol):
 
     def leave(self) -> None:
         """Let go all, and the goodbye behind it in the same write. HAProxy then closes, or else the agent does."""
-        self._leaving = True
+        self._leaving = self._connection.state is State.RUNNING
         self._say_goodbye()
-        self._write()
+        if not self._leaving:
+            self._flush()
+            return
         self._stop_timer()
         self._timer = self.factory.reactor.callLater(LEAVE_TIMEOUT, self._leave_timed_out)
+        self._write()
 
     def left(self) -> bool:
         """Return whether the goodbye was said."""

@@ -488,6 +488,23 @@ class TestDrain:
         session.lose()
         assert clock.getDelayedCalls() == []
 
+    def test_a_peer_that_has_said_nothing_is_closed_at_once(self, factory: SPOAFactory, clock: Clock) -> None:
+        """There is nobody to wait for."""
+        session = Session(factory, greet=False)
+        factory.drain(5)
+        clock.pump([0, QUIET_INTERVAL])
+        assert session.wire.disconnecting
+        assert session.wire.value() == b""
+
+    def test_a_connection_that_ends_at_the_goodbye(self, factory: SPOAFactory, clock: Clock) -> None:
+        """As one whose reset is noticed by writing; nothing goes on after the last."""
+        session = Session(factory)
+        drained = factory.drain(5)
+        session.wire.write = lambda data: session.lose()  # type: ignore[method-assign]
+        clock.pump([0, QUIET_INTERVAL])
+        assert drained.called
+        assert clock.getDelayedCalls() == []
+
     def test_acks_are_kept_back_until_no_more_notifys_come(self, factory: SPOAFactory, clock: Clock) -> None:
         """They leave together with the goodbye: none of those that get them can send another meanwhile."""
         session = Session(factory)
