@@ -537,8 +537,9 @@ class _Engine:
         ids = self._pending.pop(deferred)
         self._factory._orphans -= 1
         for protocol in self._connections:
-            protocol._acknowledge(ids, actions)
-            return
+            if not protocol.left():
+                protocol._acknowledge(ids, actions)
+                return
         if self._factory._homeless_size + len(actions) <= _MAX_HOMELESS_SIZE:
             self._factory._homeless_size += len(actions)
             self._homeless.append((ids, actions))

@@ -910,6 +910,21 @@ class TestDrainOfMany:
         assert all(deferred.called for deferred in drained)
         assert clock.getDelayedCalls() == []
 
+    def test_with_async_an_ack_finds_one_that_has_not_left(self, clock: Clock, waiting: Waiting) -> None:
+        """Where the goodbye was said, nothing can be sent any more."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, async_=True, handler_timeout=0)
+        lost, idle, busy = (Session(factory, OLD) for _ in range(3))
+        busy.notify("wait")
+        lost.notify("wait")
+        lost.lose()
+        factory.drain(5)
+        clock.pump([0] + [QUIET_INTERVAL] * 5)
+        assert idle.events() == [Disconnect(0, "normal")]
+        waiting.deferreds[1].callback({"sess.a": 1})
+        while not (written := busy.wire.value()):
+            clock.advance(QUIET_INTERVAL)
+        assert b"\x01a" in written
+
     def test_with_async_nothing_is_left(self, clock: Clock, waiting: Waiting, logged: Logged) -> None:
         """What waits for its handlers is cancelled when there is no connection left to come."""
         factory = SPOAFactory(waiting.handlers, reactor=clock, async_=True, handler_timeout=0)
