@@ -70,7 +70,7 @@ class Peer:
             if isinstance(event, Ack):
                 self.waiting.remove(event.ids)
             elif not isinstance(event, AgentHello):
-                assert self.wire.disconnecting
+                assert self.agent.left()
         self.wire.turn()
 
 
