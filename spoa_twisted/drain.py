@@ -22,8 +22,9 @@ QUIET_INTERVAL: Final = 0.005
 FIRST_PATIENCE: Final = 0.02
 
 
-#: Seconds after which connections on which all is answered wait no longer for those with handlers that need more.
-MOST_PATIENCE: Final = 0.5
+#: Seconds for which ACKs are kept back at most. From then on, connections on which all is answered wait no longer for
+#: those with handlers that need more.
+MOST_PATIENCE: Final = 0.32
 
 #: Seconds that HAProxy has to close idle connections before others are told goodbye: on a busy machine it took 30 ms.
 CLOSE_INTERVAL: Final = 0.1
@@ -91,7 +92,7 @@ class Drain:
 
     def _be_patient(self) -> None:
         self._patience_ends = self._reactor.seconds() + self._patience
-        self._patience *= 2
+        self._patience = min(2 * self._patience, MOST_PATIENCE)
 
     def _look_later(self) -> None:
         # The last one may have ended while it was told goodbye.
@@ -115,7 +116,7 @@ class Drain:
                 connection.leave()
         elif not leaving or now >= self._closed_by:
             # An ACK may set off the next NOTIFY, and that must not find a connection that was just told goodbye.
-            together = not unsettled or self._patience > MOST_PATIENCE
+            together = not unsettled or self._patience >= MOST_PATIENCE
             for connection in settled:
                 (connection.leave if together else connection.release)()
             for connection in unsettled:

@@ -103,6 +103,9 @@ _MAX_BACKLOG: Final = 2**22
 # So much is read ahead of what may be answered, to notice the end of a connection with too much pending.
 _READ_AHEAD: Final = 2**16
 
+# Seconds between two looks at what a peer has read that reads nothing.
+_LONGEST_READ_INTERVAL: Final = 0.16
+
 # ACKs of one read leave in one write, unless they grow longer than this: a small NOTIFY may have a large answer.
 _WRITE_SIZE: Final = 2**16
 
@@ -131,9 +134,13 @@ class SPOAProtocol(Protocol):
         # The ids of each NOTIFY that waits for its handlers, and what it counts for.
         self._pending: dict[Deferred[bytes], tuple[bytes, int]] = {}
         self._pending_size = 0
-        # The limit for what is due: the HELLO, the taking of what was written, the end.
+        # The limit for what is due: the HELLO, the end.
         self._timer: IDelayedCall | None = None
+        self._unsent_timer: IDelayedCall | None = None
         self._unread_timer: IDelayedCall | None = None
+        self._read_interval = READ_INTERVAL
+        # Whether something was written since the last look at what was read began.
+        self._wrote = False
         self._engine: _Engine | None = None
         self._peer = ""
         self._tls = False
@@ -199,8 +206,7 @@ class SPOAProtocol(Protocol):
     def resumeProducing(self) -> None:
         """Answer again: the transport has none left."""
         self._clogged = False
-        if self._unsent > self.factory.max_unsent:
-            self._stop_timer()
+        self._stop_unsent_timer()
         self._unsent = 0
         self._serve()
 
@@ -357,7 +363,8 @@ class SPOAProtocol(Protocol):
 
     def _flush(self) -> None:
         connection = self._connection
-        if not self._holding or connection.state is State.CLOSED:
+        # Long ACKs take their time as it is.
+        if not self._holding or connection.state is State.CLOSED or connection.held_back:
             self._write()
         if connection.state is State.CLOSED and not self._leaving:
             self._close_when_written()
@@ -374,14 +381,15 @@ class SPOAProtocol(Protocol):
     def _write(self) -> None:
         data = self._connection.data_to_send()
         if self._unread_timer is None and self._connection.unread:
-            self._unread_timer = self.factory.reactor.callLater(READ_INTERVAL, self._interval_ended)
+            self._unread_timer = self.factory.reactor.callLater(self._read_interval, self._interval_ended)
         if self._closing:
             return
         if self._clogged:
             self._unsent += len(data)
-            if self._unsent > self.factory.max_unsent and self._timer is None:
-                self._timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._time_is_up, self._unsent_timed_out)
+            if self._unsent > self.factory.max_unsent and self._unsent_timer is None:
+                self._unsent_timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_time_is_up)
         if data:
+            self._wrote = True
             self.transport.write(data)
         if self._unsent + self._connection.bytes_to_send > max(_MAX_BACKLOG, self.factory.max_unsent):
             self._drop()
@@ -390,12 +398,21 @@ class SPOAProtocol(Protocol):
         self._reading_on = False
 
     def _interval_ended(self) -> None:
-        # What was written during a long turn of the reactor has not left yet, but will have after the next one.
+        # What was written before reaches the kernel in this turn of the reactor, and with TLS in the next one.
+        self._wrote = False
+        self._unread_timer = self.factory.reactor.callLater(0, self._turn_ended)
+
+    def _turn_ended(self) -> None:
         self._unread_timer = self.factory.reactor.callLater(0, self._look_what_was_read)
 
     def _look_what_was_read(self) -> None:
         self._unread_timer = None
-        self._connection.interval_ended(all_read(self.transport))
+        read = all_read(self.transport)
+        if read and self._wrote:
+            read = False
+        # Who reads nothing is looked at less and less often.
+        self._read_interval = min(2 * self._read_interval, _LONGEST_READ_INTERVAL) if read is False else READ_INTERVAL
+        self._connection.interval_ended(read)
         self._serve()
 
     def _may_answer(self) -> bool:
@@ -440,6 +457,7 @@ class SPOAProtocol(Protocol):
         self._closing = True
         self._connection.close()
         self._stop_timer()
+        self._stop_unsent_timer()
         if self._unread_timer is not None:
             self._unread_timer.cancel()
         if self._engine is None:
@@ -463,8 +481,11 @@ class SPOAProtocol(Protocol):
         self._say_goodbye(StatusCode.TIMEOUT, "no HELLO came in time")
         self._flush()
 
+    def _unsent_time_is_up(self) -> None:
+        self._unsent_timer = self.factory.reactor.callLater(0, self._unsent_timed_out)
+
     def _unsent_timed_out(self) -> None:
-        self._timer = None
+        self._unsent_timer = None
         self._drop()
 
     def _drop(self) -> None:
@@ -485,6 +506,11 @@ class SPOAProtocol(Protocol):
         self._timer = None
         self._close()
         self.transport.abortConnection()
+
+    def _stop_unsent_timer(self) -> None:
+        timer, self._unsent_timer = self._unsent_timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None

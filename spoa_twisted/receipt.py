@@ -21,6 +21,7 @@ _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST: Final = 1
 _INET_DIAG_INFO: Final = 2
+_TCP_LISTEN: Final = 10
 _ANY_COOKIE: Final = 0xFFFFFFFF
 _HEADER: Final = struct.Struct("=IHHII")
 _REQUEST: Final = struct.Struct("=BBBxI2s2s16s16sIII")
@@ -95,7 +96,10 @@ def _tcp_received(connection: socket.socket) -> tuple[int, int]:
     _, kind, _, _, _ = _HEADER.unpack_from(answer)
     if kind != _SOCK_DIAG_BY_FAMILY:
         raise OSError(errno.ENOENT, "no such socket on this machine")
-    _, _, _, _, _, unread, _, _, _ = _ANSWER.unpack_from(answer, _HEADER.size)
+    _, state, _, _, _, unread, _, _, _ = _ANSWER.unpack_from(answer, _HEADER.size)
+    if state == _TCP_LISTEN:
+        # The kernel found no such connection, but a port to which one might connect.
+        raise OSError(errno.ENOENT, "no such socket on this machine")
     offset = _HEADER.size + _ANSWER.size
     while offset < len(answer):
         size, kind = _ATTRIBUTE.unpack_from(answer, offset)

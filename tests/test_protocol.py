@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, cast
 
 import pytest
@@ -757,6 +758,39 @@ class TestUnread:
         session.lose()
         assert clock.getDelayedCalls() == []
 
+    def test_long_acks_leave_as_fast_while_draining(self, clock: Clock) -> None:
+        """They are not kept back for the goodbye as well."""
+        factory = SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 9000}}), reactor=clock)
+        session = Session(factory)
+        factory.drain(5)
+        clock.advance(0)
+        session.notify(*["long"] * 6)
+        received: list[Any] = []
+        while not received or type(received[-1]) is not Disconnect:
+            clock.advance(READ_INTERVAL)
+            received += session.events()
+        assert [type(event) for event in received] == [Ack] * 6 + [Disconnect]
+        assert clock.seconds() < 8 * INTERVALS_TO_READ * READ_INTERVAL
+        session.lose()
+
+    def test_what_has_not_left_is_not_read(self, clock: Clock) -> None:
+        """What was written while the kernel was about to be asked it does not know of yet."""
+        factory = SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 7000}}), reactor=clock)
+        session = Session(factory)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            session.wire.socket = ours  # type: ignore[attr-defined]
+            session.notify("long")
+            assert session.agent._unread_timer is not None
+            session.agent._unread_timer.cancel()
+            session.agent._interval_ended()
+            session.notify("long", "long")
+            clock.advance(0)
+            assert len(session.events()) == 2
+            clock.advance(4 * READ_INTERVAL)
+            assert len(session.events()) == 1
+        session.lose()
+
     def test_no_timer_outlives_a_connection(self, clock: Clock) -> None:
         """Nor does one run when nothing is unread."""
         session = Session(SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 9000}}), reactor=clock))
@@ -898,6 +932,25 @@ class TestFaultsOfOthers:
         clock.advance(61)
         Session(factory).agent.dataReceived(b"\xff\xff\xff\xff")
         assert len(logged.take()) == 1
+
+
+def test_a_peer_that_takes_some_does_not_stay_for_ever(clock: Clock, waiting: Waiting, logged: Logged) -> None:
+    """One that was told goodbye, took a part of what was written, and then nothing any more."""
+    factory = SPOAFactory(waiting.handlers, reactor=clock, max_unsent=10)
+    session = Session(factory, HAProxyHello(max_frame_size=2**20, capabilities=frozenset({"pipelining"})))
+    session.notify(*["wait"] * 4)
+    session.wire.capacity = 10
+    for deferred in waiting.deferreds[:3]:
+        deferred.callback({"sess.a": b"x" * 500_000})
+    drained = factory.drain(3)
+    clock.advance(1)
+    session.wire.take()
+    clock.pump([0.5] * 60)
+    assert session.wire.aborted
+    session.lose()
+    assert drained.called
+    assert clock.getDelayedCalls() == []
+    logged.take()
 
 
 class TestDrainOfMany:

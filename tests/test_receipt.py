@@ -88,6 +88,20 @@ def test_a_peer_that_is_not_on_this_machine(ends: Ends) -> None:
     assert all_read(SimpleNamespace(socket=elsewhere)) is None
 
 
+@pytest.mark.parametrize("ends", ["tcp"], indirect=True)
+def test_a_port_is_no_peer(ends: Ends) -> None:
+    """A peer on another machine may have the number of a port here."""
+    transport, _ = ends
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        elsewhere = SimpleNamespace(
+            family=socket.AF_INET,
+            getsockname=transport.socket.getsockname,
+            getpeername=lambda: ("192.0.2.1", listener.getsockname()[1]),
+            getsockopt=transport.socket.getsockopt,
+        )
+        assert all_read(SimpleNamespace(socket=elsewhere)) is None
+
+
 def test_an_ended_connection(ends: Ends) -> None:
     """Asking does no harm."""
     transport, _ = ends

@@ -291,6 +291,11 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         """Whether HAProxy may not have read all ACKs, and further ones may have to wait."""
         return self._unread is not None and (len(self._unread) > 0 or bool(self._out))
 
+    @property
+    def held_back(self) -> bool:
+        """Whether ACKs wait until HAProxy has read others."""
+        return self._unread is not None and len(self._unread) > 0 and bool(self._out)
+
     def interval_ended(self, all_read: bool | None = None) -> None:
         """Say that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed, while :attr:`unread`.
 
