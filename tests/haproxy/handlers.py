@@ -102,3 +102,10 @@ def pid_now() -> Variables:
 @handlers.message("pid-later")
 def pid_later() -> Deferred[Variables]:
     return deferLater(reactor, 0.02, lambda: PID)
+
+
+@handlers.message("mixed")
+def mixed(size: int) -> Deferred[Variables] | Variables:
+    """Answer at once or a little later, as a cache does."""
+    size = int(size)
+    return deferLater(reactor, size % 19 / 1000, _long, size) if size % 2 else _long(size)

@@ -84,6 +84,31 @@ async def test_longest_with_pipelining(branch: Branch, start_agent: StartAgent, 
     await request(haproxy, LONGEST, 400, IN_FLIGHT)
 
 
+@pytest.mark.parametrize("transport", ["tcp", "unix"])
+@bounded
+async def test_mixed_sizes(
+    branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, tmp_path: Path, transport: str
+) -> None:
+    """Answers of all sizes, some at once and some later, write at any time while others are waited for."""
+    endpoint, options = TRANSPORTS[transport]
+    agent = start_agent(f"--listen={endpoint(tmp_path)}")
+    haproxy = start_haproxy(
+        await agent.address() + options,
+        process="nbthread 1",
+        spoe=SPOE.format(message="mixed", options="timeout processing 2s"),
+        web=WEB,
+    )
+    await haproxy.get("/?size=1")
+
+    async def one_client(number: int) -> None:
+        async with haproxy.client() as client:
+            for size in range(500 + 37 * number, 6000, 61 if branch.rewritten else 610):
+                response = await client.get(f"/?size={size}")
+                assert (size, response.error, response["length"]) == (size, None, str(size))
+
+    await gatherResults([Deferred.fromCoroutine(one_client(number)) for number in range(IN_FLIGHT)], consumeErrors=True)
+
+
 def tls(folder: Path) -> str:
     certificate, key = self_signed(folder)
     return f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
