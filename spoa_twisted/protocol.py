@@ -699,7 +699,7 @@ class SPOAFactory(Factory):
         """Answer what is in flight, say goodbye to every peer, and fire when all connections are closed.
 
         A connection is told goodbye when nothing is pending on it, and no more seems to come: until then further
-        NOTIFYs are answered too, but their ACKs are kept back, for 20 ms at first, and longer each time that this was
+        NOTIFYs are answered too, but their ACKs are kept back, for 20 ms at first, and for up to 0.32 s where that was
         not long enough for all to be answered. Connections that are still open after ``timeout`` seconds are closed
         with what they have pending, within another second. Close the ports first: a connection that comes later is
         not waited for.
