@@ -6,7 +6,8 @@ import inspect
 import re
 import weakref
 from asyncio import isfuture
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
+from contextvars import copy_context
 from itertools import islice
 from threading import Thread
 from typing import Any, Final, TypeVar, final, overload
@@ -207,15 +208,16 @@ class Handlers:
             answer = _Answer(handler, message)
             answers.append(answer)
             try:
-                result = self._in_thread(handler, message, reactor) if handler.blocking else handler(message)
-                deferred = _as_deferred(result)
+                result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
+                if type(result) is not dict:
+                    result = _begin(result)
             except BaseException:
                 self._failed(answer, Failure())
             else:
-                if deferred is None:
-                    self._returned(answer, result)
+                if isinstance(result, Deferred):
+                    waiting.append((answer, result))
                 else:
-                    waiting.append((answer, deferred))
+                    self._returned(answer, result)
         if not waiting:
             return self._join(answers, max_size)
         return _Exchange(self, answers, max_size).start(waiting, reactor, timeout)
@@ -241,7 +243,7 @@ class Handlers:
 
     def _in_thread(self, handler: _Handler, message: Message, reactor: IReactorTime) -> Any:
         if not IReactorThreads.providedBy(reactor):
-            return handler(message)
+            return handler.call(message)
         if self._threadpool is None:
             self._threadpool = ThreadPool(0, self._blocking_threads, "spoa-blocking")
             # Whatever blocks when the agent has drained must not keep the process.
@@ -254,7 +256,7 @@ class Handlers:
 
         def run() -> Any:
             # It may have been given up while it waited for a thread.
-            return None if deferred.called else _judge_result(handler(message))
+            return None if deferred.called else _judge_result(handler.call(message))
 
         def finished(success: bool, result: Any) -> None:
             reactor.callFromThread(deferred.callback if success else deferred.errback, result)
@@ -264,7 +266,7 @@ class Handlers:
 
     def _returned(self, answer: _Answer, result: Any) -> None:
         try:
-            variables = _judge_result(result)
+            variables = result if type(result) is dict else _judge_result(result)
             answer.actions = encode_actions(variables)
             # A list no longer than that holds no longer name.
             if len(answer.actions) > LONGEST_SAFE_NAME:
@@ -462,7 +464,7 @@ class _Handler:
         self._defaults = tuple([parameter.default for parameter in self._parameters])
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
-    def __call__(self, message: Message) -> Any:
+    def call(self, message: Message) -> Any:
         """Call the function with the message's arguments.
 
         :raises TypeError: when an argument is missing; and whatever the function raises.
@@ -475,6 +477,8 @@ class _Handler:
             if sum(map(len, message.names)) <= _LONGEST_PLANNED_NAMES:
                 self._plans[message.names] = plan
         positional, keywords = plan
+        if positional is None:
+            return self._function(*message.values)
         sources = (*message.values, message, *self._defaults)
         if keywords:
             return self._function(*[sources[i] for i in positional], **{name: sources[i] for name, i in keywords})
@@ -508,6 +512,8 @@ class _Handler:
                 keywords.append((parameter.name, source))
             else:
                 positional.append(source)
+        if not keywords and positional == list(range(the_message)):
+            return None, ()
         return tuple(positional), tuple(keywords)
 
     def __str__(self) -> str:
@@ -516,23 +522,54 @@ class _Handler:
         return f"{module}.{name}" if name else repr(self._function)
 
 
-#: Where a handler's parameters come from: those given by position, then those given by name.
-_Plan = tuple[tuple[int, ...], tuple[tuple[str, int], ...]]
+#: Where a handler's parameters come from: those given by position, ``None`` when they are the message's values as they
+#: come, then those given by name.
+_Plan = tuple[tuple[int, ...] | None, tuple[tuple[str, int], ...]]
 
 
-def _as_deferred(result: Any) -> Deferred[Any] | None:
-    """Return ``result`` as a Deferred when it is to be awaited, else ``None``."""
-    if result is None or isinstance(result, Mapping):
-        return None
-    if isinstance(result, Deferred):
+def _begin(result: Any) -> Any:
+    """Return what a handler returned, or a Deferred of it when that is to be awaited.
+
+    :raises BaseException: what a coroutine raises before it waits for anything.
+    """
+    if result is None or isinstance(result, (Mapping, Deferred)):
         return result
     if inspect.iscoroutine(result):
-        return Deferred.fromCoroutine(result)
+        return _step(result)
     if isfuture(result):
         return Deferred.fromFuture(result)
     if inspect.isawaitable(result):
-        return Deferred.fromCoroutine(_await(result))
-    return None
+        return _step(_await(result))
+    return result
+
+
+def _step(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run ``coroutine`` until it ends or waits: one that does not wait costs no Deferred."""
+    context = copy_context()
+    try:
+        awaited = context.run(coroutine.send, None)
+    except StopIteration as stop:
+        if isinstance(stop.value, Deferred):
+            raise TypeError("a coroutine returned a Deferred that it did not await") from None
+        return stop.value
+    return context.run(Deferred.fromCoroutine, _resume(coroutine, awaited))
+
+
+def _resume(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
+    """Be the rest of ``coroutine``, which waits for ``awaited``."""
+    try:
+        while True:
+            try:
+                came = yield awaited
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as error:
+                awaited = coroutine.throw(error)
+            else:
+                awaited = coroutine.send(came)
+    except StopIteration as stop:
+        return stop.value
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

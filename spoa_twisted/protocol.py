@@ -1,7 +1,7 @@
 """Transport <-> AgentConnection: what HAProxy sends goes to the handlers, what they return goes back.
 
 The way of one read: ``dataReceived`` -> ``AgentConnection.next_event`` -> ``IHandlers.respond`` ->
-``AgentConnection.send_ack`` -> one ``transport.write``. Nothing else in the package writes to an agent's transport.
+``AgentConnection.send_ack`` -> one ``Sender.send``. Nothing else in the package writes to an agent's transport.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from zope.interface import implementer
 from spoa_twisted.drain import Drain
 from spoa_twisted.interfaces import IHandlers
 from spoa_twisted.receipt import all_read
+from spoa_twisted.sending import Sender
 from spoa_twisted.spop.connection import (
     DEFAULT_MAX_FRAME_SIZE,
     DEFAULT_MAX_PAYLOAD_SIZE,
@@ -160,6 +161,7 @@ class SPOAProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for the HELLO, but not for ever."""
+        self._sender = Sender(self.transport)
         self._peer = describe(self.transport.getPeer())
         self._tls = ISSLTransport.providedBy(self.transport)
         self.factory.connections.add(self)
@@ -208,7 +210,8 @@ class SPOAProtocol(Protocol):
         self._clogged = False
         self._stop_unsent_timer()
         self._unsent = 0
-        self._serve()
+        # Not at once: the transport is in the middle of writing.
+        self._serve(at_once=False)
 
     def stopProducing(self) -> None:
         """The transport goes: ``connectionLost`` follows."""
@@ -255,7 +258,7 @@ class SPOAProtocol(Protocol):
         if self._timer is not None:
             self._timer.reset(ABORT_TIMEOUT)
 
-    def _serve(self) -> None:
+    def _serve(self, at_once: bool = True) -> None:
         if self._serving:
             # A handler's answer, or the transport, called back while this runs further up.
             return
@@ -263,7 +266,7 @@ class SPOAProtocol(Protocol):
         try:
             # Writing may make room for what waits to be answered.
             while not self._answer_all():
-                self._flush()
+                self._flush(at_once)
                 if not self._may_answer():
                     break
         except SPOPError as error:
@@ -278,37 +281,46 @@ class SPOAProtocol(Protocol):
             )
         finally:
             self._serving = False
-        self._flush()
+        self._flush(at_once)
 
     def _answer_all(self) -> bool:
         """Answer what has come; return whether that was all, or some has to wait for room.
 
         :raises SPOPError: when the peer broke the protocol.
         """
-        while self._may_answer():
-            event = self._connection.next_event()
-            if event is None:
-                return True
-            if isinstance(event, Notify):
+        connection = self._connection
+        going_on = self._may_answer()
+        while going_on:
+            event = connection.next_event()
+            if type(event) is Notify:
                 self._notified(event)
-                if self._connection.bytes_to_send >= _WRITE_SIZE:
+                if connection.bytes_to_send >= _WRITE_SIZE:
                     self._write()
-            elif isinstance(event, HAProxyHello):
-                self._greeted(event)
-            elif isinstance(event, PayloadTooBig):
-                self._log.warn(
-                    "{peer}: gave up a NOTIFY whose fragments exceed max_payload_size, {limit} bytes",
-                    peer=self._peer,
-                    limit=self.factory.max_payload_size,
-                )
-            elif isinstance(event, Disconnect):
-                self._log.debug(
-                    "{peer}: disconnected: {code} {message!a}",
-                    peer=self._peer,
-                    code=event.status_code,
-                    message=event.message,
-                )
+                elif not self._pending:
+                    continue
+            elif event is None:
+                return True
+            else:
+                self._occurred(event)
+            going_on = self._may_answer()
         return False
+
+    def _occurred(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
+        if isinstance(event, HAProxyHello):
+            self._greeted(event)
+        elif isinstance(event, PayloadTooBig):
+            self._log.warn(
+                "{peer}: gave up a NOTIFY whose fragments exceed max_payload_size, {limit} bytes",
+                peer=self._peer,
+                limit=self.factory.max_payload_size,
+            )
+        else:
+            self._log.debug(
+                "{peer}: disconnected: {code} {message!a}",
+                peer=self._peer,
+                code=event.status_code,
+                message=event.message,
+            )
 
     def _greeted(self, hello: HAProxyHello) -> None:
         self._stop_timer()
@@ -350,7 +362,8 @@ class SPOAProtocol(Protocol):
 
     def _acknowledge(self, ids: bytes, actions: bytes) -> None:
         self._queue_ack(ids, actions)
-        self._serve()
+        # Perhaps others are answered in the same turn of the reactor.
+        self._serve(at_once=False)
 
     def _queue_ack(self, ids: bytes, actions: bytes) -> None:
         if self._connection.state is not State.RUNNING:
@@ -361,11 +374,11 @@ class SPOAProtocol(Protocol):
             self._log.failure("{peer}: the handlers' response cannot be sent", peer=self._peer)
             self._connection.send_ack(ids)
 
-    def _flush(self) -> None:
+    def _flush(self, at_once: bool = True) -> None:
         connection = self._connection
         # Long ACKs take their time as it is.
         if not self._holding or connection.state is State.CLOSED or connection.held_back:
-            self._write()
+            self._write(at_once)
         if connection.state is State.CLOSED and not self._leaving:
             self._close_when_written()
         self._read_or_pause()
@@ -378,7 +391,7 @@ class SPOAProtocol(Protocol):
         else:
             connection.disconnect(status_code, message)
 
-    def _write(self) -> None:
+    def _write(self, at_once: bool = True) -> None:
         data = self._connection.data_to_send()
         if self._unread_timer is None and self._connection.unread:
             self._unread_timer = self.factory.reactor.callLater(self._read_interval, self._interval_ended)
@@ -390,7 +403,10 @@ class SPOAProtocol(Protocol):
                 self._unsent_timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_time_is_up)
         if data:
             self._wrote = True
-            self.transport.write(data)
+            if at_once:
+                self._sender.send(data)
+            else:
+                self._sender.send_later(data)
         if self._unsent + self._connection.bytes_to_send > max(_MAX_BACKLOG, self.factory.max_unsent):
             self._drop()
 
