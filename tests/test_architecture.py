@@ -110,7 +110,8 @@ def test_importing_installs_no_reactor() -> None:
 
 
 def test_public_names_exist() -> None:
-    """And a class among them is documented."""
+    """And a class among them is documented, but for one that mypyc has compiled: it leaves the text out."""
     for name in spoa_twisted.__all__:
         value = getattr(spoa_twisted, name)
-        assert not isinstance(value, type) or value.__doc__
+        if isinstance(value, type) and str(sys.modules[value.__module__].__file__).endswith(".py"):
+            assert value.__doc__

@@ -6,10 +6,10 @@ A variable is called ``scope.name``. ``None`` as its value is the action unset-v
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from spoa_twisted.spop.errors import InvalidFrame
 from spoa_twisted.spop.typeddata import (
@@ -61,7 +61,9 @@ def encode_actions(variables: Variables) -> bytes:
         hold; the text names the variable.
     """
     encoded = []
-    for name, value in variables.items():
+    # A handler's mapping may hold anything: what is no name or no value is found below, and its variable named.
+    items: Iterable[Any] = variables.items()
+    for name, value in items:
         try:
             set_var, unset_var = _cached_heads(name) if len(name) <= _LONGEST_CACHED_NAME else _heads(name)
             if value is None:
@@ -93,19 +95,19 @@ def _text_of(error: Exception) -> str:
         return type(error).__name__
 
 
-def _heads(variable: str) -> tuple[bytes, bytes]:
+def _heads(variable: object) -> tuple[bytes, bytes]:
     """Return how the set-var and the unset-var of ``variable`` begin: all but the value."""
     # isinstance would ask the object, which may say anything.
     if not issubclass(type(variable), str):
         raise TypeError(f"the name of a variable is a str, not a {type(variable).__name__}")
     # Of a subclass, too, its characters count.
-    variable = str.__str__(variable)
-    prefix, dot, name = variable.partition(".")
+    text = str.__str__(variable)
+    prefix, dot, name = text.partition(".")
     scope = _SCOPES.get(prefix) if dot else Scope.PROC
     if scope is None:
         raise ValueError(f"{_shown(prefix)} is no scope; those are {', '.join(_SCOPES)}")
     if not dot:
-        name = variable
+        name = text
     if not _NAME.match(name):
         raise ValueError("HAProxy drops names with other characters than A-Z, a-z, 0-9, '_' and '.', or none")
     encoded = encode_string(name)

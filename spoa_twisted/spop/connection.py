@@ -136,8 +136,8 @@ class _Connection(Generic[EventT]):
 
     _GOODBYE: ClassVar[FrameType]
 
-    # What is legal when. A frame that SPOE.txt knows and a state's row does not is an error; one that SPOE.txt
-    # does not know is skipped (section 3.2.2).
+    # What is legal when; filled in behind the class. A frame that SPOE.txt knows and a state's row does not is an
+    # error; one that SPOE.txt does not know is skipped (section 3.2.2).
     _RECEIVES: ClassVar[Mapping[State, Mapping[int, Callable[[Any, Frame], Any]]]]
 
     def __init__(self, max_frame_size: int) -> None:
@@ -407,17 +407,18 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         super().close()
         self._fragments = None
 
-    _RECEIVES = {
-        State.HELLO: {
-            FrameType.HAPROXY_HELLO: _receive_hello,
-            FrameType.HAPROXY_DISCONNECT: _receive_disconnect,
-        },
-        State.RUNNING: {
-            FrameType.NOTIFY: _receive_notify,
-            FrameType.UNSET: _receive_fragment,
-            FrameType.HAPROXY_DISCONNECT: _receive_disconnect,
-        },
-    }
+
+AgentConnection._RECEIVES = {
+    State.HELLO: {
+        FrameType.HAPROXY_HELLO: AgentConnection._receive_hello,
+        FrameType.HAPROXY_DISCONNECT: AgentConnection._receive_disconnect,
+    },
+    State.RUNNING: {
+        FrameType.NOTIFY: AgentConnection._receive_notify,
+        FrameType.UNSET: AgentConnection._receive_fragment,
+        FrameType.HAPROXY_DISCONNECT: AgentConnection._receive_disconnect,
+    },
+}
 
 
 @final
@@ -497,16 +498,17 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
         self.close()
         return goodbye
 
-    _RECEIVES = {
-        State.HELLO: {
-            FrameType.AGENT_HELLO: _receive_hello,
-            FrameType.AGENT_DISCONNECT: _receive_disconnect,
-        },
-        State.RUNNING: {
-            FrameType.ACK: _receive_ack,
-            FrameType.AGENT_DISCONNECT: _receive_disconnect,
-        },
-    }
+
+EngineConnection._RECEIVES = {
+    State.HELLO: {
+        FrameType.AGENT_HELLO: EngineConnection._receive_hello,
+        FrameType.AGENT_DISCONNECT: EngineConnection._receive_disconnect,
+    },
+    State.RUNNING: {
+        FrameType.ACK: EngineConnection._receive_ack,
+        FrameType.AGENT_DISCONNECT: EngineConnection._receive_disconnect,
+    },
+}
 
 
 def judge_max_frame_size(size: int) -> None:

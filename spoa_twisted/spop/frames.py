@@ -79,7 +79,7 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-def encode_frame(frame_type: FrameType, flags: Flags, ids: bytes, payload: bytes) -> bytes:
+def encode_frame(frame_type: int, flags: int, ids: bytes, payload: bytes) -> bytes:
     """Encode a frame, its length in front."""
     size = _FIXED_HEADER_SIZE + len(ids) + len(payload)
     return b"".join(
@@ -350,7 +350,8 @@ def _max_frame_size(items: dict[str, Value]) -> int:
         raise InvalidFrame("max-frame-size is not a UINT32")
     if size < MIN_MAX_FRAME_SIZE:
         raise BadMaxFrameSize(f"a max-frame-size of {int(size)}, where {MIN_MAX_FRAME_SIZE} is the least")
-    return int(size)
+    # int(size) is size itself once compiled.
+    return int.__int__(size)
 
 
 _VERSION: Final = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\Z")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final, final
+from typing import Any, Final, final
 
 from spoa_twisted.spop.errors import InvalidFrame
 from spoa_twisted.spop.typeddata import (
@@ -44,7 +44,8 @@ class Message:
     values: Final[tuple[Value, ...]]
 
     def __init__(self, name: str, arguments: Iterable[tuple[str, Value]] = ()) -> None:
-        pairs = tuple(arguments)
+        # Pairs of any kind will do, and Any spares their check.
+        pairs: tuple[Any, ...] = tuple(arguments)
         self.name = name
         self.names = tuple([pair[0] for pair in pairs])
         self.values = tuple([pair[1] for pair in pairs])
@@ -93,6 +94,10 @@ class Message:
 
     def __hash__(self) -> int:
         return hash((self.name, self.names))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # copy and pickle need it once the class is compiled.
+        return Message, (self.name, tuple(self))
 
     def __repr__(self) -> str:
         arguments = "".join([f" {name}={value!r}" for name, value in self])

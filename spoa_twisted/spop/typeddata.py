@@ -58,19 +58,24 @@ class Null(Enum):
 NULL: Final = Null.NULL
 
 
-class Int32(int):
+# mypyc compiles no subclass of int, and leaves to Python what has a metaclass.
+class _SizedInteger(int, metaclass=type):  # noqa: UP050
+    pass
+
+
+class Int32(_SizedInteger):
     """An ``int`` that goes as INT32: from -2^31 to 2^31 - 1."""
 
 
-class UInt32(int):
+class UInt32(_SizedInteger):
     """An ``int`` that goes as UINT32: from 0 to 2^32 - 1."""
 
 
-class Int64(int):
+class Int64(_SizedInteger):
     """An ``int`` that goes as INT64, as a plain ``int`` does: from -2^63 to 2^63 - 1."""
 
 
-class UInt64(int):
+class UInt64(_SizedInteger):
     """An ``int`` that goes as UINT64: from 0 to 2^64 - 1. HAProxy itself reads 2^63 and above as negative."""
 
 

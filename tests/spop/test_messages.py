@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
@@ -117,3 +120,16 @@ def test_messages_are_compared_by_what_they_hold(message: Message) -> None:
     assert message != Message("n", list(message))
     assert message != Message("m")
     assert message != "m"
+
+
+@pytest.mark.parametrize("messages", [messages for messages, _ in LISTS])
+def test_a_message_can_be_copied_and_pickled(messages: list[Message]) -> None:
+    """A handler may hand it to another process."""
+    assert copy.deepcopy(messages) == messages
+    assert pickle.loads(pickle.dumps(messages)) == messages
+
+
+def test_arguments_may_be_pairs_of_any_kind() -> None:
+    """Lists, as they come out of JSON, are pairs, too."""
+    pairs: list[Any] = [["a", 1], ("b", 2), "c3"]
+    assert list(Message("m", pairs)) == [("a", 1), ("b", 2), ("c", "3")]
