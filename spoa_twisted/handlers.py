@@ -8,7 +8,7 @@ import weakref
 from asyncio import isfuture
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextvars import copy_context
-from itertools import islice
+from itertools import islice, takewhile
 from threading import Thread
 from typing import Any, Final, TypeVar, final, overload
 
@@ -104,6 +104,7 @@ class Handlers:
         self._on_error = on_error
         self._blocking_threads = blocking_threads
         self._threadpool: ThreadPool | None = None
+        self._deadlines: _Deadlines | None = None
         self._by_name: dict[str, _Handler] = {}
         self._default: _Handler | None = None
         self._names_logged: set[str] = set()
@@ -198,29 +199,30 @@ class Handlers:
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float
     ) -> bytes | Deferred[bytes]:
         """Answer the messages of one NOTIFY; see :meth:`IHandlers.respond`."""
-        answers: list[_Answer] = []
-        waiting: list[tuple[_Answer, Deferred[Any]]] = []
+        parts: list[bytes] = []
+        waiting: list[_Waiting] | None = None
         for message in messages:
             handler = self._by_name.get(message.name) or self._default
+            actions = b""
             if handler is None:
                 self._log_once(message.name, "no handler for the message {name!a}: it sets no variables")
-                continue
-            answer = _Answer(handler, message)
-            answers.append(answer)
-            try:
-                result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
-                if type(result) is not dict:
-                    result = _begin(result)
-            except BaseException:
-                self._failed(answer, Failure())
             else:
-                if isinstance(result, Deferred):
-                    waiting.append((answer, result))
+                try:
+                    result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
+                    if type(result) is not dict:
+                        result = _begin(result)
+                except BaseException:
+                    actions = self._failed(handler, message, Failure())
                 else:
-                    self._returned(answer, result)
-        if not waiting:
-            return self._join(answers, max_size)
-        return _Exchange(self, answers, max_size).start(waiting, reactor, timeout)
+                    if isinstance(result, Deferred):
+                        waiting = waiting or []
+                        waiting.append(_Waiting(handler, message, len(parts), result))
+                    else:
+                        actions = self._returned(handler, message, result)
+            parts.append(actions)
+        if waiting is None:
+            return self._join(messages, parts, max_size)
+        return _Exchange(self, messages, parts, max_size).start(waiting, reactor, timeout)
 
     def _handler(
         self,
@@ -240,6 +242,11 @@ class Handlers:
         if name in self._by_name:
             raise ValueError(f"the message {name!a} has two handlers: {self._by_name[name]} and {handler}")
         self._by_name[name] = handler
+
+    def _deadlines_on(self, reactor: IReactorTime) -> _Deadlines:
+        if self._deadlines is None or self._deadlines.reactor is not reactor:
+            self._deadlines = _Deadlines(reactor)
+        return self._deadlines
 
     def _in_thread(self, handler: _Handler, message: Message, reactor: IReactorTime) -> Any:
         if not IReactorThreads.providedBy(reactor):
@@ -264,21 +271,22 @@ class Handlers:
         self._threadpool.callInThreadWithCallback(finished, run)
         return deferred
 
-    def _returned(self, answer: _Answer, result: Any) -> None:
+    def _returned(self, handler: _Handler, message: Message, result: Any) -> bytes:
         try:
             variables = result if type(result) is dict else _judge_result(result)
-            answer.actions = encode_actions(variables)
+            actions = encode_actions(variables)
             # A list no longer than that holds no longer name.
-            if len(answer.actions) > LONGEST_SAFE_NAME:
+            if len(actions) > LONGEST_SAFE_NAME:
                 for variable in variables:
                     self._judge_name(variable)
+            return actions
         except BaseException as error:
             self._log.error(
                 "the handler of the message {name!a} returned what cannot be sent: {error}",
-                name=answer.name,
+                name=_name_of(message),
                 error=_in_one_line(safe_str(error)),
             )
-            answer.actions = answer.handler.on_error
+            return handler.on_error
 
     def _judge_name(self, variable: str) -> None:
         scope, dot, name = variable.partition(".")
@@ -296,40 +304,42 @@ class Handlers:
             self._names_logged.add(name)
             self._log.warn(text, name=name)
 
-    def _failed(self, answer: _Answer, failure: Failure) -> None:
-        _log_failure(self._log, "the handler of the message {name!a} failed", failure, name=answer.name)
-        answer.actions = answer.handler.on_error
+    def _failed(self, handler: _Handler, message: Message, failure: Failure) -> bytes:
+        _log_failure(self._log, "the handler of the message {name!a} failed", failure, name=_name_of(message))
+        return handler.on_error
 
-    def _timed_out(self, answer: _Answer, timeout: float) -> None:
+    def _timed_out(self, handler: _Handler, message: Message, timeout: float) -> bytes:
         self._log.error(
             "the handler of the message {name!a} took longer than {timeout} s",
-            name=answer.name,
+            name=_name_of(message),
             timeout=timeout,
         )
-        answer.actions = answer.handler.on_error
+        return handler.on_error
 
-    def _join(self, answers: list[_Answer], max_size: int) -> bytes:
-        if len(answers) == 1 and len(answers[0].actions) <= max_size:
-            return answers[0].actions
-        parts: list[bytes] = []
+    def _join(self, messages: list[Message], parts: list[bytes], max_size: int) -> bytes:
+        """Return the ``parts``, the actions of one message each, as far as they fit."""
+        joined = parts[0] if len(parts) == 1 else b"".join(parts)
+        if len(joined) <= max_size:
+            return joined
+        fitting: list[bytes] = []
         room = max_size
-        for answer in answers:
-            actions = answer.actions
+        for message, actions in zip(messages, parts, strict=True):
             if len(actions) > room:
                 self._log.error(
                     "the variables of the message {name!a} do not fit in the frame: {size} bytes, where {room} are"
                     " left; the largest is {largest}",
-                    name=answer.name,
+                    name=_name_of(message),
                     size=len(actions),
                     room=room,
                     largest=_largest(actions)[:_LONGEST_NAME_LOGGED],
                 )
-                actions = answer.handler.on_error
+                handler = self._by_name.get(message.name) or self._default
+                actions = handler.on_error if handler is not None else b""
                 if len(actions) > room:
                     continue
-            parts.append(actions)
+            fitting.append(actions)
             room -= len(actions)
-        return b"".join(parts)
+        return b"".join(fitting)
 
 
 @final
@@ -341,94 +351,143 @@ class _DaemonThread(Thread):
 
 
 @final
-class _Answer:
-    """What one message of a NOTIFY comes to: empty at first, at last a LIST-OF-ACTIONS."""
+class _Waiting:
+    """One message of a NOTIFY, and the Deferred that its handler returned."""
 
-    __slots__ = ("actions", "handler", "message")
+    __slots__ = ("deadline", "deferred", "exchange", "handler", "message", "position", "seconds")
 
-    def __init__(self, handler: _Handler, message: Message) -> None:
+    exchange: _Exchange
+    #: Until when it has to finish, if it may not take any time.
+    deadline: float
+
+    def __init__(self, handler: _Handler, message: Message, position: int, deferred: Deferred[Any]) -> None:
         self.handler = handler
         self.message = message
-        self.actions = b""
-
-    @property
-    def name(self) -> str:
-        """The message's name for the log: it may come from a peer, and be as long as a frame."""
-        return self.message.name[:_LONGEST_NAME_LOGGED]
+        self.position = position
+        self.deferred = deferred
+        self.seconds = 0.0
 
 
 @final
 class _Exchange:
     """A NOTIFY with handlers that have not finished: waits for all of them, for each no longer than it may take."""
 
-    __slots__ = ("_answers", "_handlers", "_max_size", "_result", "_waiting")
+    __slots__ = ("_deadlines", "_handlers", "_max_size", "_messages", "_parts", "_result", "_waiting")
 
-    def __init__(self, handlers: Handlers, answers: list[_Answer], max_size: int) -> None:
+    def __init__(self, handlers: Handlers, messages: list[Message], parts: list[bytes], max_size: int) -> None:
         self._handlers = handlers
-        self._answers = answers
+        self._messages = messages
+        self._parts = parts
         self._max_size = max_size
-        self._waiting: dict[_Answer, tuple[Deferred[Any], IDelayedCall | None]] = {}
+        self._waiting: dict[_Waiting, None] = {}
         self._result: Deferred[bytes] | None = None
 
-    def start(
-        self, waiting: list[tuple[_Answer, Deferred[Any]]], reactor: IReactorTime, timeout: float
-    ) -> bytes | Deferred[bytes]:
-        for answer, deferred in waiting:
-            self._waiting[answer] = (deferred, None)
-        for answer, deferred in waiting:
-            deferred.addBoth(self._finished, answer)
-            seconds = timeout if answer.handler.timeout is None else answer.handler.timeout
-            if seconds and answer in self._waiting:
-                timer = reactor.callLater(seconds, self._time_is_up, answer, seconds, reactor)
-                self._waiting[answer] = (deferred, timer)
+    def start(self, waiting: list[_Waiting], reactor: IReactorTime, timeout: float) -> bytes | Deferred[bytes]:
+        self._deadlines = self._handlers._deadlines_on(reactor)
+        self._waiting = dict.fromkeys(waiting)
+        for one in waiting:
+            one.exchange = self
+            one.deferred.addBoth(self._finished, one)
+            seconds = timeout if one.handler.timeout is None else one.handler.timeout
+            if seconds and one in self._waiting:
+                self._deadlines.add(one, seconds)
         if not self._waiting:
-            return self._handlers._join(self._answers, self._max_size)
+            return self._join()
         self._result = Deferred(self._cancel)
         return self._result
 
-    def _finished(self, result: Any, answer: _Answer) -> Any:
+    def give_up(self, one: _Waiting) -> None:
+        """Wait no longer for ``one``."""
+        del self._waiting[one]
+        self._parts[one.position] = self._handlers._timed_out(one.handler, one.message, one.seconds)
+        self._cancel_one(one)
+        self._settle()
+
+    def _finished(self, result: Any, one: _Waiting) -> Any:
         # Another handler may have returned the same Deferred.
         passed_on = None if isinstance(result, Failure) else result
-        if answer not in self._waiting:
+        if one not in self._waiting:
             # It was given up: what became of it interests nobody.
             return passed_on
-        _, timer = self._waiting.pop(answer)
-        if timer is not None:
-            timer.cancel()
-        if isinstance(result, Failure):
-            self._handlers._failed(answer, result)
-        else:
-            self._handlers._returned(answer, result)
+        del self._waiting[one]
+        self._deadlines.discard(one)
+        answered = self._handlers._failed if isinstance(result, Failure) else self._handlers._returned
+        self._parts[one.position] = answered(one.handler, one.message, result)
         self._settle()
         return passed_on
 
-    def _time_is_up(self, answer: _Answer, seconds: float, reactor: IReactorTime) -> None:
-        # If the reactor was blocked, what it waits for may have come in time: that is read first.
-        deferred, _ = self._waiting[answer]
-        self._waiting[answer] = (deferred, reactor.callLater(0, self._timed_out, answer, seconds))
-
-    def _timed_out(self, answer: _Answer, seconds: float) -> None:
-        deferred, _ = self._waiting.pop(answer)
-        self._handlers._timed_out(answer, seconds)
-        self._give_up(deferred)
-        self._settle()
-
     def _settle(self) -> None:
         if self._result is not None and not self._waiting:
-            self._result.callback(self._handlers._join(self._answers, self._max_size))
+            self._result.callback(self._join())
+
+    def _join(self) -> bytes:
+        return self._handlers._join(self._messages, self._parts, self._max_size)
 
     def _cancel(self, result: Deferred[bytes]) -> None:
         waiting, self._waiting = self._waiting, {}
-        for deferred, timer in waiting.values():
-            if timer is not None:
-                timer.cancel()
-            self._give_up(deferred)
+        for one in waiting:
+            self._deadlines.discard(one)
+            self._cancel_one(one)
 
-    def _give_up(self, deferred: Deferred[Any]) -> None:
+    def _cancel_one(self, one: _Waiting) -> None:
         try:
-            deferred.cancel()
+            one.deferred.cancel()
         except BaseException:
             _log_failure(self._handlers._log, "a handler's Deferred failed to be cancelled", Failure())
+
+
+@final
+class _Deadlines:
+    """Until when each handler has to finish: one timer for all, since nearly all finish long before."""
+
+    __slots__ = ("_by_seconds", "_timers", "reactor")
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self.reactor = reactor
+        # Of those that may take equally long, the first to begin is the first to be late.
+        self._by_seconds: dict[float, dict[_Waiting, None]] = {}
+        self._timers: dict[float, IDelayedCall] = {}
+
+    def add(self, one: _Waiting, seconds: float) -> None:
+        """Let ``one`` take so many ``seconds`` from now on."""
+        one.seconds = seconds
+        one.deadline = self.reactor.seconds() + seconds
+        waiting = self._by_seconds.get(seconds)
+        if waiting is None:
+            waiting = self._by_seconds[seconds] = {}
+            self._timers[seconds] = self.reactor.callLater(seconds, self._time_is_up, seconds)
+        waiting[one] = None
+
+    def discard(self, one: _Waiting) -> None:
+        """Forget ``one``, which has finished."""
+        waiting = self._by_seconds.get(one.seconds)
+        if waiting is None:
+            return
+        waiting.pop(one, None)
+        if not waiting:
+            del self._by_seconds[one.seconds]
+            timer = self._timers.pop(one.seconds)
+            if timer.active():
+                timer.cancel()
+
+    def _time_is_up(self, seconds: float) -> None:
+        now = self.reactor.seconds()
+        first = next(iter(self._by_seconds[seconds]))
+        if first.deadline > now:
+            self._timers[seconds] = self.reactor.callLater(first.deadline - now, self._time_is_up, seconds)
+        else:
+            # If the reactor was blocked, what they wait for may have come in time: that is read first.
+            self._timers[seconds] = self.reactor.callLater(0, self._give_up, seconds, now)
+
+    def _give_up(self, seconds: float, deadline: float) -> None:
+        late = list(takewhile(lambda one: one.deadline <= deadline, self._by_seconds[seconds]))
+        for one in late:
+            # To give one up may end others.
+            if one in self._by_seconds.get(seconds, ()):
+                self.discard(one)
+                one.exchange.give_up(one)
+        if seconds in self._by_seconds and not self._timers[seconds].active():
+            self._time_is_up(seconds)
 
 
 @final
@@ -598,6 +657,11 @@ def _in_one_line(text: str) -> str:
     """Return the beginning of ``text``, in which what a client sent may stand, as one line of any log."""
     text = text[:_LONGEST_TEXT_LOGGED]
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def _name_of(message: Message) -> str:
+    """Return the message's name for the log: it may come from a peer, and be as long as a frame."""
+    return message.name[:_LONGEST_NAME_LOGGED]
 
 
 def _judge_result(result: Any) -> Variables:

@@ -38,7 +38,6 @@ from spoa_twisted.spop.frames import (
     AgentHello,
     Disconnect,
     Flags,
-    Frame,
     FrameBuffer,
     FrameType,
     HAProxyHello,
@@ -69,6 +68,7 @@ ASYNC: Final = "async"
 # Plain integers: the operators of an IntFlag are Python-level calls.
 _FIN: Final = int(Flags.FIN)
 _ABORT: Final = int(Flags.ABORT)
+_ACK: Final = int(FrameType.ACK)
 
 # As much as a transport reads at a time, or more: Twisted's TCP reads twice as much, its TLS this.
 _FULL_READ: Final = 2**15
@@ -87,8 +87,13 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_HELLO: Final = State.HELLO
+_RUNNING: Final = State.RUNNING
+_CLOSED: Final = State.CLOSED
+
+
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Notify:
     """A NOTIFY came, whole or put together: each asks for one ACK (SPOE.txt, section 3.2.6)."""
 
@@ -138,11 +143,10 @@ class _Connection(Generic[EventT]):
 
     # What is legal when; filled in behind the class. A frame that SPOE.txt knows and a state's row does not is an
     # error; one that SPOE.txt does not know is skipped (section 3.2.2).
-    _RECEIVES: ClassVar[Mapping[State, Mapping[int, Callable[[Any, Frame], Any]]]]
+    _RECEIVES: ClassVar[Mapping[State, Mapping[int, Callable[[Any, int, bytes, bytes], Any]]]]
 
     def __init__(self, max_frame_size: int) -> None:
-        #: How far the connection is.
-        self.state = State.HELLO
+        self._enter(_HELLO)
         #: What the peer says it can do, once its HELLO has come.
         self.peer_capabilities: frozenset[str] = frozenset()
         self._max_frame_size = max_frame_size
@@ -151,6 +155,11 @@ class _Connection(Generic[EventT]):
         #: How many bytes wait to be sent.
         self.bytes_to_send = 0
 
+    def _enter(self, state: State) -> None:
+        #: How far the connection is.
+        self.state = state
+        self._receives = self._RECEIVES.get(state, {})
+
     @property
     def max_frame_size(self) -> int:
         """The longest frame, in bytes: what was agreed on, before that what this side offers."""
@@ -158,7 +167,7 @@ class _Connection(Generic[EventT]):
 
     def receive_data(self, data: bytes) -> None:
         """Take in what the transport received. :meth:`!next_event` says what it means."""
-        if self.state is not State.CLOSED:
+        if self.state is not _CLOSED:
             self._buffer.feed(data)
 
     def next_event(self) -> EventT | None:
@@ -171,17 +180,18 @@ class _Connection(Generic[EventT]):
             connection closed.
         """
         try:
-            while self.state is not State.CLOSED:
+            while self.state is not _CLOSED:
                 frame = self._buffer.next_frame()
                 if frame is None:
                     return None
-                receive = self._RECEIVES[self.state].get(frame.type)
+                frame_type, flags, ids, payload = frame
+                receive = self._receives.get(frame_type)
                 if receive is not None:
-                    event: EventT | None = receive(self, frame)
+                    event: EventT | None = receive(self, flags, ids, payload)
                     if event is not None:
                         return event
-                elif frame.type in _KNOWN_FRAMES:
-                    name = FrameType(frame.type).name
+                elif frame_type in _KNOWN_FRAMES:
+                    name = FrameType(frame_type).name
                     raise InvalidFrame(f"{name} is not legal in the state {self.state.value}")
         except SPOPError as error:
             self.disconnect(error.status_code, str(error))
@@ -200,16 +210,16 @@ class _Connection(Generic[EventT]):
 
     def disconnect(self, status_code: int = StatusCode.NORMAL, message: str = "normal") -> None:
         """Say goodbye, once: queue a DISCONNECT frame, the last one. ``message`` is cut after 255 bytes."""
-        if self.state is not State.CLOSED:
+        if self.state is not _CLOSED:
             self._send(self._GOODBYE, NO_IDS, Disconnect(status_code, message).encode())
             self.close()
 
     def close(self) -> None:
         """Forget everything but what is still to be sent: the transport is gone, or about to."""
-        self.state = State.CLOSED
+        self._enter(_CLOSED)
         self._buffer.clear()
 
-    def _send(self, frame_type: FrameType, ids: bytes, payload: bytes, flags: Flags = Flags.FIN) -> None:
+    def _send(self, frame_type: int, ids: bytes, payload: bytes, flags: int = _FIN) -> None:
         frame = encode_frame(frame_type, flags, ids, payload)
         self._out.append(frame)
         self.bytes_to_send += len(frame)
@@ -250,8 +260,10 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         self._fragments: bytearray | None = None
         self._fragments_ids = b""
         self._in_flight = 0
-        # For a HAProxy >= 3.1 only.
+        # For a HAProxy >= 3.1 only, which never lists async.
         self._unread: Unread | None = None
+        # The most that an ACK may have of ids and actions, in bytes.
+        self._room = 0
         # How many bytes came in the last read, and how many ACKs were sent since.
         self._read_size = 0
         self._answered = 0
@@ -275,13 +287,16 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         ACKs that HAProxy >= 3.1 could not read at once are held back: while :attr:`unread`, this is to be called
         again after :meth:`interval_ended`.
         """
-        if self._unread is None or not self._out:
+        frames = self._out
+        if self._unread is None or not frames:
             return super().data_to_send()
-        acks = len(self._out) - (self.state is State.CLOSED)
-        admitted = self._unread.admit(self._out, self._in_flight + acks, self._answered)
+        acks = len(frames) - (self.state is _CLOSED)
+        admitted = self._unread.admit(frames, self._in_flight + acks, self._answered)
         self._answered += admitted
-        held_back = self._out[admitted:]
-        del self._out[admitted:]
+        if admitted == len(frames):
+            return super().data_to_send()
+        held_back = frames[admitted:]
+        del frames[admitted:]
         data = super().data_to_send()
         self._out = held_back
         return data
@@ -289,12 +304,12 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
     @property
     def unread(self) -> bool:
         """Whether HAProxy may not have read all ACKs, and further ones may have to wait."""
-        return self._unread is not None and (len(self._unread) > 0 or bool(self._out))
+        return self._unread is not None and (self._unread.size > 0 or bool(self._out))
 
     @property
     def held_back(self) -> bool:
         """Whether ACKs wait until HAProxy has read others."""
-        return self._unread is not None and len(self._unread) > 0 and bool(self._out)
+        return self._unread is not None and self._unread.size > 0 and bool(self._out)
 
     def interval_ended(self, all_read: bool | None = None) -> None:
         """Say that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed, while :attr:`unread`.
@@ -316,9 +331,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
 
     def room_for_actions(self, ids: bytes) -> int:
         """Return the longest list of actions that an ACK with these ids may carry, in bytes."""
-        # HAProxy >= 3.1, which never lists async, stops reading for ever when one read fills its buffer.
-        spare = 0 if ASYNC in self.peer_capabilities else 1
-        return self._max_frame_size - frame_overhead(ids) - spare
+        return self._room - len(ids)
 
     def send_ack(self, ids: bytes, actions: bytes = b"") -> None:
         """Queue the ACK of the NOTIFY that had ``ids``. ``actions`` is a LIST-OF-ACTIONS.
@@ -326,25 +339,28 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         :raises ValueError: when it does not fit in a frame (an ACK cannot be fragmented), or no ACK can be sent
             in this state.
         """
-        if self.state is not State.RUNNING:
+        if self.state is not _RUNNING:
             raise ValueError(f"no ACK can be sent in the state {self.state.value}")
-        if len(actions) > self.room_for_actions(ids):
+        if len(ids) + len(actions) > self._room:
             raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size}")
-        if not actions and ASYNC not in self.peer_capabilities:
+        if not actions and self._unread is not None:
             actions = NO_ACTIONS
         self._in_flight -= 1
-        self._send(FrameType.ACK, ids, actions)
+        self._send(_ACK, ids, actions)
 
-    def _receive_hello(self, frame: Frame) -> HAProxyHello:
-        _judge_whole(frame)
-        hello = HAProxyHello.decode(frame.payload)
-        if frame_overhead(frame.ids) + len(frame.payload) > hello.max_frame_size:
+    def _receive_hello(self, flags: int, ids: bytes, payload: bytes) -> HAProxyHello:
+        _judge_whole(FrameType.HAPROXY_HELLO, flags, ids)
+        hello = HAProxyHello.decode(payload)
+        if frame_overhead(ids) + len(payload) > hello.max_frame_size:
             raise FrameTooBig("the HELLO exceeds the max-frame-size that it announces")
         self.peer_capabilities = hello.capabilities
         self.engine_id = hello.engine_id
         self.async_ = bool(hello.engine_id) and ASYNC in hello.capabilities & self._capabilities
         self._agree(min(self._max_frame_size, hello.max_frame_size))
+        self._room = self._max_frame_size - frame_overhead(b"")
         if ASYNC not in hello.capabilities:
+            # It stops reading for ever when one read fills its buffer.
+            self._room -= 1
             self._unread = Unread(self._max_frame_size, PIPELINING in hello.capabilities)
         answer = AgentHello(max_frame_size=self._max_frame_size, capabilities=self._capabilities)
         self._send(FrameType.AGENT_HELLO, NO_IDS, answer.encode())
@@ -352,53 +368,53 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             # HAProxy >= 3.1 marks the server down when anything follows the AGENT-HELLO, a goodbye included.
             self.close()
         else:
-            self.state = State.RUNNING
+            self._enter(_RUNNING)
         return hello
 
-    def _receive_notify(self, frame: Frame) -> Notify | PayloadTooBig | None:
+    def _receive_notify(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
         if self._fragments is not None:
             raise InterlacedFrames("a NOTIFY came between the fragments of another")
-        if frame.flags & _FIN:
-            return self._notify(frame.ids, frame.payload)
-        if not frame.flags & _ABORT:
+        if flags & _FIN:
+            return self._notify(ids, payload)
+        if not flags & _ABORT:
             self._fragments = bytearray()
-            self._fragments_ids = frame.ids
-            return self._add_fragment(frame)
+            self._fragments_ids = ids
+            return self._add_fragment(flags, ids, payload)
         return None
 
-    def _receive_fragment(self, frame: Frame) -> Notify | PayloadTooBig | None:
+    def _receive_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
         if self._fragments is None:
             # What was on its way when the payload was aborted.
             return None
-        if frame.ids != self._fragments_ids:
+        if ids != self._fragments_ids:
             raise InterlacedFrames("a fragment came between the fragments of another payload")
-        if frame.flags & _ABORT:
+        if flags & _ABORT:
             self._fragments = None
             return None
-        return self._add_fragment(frame)
+        return self._add_fragment(flags, ids, payload)
 
-    def _add_fragment(self, frame: Frame) -> Notify | PayloadTooBig | None:
+    def _add_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
         assert self._fragments is not None
-        size = len(self._fragments) + len(frame.payload)
+        size = len(self._fragments) + len(payload)
         if size > self._max_payload_size:
             self._fragments = None
-            self._send(FrameType.ACK, frame.ids, b"", Flags.FIN | Flags.ABORT)
-            return PayloadTooBig(frame.ids, size)
-        self._fragments += frame.payload
-        if not frame.flags & _FIN:
+            self._send(_ACK, ids, b"", _FIN | _ABORT)
+            return PayloadTooBig(ids, size)
+        self._fragments += payload
+        if not flags & _FIN:
             return None
-        payload = bytes(self._fragments)
+        whole = bytes(self._fragments)
         self._fragments = None
-        return self._notify(frame.ids, payload)
+        return self._notify(ids, whole)
 
     def _notify(self, ids: bytes, payload: bytes) -> Notify:
         messages = decode_messages(payload)
         self._in_flight += 1
         return Notify(ids, messages, len(payload))
 
-    def _receive_disconnect(self, frame: Frame) -> Disconnect:
-        _judge_whole(frame)
-        goodbye = Disconnect.decode(frame.payload)
+    def _receive_disconnect(self, flags: int, ids: bytes, payload: bytes) -> Disconnect:
+        _judge_whole(FrameType.HAPROXY_DISCONNECT, flags, ids)
+        goodbye = Disconnect.decode(payload)
         self.disconnect()
         return goodbye
 
@@ -470,31 +486,31 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
         """Wait no more for the ACK of the NOTIFY that has ``ids``; should it come, it is skipped."""
         self._waiting.discard(ids)
 
-    def _receive_hello(self, frame: Frame) -> AgentHello:
-        _judge_whole(frame)
-        hello = AgentHello.decode(frame.payload)
+    def _receive_hello(self, flags: int, ids: bytes, payload: bytes) -> AgentHello:
+        _judge_whole(FrameType.AGENT_HELLO, flags, ids)
+        hello = AgentHello.decode(payload)
         if hello.max_frame_size > self._max_frame_size:
             raise BadMaxFrameSize(
                 f"a max-frame-size of {hello.max_frame_size}, where {self._max_frame_size} was offered"
             )
         self.peer_capabilities = hello.capabilities
         self._agree(hello.max_frame_size)
-        self.state = State.RUNNING
+        self._enter(_RUNNING)
         if self._hello.healthcheck:
             self.close()
         return hello
 
-    def _receive_ack(self, frame: Frame) -> Ack | None:
-        if not frame.flags & _FIN:
+    def _receive_ack(self, flags: int, ids: bytes, payload: bytes) -> Ack | None:
+        if not flags & _FIN:
             raise FragmentationNotSupported("an ACK came in fragments")
-        if frame.ids not in self._waiting:
+        if ids not in self._waiting:
             return None
-        self._waiting.remove(frame.ids)
-        return Ack(frame.ids, decode_actions(frame.payload), bool(frame.flags & _ABORT))
+        self._waiting.remove(ids)
+        return Ack(ids, decode_actions(payload), bool(flags & _ABORT))
 
-    def _receive_disconnect(self, frame: Frame) -> Disconnect:
-        _judge_whole(frame)
-        goodbye = Disconnect.decode(frame.payload)
+    def _receive_disconnect(self, flags: int, ids: bytes, payload: bytes) -> Disconnect:
+        _judge_whole(FrameType.AGENT_DISCONNECT, flags, ids)
+        goodbye = Disconnect.decode(payload)
         self.close()
         return goodbye
 
@@ -520,13 +536,12 @@ def judge_max_frame_size(size: int) -> None:
         raise ValueError(f"max_frame_size is {size}; SPOP asks for at least {MIN_MAX_FRAME_SIZE}, and less than 2^32")
 
 
-def _judge_whole(frame: Frame) -> None:
+def _judge_whole(frame_type: FrameType, flags: int, ids: bytes) -> None:
     """Judge the frames that belong to no stream, and cannot be fragmented."""
-    name = FrameType(frame.type).name
-    if not frame.flags & _FIN:
-        raise FragmentationNotSupported(f"{name} cannot be fragmented")
-    if frame.ids != NO_IDS:
-        raise InvalidFrame(f"{name} has another stream-id or frame-id than 0")
+    if not flags & _FIN:
+        raise FragmentationNotSupported(f"{frame_type.name} cannot be fragmented")
+    if ids != NO_IDS:
+        raise InvalidFrame(f"{frame_type.name} has another stream-id or frame-id than 0")
 
 
 _KNOWN_FRAMES: Final = frozenset(int(frame_type) for frame_type in FrameType)

@@ -7,9 +7,10 @@ SPOE.txt, section 3.2. A frame is its length (4 bytes, big endian, not counting 
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Final, NamedTuple, final
+from typing import Final, final
 
 from spoa_twisted.spop.errors import (
     BadMaxFrameSize,
@@ -22,7 +23,7 @@ from spoa_twisted.spop.errors import (
     VersionNotFound,
 )
 from spoa_twisted.spop.typeddata import UInt32, Value, decode_kv_list, encode_kv_list
-from spoa_twisted.spop.varint import decode_varint, encode_varint
+from spoa_twisted.spop.varint import decode_varint, encode_varint, end_of_varint
 
 
 class FrameType(IntEnum):
@@ -62,35 +63,21 @@ MAX_DISCONNECT_MESSAGE: Final = 255
 _LENGTH_SIZE: Final = 4
 _FIXED_HEADER_SIZE: Final = 5  # the type and the flags
 _MIN_FRAME_SIZE: Final = 7  # the fixed header and two ids of one byte
+_HEADER: Final = struct.Struct(">IBI")  # the length, too
 
 #: The ids of HELLO and DISCONNECT frames: stream-id 0, frame-id 0.
 NO_IDS: Final = b"\x00\x00"
 
 
-class Frame(NamedTuple):
-    """A frame cut out of the stream, its payload not yet read."""
-
-    #: A :class:`FrameType`, or a number that SPOE.txt does not know.
-    type: int
-    flags: int
-    #: The stream-id and the frame-id as they were sent. A number has one form only, so this is a key as good as
-    #: the numbers, and an ACK repeats it as it is.
-    ids: bytes
-    payload: bytes
+#: A frame cut out of the stream: its type, a :class:`FrameType` or a number that SPOE.txt does not know; its flags; its
+#: ids, the stream-id and the frame-id as they were sent; its payload, not yet read. A number has one form only, so the
+#: ids are a key as good as the numbers, and an ACK repeats them as they are.
+Frame = tuple[int, int, bytes, bytes]
 
 
 def encode_frame(frame_type: int, flags: int, ids: bytes, payload: bytes) -> bytes:
     """Encode a frame, its length in front."""
-    size = _FIXED_HEADER_SIZE + len(ids) + len(payload)
-    return b"".join(
-        (
-            size.to_bytes(_LENGTH_SIZE, "big"),
-            frame_type.to_bytes(1, "big"),
-            flags.to_bytes(4, "big"),
-            ids,
-            payload,
-        )
-    )
+    return _HEADER.pack(_FIXED_HEADER_SIZE + len(ids) + len(payload), frame_type, flags) + ids + payload
 
 
 def encode_ids(stream_id: int, frame_id: int) -> bytes:
@@ -170,27 +157,34 @@ class FrameBuffer:
             self._offset = 0
             self._partial = bytearray()
         data = self._data
-        start = self._offset + _LENGTH_SIZE
-        if start > len(data):
+        offset = self._offset
+        available = len(data) - offset
+        if available < _LENGTH_SIZE:
             self._wait_for(_LENGTH_SIZE)
             return None
-        size = int.from_bytes(data[start - _LENGTH_SIZE : start], "big")
+        if available < _HEADER.size:
+            self._wait_for(_LENGTH_SIZE + self._judge(int.from_bytes(data[offset : offset + _LENGTH_SIZE], "big")))
+            return None
+        size, frame_type, flags = _HEADER.unpack_from(data, offset)
+        if not _MIN_FRAME_SIZE <= size <= self.max_frame_size:
+            self._judge(size)
+        if _LENGTH_SIZE + size > available:
+            self._wait_for(_LENGTH_SIZE + size)
+            return None
+        end = self._offset = offset + _LENGTH_SIZE + size
+        ids = offset + _HEADER.size
+        payload = end_of_varint(data, end_of_varint(data, ids))
+        if payload > end:
+            raise InvalidFrame("a frame ends inside its header")
+        return frame_type, flags, data[ids:payload], data[payload:end]
+
+    def _judge(self, size: int) -> int:
+        """Return ``size``, a frame's, if it may be."""
         if size > self.max_frame_size:
             raise FrameTooBig(f"a frame of {size} bytes, where {self.max_frame_size} is the most")
         if size < _MIN_FRAME_SIZE:
             raise InvalidFrame(f"a frame of {size} bytes, too short for its header")
-        end = start + size
-        if end > len(data):
-            self._wait_for(_LENGTH_SIZE + size)
-            return None
-        self._offset = end
-        ids_start = start + _FIXED_HEADER_SIZE
-        _, offset = decode_varint(data, ids_start)
-        _, offset = decode_varint(data, offset)
-        if offset > end:
-            raise InvalidFrame("a frame ends inside its header")
-        flags = int.from_bytes(data[start + 1 : ids_start], "big")
-        return Frame(data[start], flags, data[ids_start:offset], data[offset:end])
+        return size
 
     def _wait_for(self, needed: int) -> None:
         self._needed = needed

@@ -37,16 +37,19 @@ class Message:
     __slots__ = ("name", "names", "values")
 
     #: The name of the ``spoe-message`` section.
-    name: Final[str]
+    name: str
     #: The arguments' names, in order; empty for an unnamed one.
-    names: Final[tuple[str, ...]]
+    names: tuple[str, ...]
     #: The arguments' values, in the same order.
-    values: Final[tuple[Value, ...]]
+    values: tuple[Value, ...]
 
     def __init__(self, name: str, arguments: Iterable[tuple[str, Value]] = ()) -> None:
+        self.name = name
+        if not arguments:
+            self.names = self.values = ()
+            return
         # Pairs of any kind will do, and Any spares their check.
         pairs: tuple[Any, ...] = tuple(arguments)
-        self.name = name
         self.names = tuple([pair[0] for pair in pairs])
         self.values = tuple([pair[1] for pair in pairs])
 
@@ -116,12 +119,18 @@ def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
             raise InvalidFrame("a message ends before its number of arguments")
         count = data[offset]
         offset += 1
-        arguments: list[tuple[str, Value]] = []
-        for _ in range(count):
-            argument, offset = decode_string(data, offset)
-            value, offset = decode_typed_data(data, offset)
-            arguments.append((argument, value))
-        messages.append(Message(name, arguments))
+        message = Message(name)
+        if count:
+            names: list[str] = []
+            values: list[Value] = []
+            for _ in range(count):
+                argument, offset = decode_string(data, offset)
+                value, offset = decode_typed_data(data, offset)
+                names.append(argument)
+                values.append(value)
+            message.names = tuple(names)
+            message.values = tuple(values)
+        messages.append(message)
         if len(messages) > MAX_MESSAGES:
             raise InvalidFrame(f"a NOTIFY has more than {MAX_MESSAGES} messages")
     return messages

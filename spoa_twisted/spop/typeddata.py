@@ -104,9 +104,14 @@ def decode_string(data: bytes, offset: int) -> tuple[str, int]:
 
     :raises InvalidFrame: when ``data`` ends first.
     """
-    length, offset = decode_varint(data, offset)
+    size = len(data)
+    if offset < size and data[offset] < 240:
+        length = data[offset]
+        offset += 1
+    else:
+        length, offset = decode_varint(data, offset)
     end = offset + length
-    if end > len(data):
+    if end > size:
         raise InvalidFrame("a string is longer than what holds it")
     return data[offset:end].decode("utf-8", "surrogateescape"), end
 
@@ -188,6 +193,8 @@ def encode_typed_data(value: Value) -> bytes:
     :raises TypeError: for a value of any other type.
     :raises ValueError: for an integer outside its type, or a ``str`` that UTF-8 cannot hold.
     """
+    if type(value) is int and 0 <= value < 240:
+        return _ONE_BYTE_INT64[value]
     encode = _ENCODERS.get(type(value))
     if encode is None:
         return _encode_subclass(value)
@@ -241,6 +248,8 @@ def _encode_binary(value: bytes | bytearray | memoryview) -> bytes:
     data = bytes(value)
     return b"\x09" + encode_varint(len(data)) + data
 
+
+_ONE_BYTE_INT64: Final = tuple([bytes((DataType.INT64, value)) for value in range(240)])
 
 _encode_int64: Final = _encode_integer(DataType.INT64, -(2**63), 2**63)
 

@@ -41,7 +41,7 @@ class Unread:
     :param pipelining: whether HAProxy keeps more than one NOTIFY in flight.
     """
 
-    __slots__ = ("_counting", "_ended", "_given_up", "_limit", "_most", "_sent", "_small", "_total", "_unread")
+    __slots__ = ("_counting", "_ended", "_given_up", "_limit", "_most", "_sent", "_small", "_unread", "size")
 
     def __init__(self, max_frame_size: int, pipelining: bool = True) -> None:
         self._limit = max_frame_size + _SPARE
@@ -54,7 +54,8 @@ class Unread:
         self._given_up = False
         # The frames' sizes, each with the number of the interval that it was sent in.
         self._unread: deque[tuple[int, int]] = deque()
-        self._total = 0
+        #: How many bytes are remembered as unread.
+        self.size = 0
         # How many intervals have ended.
         self._ended = 0
 
@@ -86,7 +87,7 @@ class Unread:
             self._forget(len(self._unread) - (self._most - in_flight))
         admitted = 0
         for frame in frames:
-            if self._total + len(frame) > self._limit and self._unread:
+            if self.size + len(frame) > self._limit and self._unread:
                 break
             self._remember(len(frame))
             admitted += 1
@@ -109,9 +110,9 @@ class Unread:
 
     def _remember(self, size: int) -> None:
         self._unread.append((size, self._ended))
-        self._total += size
+        self.size += size
 
     def _forget(self, count: int) -> None:
         for _ in range(count):
             size, _ = self._unread.popleft()
-            self._total -= size
+            self.size -= size

@@ -38,6 +38,23 @@ def encode_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
+def end_of_varint(data: bytes, offset: int) -> int:
+    """Return the offset behind the number at ``offset`` of ``data``, which need not be known.
+
+    :raises InvalidFrame: as :func:`decode_varint` does.
+    """
+    try:
+        if data[offset] < 240:
+            return offset + 1
+        end = offset + 1
+        while data[end] >= 128:
+            end += 1
+    except IndexError:
+        raise InvalidFrame("the data ends inside a variable-length integer") from None
+    # Only the longest form may exceed 64 bits.
+    return end + 1 if end + 1 < offset + MAX_VARINT_SIZE else decode_varint(data, offset)[1]
+
+
 def decode_varint(data: bytes, offset: int) -> tuple[int, int]:
     """Decode the number at ``offset`` of ``data``; return it and the offset behind it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import NamedTuple
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -13,9 +14,19 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
-from spoa_twisted.spop.frames import Flags, Frame, FrameBuffer, FrameType, HAProxyHello
+from spoa_twisted.spop.frames import Flags, FrameBuffer, FrameType, HAProxyHello
 
 from .harness import bound_socket
+
+
+class Frame(NamedTuple):
+    """A frame that went by."""
+
+    type: int
+    flags: int
+    ids: bytes
+    payload: bytes
+
 
 #: What the kernel is asked to keep, at most, for a connection that is not read, in bytes. It keeps some more.
 RECEIVE_BUFFER = 4096
@@ -65,7 +76,8 @@ class Relayed(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._frames.feed(data)
-        while (frame := self._frames.next_frame()) is not None:
+        while (cut := self._frames.next_frame()) is not None:
+            frame = Frame(*cut)
             self.sent.append(frame)
             if self._relay.holding and frame.type == FrameType.NOTIFY and not frame.flags & Flags.FIN:
                 self.hold()
@@ -129,8 +141,8 @@ class _AgentsEnd(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._frames.feed(data)
         frames = []
-        while (frame := self._frames.next_frame()) is not None:
-            frames.append(frame)
+        while (cut := self._frames.next_frame()) is not None:
+            frames.append(Frame(*cut))
         self._relayed.agent_sent(data, frames)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -81,10 +81,11 @@ class Conversation(RuleBasedStateMachine):
         assert self.agent.bytes_to_send == waiting - len(data)
         self.to_engine += data
         self._on_the_wire.feed(data)
-        for frame in iter(self._on_the_wire.next_frame, None):
-            size = 5 + len(frame.ids) + len(frame.payload)
-            assert size <= (self.agreed if self.old or frame.type != FrameType.ACK else self.agreed - 1)
-            assert frame.flags & Flags.FIN
+        while (frame := self._on_the_wire.next_frame()) is not None:
+            frame_type, flags, ids, payload = frame
+            size = 5 + len(ids) + len(payload)
+            assert size <= (self.agreed if self.old or frame_type != FrameType.ACK else self.agreed - 1)
+            assert flags & Flags.FIN
         assert len(self._on_the_wire) == 0
         if not self.old and self.agent.state is State.RUNNING and not self.spoilt:
             # HAProxy's buffer, as far as the agent knows it, and one byte must stay free.
