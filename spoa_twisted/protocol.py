@@ -101,6 +101,9 @@ _KEEPALIVE: Final = tuple(
 # What no peer may leave unread for any time, unless max_unsent allows more: 256 ACKs of HAProxy's frame size are less.
 _MAX_BACKLOG: Final = 2**22
 
+_RUNNING: Final = State.RUNNING
+_CLOSED: Final = State.CLOSED
+
 # So much is read ahead of what may be answered, to notice the end of a connection with too much pending.
 _READ_AHEAD: Final = 2**16
 
@@ -236,7 +239,7 @@ class SPOAProtocol(Protocol):
 
     def leave(self) -> None:
         """Let go all, and the goodbye behind it in the same write. HAProxy then closes, or else the agent does."""
-        self._leaving = self._connection.state is State.RUNNING
+        self._leaving = self._connection.state is _RUNNING
         self._say_goodbye()
         if not self._leaving:
             self._flush()
@@ -247,7 +250,7 @@ class SPOAProtocol(Protocol):
 
     def left(self) -> bool:
         """Return whether the goodbye was said."""
-        return self._connection.state is State.CLOSED
+        return self._connection.state is _CLOSED
 
     def abort(self) -> None:
         """Say goodbye and close whatever is pending. The peer has a second to take it."""
@@ -331,7 +334,8 @@ class SPOAProtocol(Protocol):
 
     def _notified(self, notify: Notify) -> None:
         factory = self.factory
-        room = self._connection.room_for_actions(notify.ids)
+        ids = notify.ids
+        room = self._connection.room_for_actions(ids)
         try:
             answer = factory.handlers.respond(notify.messages, room, factory.reactor, factory.handler_timeout)
         except BaseException:
@@ -339,11 +343,11 @@ class SPOAProtocol(Protocol):
             answer = b""
         if isinstance(answer, Deferred):
             size = notify.size + MESSAGE_SIZE * len(notify.messages)
-            self._pending[answer] = (notify.ids, size)
+            self._pending[answer] = (ids, size)
             self._pending_size += size
             answer.addBoth(self._answered, answer)
         else:
-            self._queue_ack(notify.ids, answer)
+            self._queue_ack(ids, answer)
 
     def _answered(self, actions: bytes | Failure, deferred: Deferred[bytes]) -> None:
         if deferred in self._pending:
@@ -366,7 +370,7 @@ class SPOAProtocol(Protocol):
         self._serve(at_once=False)
 
     def _queue_ack(self, ids: bytes, actions: bytes) -> None:
-        if self._connection.state is not State.RUNNING:
+        if self._connection.state is not _RUNNING:
             return
         try:
             self._connection.send_ack(ids, actions)
@@ -377,9 +381,9 @@ class SPOAProtocol(Protocol):
     def _flush(self, at_once: bool = True) -> None:
         connection = self._connection
         # Long ACKs take their time as it is.
-        if not self._holding or connection.state is State.CLOSED or connection.held_back:
+        if not self._holding or connection.state is _CLOSED or connection.held_back:
             self._write(at_once)
-        if connection.state is State.CLOSED and not self._leaving:
+        if connection.state is _CLOSED and not self._leaving:
             self._close_when_written()
         self._read_or_pause()
 

@@ -204,7 +204,7 @@ class _Connection(Generic[EventT]):
         if not out:
             return b""
         self._out = []
-        data = out[0] if len(out) == 1 else b"".join(out)
+        data = b"".join(out)
         self.bytes_to_send -= len(data)
         return data
 
@@ -293,12 +293,10 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         acks = len(frames) - (self.state is _CLOSED)
         admitted = self._unread.admit(frames, self._in_flight + acks, self._answered)
         self._answered += admitted
-        if admitted == len(frames):
-            return super().data_to_send()
-        held_back = frames[admitted:]
+        self._out = frames[admitted:]
         del frames[admitted:]
-        data = super().data_to_send()
-        self._out = held_back
+        data = b"".join(frames)
+        self.bytes_to_send -= len(data)
         return data
 
     @property

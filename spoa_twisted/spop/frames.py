@@ -160,7 +160,11 @@ class FrameBuffer:
         offset = self._offset
         available = len(data) - offset
         if available < _LENGTH_SIZE:
-            self._wait_for(_LENGTH_SIZE)
+            if available:
+                self._wait_for(_LENGTH_SIZE)
+            else:
+                self._data = b""
+                self._offset = 0
             return None
         if available < _HEADER.size:
             self._wait_for(_LENGTH_SIZE + self._judge(int.from_bytes(data[offset : offset + _LENGTH_SIZE], "big")))

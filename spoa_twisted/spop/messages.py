@@ -107,6 +107,26 @@ class Message:
         return f"<Message {self.name}{arguments}>"
 
 
+@final
+class _Layout:
+    """What all messages of one ``spoe-message`` section have in common: all but the values."""
+
+    __slots__ = ("head", "labels", "name", "names")
+
+    def __init__(self, message: Message) -> None:
+        self.name = message.name
+        self.names = message.names
+        self.head = encode_string(message.name) + bytes((len(message.names),))
+        #: The encoded name of each argument, and how long that is.
+        self.labels = tuple([(label, len(label)) for label in [encode_string(name) for name in message.names]])
+
+
+# By how they begin: a name shorter than 240 bytes.
+_layouts: Final[dict[bytes, _Layout]] = {}
+_MOST_LAYOUTS: Final = 256
+_LONGEST_LAYOUT: Final = 4096
+
+
 def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
     """Decode the LIST-OF-MESSAGES that fills ``data`` from ``offset`` on. It may be empty.
 
@@ -114,26 +134,60 @@ def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
     """
     messages: list[Message] = []
     while offset < len(data):
-        name, offset = decode_string(data, offset)
-        if offset >= len(data):
-            raise InvalidFrame("a message ends before its number of arguments")
-        count = data[offset]
-        offset += 1
-        message = Message(name)
-        if count:
-            names: list[str] = []
-            values: list[Value] = []
-            for _ in range(count):
-                argument, offset = decode_string(data, offset)
-                value, offset = decode_typed_data(data, offset)
-                names.append(argument)
-                values.append(value)
-            message.names = tuple(names)
-            message.values = tuple(values)
+        layout = _layouts.get(data[offset : offset + 1 + data[offset]])
+        message = None
+        if layout is not None:
+            message, end = _decode_as(layout, data, offset)
+        if message is None:
+            message, end = _decode_message(data, offset)
+            _learn(message)
         messages.append(message)
+        offset = end
         if len(messages) > MAX_MESSAGES:
             raise InvalidFrame(f"a NOTIFY has more than {MAX_MESSAGES} messages")
     return messages
+
+
+def _decode_as(layout: _Layout, data: bytes, offset: int) -> tuple[Message | None, int]:
+    """Decode the message at ``offset`` if ``layout`` is its own; return it and the offset behind it."""
+    if not data.startswith(layout.head, offset):
+        return None, offset
+    offset += len(layout.head)
+    values: list[Value] = []
+    for label, size in layout.labels:
+        if not data.startswith(label, offset):
+            return None, offset
+        value, offset = decode_typed_data(data, offset + size)
+        values.append(value)
+    message = Message(layout.name)
+    message.names = layout.names
+    message.values = tuple(values)
+    return message, offset
+
+
+def _decode_message(data: bytes, offset: int) -> tuple[Message, int]:
+    """Decode the message at ``offset``, whatever it is; return it and the offset behind it."""
+    name, offset = decode_string(data, offset)
+    if offset >= len(data):
+        raise InvalidFrame("a message ends before its number of arguments")
+    count = data[offset]
+    offset += 1
+    arguments: list[tuple[str, Value]] = []
+    for _ in range(count):
+        argument, offset = decode_string(data, offset)
+        value, offset = decode_typed_data(data, offset)
+        arguments.append((argument, value))
+    return Message(name, arguments), offset
+
+
+def _learn(message: Message) -> None:
+    """Let the next message like this one be decoded as it was."""
+    layout = _Layout(message)
+    size = len(layout.head) + sum([size for _, size in layout.labels])
+    if layout.head[0] < 240 and size <= _LONGEST_LAYOUT:
+        if len(_layouts) >= _MOST_LAYOUTS:
+            _layouts.clear()
+        _layouts[layout.head[:-1]] = layout
 
 
 def encode_messages(messages: Iterable[Message]) -> bytes:

@@ -104,14 +104,12 @@ def decode_string(data: bytes, offset: int) -> tuple[str, int]:
 
     :raises InvalidFrame: when ``data`` ends first.
     """
-    size = len(data)
-    if offset < size and data[offset] < 240:
-        length = data[offset]
+    if offset < len(data) and (length := data[offset]) < 240:
         offset += 1
     else:
         length, offset = decode_varint(data, offset)
     end = offset + length
-    if end > size:
+    if end > len(data):
         raise InvalidFrame("a string is longer than what holds it")
     return data[offset:end].decode("utf-8", "surrogateescape"), end
 
