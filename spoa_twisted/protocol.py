@@ -143,8 +143,6 @@ class SPOAProtocol(Protocol):
         self._unsent_timer: IDelayedCall | None = None
         self._unread_timer: IDelayedCall | None = None
         self._read_interval = READ_INTERVAL
-        # Whether something was written since the last look at what was read began.
-        self._wrote = False
         self._engine: _Engine | None = None
         self._peer = ""
         self._tls = False
@@ -406,7 +404,6 @@ class SPOAProtocol(Protocol):
             if self._unsent > self.factory.max_unsent and self._unsent_timer is None:
                 self._unsent_timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_time_is_up)
         if data:
-            self._wrote = True
             if at_once:
                 self._sender.send(data)
             else:
@@ -418,8 +415,9 @@ class SPOAProtocol(Protocol):
         self._reading_on = False
 
     def _interval_ended(self) -> None:
-        # What was written before reaches the kernel in this turn of the reactor, and with TLS in the next one.
-        self._wrote = False
+        # What was written before reaches the kernel in this turn of the reactor, and with TLS in the next one; what is
+        # written until then perhaps not.
+        self._connection.interval_ends()
         self._unread_timer = self.factory.reactor.callLater(0, self._turn_ended)
 
     def _turn_ended(self) -> None:
@@ -428,8 +426,6 @@ class SPOAProtocol(Protocol):
     def _look_what_was_read(self) -> None:
         self._unread_timer = None
         read = all_read(self.transport)
-        if read and self._wrote:
-            read = False
         # Who reads nothing is looked at less and less often.
         self._read_interval = min(2 * self._read_interval, _LONGEST_READ_INTERVAL) if read is False else READ_INTERVAL
         self._connection.interval_ended(read)

@@ -1,4 +1,4 @@
-"""Whether a peer on this machine has read all that was written to it: the kernel knows, on Linux.
+"""Whether a peer on this machine was given all that was written to it: the kernel knows, on Linux.
 
 HAProxy >= 3.1 makes it worth asking; see :mod:`spoa_twisted.spop.unread`. Nothing here asks more than a few
 microseconds of the machine, and nothing of its user's rights.
@@ -11,6 +11,8 @@ import socket
 import struct
 import sys
 from typing import Any, Final
+
+from twisted.internet.interfaces import ISSLTransport
 
 if sys.platform == "linux":
     import fcntl
@@ -39,20 +41,25 @@ def all_read(transport: Any) -> bool | None:
     """Return whether the peer has read all that this machine's kernel was given to send to it.
 
     What ``transport`` itself has not given to the kernel yet does not count. ``None`` is for what the kernel does not
-    know, such as what a peer on another machine has read.
+    know, such as what a peer on another machine has read, or what one has deciphered of what it has read.
+
+    The call with which the peer has read the last of it may not have returned yet.
     """
     connection = getattr(transport, "socket", None)
     if sys.platform != "linux" or connection is None:
         return None
     try:
         if connection.family == socket.AF_UNIX:
-            return _unix_unread(connection) == 0
-        sent, unsent = _tcp_sent(connection)
-        received, unread = _tcp_received(connection)
+            read = _unix_unread(connection) == 0
+        else:
+            sent, unsent = _tcp_sent(connection)
+            received, unread = _tcp_received(connection)
+            read = unsent == 0 and unread == 0 and received == sent
     except (OSError, ValueError, struct.error):
         # No such socket on this machine, or a kernel, or a sandbox, that does not tell.
         return None
-    return unsent == 0 and unread == 0 and received == sent
+    # With TLS a reader deciphers one record after the other, and takes what came meanwhile for more of the same.
+    return None if read and ISSLTransport.providedBy(transport) else read
 
 
 def _unix_unread(connection: socket.socket) -> int:

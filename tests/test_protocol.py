@@ -29,7 +29,7 @@ from spoa_twisted.protocol import (
 from spoa_twisted.spop.connection import Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.messages import Message
-from spoa_twisted.spop.unread import INTERVALS_TO_READ, READ_INTERVAL
+from spoa_twisted.spop.unread import INTERVALS_TO_READ, INTERVALS_TO_RETURN, READ_INTERVAL
 from tests.conftest import Logged
 
 
@@ -778,8 +778,8 @@ class TestUnread:
 
     def test_what_has_not_left_is_not_read(self, clock: Clock) -> None:
         """What was written while the kernel was about to be asked it does not know of yet."""
-        factory = SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 7000}}), reactor=clock)
-        session = Session(factory)
+        handlers = Handlers({"long": lambda: {"sess.a": "x" * 7000}, "longer": lambda: {"sess.a": "x" * 9000}})
+        session = Session(SPOAFactory(handlers, reactor=clock))
         ours, theirs = socket.socketpair()
         with ours, theirs:
             session.wire.socket = ours  # type: ignore[attr-defined]
@@ -787,11 +787,28 @@ class TestUnread:
             assert session.agent._unread_timer is not None
             session.agent._unread_timer.cancel()
             session.agent._interval_ended()
-            session.notify("long", "long")
+            session.notify("longer", "longer")
             clock.advance(0)
+            for _ in range(INTERVALS_TO_RETURN - 1):
+                clock.pump([READ_INTERVAL, 0, 0])
+            # The first was read. So was the second, as far as is known, but not long enough ago for the third.
             assert len(session.events()) == 2
-            clock.advance(4 * READ_INTERVAL)
+            clock.pump([READ_INTERVAL, 0, 0])
             assert len(session.events()) == 1
+        session.lose()
+
+    def test_what_is_read_may_not_have_been_returned(self, clock: Clock) -> None:
+        """When the kernel says so for the first time, the call that reads may still take more."""
+        factory = SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 9000}}), reactor=clock)
+        session = Session(factory)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            session.wire.socket = ours  # type: ignore[attr-defined]
+            session.notify("long", "long")
+            for _ in range(INTERVALS_TO_RETURN):
+                assert len(session.wire.value()) < 16384
+                clock.pump([READ_INTERVAL, 0, 0])
+            assert len(session.events()) == 2
         session.lose()
 
     def test_no_timer_outlives_a_connection(self, clock: Clock) -> None:

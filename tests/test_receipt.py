@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.testing import StringTransport
+from zope.interface import directlyProvides
 
 from spoa_twisted.receipt import all_read
 
@@ -73,6 +77,34 @@ def test_what_the_peer_has_no_room_for_is_not_read(ends: Ends) -> None:
         assert all_read(transport) is False
         received += len(peer.recv(65536))
     assert all_read(transport) is True
+
+
+def test_what_is_read_may_not_have_been_returned(ends: Ends) -> None:
+    """The call that reads it may take what comes next as well. This one is told to wait for more; others come to it
+    when they are held up, however shortly.
+    """
+    transport, peer = ends
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(peer.recv, 20, socket.MSG_WAITALL)
+        transport.socket.sendall(b"x" * 10)
+        until = time.monotonic() + 10
+        while not (read := all_read(transport)) and time.monotonic() < until:
+            pass
+        assert read is True
+        assert not received.done()
+        transport.socket.sendall(b"y" * 10)
+        assert received.result(10) == b"x" * 10 + b"y" * 10
+
+
+@pytest.mark.parametrize("ends", ["tcp", "tcp6", "mapped"], indirect=True)
+def test_what_is_read_may_not_have_been_deciphered(ends: Ends) -> None:
+    """With TLS a reader reads more as long as there is more: that all is read says no more than that it may be."""
+    transport, peer = ends
+    directlyProvides(transport, ISSLTransport)
+    transport.socket.sendall(b"x" * 1000)
+    assert all_read(transport) is False
+    peer.recv(1000)
+    assert all_read(transport) is None
 
 
 @pytest.mark.parametrize("ends", ["tcp", "tcp6", "mapped"], indirect=True)

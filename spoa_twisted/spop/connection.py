@@ -309,10 +309,16 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         """Whether ACKs wait until HAProxy has read others."""
         return self._unread is not None and self._unread.size > 0 and bool(self._out)
 
+    def interval_ends(self) -> None:
+        """Say that what is sent from now on does not count for the interval that is about to end."""
+        if self._unread is not None:
+            self._unread.interval_ends()
+
     def interval_ended(self, all_read: bool | None = None) -> None:
         """Say that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed, while :attr:`unread`.
 
-        :param all_read: whether HAProxy has read all that was sent, as far as that is known; ``None`` if not.
+        :param all_read: whether HAProxy has read all that was sent before :meth:`interval_ends`, as far as that is
+            known; ``None`` if not.
         """
         if self._unread is not None:
             self._unread.interval_ended(all_read)

@@ -7,7 +7,9 @@ has read is known in three ways, none of which is always there:
   unread. So nothing has to be counted as long as all ACKs are shorter than a 20th of the buffer; from the first longer
   one on, the sizes of the last ones are remembered. But when the agent falls behind, HAProxy gives up NOTIFYs and
   sends others: then there may be any number of ACKs.
-- The kernel knows it, when HAProxy runs on the same machine.
+- The kernel knows it, when HAProxy runs on the same machine: almost. When it has handed out all, the call that HAProxy
+  reads with may not have returned, and takes what comes next as well: the two then fill the buffer together. So the
+  call is given time to return, in which what it read still counts.
 - Time: what was sent long enough ago has been read.
 """
 
@@ -26,6 +28,10 @@ READ_INTERVAL: Final = 0.005
 #: How many intervals HAProxy gets to read what was sent before the first of them, when nothing but time can tell.
 INTERVALS_TO_READ: Final = 10
 
+#: How many intervals have to end with all handed out, as the kernel says: at the end of the first, the call that read
+#: may not have returned. On Linux 6.18, one of 100,000 calls on a Unix socket was held up for 0.1 ms just there.
+INTERVALS_TO_RETURN: Final = 2
+
 # A frame's length is not part of the frame, and one byte has to stay free.
 _SPARE: Final = 3
 
@@ -41,7 +47,18 @@ class Unread:
     :param pipelining: whether HAProxy keeps more than one NOTIFY in flight.
     """
 
-    __slots__ = ("_counting", "_ended", "_given_up", "_limit", "_most", "_sent", "_small", "_unread", "size")
+    __slots__ = (
+        "_counting",
+        "_ended",
+        "_given_up",
+        "_interval",
+        "_limit",
+        "_most",
+        "_sent",
+        "_small",
+        "_unread",
+        "size",
+    )
 
     def __init__(self, max_frame_size: int, pipelining: bool = True) -> None:
         self._limit = max_frame_size + _SPARE
@@ -56,8 +73,8 @@ class Unread:
         self._unread: deque[tuple[int, int]] = deque()
         #: How many bytes are remembered as unread.
         self.size = 0
-        # How many intervals have ended.
-        self._ended = 0
+        # How many intervals have ended that left nothing unread, as far as is known, and the number of this one.
+        self._ended = self._interval = 0
 
     def __len__(self) -> int:
         """Return how many frames are remembered as unread."""
@@ -93,23 +110,28 @@ class Unread:
             admitted += 1
         return admitted
 
+    def interval_ends(self) -> None:
+        """Take note that what is sent from now on does not belong to the interval that is about to end."""
+        self._interval = self._ended + 1
+
     def interval_ended(self, all_read: bool | None) -> None:
-        """Take note that another interval has passed, and of what the kernel knows: whether all was read.
+        """Take note that another interval has passed, and of what the kernel knows: whether it has handed out all that
+        was sent until it ended.
 
         ``None`` is for a kernel that does not know.
         """
-        if all_read is None:
+        if all_read is not False:
             self._ended += 1
-            while self._unread and self._unread[0][1] <= self._ended - INTERVALS_TO_READ:
+            self._interval = self._ended
+            read = self._ended - (INTERVALS_TO_READ if all_read is None else INTERVALS_TO_RETURN)
+            while self._unread and self._unread[0][1] <= read:
                 self._forget(1)
-        elif all_read:
-            self._forget(len(self._unread))
         if not self._unread:
             self._counting = self._given_up = False
             self._sent = 0
 
     def _remember(self, size: int) -> None:
-        self._unread.append((size, self._ended))
+        self._unread.append((size, self._interval))
         self.size += size
 
     def _forget(self, count: int) -> None:

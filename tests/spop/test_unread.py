@@ -7,7 +7,7 @@ import pytest
 from spoa_twisted.spop.connection import AgentConnection, EngineConnection, Notify
 from spoa_twisted.spop.frames import Flags, FrameType, HAProxyHello, encode_frame
 from spoa_twisted.spop.messages import Message, encode_messages
-from spoa_twisted.spop.unread import INTERVALS_TO_READ, Unread
+from spoa_twisted.spop.unread import INTERVALS_TO_READ, INTERVALS_TO_RETURN, Unread
 
 # One byte less than the buffer of a HAProxy whose max-frame-size is 16380.
 LIMIT = 16383
@@ -32,6 +32,13 @@ def time_passes(unread: Unread) -> None:
     """As long as HAProxy needs, when nothing else tells what it has read."""
     for _ in range(INTERVALS_TO_READ):
         unread.interval_ended(None)
+
+
+def haproxy_reads(unread: Unread | AgentConnection) -> None:
+    """All, and its call has had the time to return."""
+    for _ in range(INTERVALS_TO_RETURN):
+        unread.interval_ends()
+        unread.interval_ended(True)
 
 
 def test_small_frames_are_not_counted(unread: Unread) -> None:
@@ -95,14 +102,38 @@ def test_the_kernel_knows(unread: Unread) -> None:
     for _ in range(10 * INTERVALS_TO_READ):
         unread.interval_ended(False)
     assert unread.admit(frames(10), 1) == 0
-    unread.interval_ended(True)
+    haproxy_reads(unread)
     assert unread.admit(frames(10), 1) == 1
+
+
+def test_what_the_kernel_has_handed_out_may_not_have_been_returned(unread: Unread) -> None:
+    """A call that has not returned takes what comes next as well: both together must not fill the buffer."""
+    assert unread.admit(frames(12000), 1) == 1
+    for _ in range(INTERVALS_TO_RETURN - 1):
+        unread.interval_ended(True)
+        assert unread.admit(frames(LIMIT - 12000 + 1), 1) == 0
+    assert unread.admit(frames(4000), 1) == 1
+    unread.interval_ended(True)
+    assert unread.admit(frames(12000), 1) == 1
+    assert len(unread) == 2
+
+
+def test_what_is_sent_while_an_interval_ends_belongs_to_the_next(unread: Unread) -> None:
+    """It may not have reached the kernel, which then knows nothing of it."""
+    assert unread.admit(frames(8000), 1) == 1
+    unread.interval_ends()
+    assert unread.admit(frames(8000), 1) == 1
+    for _ in range(INTERVALS_TO_RETURN):
+        unread.interval_ended(True)
+    assert len(unread) == 1
+    unread.interval_ended(True)
+    assert len(unread) == 0
 
 
 def test_counting_ends_when_all_is_read(unread: Unread) -> None:
     """After a long frame, small ones are not slowed for ever."""
     assert unread.admit(frames(LIMIT), 1) == 1
-    unread.interval_ended(True)
+    haproxy_reads(unread)
     for _ in range(100):
         assert unread.admit(frames(*[SMALL] * 20), 20) == 20
     assert len(unread) == 0
@@ -112,7 +143,7 @@ def test_more_in_flight_than_haproxy_waits_for(unread: Unread) -> None:
     """It has given up some, and reads no faster for it: however small the ACKs, only so many leave at once."""
     assert unread.admit(frames(*[40] * 1000), 1000) == LIMIT // 40
     assert unread.admit(frames(*[40] * 591), 591) == 0
-    unread.interval_ended(True)
+    haproxy_reads(unread)
     assert unread.admit(frames(*[40] * 591), 591) == LIMIT // 40
 
 
@@ -129,7 +160,7 @@ def test_counts_prove_nothing_after_haproxy_gave_up(unread: Unread) -> None:
     """Though no more than 20 are in flight any more, ACKs of those given up may be unread, until all is read."""
     assert unread.admit(frames(*[800] * 25), 25) == 20
     assert unread.admit(frames(*[800] * 20), 20) == 0
-    unread.interval_ended(True)
+    haproxy_reads(unread)
     assert unread.admit(frames(*[800] * 20), 20) == 20
     assert len(unread) == 0
 
@@ -140,7 +171,7 @@ def test_a_count_that_misses_what_has_not_arrived(unread: Unread) -> None:
     for _ in range(3):
         assert unread.admit(frames(*[2000] * 4), 4) in (4, 0)
     assert len(unread) == 8
-    unread.interval_ended(True)
+    haproxy_reads(unread)
     assert unread.admit(frames(2000), 1) == 1
 
 
@@ -152,7 +183,7 @@ def test_one_notify_at_a_time() -> None:
         assert unread.admit(frames(LIMIT), 1) == 1
     # HAProxy gave up the first, and sent another.
     assert unread.admit(frames(LIMIT, LIMIT), 2) == 0
-    unread.interval_ended(True)
+    haproxy_reads(unread)
     assert unread.admit(frames(LIMIT, LIMIT), 2) == 1
 
 
@@ -193,7 +224,7 @@ class TestConnection:
             data = agent.data_to_send()
             writes.append(len(data))
             assert agent.bytes_to_send == 20 * 1511 - sum(writes)
-            agent.interval_ended(True)
+            haproxy_reads(agent)
         assert sum(writes) == 20 * 1511
         assert all(size <= LIMIT and size % 1511 == 0 for size in writes)
 
@@ -206,7 +237,7 @@ class TestConnection:
             agent.send_ack(event.ids, b"x" * 40)
         assert 1000 < len(agent.data_to_send()) <= LIMIT
         assert agent.data_to_send() == b""
-        agent.interval_ended(True)
+        haproxy_reads(agent)
         assert 1000 < len(agent.data_to_send()) <= LIMIT
 
     def test_a_long_read_may_be_a_part(self, agent: AgentConnection) -> None:
@@ -261,7 +292,7 @@ class TestConnection:
         writes = []
         while agent.unread:
             writes.append(agent.data_to_send())
-            agent.interval_ended(True)
+            haproxy_reads(agent)
         assert len(writes) == 2
         assert all(len(data) <= LIMIT for data in writes)
         assert writes[-1].endswith(b"\x06normal")
