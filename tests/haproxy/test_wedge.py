@@ -95,7 +95,7 @@ async def test_mixed_sizes(
     haproxy = start_haproxy(
         await agent.address() + options,
         process="nbthread 1",
-        spoe=SPOE.format(message="mixed", options="timeout processing 2s"),
+        spoe=SPOE.format(message="mixed", options=""),
         web=WEB,
     )
     await haproxy.get("/?size=1")
