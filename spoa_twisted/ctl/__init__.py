@@ -11,11 +11,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import react
 
-from spoa_twisted.ctl import ping, send
+from spoa_twisted.ctl import bench, ping, send
 from spoa_twisted.ctl.values import show_text
 
 #: The modules of the commands.
-COMMANDS = {"send": send, "ping": ping}
+COMMANDS = {"send": send, "ping": ping, "bench": bench}
 
 Run = Callable[[Any, argparse.Namespace], Coroutine[Deferred[Any], Any, None]]
 
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="spoactl",
         usage="%(prog)s COMMAND ...",
         description="Speaks SPOP to an agent, as HAProxy does.",
-        epilog="commands:\n  send  send a message, print the variables set\n  ping  make a health check\n\n"
+        epilog="commands:\n  send   send a message, print the variables set\n  ping   make a health check\n"
+        "  bench  load the agent, measure it, check its answers\n\n"
         "spoactl COMMAND --help tells more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
