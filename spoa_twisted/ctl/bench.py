@@ -28,6 +28,7 @@ from spoa_twisted.ctl.load import (
     Window,
     all_of,
     canonical,
+    waited,
 )
 from spoa_twisted.ctl.send import argument
 from spoa_twisted.ctl.values import show_text, show_value
@@ -63,6 +64,9 @@ SHAPES: Final = {
 
 #: From this share of a core on, the load side may have been what was measured.
 BUSY: Final = 0.9
+
+#: From this share of the time on that a process waits for a core, others take too much of the machine.
+WAITED: Final = 0.1
 
 DESCRIPTION = """\
 Loads an agent as HAProxy would, with a constant number of NOTIFYs in flight on each connection, and checks every ACK.
@@ -102,9 +106,10 @@ With --json it prints an object with these keys:
   notifys               good ACKs in the time measured; notifys_per_second: the rate
   latency_us            p50, p99, p99.9 and max in microseconds; null without a good ACK
   errors                how many of each kind, none left out that occurred
-  agent_cpu             for each --pid: pid, seconds of CPU, and busy, the share of a core
+  agent_cpu             for each --pid: pid, seconds of CPU, busy, the share of a core that these are, and waited, the
+                        share of the time that its first thread was ready and had no core; null where unknown
   cpu_us_per_notify     microseconds of CPU per NOTIFY of all those processes; null without --pid
-  load_cpu              for each process of the load: busy, the share of a core
+  load_cpu              for each process of the load: busy and waited, as above
   notes                 what to know before the figures are believed
 
   spoactl bench tcp:127.0.0.1:12345 --pid "$(cat twistd.pid)"
@@ -192,24 +197,30 @@ class _AgentCPU:
             raise ProcessLookupError(f"--pid {pid}: {os.strerror(failed)}")
         self._clock = clock.value
         self._began = self._time()
+        self._had_waited: int | None = None
         #: Seconds in the time measured; ``None`` when the process did not live to its end.
         self.seconds: float | None = None
+        #: The seconds that it was ready to run in that time and had no core; ``None`` when the system does not say.
+        self.waited: float | None = None
 
     def begin(self) -> None:
-        try:
-            self._began = self._time()
-        except OSError:
-            self._began = -1
+        """The time measured begins."""
+        self._began = self._time()
+        self._had_waited = waited(self.pid)
 
     def end(self) -> None:
-        try:
-            used = self._time() - self._began
-        except OSError:
-            return
-        self.seconds = used / 1e9 if self._began >= 0 else None
+        """It ends."""
+        now, has_waited = self._time(), waited(self.pid)
+        if now is not None and self._began is not None:
+            self.seconds = (now - self._began) / 1e9
+        if has_waited is not None and self._had_waited is not None:
+            self.waited = (has_waited - self._had_waited) / 1e9
 
-    def _time(self) -> int:
-        return time.clock_gettime_ns(self._clock)
+    def _time(self) -> int | None:
+        try:
+            return time.clock_gettime_ns(self._clock)
+        except OSError:
+            return None
 
 
 async def run(reactor: Any, options: argparse.Namespace) -> None:
@@ -333,18 +344,26 @@ def _cpu(cpus: list[_AgentCPU], outcomes: list[Outcome]) -> dict[str, Any]:
             {
                 "pid": cpu.pid,
                 "seconds": cpu.seconds,
-                "busy": cpu.seconds / seconds if cpu.seconds is not None and seconds else None,
+                "busy": _share(cpu.seconds, seconds),
+                "waited": _share(cpu.waited, seconds),
             }
             for cpu in cpus
         ],
         "cpu_us_per_notify": sum(used) / notifys * 1e6 if cpus and len(used) == len(cpus) and notifys else None,
-        "load_cpu": [{"busy": outcome.cpu / outcome.seconds if outcome.seconds else 0.0} for outcome in outcomes],
+        "load_cpu": [
+            {"busy": _share(outcome.cpu, outcome.seconds), "waited": _share(outcome.waited, outcome.seconds)}
+            for outcome in outcomes
+        ],
     }
 
 
-def _notes(report: dict[str, Any], options: argparse.Namespace) -> list[str]:
+def _share(part: float | None, whole: float) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _cpu_notes(report: dict[str, Any]) -> list[str]:
     notes = []
-    load = max(cpu["busy"] for cpu in report["load_cpu"])
+    load = max(cpu["busy"] or 0.0 for cpu in report["load_cpu"])
     agents = [cpu["busy"] for cpu in report["agent_cpu"]]
     if load >= BUSY and not agents:
         notes.append(f"the load side used {load:.0%} of a core: it may have been the bottleneck; --pid would tell")
@@ -356,6 +375,16 @@ def _notes(report: dict[str, Any], options: argparse.Namespace) -> list[str]:
             notes.append(f"the process {cpu['pid']} did not live to the end")
         elif not cpu["seconds"]:
             notes.append(f"the process {cpu['pid']} used no CPU: is it the agent?")
+    idle = max(cpu["waited"] or 0.0 for cpu in [*report["load_cpu"], *report["agent_cpu"]])
+    if idle >= WAITED:
+        notes.append(
+            f"{idle:.0%} of the time a process waited for a core: rate and latency suffer from other work here"
+        )
+    return notes
+
+
+def _notes(report: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    notes = _cpu_notes(report)
     if report["in_flight"] < options.in_flight:
         notes.append("the agent does not list pipelining: one NOTIFY is in flight on each connection")
     if report["variables"] == {} and not options.expect:
@@ -383,7 +412,7 @@ def _text(report: dict[str, Any]) -> str:
     if report["agent_cpu"]:
         cost = "unknown" if per_notify is None else f"{per_notify:.2f} µs a NOTIFY"
         rows.append(("agent CPU", f"{cost}, {' + '.join(of_a_core) or 'none'} of a core (without child processes)"))
-    busy = " + ".join([f"{cpu['busy']:.0%}" for cpu in report["load_cpu"]])
+    busy = " + ".join([f"{cpu['busy'] or 0:.0%}" for cpu in report["load_cpu"]])
     rows.append(("load CPU", f"{busy} of a core"))
     rows.append(("errors", ", ".join([f"{kind}: {number}" for kind, number in report["errors"].items()]) or "none"))
     rows += [("note", note) for note in report["notes"]]

@@ -47,7 +47,8 @@ class Latencies:
 
     def percentile(self, share: float) -> int:
         """Return the least latency that ``share`` percent do not exceed: the upper end of its bucket."""
-        rank = max(1, -(-self.total * share // 100))
+        # In integers: 99.9 % of 1000 are 999, which floats exceed.
+        rank = max(1, -(-self.total * round(share * 1000) // 100_000))
         for bucket, count in enumerate(self._counts):
             rank -= count
             if rank <= 0:

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast, final
 
 from twisted.internet.abstract import FileDescriptor
@@ -120,6 +121,8 @@ class Outcome:
     variables: dict[str, str] | None = None
     #: The CPU seconds that this process used within the time measured.
     cpu: float = 0.0
+    #: The seconds that it was ready to run in that time and had no core; ``None`` when the system does not say.
+    waited: float | None = None
 
 
 @dataclass
@@ -140,6 +143,14 @@ def canonical(variables: dict[str, Value]) -> dict[str, str]:
     return {
         name: encode_typed_data(None if value is NULL else value).hex() for name, value in sorted(variables.items())
     }
+
+
+def waited(pid: int) -> int | None:
+    """Return how many nanoseconds a process's first thread was ready to run and had no core, as far as Linux tells."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 class Window:
@@ -477,6 +488,7 @@ class Load:
         self.latencies = Latencies()
         self.errors: Counter[str] = Counter()
         self._began = self._cpu = 0
+        self._waited: int | None = None
         self._outcome = Outcome()
 
     async def connect(self) -> Greeting:
@@ -587,7 +599,7 @@ class Load:
             self._reactor.callLater(_PAUSE, self._reconnect)
 
     def _begin(self) -> None:
-        self._began, self._cpu = time.perf_counter_ns(), time.process_time_ns()
+        self._began, self._cpu, self._waited = time.perf_counter_ns(), time.process_time_ns(), waited(os.getpid())
         self.answered = 0
         self.latencies = Latencies()
 
@@ -595,6 +607,9 @@ class Load:
         self._outcome.notifys = self.answered
         self._outcome.seconds = (time.perf_counter_ns() - self._began) / 1e9
         self._outcome.cpu = (time.process_time_ns() - self._cpu) / 1e9
+        now_waited = waited(os.getpid())
+        if now_waited is not None and self._waited is not None:
+            self._outcome.waited = (now_waited - self._waited) / 1e9
         self.sending = False
         over.callback(None)
 
