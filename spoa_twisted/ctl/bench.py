@@ -80,7 +80,10 @@ Without a MESSAGE the shape says what is sent, each with a message name of its o
   body   {SHAPES["body"].name}: 8 KiB, body
 A MESSAGE and its arguments are written as for "spoactl send".
 
-Latency is from the write of a NOTIFY to the read of its ACK, to within 1 %. Memory does not grow with the duration.
+Latency is from the write of a NOTIFY to the read of its ACK, to within 1 %. The memory needed does not grow with the
+duration: a histogram of 4352 counters, up to 4 MiB of NOTIFYs, or two for each in flight on a connection, and up to
+32 MiB of ACKs that were judged, in each process of the load.
+
 Errors count from the first NOTIFY to the last ACK, the warm-up included. With any the exit status is 1. They are:
   connection lost    the agent closed a connection without a word
   DISCONNECT n       it closed one with this status code
@@ -98,12 +101,15 @@ side's CPU says whether it was the bottleneck: from {BUSY:.0%} of a core on, whi
 give it --processes. Where both share one core, neither figure but the CPU per NOTIFY tells anything about the agent.
 
 With --json it prints an object with these keys:
-  endpoint, message, connections, in_flight, processes   what was asked, after what the agent allows
-  warm_up, duration     seconds asked for; seconds: how long it was measured; interrupted: whether by Ctrl-C
+  endpoint, message, connections, processes, warm_up, duration  what was asked
+  in_flight             NOTIFYs on each connection, as the agent allows
+  seconds               how long it was measured
+  interrupted           whether Ctrl-C ended it
   notify_size           bytes of a NOTIFY
   agent                 version, max_frame_size and capabilities of its HELLO
   variables             what the first ACK set, as "spoactl send" shows it; null for a variable unset or set to NULL
-  notifys               good ACKs in the time measured; notifys_per_second: the rate
+  notifys               good ACKs in the time measured
+  notifys_per_second    their rate
   latency_us            p50, p99, p99.9 and max in microseconds; null without a good ACK
   errors                how many of each kind, none left out that occurred
   agent_cpu             for each --pid: pid, seconds of CPU, busy, the share of a core that these are, and waited, the
@@ -197,7 +203,10 @@ class _AgentCPU:
             raise ProcessLookupError(f"--pid {pid}: {os.strerror(failed)}")
         self._clock = clock.value
         self._began = self._time()
+        self._began_at = 0.0
         self._had_waited: int | None = None
+        #: How long it was measured.
+        self.measured = 0.0
         #: Seconds in the time measured; ``None`` when the process did not live to its end.
         self.seconds: float | None = None
         #: The seconds that it was ready to run in that time and had no core; ``None`` when the system does not say.
@@ -205,12 +214,12 @@ class _AgentCPU:
 
     def begin(self) -> None:
         """The time measured begins."""
-        self._began = self._time()
-        self._had_waited = waited(self.pid)
+        self._began, self._began_at, self._had_waited = self._time(), time.perf_counter(), waited(self.pid)
 
     def end(self) -> None:
         """It ends."""
-        now, has_waited = self._time(), waited(self.pid)
+        now, now_at, has_waited = self._time(), time.perf_counter(), waited(self.pid)
+        self.measured = now_at - self._began_at
         if now is not None and self._began is not None:
             self.seconds = (now - self._began) / 1e9
         if has_waited is not None and self._had_waited is not None:
@@ -336,20 +345,20 @@ def _shown(variables: dict[str, str]) -> dict[str, str | None]:
 
 def _cpu(cpus: list[_AgentCPU], outcomes: list[Outcome]) -> dict[str, Any]:
     """Return what the processes of the agent and of the load used."""
-    seconds = max(outcome.seconds for outcome in outcomes)
-    notifys = sum(outcome.notifys for outcome in outcomes)
-    used = [cpu.seconds for cpu in cpus if cpu.seconds is not None]
+    # By rates: the processes do not begin and end to measure at the same instant.
+    rate = sum(outcome.notifys / outcome.seconds for outcome in outcomes if outcome.seconds)
+    busy = [cpu.seconds / cpu.measured for cpu in cpus if cpu.seconds is not None and cpu.measured]
     return {
         "agent_cpu": [
             {
                 "pid": cpu.pid,
                 "seconds": cpu.seconds,
-                "busy": _share(cpu.seconds, seconds),
-                "waited": _share(cpu.waited, seconds),
+                "busy": _share(cpu.seconds, cpu.measured),
+                "waited": _share(cpu.waited, cpu.measured),
             }
             for cpu in cpus
         ],
-        "cpu_us_per_notify": sum(used) / notifys * 1e6 if cpus and len(used) == len(cpus) and notifys else None,
+        "cpu_us_per_notify": sum(busy) / rate * 1e6 if busy and len(busy) == len(cpus) and rate else None,
         "load_cpu": [
             {"busy": _share(outcome.cpu, outcome.seconds), "waited": _share(outcome.waited, outcome.seconds)}
             for outcome in outcomes

@@ -159,8 +159,8 @@ class Window:
     def __init__(self, reactor: Any, warm_up: float, duration: float) -> None:
         self._hooks: list[tuple[Callable[[], object], Callable[[], object]]] = []
         self.seconds = (warm_up, duration)
-        self._beginning = reactor.callLater(warm_up, self._begin)
-        self._ending = reactor.callLater(warm_up + duration, self.end)
+        self._reactor = reactor
+        self._call = reactor.callLater(warm_up, self._begin)
         self.begun = False
         self.ended = False
         #: Whether it ended before its time.
@@ -174,19 +174,21 @@ class Window:
         """End before the time."""
         if not self.ended:
             self.interrupted = True
-            for call in (self._beginning, self._ending):
-                if call.active():
-                    call.cancel()
-            self.end()
+            self._call.cancel()
+            self._begin_now()
+            self._end()
 
-    def end(self) -> None:
-        """End, now."""
-        self._begin()
+    def _begin(self) -> None:
+        self._begin_now()
+        # From now on, and not from when it was to begin: on a busy machine little would be left.
+        self._call = self._reactor.callLater(self.seconds[1], self._end)
+
+    def _end(self) -> None:
         self.ended = True
         for _, end in self._hooks:
             end()
 
-    def _begin(self) -> None:
+    def _begin_now(self) -> None:
         if not self.begun:
             self.begun = True
             for begin, _ in self._hooks:

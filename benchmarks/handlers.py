@@ -1,0 +1,110 @@
+"""Handlers for the three shapes of ``spoactl bench``: a set for each kind of handler. Each sets one variable.
+
+``twistd spoa --handlers benchmarks/handlers.py:sync``, and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+
+from spoa_twisted import Handlers, Variables
+
+
+def _with_deferreds(answer: Callable[[], Deferred[Variables]]) -> Handlers:
+    handlers = Handlers()
+
+    @handlers.message("get-ip-reputation")
+    def get_ip_reputation(ip: IPv4Address) -> Deferred[Variables]:
+        return answer()
+
+    @handlers.message("check-request")
+    def check_request(
+        method: str, path: str, host: str, user_agent: str, src: IPv4Address, **others: Any
+    ) -> Deferred[Variables]:
+        return answer()
+
+    @handlers.message("check-body")
+    def check_body(body: bytes) -> Deferred[Variables]:
+        return answer()
+
+    return handlers
+
+
+def _in_a_turn() -> Deferred[Variables]:
+    # Importing it installs one, which twistd --reactor is to choose.
+    from twisted.internet import reactor
+
+    later: Deferred[Variables] = Deferred()
+    reactor.callLater(0, later.callback, {"sess.score": 20})
+    return later
+
+
+#: Functions that return the variables.
+sync = Handlers()
+
+
+@sync.message("get-ip-reputation")
+def _get_ip_reputation(ip: IPv4Address) -> Variables:
+    return {"sess.score": 20}
+
+
+@sync.message("check-request")
+def _check_request(method: str, path: str, host: str, user_agent: str, src: IPv4Address, **others: Any) -> Variables:
+    return {"sess.score": 20}
+
+
+@sync.message("check-body")
+def _check_body(body: bytes) -> Variables:
+    return {"sess.score": 20}
+
+
+#: Functions that return a Deferred that has fired.
+fired = _with_deferreds(lambda: succeed({"sess.score": 20}))
+
+#: Functions that return a Deferred that fires in the next turn of the reactor.
+later = _with_deferreds(_in_a_turn)
+
+#: Coroutines that do not wait.
+coroutine = Handlers()
+
+
+@coroutine.message("get-ip-reputation")
+async def _get_ip_reputation_at_once(ip: IPv4Address) -> Variables:
+    return {"sess.score": 20}
+
+
+@coroutine.message("check-request")
+async def _check_request_at_once(
+    method: str, path: str, host: str, user_agent: str, src: IPv4Address, **others: Any
+) -> Variables:
+    return {"sess.score": 20}
+
+
+@coroutine.message("check-body")
+async def _check_body_at_once(body: bytes) -> Variables:
+    return {"sess.score": 20}
+
+
+#: Coroutines that await a Deferred that has fired.
+awaiting = Handlers()
+
+
+@awaiting.message("get-ip-reputation")
+async def _await_ip_reputation(ip: IPv4Address) -> Variables:
+    return await succeed({"sess.score": 20})
+
+
+@awaiting.message("check-request")
+async def _await_check_request(
+    method: str, path: str, host: str, user_agent: str, src: IPv4Address, **others: Any
+) -> Variables:
+    return await succeed({"sess.score": 20})
+
+
+@awaiting.message("check-body")
+async def _await_check_body(body: bytes) -> Variables:
+    return await succeed({"sess.score": 20})
