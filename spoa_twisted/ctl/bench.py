@@ -192,7 +192,7 @@ def _seconds_or_none(text: str) -> float:
     return 0.0 if text in ("0", "0.0") else seconds(text)
 
 
-class _AgentCPU:
+class ProcessCPU:
     """The CPU time of a process: of all its threads, those that ended included, in nanoseconds."""
 
     def __init__(self, pid: int) -> None:
@@ -248,7 +248,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
         None if options.expect is None else canonical(dict(options.expect)),
         options.varying,
     )
-    cpus = [_AgentCPU(pid) for pid in options.pid]
+    cpus = [ProcessCPU(pid) for pid in options.pid]
     greeting, outcomes, window = await _load(reactor, plan, processes, (options.warm_up, options.duration), cpus)
     report = {
         "endpoint": options.agent,
@@ -276,7 +276,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
 
 
 async def _load(
-    reactor: Any, plan: Plan, processes: int, time_asked: tuple[float, float], cpus: list[_AgentCPU]
+    reactor: Any, plan: Plan, processes: int, time_asked: tuple[float, float], cpus: list[ProcessCPU]
 ) -> tuple[Greeting, list[Outcome], Window]:
     if processes == 1:
         loads: list[Load | RemoteLoad] = [Load(reactor, plan)]
@@ -343,7 +343,7 @@ def _shown(variables: dict[str, str]) -> dict[str, str | None]:
     return shown
 
 
-def _cpu(cpus: list[_AgentCPU], outcomes: list[Outcome]) -> dict[str, Any]:
+def _cpu(cpus: list[ProcessCPU], outcomes: list[Outcome]) -> dict[str, Any]:
     """Return what the processes of the agent and of the load used."""
     # By rates: the processes do not begin and end to measure at the same instant.
     rate = sum(outcome.notifys / outcome.seconds for outcome in outcomes if outcome.seconds)

@@ -145,7 +145,7 @@ def canonical(variables: dict[str, Value]) -> dict[str, str]:
     }
 
 
-def waited(pid: int) -> int | None:
+def waited(pid: int | str) -> int | None:
     """Return how many nanoseconds a process's first thread was ready to run and had no core, as far as Linux tells."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])

@@ -1,0 +1,214 @@
+"""What the agent adds to HTTP requests through a real HAProxy: the same HAProxy with the SPOE filter and without.
+
+``python -m benchmarks.haproxy``, from the top of the checkout. It finds HAProxys as the tests do: see
+``tests/haproxy/branches.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.agent import ENVIRONMENT, KINDS, ROOT, agent, machine, started
+from spoa_twisted.ctl.bench import BUSY
+from tests.haproxy.branches import Branch, NoHAProxy, find_branches
+
+HAPROXY_CFG: Final = """\
+global
+    nbthread 1
+    maxconn 4000
+
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+
+frontend web
+    bind fd@{socket}
+    {filter}
+    http-request return status 200 content-type text/plain lf-string "score %[var(sess.bench.score)]"
+
+backend agents
+    mode {mode}
+    server agent {agent}
+"""
+
+SPOE_CONF: Final = """\
+[bench]
+spoe-agent bench
+    messages get-ip-reputation
+    option var-prefix bench
+    timeout hello 2s
+    timeout idle 30s
+    timeout processing 2s
+    use-backend agents
+
+spoe-message get-ip-reputation
+    args ip=src
+    event on-frontend-http-request
+"""
+
+#: What the agent's variable makes of the answer.
+EXPECTED: Final = "score 20"
+
+
+@contextmanager
+def haproxy(branch: Branch, server: str, with_filter: bool) -> Iterator[tuple[int, int]]:
+    """Start HAProxy; give its process id and its port."""
+    with tempfile.TemporaryDirectory() as name, socket.socket() as listening:
+        folder = Path(name)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(1024)
+        (folder / "spoe.conf").write_text(SPOE_CONF)
+        (folder / "haproxy.cfg").write_text(
+            HAPROXY_CFG.format(
+                socket=listening.fileno(),
+                filter=f"filter spoe engine bench config {folder}/spoe.conf" if with_filter else "",
+                mode="spop" if branch.rewritten else "tcp",
+                agent=server,
+            )
+        )
+        command = [str(branch.executable), "-db", "-f", str(folder / "haproxy.cfg")]
+        output = (folder / "output").open("w+")
+        with (
+            output,
+            subprocess.Popen(
+                command, pass_fds=[listening.fileno()], stdout=output, stderr=subprocess.STDOUT
+            ) as process,
+        ):
+            try:
+                yield process.pid, listening.getsockname()[1]
+            finally:
+                process.kill()
+                status = process.wait()
+                if status > 0:
+                    output.seek(0)
+                    print(f"HAProxy ended with {status}:\n{output.read()}", file=sys.stderr)
+
+
+def load(port: int, clients: int, options: argparse.Namespace, expected: str | None, pids: list[int]) -> dict[str, Any]:
+    """Run the clients once; return their report."""
+    command = [sys.executable, "-m", "benchmarks.http_load", str(port), f"--clients={clients}"]
+    command += [f"--duration={options.duration}", f"--warm-up={options.warm_up}"]
+    command += [f"--expect={expected}"] if expected else []
+    command += [f"--pid={pid}" for pid in pids]
+    ended = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise SystemExit(ended.stderr.strip())
+    report: dict[str, Any] = json.loads(ended.stdout)
+    return report
+
+
+HEAD: Final = (
+    f"{'HAProxy':<7}  {'clients':>7}  {'agent':<7}  {'requests/s':>10}  {'p50 µs':>7}  {'p99 µs':>7}"
+    f"  {'CPU µs a request: HAProxy':>25}  {'agent':>5}  {'load':>5}  {'load busy':>9}  {'waited':>6}  errors"
+)
+
+
+class Figures:
+    """The best of each figure over some runs, and of the fastest run how busy it was."""
+
+    def __init__(self, runs: list[dict[str, Any]]) -> None:
+        fastest = max(runs, key=lambda run: run["requests_per_second"])
+        self.rate: float = fastest["requests_per_second"]
+        self.busy: float = fastest["busy"]
+        self.busy_of: list[float] = fastest["busy_of"]
+        self.waited = max(fastest["waited"], *fastest["waited_of"])
+        self.p50, self.p99 = (min(run["latency_us"][name] for run in runs) for name in ("p50", "p99"))
+        self.errors = sum(sum(run["errors"].values()) for run in runs)
+        good = [run for run in runs if run["requests"]]
+        #: Of HAProxy, the load, and the agent if there is one.
+        self.cpu = [
+            min(
+                shares[i] * 1e6 / run["requests_per_second"]
+                for run in good
+                for shares in [[run["busy"], *run["busy_of"]]]
+            )
+            for i in range(len(self.busy_of) + 1)
+            if good
+        ]
+
+    def row(self, branch: Branch, clients: int, name: str) -> str:
+        """Return them as a row of the table."""
+        of_load, of_haproxy, *of_agent = [f"{cpu:.1f}" for cpu in self.cpu] or ["-", "-"]
+        return (
+            f"{branch.name:<7}  {clients:>7}  {name:<7}  {self.rate:>10.0f}  {self.p50:>7.0f}  {self.p99:>7.0f}"
+            f"  {of_haproxy:>25}  {of_agent[0] if of_agent else '-':>5}  {of_load:>5}  {self.busy:>9.0%}"
+            f"  {self.waited:>6.0%}  {self.errors}"
+        )
+
+    @property
+    def load_was_bottleneck(self) -> bool:
+        """Whether the clients were busy and nothing else was."""
+        return self.busy >= BUSY > max(self.busy_of)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.haproxy", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--branch", action="append", help="of HAProxy, as 2.8; repeatable (default: all found)")
+    parser.add_argument("--clients", default="1,16", help="how many at a time (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="of which the best counts (default: %(default)s)")
+    parser.add_argument("--duration", default="3", help="seconds of each (default: %(default)s)")
+    parser.add_argument("--warm-up", default="0.5", help="seconds before each (default: %(default)s)")
+    parser.add_argument("--kind", choices=KINDS, default="sync", help="of the agent (default: %(default)s)")
+    parser.add_argument("--reactor", default="epoll", help="of the agent (default: %(default)s)")
+    return parser
+
+
+def main() -> None:
+    """Measure, print a table."""
+    options = parser().parse_args()
+    try:
+        branches = [branch for branch in find_branches() if not options.branch or branch.name in options.branch]
+    except NoHAProxy as error:
+        raise SystemExit(str(error)) from error
+    if not branches:
+        raise SystemExit("no such branch of HAProxy was found: see tests/haproxy/branches.py")
+    print("\n".join(machine()))
+    print(f"{options.kind} agent, {options.reactor} reactor; HAProxy with nbthread 1; nothing is pinned to a core")
+    print(f"one request at a time for each client; best of {options.runs} runs of {options.duration} s\n\n{HEAD}")
+    failed = False
+    bottlenecks = []
+    anywhere = set(range(os.cpu_count() or 1)) & os.sched_getaffinity(0)
+    with started(agent(options.kind, options.reactor), anywhere, "listening on ") as (agent_pid, address):
+        for branch in branches:
+            for clients in map(int, options.clients.split(",")):
+                without, with_agent = measure(branch, address, clients, agent_pid, options)
+                print(without.row(branch, clients, "without"))
+                print(with_agent.row(branch, clients, "with"))
+                added = f"{with_agent.p50 - without.p50:>7.0f}  {with_agent.p99 - without.p99:>7.0f}"
+                print(f"{'':<7}  {'':>7}  {'added':<7}  {'':>10}  {added}", flush=True)
+                failed = failed or with_agent.errors + without.errors > 0
+                for name, figures in (("without", without), ("with", with_agent)):
+                    if figures.load_was_bottleneck:
+                        bottlenecks.append(f"{branch.name}, {clients} clients, {name} agent")
+    for where in bottlenecks:
+        print(f"note: {where}: the load was the bottleneck, the requests per second are its own")
+    raise SystemExit(failed)
+
+
+def measure(
+    branch: Branch, address: str, clients: int, agent_pid: int, options: argparse.Namespace
+) -> tuple[Figures, Figures]:
+    """Measure without the agent and with it, by turns: what else the machine does should disturb both."""
+    without, with_agent = [], []
+    with haproxy(branch, address, False) as plain, haproxy(branch, address, True) as filtering:
+        for _ in range(options.runs):
+            without.append(load(plain[1], clients, options, None, [plain[0]]))
+            with_agent.append(load(filtering[1], clients, options, EXPECTED, [filtering[0], agent_pid]))
+    return Figures(without), Figures(with_agent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The benchmarks run, and count what is wrong. What they measure is not judged here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import StringTransport
+from twisted.internet.utils import getProcessOutputAndValue
+
+from benchmarks.agent import HANDLERS, KINDS
+from benchmarks.canned import Canned
+from benchmarks.haproxy import Figures
+from spoa_twisted.ctl.bench import SHAPES
+from spoa_twisted.spop.connection import Ack, EngineConnection, State
+from spoa_twisted.spop.frames import AgentHello, Flags, FrameType, encode_frame, encode_ids
+from spoa_twisted.tap import load
+from spoa_twisted.testing import FakeHAProxy
+from tests.haproxy.branches import VARIABLE, Branch
+from tests.haproxy.harness import bounded
+from tests.programs import ENVIRONMENT, ROOT
+
+
+async def run(module: str, *arguments: str, **environment: str) -> tuple[str, str, int]:
+    """Run a module of the benchmarks; return its output, its errors, and its exit status."""
+    command = ["-m", f"benchmarks.{module}", *arguments]
+    out, err, status = await getProcessOutputAndValue(
+        sys.executable, command, env={**ENVIRONMENT, **environment}, path=str(ROOT)
+    )
+    return out.decode(), err.decode(), status
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("canned")])
+@pytest_twisted.ensureDeferred
+async def test_the_handlers(kind: str, shape: str) -> None:
+    """All kinds answer all shapes with the same variable."""
+    haproxy = FakeHAProxy(load(f"{HANDLERS}:{kind}"))
+    assert await haproxy.send(SHAPES[shape]) == {"sess.score": 20}
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_the_canned_agent(size: int) -> None:
+    """It greets, echoes ids of every length, and says goodbye, however its input is cut."""
+    canned, transport = Canned(), StringTransport()
+    canned.makeConnection(transport)
+
+    def exchange(data: bytes) -> bytes:
+        transport.clear()
+        for start in range(0, len(data), size):
+            canned.dataReceived(data[start : start + size])
+        return transport.value()
+
+    haproxy = EngineConnection()
+    haproxy.receive_data(exchange(haproxy.data_to_send()))
+    assert isinstance(haproxy.next_event(), AgentHello)
+    numbers = [0, 1, 239, 240, 2287, 2288, 264431, 264432, 2**32, 2**64 - 1]
+    sent = [haproxy.send_notify([SHAPES["small"]], stream, frame) for stream in numbers for frame in numbers]
+    haproxy.receive_data(exchange(haproxy.data_to_send()))
+    for ids in sent:
+        assert haproxy.next_event() == Ack(ids, {"sess.score": 20}, False)
+    assert haproxy.next_event() is None
+    haproxy.disconnect()
+    exchange(haproxy.data_to_send())
+    assert transport.disconnecting
+    assert canned._connection.state is State.CLOSED
+
+
+@bounded
+async def test_agents() -> None:
+    """A row for each kind of agent, without errors."""
+    arguments = ["--runs=1", "--duration=0.2", "--warm-up=0.1", "--shapes=http", "--in-flight=2"]
+    out, err, status = await run("agent", "--kinds=sync,canned,canned-at-once", *arguments)
+    assert (err, status) == ("", 0)
+    rows = [line.split() for line in out.splitlines() if " http " in line]
+    assert [row[:3] for row in rows] == [[kind, "http", "2"] for kind in ("sync", "canned", "canned-at-once")]
+    for row in rows:
+        assert float(row[3]) > 0
+        assert int(row[4]) > 0
+        assert row[-1] == "0"
+
+
+@bounded
+async def test_an_agent_of_ones_own(tmp_path: Path) -> None:
+    """It is found by its endpoint; errors are counted, and make the exit status 1."""
+
+    class Wrong(Canned):
+        def send(self, data: bytes) -> None:
+            super().send(data)
+            if self._connection.state is State.RUNNING and data[4] == FrameType.ACK:
+                super().send(encode_frame(FrameType.ACK, Flags.FIN, encode_ids(999_999, 1), b""))
+
+    listening = reactor.listenUNIX(f"{tmp_path}/agent", Factory.forProtocol(Wrong))  # type: ignore[attr-defined]
+    arguments = ["--runs=1", "--duration=0.1", "--warm-up=0", "--shapes=small", "--in-flight=1"]
+    out, err, status = await run("agent", f"--endpoint=unix:{tmp_path}/agent", *arguments)
+    await listening.stopListening()
+    assert (err, status) == ("", 1)
+    (row,) = [line.split() for line in out.splitlines() if " small " in line]
+    assert row[:4] == ["endpoint", "small", "1", "-"]
+    assert int(row[-1]) > 0
+
+
+@bounded
+async def test_through_haproxy(branch: Branch) -> None:
+    """With the agent and without; all answers have what the agent set, or have it not."""
+    arguments = ["--runs=1", "--duration=0.2", "--warm-up=0.1", "--clients=2", f"--branch={branch.name}"]
+    out, err, status = await run("haproxy", *arguments, **{VARIABLE: str(branch.executable)})
+    assert (err, status) == ("", 0)
+    without, with_agent, added = [line.split() for line in out.splitlines() if is_row(line)]
+    assert without[:3] == [branch.name, "2", "without"]
+    assert with_agent[:3] == [branch.name, "2", "with"]
+    assert added[0] == "added"
+    for row in (without, with_agent):
+        assert int(row[3]) > 0
+        assert row[-1] == "0"
+    assert int(added[1]) == pytest.approx(float(with_agent[4]) - float(without[4]), abs=1)
+
+
+def is_row(line: str) -> bool:
+    return bool({"without", "with", "added"}.intersection(line.split()[:3])) and "agent," not in line
+
+
+class Web(Protocol):
+    """A web server that answers every third request wrong, and every fortieth not at all."""
+
+    requests = wrong = closed = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        Web.requests += 1
+        status, body = "200 OK", "score 20"
+        if Web.requests == 40:
+            Web.closed += 1
+            self.transport.loseConnection()
+            return
+        if Web.requests % 3 == 0:
+            Web.wrong += 1
+            body = "score 2"
+        elif Web.requests % 7 == 0:
+            status = "503 Unavailable"
+        answer = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        # In pieces.
+        self.transport.write(answer[:-5])
+        reactor.callLater(0, self.transport.write, answer[-5:])  # type: ignore[attr-defined]
+
+
+@bounded
+async def test_the_http_load_checks_its_answers() -> None:
+    """A body that is not the agent's, another status, and a lost connection are errors, and not counted as answers."""
+    port = reactor.listenTCP(0, Factory.forProtocol(Web), interface="127.0.0.1")  # type: ignore[attr-defined]
+    arguments = ["--clients=2", "--duration=0.3", "--warm-up=0", "--expect=score 20"]
+    out, err, status = await run("http_load", str(port.getHost().port), *arguments)
+    await port.stopListening()
+    assert (err, status) == ("", 0)
+    report = json.loads(out)
+    errors = report["errors"]
+    assert Web.requests > 40
+    unavailable = sum(n % 7 == 0 and n % 3 > 0 for n in range(1, Web.requests + 1))
+    assert errors == {"other body": Web.wrong, "status 503": unavailable, "connection lost": 1}
+    assert 0 <= Web.requests - sum(errors.values()) - report["requests"] <= 2
+
+
+def test_the_best_of_some_runs() -> None:
+    """Each figure on its own; whether the load was the bottleneck, of the fastest."""
+
+    def run(rate: float, busy: float, of_haproxy: float, p50: float) -> dict[str, object]:
+        return {
+            "requests": rate,
+            "requests_per_second": rate,
+            "busy": busy,
+            "waited": 0.0,
+            "latency_us": {"p50": p50, "p99": 2 * p50},
+            "errors": {"other body": 1},
+            "busy_of": [of_haproxy],
+            "waited_of": [0.0],
+        }
+
+    figures = Figures([run(10_000, 0.95, 0.5, 7), run(5000, 0.4, 0.2, 5)])
+    assert (figures.rate, figures.p50, figures.p99, figures.errors) == (10_000, 5, 10, 2)
+    assert figures.cpu == pytest.approx([80, 40])
+    assert figures.load_was_bottleneck
+    assert not Figures([run(10_000, 0.95, 0.95, 7)]).load_was_bottleneck
+    assert not Figures([run(10_000, 0.85, 0.5, 7)]).load_was_bottleneck
