@@ -167,7 +167,7 @@ def main() -> None:
                     found = {note for run in runs for note in run["notes"] if "waited" not in note}
                     notes.update(f"{kind}, {shape}, {in_flight}: {note}" for note in found)
     print("\nagent, load: their share of a core; waited: the time that one was ready and others had its core, which")
-    print("makes rate and latency worse, and the CPU of a NOTIFY hardly")
+    print("makes rate and latency worse, and the CPU of a NOTIFY a little")
     for note in sorted(notes):
         print(f"note: {note}")
     raise SystemExit(failed)

@@ -121,8 +121,8 @@ def listen(tmp_path: Path) -> Iterator[Callable[[Factory], Any]]:
 @pytest.fixture
 def load(endpoint: str, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     async def load(*arguments: str) -> Told:
-        """Run the command in this process, for a fifth of a second unless told otherwise."""
-        defaults = ["--json", "--duration=0.2", "--warm-up=0", "--timeout=2", "--connections=2", "--in-flight=4"]
+        """Run the command in this process, for a tenth of a second unless told otherwise."""
+        defaults = ["--json", "--duration=0.1", "--warm-up=0", "--timeout=2", "--connections=2", "--in-flight=4"]
         options = bench.parser().parse_intermixed_args([*defaults, endpoint, *arguments])
         status = 0
         try:
@@ -218,7 +218,7 @@ async def test_the_warm_up_is_not_counted(load: Any, listen: Any) -> None:
     warm = []
     reactor.callLater(0.3, lambda: warm.append(agent.notifys))  # type: ignore[attr-defined]
     listen(agent)
-    told = await load("--warm-up=0.4")
+    told = await load("--warm-up=0.4", "--duration=0.2")
     assert told.errors == {}
     assert told.report["notifys"] <= agent.notifys - warm[0]
 
@@ -697,7 +697,7 @@ async def test_processes_share_the_connections(endpoint: str, listen: Any) -> No
     """And what one of them finds wrong is wrong; what they disagree about, too."""
     agent = Agent(lambda ids, n: ack(ids) + ack(ids))
     listen(agent)
-    arguments = ["--duration=0.2", "--warm-up=0", "--connections=5", "--processes=3", "--json", "--in-flight=2"]
+    arguments = ["--duration=0.2", "--warm-up=0", "--connections=5", "--processes=2", "--json", "--in-flight=2"]
     out, _, status = await spoactl("bench", endpoint, *arguments)
     report = json.loads(out)
     assert status == 1
@@ -744,11 +744,10 @@ async def test_interrupted(processes: int, endpoint: str, listen: Any) -> None:
     assert report["seconds"] < 300
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
 @bounded
-async def test_no_agent_is_told_in_one_line(processes: str, endpoint: str, listen: Any) -> None:
-    """With exit status 1; the same for one that greets with a goodbye, or not at all."""
-    arguments = ["bench", endpoint, f"--processes={processes}", "--timeout=0.5"]
+async def test_no_agent_is_told_in_one_line(endpoint: str, listen: Any) -> None:
+    """With exit status 1, whether nobody listens, or somebody greets with a goodbye, or not at all, or in HTTP."""
+    arguments = ["bench", endpoint, "--timeout=0.5"]
     out, err, status = await spoactl(*arguments)
     assert (out, err.count("\n"), status) == ("", 1, 1)
     assert err.startswith("spoactl: ")
@@ -757,11 +756,11 @@ async def test_no_agent_is_told_in_one_line(processes: str, endpoint: str, liste
     goodbye = Disconnect(99, "not \x1b today").encode()
     agent.hello = encode_frame(FrameType.AGENT_DISCONNECT, Flags.FIN, b"\0\0", goodbye)
     listen(agent)
-    told = await spoactl(*arguments)
-    assert told == ("", "spoactl: the agent disconnected: not \\x1b today (status code 99)\n", 1)
+    told = ("", "spoactl: the agent disconnected: not \\x1b today (status code 99)\n", 1)
+    assert await spoactl(*arguments) == told
+    assert await spoactl(*arguments, "--processes=2") == told
     agent.hello = b""
-    told = await spoactl(*arguments)
-    assert told == ("", "spoactl: no answer within 0.5 s\n", 1)
+    assert await spoactl(*arguments) == ("", "spoactl: no answer within 0.5 s\n", 1)
     agent.hello = b"HTTP/1.1 400 Bad Request\r\n\r\n"
     out, err, status = await spoactl(*arguments)
     assert (out, err.count("\n"), status) == ("", 1, 1)
@@ -789,3 +788,43 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
         bench.parser().parse_intermixed_args(arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("spoactl bench: error: ")
+
+
+@bounded
+async def test_a_process_of_the_load_that_ends(endpoint: str, listen: Any) -> None:
+    """Ends all, with one line: what it counted is lost."""
+    agent = Agent()
+    listen(agent)
+    command = Process([*SPOACTL, "bench", endpoint, "--processes=2", "--duration=300"], environment=ENVIRONMENT)
+
+    def answer(ids: bytes, n: int) -> bytes:
+        if n == 1000:
+            children = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
+            os.kill(int(children[0]), signal.SIGKILL)
+        return ack(ids)
+
+    agent._answer = answer
+    assert await command.ended() == 1
+    assert command.output.startswith("spoactl: a process of the load ended: ")
+    assert command.output.count("\n") == 1
+    for side in agent.connections:
+        await side.ended
+
+
+@bounded
+async def test_no_process_is_left(endpoint: str, listen: Any) -> None:
+    """When the one that measures is killed, those of the load end by themselves."""
+    agent = Agent()
+    listen(agent)
+    command = Process([*SPOACTL, "bench", endpoint, "--processes=2", "--duration=300"], environment=ENVIRONMENT)
+
+    def answer(ids: bytes, n: int) -> bytes:
+        if n == 1000:
+            command.signal(signal.SIGKILL)
+        return ack(ids)
+
+    agent._answer = answer
+    await command.ended()
+    for side in agent.connections:
+        await side.ended
+        assert side.goodbye == Disconnect()

@@ -386,9 +386,7 @@ def _cpu_notes(report: dict[str, Any]) -> list[str]:
             notes.append(f"the process {cpu['pid']} used no CPU: is it the agent?")
     idle = max(cpu["waited"] or 0.0 for cpu in [*report["load_cpu"], *report["agent_cpu"]])
     if idle >= WAITED:
-        notes.append(
-            f"{idle:.0%} of the time a process waited for a core: rate and latency suffer from other work here"
-        )
+        notes.append(f"{idle:.0%} of the time a process waited for a core: rate and latency suffer from what else runs")
     return notes
 
 

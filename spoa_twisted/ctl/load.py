@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast, final
 
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.defer import Deferred, DeferredQueue, FirstError, gatherResults
+from twisted.internet.defer import Deferred, DeferredQueue, FirstError, fail, gatherResults
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import ITCPTransport
@@ -484,6 +484,8 @@ class Load:
         self._room = _KNOWN_BYTES
         #: Whether ACKs make room for further NOTIFYs.
         self.sending = False
+        # Whether a connection that comes late is of no use.
+        self._finished = False
         self._drained: Deferred[None] | None = None
         #: What the connections counted.
         self.answered = 0
@@ -529,6 +531,7 @@ class Load:
         for connection in self._connections:
             self.errors[UNANSWERED] += connection.waiting
             connection.waiting = 0
+        self._finished = True
         closing = gatherResults([connection.goodbye() for connection in self._connections], consumeErrors=True)
         await closing.addTimeout(_GOODBYE, self._reactor, _whatever)
         for connection in list(self._connections):
@@ -582,6 +585,8 @@ class Load:
         protocol = _LoadProtocol(self)
         await connectProtocol(self._endpoint, protocol).addTimeout(self.plan.timeout, self._reactor, _no_answer)
         self._connections.add(protocol)
+        if self._finished:
+            protocol.abort()
         try:
             hello = await protocol.greeted().addTimeout(self.plan.timeout, self._reactor, _no_answer)
         except BaseException:
@@ -596,8 +601,8 @@ class Load:
             Deferred.fromCoroutine(self._connect()).addErrback(self._not_connected)
 
     def _not_connected(self, reason: Failure) -> None:
-        self.errors[NO_CONNECTION] += 1
         if self.sending:
+            self.errors[NO_CONNECTION] += 1
             self._reactor.callLater(_PAUSE, self._reconnect)
 
     def _begin(self) -> None:
@@ -647,14 +652,17 @@ class _LoadProcess(ProcessProtocol):
     def __init__(self) -> None:
         self._received = b""
         self._answer: Deferred[dict[str, Any]] | None = None
+        self._ended: LoadFailed | None = None
 
     def ask(self, question: object) -> Deferred[dict[str, Any]]:
+        if self._ended is not None:
+            return fail(self._ended)
         self._answer = Deferred()
         self.tell(question)
         return self._answer
 
     def tell(self, fact: object) -> None:
-        if self.transport is not None:
+        if self.transport is not None and self._ended is None:
             self.transport.write(json.dumps(fact).encode() + b"\n")
 
     def abort(self) -> None:
@@ -675,9 +683,10 @@ class _LoadProcess(ProcessProtocol):
                 answer.callback(said)
 
     def processEnded(self, reason: Failure) -> None:
+        self._ended = LoadFailed(f"a process of the load ended: {reason.getErrorMessage()}")
         if self._answer is not None:
             answer, self._answer = self._answer, None
-            answer.errback(LoadFailed(f"a process of the load ended: {reason.getErrorMessage()}"))
+            answer.errback(self._ended)
 
 
 class _Orders(LineOnlyReceiver):
