@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# PyPy reads this file when the first text is made ASCII, in a log's line say, when no descriptor may be left.
+import encodings.ascii  # noqa: F401
 import inspect
 import re
 import weakref

@@ -28,8 +28,12 @@ STOP_LIMIT = 20.0
 
 MIB = 2**20
 
-#: What a measured memory may exceed its bound by: what the allocators of C and Python keep in reserve.
-SLACK = 4 * MIB
+PYPY = sys.implementation.name == "pypy"
+
+#: What a measured memory may exceed its bound by: what the allocators of C and Python keep in reserve. On PyPy, also
+#: garbage that waits for the next collection, and what the compiler made of the code that it found busy: 20 MiB in all
+#: were measured after a million NOTIFYs, and after 15,000 connections.
+SLACK = (32 if PYPY else 4) * MIB
 
 ECHO = message("echo", ("x", int64(7)))
 ECHOED = [SetVar("txn.x", int64(7))]

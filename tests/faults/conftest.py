@@ -60,6 +60,7 @@ def launch(request: pytest.FixtureRequest) -> Iterator[Launch]:
                     peer.close()
                 assert agent.stop() in STOPPED
             assert "Unhandled" not in agent.output
+            assert "Unable to format" not in agent.output
     finally:
         for agent in agents:
             agent.kill()

@@ -41,6 +41,7 @@ def test_descriptors_exhausted(launch: Launch, endpoints: list[str], kind: int) 
             agent.connect(min(kind, 1)).close()
         if i % 50 == 0:
             assert kept[0].request(ECHO) == ECHOED
+    agent.said("EMFILE recovery: Closed socket", MANY)
     # Nothing but this half second passes, with connections that wait to be accepted if any do.
     took = agent.seconds
     kept[0].send(notify(message("hold-half-a-second")))
