@@ -146,8 +146,12 @@ class Sessions(RuleBasedStateMachine):
         if self.deferreds:
             self.deferreds.rotate(which)
             deferred = self.deferreds.popleft()
-            if not deferred.called:
-                deferred.errback(Expected()) if fails else deferred.callback(self._result())
+            if deferred.called:
+                return
+            if fails:
+                deferred.errback(Expected())
+            else:
+                deferred.callback(self._result())
 
     @precondition(lambda self: len(self.peers) < 3)
     @rule(old=st.booleans(), greet=st.booleans())

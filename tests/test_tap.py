@@ -57,7 +57,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "class _StandIn:\n    def __getattr__(self, name): raise RuntimeError('not there yet')\nanything = _StandIn()\n"
     )
     (tmp_path / "lazy.py").write_text("def __getattr__(name): raise LookupError(name)\n")
-    (tmp_path / "syntax.py").write_text("def (\n")
+    (tmp_path / "syntax.py").write_text("def 1\n")
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "wrong.py").write_text("handlers = {}\n")
     (tmp_path / "files").mkdir()
