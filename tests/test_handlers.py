@@ -554,7 +554,7 @@ class TestBlocking:
         """What it raises, or returns in vain, costs its message."""
         handlers = Handlers(on_error={"sess.e": 1})
         handlers.message("raises", blocking=True)(lambda: 1 / 0)
-        handlers.message("list", blocking=True)(lambda: [])
+        handlers.message("list", blocking=True)(lambda: [1])
         handlers.message("late", blocking=True)(lambda: succeed({"sess.a": 1}))
         for name in ("raises", "list", "late"):
             answer = handlers.respond([Message(name)], ROOM, reactor, 10)  # type: ignore[arg-type]
