@@ -40,7 +40,6 @@ from spoa_twisted.spop.frames import (
     AgentHello,
     Disconnect,
     Flags,
-    Frame,
     FrameBuffer,
     FrameType,
     HAProxyHello,
@@ -415,26 +414,27 @@ class _LoadProtocol(Protocol):
         try:
             frame = buffer.next_frame()
             assert frame is not None
-            if frame.type == FrameType.ACK:
-                return self._judge_ack(frame, whole)
-            if frame.type == FrameType.AGENT_DISCONNECT:
-                self._disconnected(Disconnect.decode(frame.payload))
-            elif frame.type in FrameType.__members__.values():
-                raise InvalidFrame(f"a frame of type {frame.type}, where an ACK is due")
+            frame_type, flags, ids, payload = frame
+            if frame_type == FrameType.ACK:
+                return self._judge_ack(flags, ids, payload, whole)
+            if frame_type == FrameType.AGENT_DISCONNECT:
+                self._disconnected(Disconnect.decode(payload))
+            elif frame_type in FrameType.__members__.values():
+                raise InvalidFrame(f"a frame of type {frame_type}, where an ACK is due")
         except SPOPError as error:
             self._broken(error)
         return _UNKNOWN
 
-    def _judge_ack(self, frame: Frame, whole: bytes) -> int:
+    def _judge_ack(self, flags: int, ids: bytes, payload: bytes, whole: bytes) -> int:
         assert self._ring is not None
-        if not frame.flags & Flags.FIN:
+        if not flags & Flags.FIN:
             raise FragmentationNotSupported("an ACK came in fragments")
-        slot = self._ring.slots.get(frame.ids, _UNKNOWN)
+        slot = self._ring.slots.get(ids, _UNKNOWN)
         time_sent = _NEVER_SENT if slot == _UNKNOWN else self._sent[slot]
         if time_sent <= _ANSWERED:
             self._load.errors[UNKNOWN_IDS if time_sent == _NEVER_SENT else REPEATED_IDS] += 1
             return _UNKNOWN
-        wrong = ABORTED if frame.flags & Flags.ABORT else self._load.judge(frame.payload)
+        wrong = ABORTED if flags & Flags.ABORT else self._load.judge(payload)
         if wrong is not None:
             self._load.errors[wrong] += 1
             self._sent[slot] = _ANSWERED
