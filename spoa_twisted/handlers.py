@@ -216,13 +216,15 @@ class Handlers:
                 except BaseException:
                     actions = self._failed(handler, message, Failure())
                 else:
-                    if isinstance(result, Deferred):
+                    if type(result) is not dict and isinstance(result, Deferred):
                         waiting = waiting or []
                         waiting.append(_Waiting(handler, message, len(parts), result))
                     else:
                         actions = self._returned(handler, message, result)
             parts.append(actions)
         if waiting is None:
+            if len(parts) == 1 and len(parts[0]) <= max_size:
+                return parts[0]
             return self._join(messages, parts, max_size)
         return _Exchange(self, messages, parts, max_size).start(waiting, reactor, timeout)
 
@@ -320,7 +322,7 @@ class Handlers:
 
     def _join(self, messages: list[Message], parts: list[bytes], max_size: int) -> bytes:
         """Return the ``parts``, the actions of one message each, as far as they fit."""
-        joined = parts[0] if len(parts) == 1 else b"".join(parts)
+        joined = b"".join(parts)
         if len(joined) <= max_size:
             return joined
         fitting: list[bytes] = []

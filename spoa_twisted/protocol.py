@@ -264,12 +264,18 @@ class SPOAProtocol(Protocol):
             # A handler's answer, or the transport, called back while this runs further up.
             return
         self._serving = True
+        connection = self._connection
         try:
-            # Writing may make room for what waits to be answered.
-            while not self._answer_all():
-                self._flush(at_once)
-                if not self._may_answer():
+            while self._may_answer():
+                event = connection.next_event()
+                if event is None:
                     break
+                if type(event) is Notify:
+                    self._notified(event)
+                    if connection.bytes_to_send >= _WRITE_SIZE:
+                        self._write(at_once)
+                else:
+                    self._occurred(event)
         except SPOPError as error:
             host, _, _ = self._peer.rpartition(":")
             known = self.factory._logged_lately((host, error.status_code))
@@ -283,28 +289,6 @@ class SPOAProtocol(Protocol):
         finally:
             self._serving = False
         self._flush(at_once)
-
-    def _answer_all(self) -> bool:
-        """Answer what has come; return whether that was all, or some has to wait for room.
-
-        :raises SPOPError: when the peer broke the protocol.
-        """
-        connection = self._connection
-        going_on = self._may_answer()
-        while going_on:
-            event = connection.next_event()
-            if type(event) is Notify:
-                self._notified(event)
-                if connection.bytes_to_send >= _WRITE_SIZE:
-                    self._write()
-                elif not self._pending:
-                    continue
-            elif event is None:
-                return True
-            else:
-                self._occurred(event)
-            going_on = self._may_answer()
-        return False
 
     def _occurred(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
         if isinstance(event, HAProxyHello):
@@ -339,7 +323,7 @@ class SPOAProtocol(Protocol):
         except BaseException:
             self._log.failure("{peer}: the handlers failed to respond", peer=self._peer)
             answer = b""
-        if isinstance(answer, Deferred):
+        if type(answer) is not bytes and isinstance(answer, Deferred):
             size = notify.size + MESSAGE_SIZE * len(notify.messages)
             self._pending[answer] = (ids, size)
             self._pending_size += size
@@ -383,7 +367,8 @@ class SPOAProtocol(Protocol):
             self._write(at_once)
         if connection.state is _CLOSED and not self._leaving:
             self._close_when_written()
-        self._read_or_pause()
+        if self._pending or self._clogged or connection.bytes_to_send or not self._reading:
+            self._read_or_pause()
 
     def _say_goodbye(self, status_code: StatusCode = StatusCode.NORMAL, message: str = "normal") -> None:
         connection = self._connection
@@ -394,8 +379,9 @@ class SPOAProtocol(Protocol):
             connection.disconnect(status_code, message)
 
     def _write(self, at_once: bool = True) -> None:
-        data = self._connection.data_to_send()
-        if self._unread_timer is None and self._connection.unread:
+        connection = self._connection
+        data = connection.data_to_send()
+        if self._unread_timer is None and connection.unread:
             self._unread_timer = self.factory.reactor.callLater(self._read_interval, self._interval_ended)
         if self._closing:
             return
@@ -408,7 +394,8 @@ class SPOAProtocol(Protocol):
                 self._sender.send(data)
             else:
                 self._sender.send_later(data)
-        if self._unsent + self._connection.bytes_to_send > max(_MAX_BACKLOG, self.factory.max_unsent):
+        waiting = self._unsent + connection.bytes_to_send
+        if waiting and waiting > max(_MAX_BACKLOG, self.factory.max_unsent):
             self._drop()
 
     def _read_ended(self) -> None:
@@ -432,11 +419,10 @@ class SPOAProtocol(Protocol):
         self._serve()
 
     def _may_answer(self) -> bool:
-        return (
-            not self._clogged
-            and len(self._pending) < self.factory.max_in_flight
-            and self._pending_size < self.factory.max_in_flight_size
-            and self._connection.bytes_to_send < _WRITE_SIZE
+        if self._clogged or self._connection.bytes_to_send >= _WRITE_SIZE:
+            return False
+        return not self._pending or (
+            len(self._pending) < self.factory.max_in_flight and self._pending_size < self.factory.max_in_flight_size
         )
 
     def _read_or_pause(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from socket import socket
 from typing import Any, final
 
 from twisted.internet.abstract import FileDescriptor
@@ -20,7 +21,7 @@ from twisted.protocols.policies import ProtocolWrapper
 class Sender:
     """The only one who writes to ``transport``."""
 
-    __slots__ = ("_bare", "_descriptor", "_queued", "_write")
+    __slots__ = ("_descriptor", "_queued", "_socket", "_write")
 
     def __init__(self, transport: Any) -> None:
         # TLS and the PROXY protocol are layers above the one that has the socket.
@@ -28,20 +29,22 @@ class Sender:
         while isinstance(lowest, ProtocolWrapper):
             lowest = lowest.transport
         self._descriptor = lowest if isinstance(lowest, FileDescriptor) else None
-        self._bare = self._descriptor if lowest is transport else None
+        self._socket: socket | None = getattr(self._descriptor, "socket", None) if lowest is transport else None
         self._write = _writer(transport)
         # Whether something may wait in the transport, which what follows must not overtake.
         self._queued = False
 
     def send(self, data: bytes) -> None:
         """Send ``data`` now, or as soon as the kernel takes it."""
-        if self._bare is not None and not self._queued:
-            sent = self._bare.writeSomeData(data)
+        if self._socket is not None and not self._queued:
+            try:
+                sent = self._socket.send(data)
+            except OSError:
+                # It takes nothing now, or never again: the transport finds out.
+                sent = 0
             if sent == len(data):
                 return
-            # An exception tells that the connection is lost: the reactor will find out by itself.
-            if isinstance(sent, int):
-                data = data[sent:]
+            data = data[sent:]
         self._write(data)
         descriptor = self._descriptor
         if descriptor is not None and descriptor.connected and not descriptor.disconnecting:

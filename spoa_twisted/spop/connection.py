@@ -270,7 +270,8 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
 
     def receive_data(self, data: bytes) -> None:
         """Take in what the transport received. :meth:`!next_event` says what it means."""
-        self._read_size = self._answered = 0
+        self._read_size = 0
+        self._answered = 0
         self.receive_more(data)
 
     def receive_more(self, data: bytes) -> None:
@@ -279,7 +280,8 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         if self._read_size >= _FULL_READ and self._unread is not None:
             # More may wait in the transport than HAProxy still wants to know.
             self._unread.fell_behind()
-        super().receive_data(data)
+        if self.state is not _CLOSED:
+            self._buffer.feed(data)
 
     def data_to_send(self) -> bytes:
         """Return, once, what is to be written to the transport. A frame is never split over two calls.
@@ -293,8 +295,10 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         acks = len(frames) - (self.state is _CLOSED)
         admitted = self._unread.admit(frames, self._in_flight + acks, self._answered)
         self._answered += admitted
-        self._out = frames[admitted:]
-        del frames[admitted:]
+        self._out = []
+        if admitted < len(frames):
+            self._out = frames[admitted:]
+            del frames[admitted:]
         data = b"".join(frames)
         self.bytes_to_send -= len(data)
         return data
@@ -350,7 +354,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         if not actions and self._unread is not None:
             actions = NO_ACTIONS
         self._in_flight -= 1
-        self._send(_ACK, ids, actions)
+        frame = encode_frame(_ACK, _FIN, ids, actions)
+        self._out.append(frame)
+        self.bytes_to_send += len(frame)
 
     def _receive_hello(self, flags: int, ids: bytes, payload: bytes) -> HAProxyHello:
         _judge_whole(FrameType.HAPROXY_HELLO, flags, ids)

@@ -130,8 +130,10 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
         number, offset = decode_varint(data, offset)
         return (number if number < 2**63 else number - 2**64), offset
     if data_type == _IPV4:
-        packed, offset = _take(data, offset, 4)
-        return IPv4Address(packed), offset
+        end = offset + 4
+        if end > len(data):
+            raise InvalidFrame("a value is longer than what holds it")
+        return IPv4Address(data[offset:end]), end
     if data_type == _BINARY:
         length, offset = decode_varint(data, offset)
         return _take(data, offset, length)
