@@ -90,6 +90,8 @@ class FakeHAProxy:
         engine_transport, agent_transport = _Wire(agent), _Wire(engine)
         engine_transport.other, agent_transport.other = agent_transport, engine_transport
         agent.makeConnection(agent_transport)
+        # What is sent fails as the HELLO does.
+        engine.hello().addErrback(lambda failure: None)
         engine.makeConnection(engine_transport)  # type: ignore[no-untyped-call]
         return engine
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from spoa_twisted import NULL, Handlers, Int32, Message
 from spoa_twisted.client import AgentDisconnected
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.testing import FakeHAProxy, NotAcknowledged
 from tests.conftest import Logged
+
+OLD_HELLO = HAProxyHello(supported_versions=("1.0",))
 
 
 def test_it_sends_and_returns_variables() -> None:
@@ -96,10 +100,26 @@ def test_it_disconnects_and_connects_again() -> None:
 
 def test_it_meets_an_agents_refusal(logged: Logged) -> None:
     """As a HAProxy would."""
-    hello = HAProxyHello(supported_versions=("1.0",))
     with pytest.raises(AgentDisconnected, match="status code 8"):
-        FakeHAProxy(Handlers(), hello=hello).notify("m")
+        FakeHAProxy(Handlers(), hello=OLD_HELLO).notify("m")
     assert len(logged.take()) == 1
+
+
+def test_a_refusal_is_told_once(logged: Logged) -> None:
+    """What was raised is not logged as an error that nobody handled, when it is forgotten."""
+
+    def refused() -> bool:
+        # What logs remembers, and so does pytest.raises.
+        log = Logger(observer=lambda event: None)
+        try:
+            FakeHAProxy(Handlers(), hello=OLD_HELLO, log=log).notify("m")
+        except AgentDisconnected:
+            return True
+        return False
+
+    assert refused()
+    gc.collect()
+    assert logged.take() == []
 
 
 def test_arguments_that_spop_cannot_hold() -> None:
