@@ -46,11 +46,15 @@ class Sender:
                 return
             data = data[sent:]
         self._write(data)
+        self._queued = True
         descriptor = self._descriptor
         if descriptor is not None and descriptor.connected and not descriptor.disconnecting:
+            # It may resume the producer, when all is written, and that may send more.
+            self._queued = False
             descriptor.doWrite()
             # From its first attempt on, what the kernel does not take is kept here.
-            self._queued = len(descriptor.dataBuffer) > 0
+            if descriptor.dataBuffer:
+                self._queued = True
 
     def send_later(self, data: bytes) -> None:
         """Send ``data`` with all else that is sent before the reactor's next turn."""
