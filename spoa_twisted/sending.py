@@ -29,7 +29,9 @@ class Sender:
         while isinstance(lowest, ProtocolWrapper):
             lowest = lowest.transport
         self._descriptor = lowest if isinstance(lowest, FileDescriptor) else None
-        self._socket: socket | None = getattr(self._descriptor, "socket", None) if lowest is transport else None
+        # One whose TLS was started later is its own layer.
+        bare = lowest is transport and not ISSLTransport.providedBy(transport)
+        self._socket: socket | None = getattr(self._descriptor, "socket", None) if bare else None
         self._write = _writer(transport)
         # Whether something may wait in the transport, which what follows must not overtake.
         self._queued = False
