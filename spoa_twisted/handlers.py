@@ -612,9 +612,7 @@ def _step(coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         awaited = context.run(coroutine.send, None)
     except StopIteration as stop:
-        if isinstance(stop.value, Deferred):
-            raise TypeError("a coroutine returned a Deferred that it did not await") from None
-        return stop.value
+        return _returned(stop)
     return context.run(Deferred.fromCoroutine, _resume(coroutine, awaited))
 
 
@@ -632,7 +630,14 @@ def _resume(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any,
             else:
                 awaited = coroutine.send(came)
     except StopIteration as stop:
-        return stop.value
+        return _returned(stop)
+
+
+def _returned(stop: StopIteration) -> Any:
+    # From one that has waited, older Twisteds would neither take it nor ever fire.
+    if isinstance(stop.value, Deferred):
+        raise TypeError("a coroutine returned a Deferred that it did not await") from None
+    return stop.value
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
