@@ -421,7 +421,8 @@ class _Exchange:
         return passed_on
 
     def _settle(self) -> None:
-        if self._result is not None and not self._waiting:
+        # What ends one handler may give up the whole: it has been called then.
+        if self._result is not None and not self._waiting and not self._result.called:
             self._result.callback(self._join())
 
     def _join(self) -> bytes:
