@@ -30,6 +30,7 @@ from spoa_twisted.protocol import (
 )
 from spoa_twisted.service import DEFAULT_DRAIN_TIMEOUT, DEFAULT_ENDPOINT, SPOAService
 from spoa_twisted.spop.connection import DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PAYLOAD_SIZE
+from spoa_twisted.version import version
 
 #: The attribute of a module that holds its handlers, unless another is named.
 DEFAULT_ATTRIBUTE: Final = "handlers"
@@ -81,6 +82,12 @@ class Options(UsageOptions):
     def opt_listen(self, value: str) -> None:
         """A Twisted server endpoint to listen on. Repeatable. [default: tcp:12345:interface=127.0.0.1]"""
         self["listen"].append(value)
+
+    def opt_version(self) -> NoReturn:
+        """Say which version of spoa_twisted runs, and which of Twisted."""
+        print(version())  # noqa: T201 - what was asked for
+        super().opt_version()  # type: ignore[no-untyped-call]
+        raise SystemExit
 
     def postOptions(self) -> None:
         """Fill in what can be given more than once."""

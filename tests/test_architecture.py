@@ -24,6 +24,7 @@ STAGES = [
     "spop.frames",
     "spop.unread",
     "spop.connection",
+    "version",
     "interfaces",
     "handlers",
     "sending",

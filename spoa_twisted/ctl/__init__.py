@@ -13,6 +13,7 @@ from twisted.internet.task import react
 
 from spoa_twisted.ctl import bench, ping, send
 from spoa_twisted.ctl.values import show_text
+from spoa_twisted.version import version
 
 #: The modules of the commands.
 COMMANDS = {"send": send, "ping": ping, "bench": bench}
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "spoactl COMMAND --help tells more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=version())
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
     command = COMMANDS[parser.parse_args(arguments[:1]).command]
     # Each command has a parser of its own: only so may options stand between its other words.

@@ -1,0 +1,48 @@
+"""--version tells which version runs, and whether its spop is compiled."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from spoa_twisted import __version__
+from spoa_twisted.spop import connection
+from spoa_twisted.version import version
+from tests.programs import ENVIRONMENT, ROOT, SPOACTL, TWISTD
+
+SPOP = ROOT / "spoa_twisted" / "spop"
+
+
+def first_line(*command: str, **environment: str) -> str:
+    """Return the first line that ``command`` writes."""
+    run = subprocess.run(command, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, check=True)
+    return run.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "command", [[*SPOACTL, "--version"], [*TWISTD, "spoa", "--version"]], ids=["spoactl", "twistd"]
+)
+def test_the_programs_say_it(command: list[str]) -> None:
+    """As does what runs in an application."""
+    compiled = any(SPOP.glob("connection.*.so"))
+    assert version() == f"spoa_twisted {__version__}{' (spop compiled)' if compiled else ''}"
+    assert first_line(*command) == version()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("connection.py", ""), ("connection.cpython-311-x86_64-linux-gnu.so", " (spop compiled)")]
+)
+def test_what_was_loaded_counts(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what stands on the disk."""
+    monkeypatch.setattr("spoa_twisted.version.EXTENSION_SUFFIXES", [".cpython-311-x86_64-linux-gnu.so", ".so"])
+    monkeypatch.setattr(connection, "__file__", f"/spoa_twisted/spop/{name}")
+    assert version() == f"spoa_twisted {__version__}{said}"
+
+
+def test_no_compiled_module_is_needed(tmp_path: Path) -> None:
+    """Where the sources stand alone, they run."""
+    shutil.copytree(ROOT / "spoa_twisted", tmp_path / "spoa_twisted", ignore=shutil.ignore_patterns("*.so"))
+    assert first_line(*SPOACTL, "--version", PYTHONPATH=str(tmp_path)) == f"spoa_twisted {__version__}"
