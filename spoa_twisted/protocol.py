@@ -332,8 +332,9 @@ class SPOAProtocol(Protocol):
             self._queue_ack(ids, answer)
 
     def _answered(self, actions: bytes | Failure, deferred: Deferred[bytes]) -> None:
-        if deferred in self._pending:
-            ids, size = self._pending.pop(deferred)
+        due = self._pending.pop(deferred, None)
+        if due is not None:
+            ids, size = due
             self._pending_size -= size
             self._acknowledge(ids, self._actions(actions))
         elif self._engine is not None and self._engine.awaits(deferred):
@@ -348,8 +349,11 @@ class SPOAProtocol(Protocol):
 
     def _acknowledge(self, ids: bytes, actions: bytes) -> None:
         self._queue_ack(ids, actions)
-        # Perhaps others are answered in the same turn of the reactor.
-        self._serve(at_once=False)
+        # Not at once: perhaps others are answered in the same turn of the reactor.
+        if self._connection.bytes_received:
+            self._serve(at_once=False)
+        elif not self._serving:
+            self._flush(at_once=False)
 
     def _queue_ack(self, ids: bytes, actions: bytes) -> None:
         if self._connection.state is not _RUNNING:
