@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from functools import lru_cache
 from typing import Any, Final
 
 from spoa_twisted.spop.errors import InvalidFrame
@@ -48,7 +47,8 @@ NO_ACTIONS: Final = b"\x02\x02\x02\x01_"
 
 _SCOPES: Final = {scope.name.lower(): scope for scope in Scope}
 _NAME: Final = re.compile(r"[A-Za-z0-9_.]+\Z")
-_LONGEST_CACHED_NAME: Final = 64
+_LONGEST_KNOWN_NAME: Final = 64
+_MOST_KNOWN_NAMES: Final = 1024
 _LONGEST_NAME_SHOWN: Final = 100
 _SET_VAR_ARGUMENTS: Final = 3
 _UNSET_VAR_ARGUMENTS: Final = 2
@@ -65,7 +65,7 @@ def encode_actions(variables: Variables) -> bytes:
     items: Iterable[Any] = variables.items()
     for name, value in items:
         try:
-            set_var, unset_var = _cached_heads(name) if len(name) <= _LONGEST_CACHED_NAME else _heads(name)
+            set_var, unset_var = (_known_heads.get(name) if type(name) is str else None) or _learn_heads(name)
             if value is None:
                 encoded.append(unset_var)
             else:
@@ -118,7 +118,18 @@ def _heads(variable: object) -> tuple[bytes, bytes]:
 
 
 # Bounded in number and in bytes: a handler may take its variables' names from what a client sent.
-_cached_heads: Final = lru_cache(maxsize=1024)(_heads)
+_known_heads: Final[dict[str, tuple[bytes, bytes]]] = {}
+
+
+def _learn_heads(variable: object) -> tuple[bytes, bytes]:
+    """As :func:`_heads`, and remember them."""
+    heads = _heads(variable)
+    # An object of a class of its own may say that it equals anything.
+    if type(variable) is str and len(variable) <= _LONGEST_KNOWN_NAME:
+        if len(_known_heads) >= _MOST_KNOWN_NAMES:
+            _known_heads.clear()
+        _known_heads[variable] = heads
+    return heads
 
 
 def decode_actions(data: bytes, offset: int = 0) -> dict[str, Value]:

@@ -39,11 +39,13 @@ spoe-message pid-later
 
 SHOW_PID = shown("txn.spoa.pid")
 
-#: How long HAProxy waits before it tries again is a second, or this if it is less.
+#: How long HAProxy waits before it tries again is a second, or the timeout for connecting if that is less. An agent
+#: that has just begun, under load, may take longer to answer a check than there is between two, above all on PyPy.
 TRY_OTHER = """\
 option spop-check
     option redispatch 1
-    timeout connect 100ms"""
+    timeout connect 100ms
+    timeout check 1s"""
 
 CHECK = "check inter 100ms rise 1 fall 1"
 
