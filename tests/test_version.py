@@ -16,9 +16,11 @@ from tests.programs import ENVIRONMENT, ROOT, SPOACTL, TWISTD
 SPOP = ROOT / "spoa_twisted" / "spop"
 
 
-def first_line(*command: str, **environment: str) -> str:
-    """Return the first line that ``command`` writes."""
-    run = subprocess.run(command, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, check=True)
+def first_line(*command: str, root: Path = ROOT) -> str:
+    """Return the first line that ``command`` writes with the package in ``root``."""
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(root)}
+    # Python looks for modules in the current folder first.
+    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
     return run.stdout.splitlines()[0]
 
 
@@ -45,4 +47,4 @@ def test_what_was_loaded_counts(name: str, said: str, monkeypatch: pytest.Monkey
 def test_no_compiled_module_is_needed(tmp_path: Path) -> None:
     """Where the sources stand alone, they run."""
     shutil.copytree(ROOT / "spoa_twisted", tmp_path / "spoa_twisted", ignore=shutil.ignore_patterns("*.so"))
-    assert first_line(*SPOACTL, "--version", PYTHONPATH=str(tmp_path)) == f"spoa_twisted {__version__}"
+    assert first_line(*SPOACTL, "--version", root=tmp_path) == f"spoa_twisted {__version__}"
