@@ -64,6 +64,7 @@ _LENGTH_SIZE: Final = 4
 _FIXED_HEADER_SIZE: Final = 5  # the type and the flags
 _MIN_FRAME_SIZE: Final = 7  # the fixed header and two ids of one byte
 _HEADER: Final = struct.Struct(">IBI")  # the length, too
+_HEADER_SIZE: Final = _LENGTH_SIZE + _FIXED_HEADER_SIZE
 
 #: The ids of HELLO and DISCONNECT frames: stream-id 0, frame-id 0.
 NO_IDS: Final = b"\x00\x00"
@@ -166,9 +167,13 @@ class FrameBuffer:
                 self._data = b""
                 self._offset = 0
             return None
-        if available < _HEADER.size:
+        if available < _HEADER_SIZE:
             self._wait_for(_LENGTH_SIZE + self._judge(int.from_bytes(data[offset : offset + _LENGTH_SIZE], "big")))
             return None
+        # Plain ints once compiled.
+        size: int
+        frame_type: int
+        flags: int
         size, frame_type, flags = _HEADER.unpack_from(data, offset)
         if not _MIN_FRAME_SIZE <= size <= self.max_frame_size:
             self._judge(size)
@@ -176,7 +181,7 @@ class FrameBuffer:
             self._wait_for(_LENGTH_SIZE + size)
             return None
         end = self._offset = offset + _LENGTH_SIZE + size
-        ids = offset + _HEADER.size
+        ids = offset + _HEADER_SIZE
         payload = end_of_varint(data, end_of_varint(data, ids))
         if payload > end:
             raise InvalidFrame("a frame ends inside its header")
