@@ -18,7 +18,7 @@ event ``Disconnect``      HAPROXY-DISCONNECT      ``disconnect``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Final, Generic, TypeVar, final
 
@@ -93,15 +93,27 @@ _CLOSED: Final = State.CLOSED
 
 
 @final
-@dataclass(slots=True)
 class Notify:
     """A NOTIFY came, whole or put together: each asks for one ACK (SPOE.txt, section 3.2.6)."""
 
-    #: What its ACK repeats.
-    ids: bytes
-    messages: list[Message]
-    #: How long its payload was, in bytes.
-    size: int = field(default=0, compare=False)
+    __slots__ = ("ids", "messages", "size")
+
+    def __init__(self, ids: bytes, messages: list[Message], size: int = 0) -> None:
+        #: What its ACK repeats.
+        self.ids = ids
+        self.messages = messages
+        #: How long its payload was, in bytes.
+        self.size = size
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Notify):
+            return NotImplemented
+        return (self.ids, self.messages) == (other.ids, other.messages)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Notify(ids={self.ids!r}, messages={self.messages!r}, size={self.size!r})"
 
     @property
     def stream_id(self) -> int:
