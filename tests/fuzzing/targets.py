@@ -21,6 +21,7 @@ from spoa_twisted.spop.errors import SPOPError
 from spoa_twisted.spop.frames import AgentHello, Flags, FrameBuffer, FrameType, HAProxyHello
 from spoa_twisted.spop.messages import decode_messages, encode_messages
 from spoa_twisted.spop.typeddata import Value
+from tests.frames import Frame, next_frames
 
 from .wire import SlowWire
 
@@ -148,11 +149,11 @@ def _judge_bytes_to_send(connection: AgentConnection | EngineConnection, sent: b
     sent += data
 
 
-def _frames(data: bytes, max_frame_size: int) -> list[Any]:
+def _frames(data: bytes, max_frame_size: int) -> list[Frame]:
     """Return the frames that ``data`` consists of."""
     buffer = FrameBuffer(max_frame_size)
     buffer.feed(data)
-    frames = list(iter(buffer.next_frame, None))
+    frames = next_frames(buffer)
     assert len(buffer) == 0
     return frames
 

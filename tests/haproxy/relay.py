@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import NamedTuple
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -15,18 +14,9 @@ from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
 from spoa_twisted.spop.frames import Flags, FrameBuffer, FrameType, HAProxyHello
+from tests.frames import Frame, next_frames
 
 from .harness import bound_socket
-
-
-class Frame(NamedTuple):
-    """A frame that went by."""
-
-    type: int
-    flags: int
-    ids: bytes
-    payload: bytes
-
 
 #: What the kernel is asked to keep, at most, for a connection that is not read, in bytes. It keeps some more.
 RECEIVE_BUFFER = 4096
@@ -76,8 +66,7 @@ class Relayed(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._frames.feed(data)
-        while (cut := self._frames.next_frame()) is not None:
-            frame = Frame(*cut)
+        for frame in next_frames(self._frames):
             self.sent.append(frame)
             if self._relay.holding and frame.type == FrameType.NOTIFY and not frame.flags & Flags.FIN:
                 self.hold()
@@ -140,10 +129,7 @@ class _AgentsEnd(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._frames.feed(data)
-        frames = []
-        while (cut := self._frames.next_frame()) is not None:
-            frames.append(Frame(*cut))
-        self._relayed.agent_sent(data, frames)
+        self._relayed.agent_sent(data, next_frames(self._frames))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._relayed.agent_lost()
