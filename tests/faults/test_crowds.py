@@ -13,8 +13,9 @@ from tests.conformance.rawspop import HELLO, Status, boolean, hello, message, no
 from .agent import ECHO, ECHOED, MIB, PYPY, SLACK, STOPPED
 from .conftest import Launch
 
-#: A connection may cost so much memory when it is idle, in bytes: what Python objects there are for it.
-IDLE_SIZE = 16 * 1024
+#: A connection may cost so much memory when it is idle, in bytes: what Python objects there are for it. CPython took
+#: 3600 of them.
+IDLE_SIZE = 8 * 1024
 
 #: So many connections may wait to be accepted: fewer than any Linux lets wait, more than Twisted asks for.
 CROWD = 100
@@ -29,13 +30,15 @@ def test_thousand_idle_connections(launch: Launch, endpoints: list[str], kind: i
     goodbye when the agent is stopped.
     """
     agent = launch(listen=endpoints[:2])
+    # What the first ones take of the allocators' reserve is none of the others'.
+    first = [agent.greeted(kind) for _ in range(100)]
     agent.rest()
     idle = [agent.greeted(kind) for _ in range(1000)]
     agent.answers(1000)
-    assert agent.grown < 1000 * IDLE_SIZE + SLACK
+    assert agent.grown < 1000 * IDLE_SIZE + (SLACK if PYPY else 0)
     assert idle[500].request(ECHO) == ECHOED
     agent.process.terminate()
-    for peer in idle:
+    for peer in (*first, *idle):
         assert [read_status(goodbye) for goodbye in peer.frames_to_end()] == [Status.NORMAL]
     assert agent.stop() in STOPPED
     assert agent.logged()[0].endswith("Received SIGTERM, shutting down.")
