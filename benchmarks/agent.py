@@ -61,14 +61,21 @@ def started(command: Sequence[str], on: set[int], ready: str) -> Iterator[tuple[
             process.communicate()
 
 
-def agent(kind: str, reactor: str) -> list[str]:
+def agent(kind: str, reactor: str, listen: str = "tcp:0:interface=127.0.0.1", handlers: Path = HANDLERS) -> list[str]:
     """Return the command of an agent of this kind, on a port of its own."""
     if kind.startswith("canned"):
         at_once = ["--at-once"] if kind == "canned-at-once" else []
         return [sys.executable, "-m", "benchmarks.canned", f"--reactor={reactor}", *at_once]
     twistd = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
-    listen = ["--listen=tcp:0:interface=127.0.0.1", f"--handlers={HANDLERS}:{kind}"]
-    return [*twistd, "-n", "--pidfile=", f"--reactor={reactor}", "spoa", *listen]
+    return [
+        *twistd,
+        "-n",
+        "--pidfile=",
+        f"--reactor={reactor}",
+        "spoa",
+        f"--listen={listen}",
+        f"--handlers={handlers}:{kind}",
+    ]
 
 
 def bench(endpoint: str, arguments: Sequence[str], on: set[int]) -> dict[str, Any]:

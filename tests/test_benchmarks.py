@@ -18,7 +18,7 @@ from benchmarks.canned import Canned
 from benchmarks.haproxy import Figures
 from spoa_twisted.ctl.bench import SHAPES
 from spoa_twisted.spop.connection import Ack, EngineConnection, State
-from spoa_twisted.spop.frames import AgentHello, Flags, FrameType, encode_frame, encode_ids
+from spoa_twisted.spop.frames import NO_IDS, AgentHello, Disconnect, Flags, FrameType, encode_frame, encode_ids
 from spoa_twisted.tap import load
 from spoa_twisted.testing import FakeHAProxy
 from tests.haproxy.branches import VARIABLE, Branch
@@ -103,6 +103,47 @@ async def test_an_agent_of_ones_own(tmp_path: Path) -> None:
     (row,) = [line.split() for line in out.splitlines() if " small " in line]
     assert row[:4] == ["endpoint", "small", "1", "-"]
     assert int(row[-1]) > 0
+
+
+@bounded
+async def test_idle_connections() -> None:
+    """What they cost, and a row for each number of busy ones, without errors."""
+    arguments = ["--idle=150", "--runs=1", "--duration=0.2", "--warm-up=0.1", "--busy=2", "--in-flight=1,2"]
+    out, err, status = await run("connections", *arguments)
+    assert (err, status) == ("", 0)
+    assert "\n150 idle connections: " in out
+    rows = [line.split() for line in out.splitlines() if line.startswith("   2 ")]
+    assert [row[:2] for row in rows] == [["2", "1"], ["2", "2"]]
+    for row in rows:
+        alone, among, times = map(float, row[2:5])
+        assert times == pytest.approx(among / alone, rel=0.01, abs=0.01)
+        assert row[-1] == "0"
+
+
+@bounded
+async def test_idle_connections_with_tls() -> None:
+    """Only their memory is measured."""
+    out, err, status = await run("connections", "--idle=10", "--tls")
+    assert (err, status) == ("", 0)
+    assert "\n10 idle connections with TLS: " in out
+    assert "busy" not in out
+
+
+@bounded
+async def test_idle_connections_that_are_not_kept() -> None:
+    """Each on which the agent said more than it was asked is counted."""
+
+    class Leaving(Canned):
+        def send(self, data: bytes) -> None:
+            goodbye = encode_frame(FrameType.AGENT_DISCONNECT, Flags.FIN, NO_IDS, Disconnect(0, "normal").encode())
+            super().send(data + goodbye if data[4] == FrameType.ACK else data)
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Leaving), interface="127.0.0.1")  # type: ignore[attr-defined]
+    command = [sys.executable, "-m", "benchmarks.idle", f"127.0.0.1:{port.getHost().port}", "3"]
+    without_input = ["-c", 'exec "$@" </dev/null', "sh", *command]
+    out, err, status = await getProcessOutputAndValue("/bin/sh", without_input, env=ENVIRONMENT, path=str(ROOT))
+    await port.stopListening()
+    assert (out, err, status) == (b"open 3\nnot kept 3\n", b"", 0)
 
 
 @bounded

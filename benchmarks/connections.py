@@ -1,0 +1,152 @@
+"""What idle connections cost an agent: memory, and CPU of the NOTIFYs on others.
+
+``python -m benchmarks.connections``, from the top of the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.agent import ENVIRONMENT, ROOT, agent, bench, cores, machine, started
+from spoa_twisted.ctl.bench import ProcessCPU
+from tests.certificates import self_signed
+
+#: So many connections come before memory is measured: what is taken once for all is none of a connection's.
+BEFORE: Final = 100
+
+#: So many files may the agent open besides: it lowers --max-connections to what is left.
+OTHER_FILES: Final = 100
+
+READY: Final = "listening on "
+
+#: Seconds in which nobody asks anything.
+QUIET: Final = 2.0
+
+
+@contextmanager
+def idle(address: str, count: int, *options: str) -> Iterator[None]:
+    """Open so many connections that say nothing; in the end all must be open."""
+    command = [sys.executable, "-m", "benchmarks.idle", address, str(count), *options]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != f"open {count}\n":
+            raise SystemExit(f"{count} connections were not opened")
+        yield
+        said, _ = process.communicate()
+    if said != "not kept 0\n":
+        raise SystemExit(f"of {count} idle connections: {said.strip() or 'nobody knows'}")
+
+
+def memory(pid: int) -> int:
+    """Return what a process has in memory, in bytes."""
+    found = re.search(r"^VmRSS:\s*(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def quiet(pid: int) -> float:
+    """Return the share of a core that the agent takes while nobody asks."""
+    cpu = ProcessCPU(pid)
+    cpu.begin()
+    time.sleep(QUIET)
+    cpu.end()
+    return (cpu.seconds or 0.0) / cpu.measured
+
+
+HEAD: Final = (
+    f"{'busy':>4}  {'in flight':>9}  {'µs a NOTIFY: alone':>18}  {'among idle':>10}  {'times':>5}"
+    f"  {'a second: alone':>15}  {'among idle':>10}  {'waited':>6}  errors"
+)
+
+
+def row(busy: str, in_flight: str, alone: list[dict[str, Any]], among: list[dict[str, Any]]) -> str:
+    """Return the best of each figure over the runs."""
+    costs = [min(run["cpu_us_per_notify"] for run in runs) for runs in (alone, among)]
+    rates = [max(run["notifys_per_second"] for run in runs) for runs in (alone, among)]
+    waited = max(cpu["waited"] or 0 for run in (*alone, *among) for cpu in (*run["agent_cpu"], *run["load_cpu"]))
+    errors = sum(sum(run["errors"].values()) for run in (*alone, *among))
+    return (
+        f"{busy:>4}  {in_flight:>9}  {costs[0]:>18.2f}  {costs[1]:>10.2f}  {costs[1] / costs[0]:>5.2f}"
+        f"  {rates[0]:>15.0f}  {rates[1]:>10.0f}  {waited:>6.0%}  {errors}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    description = (__doc__ or "").split("\n\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.connections", description=description)
+    parser.add_argument("--idle", type=int, default=10_000, help="connections (default: %(default)s)")
+    parser.add_argument("--busy", default="1,8", help="connections (default: %(default)s)")
+    parser.add_argument("--in-flight", default="1,16", help="on each busy connection (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="of which the best counts (default: %(default)s)")
+    parser.add_argument("--duration", default="1.5", help="seconds of each (default: %(default)s)")
+    parser.add_argument("--warm-up", default="0.5", help="seconds before each (default: %(default)s)")
+    parser.add_argument("--reactor", default="epoll", help="of the agents (default: %(default)s)")
+    parser.add_argument("--tls", action="store_true", help="for the idle connections")
+    return parser
+
+
+def main() -> None:
+    """Measure, print a table."""
+    options = parser().parse_args()
+    needed = options.idle + BEFORE + OTHER_FILES
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SystemExit(f"{needed} files are needed, and the hard limit is {hard}: see ulimit -Hn")
+    # The agents inherit it.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    for_agent, for_load = cores()
+    on = "another" if for_agent != for_load else "the same"
+    print("\n".join(machine()))
+    print(f"agents with the {options.reactor} reactor, all on one core, the load on {on}")
+    with ExitStack() as stack:
+        listen, tls = "tcp:0:interface=127.0.0.1", []
+        if options.tls:
+            certificate, key = self_signed(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            listen, tls = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}", ["--tls"]
+        command = agent("sync", options.reactor, listen)
+        crowded, address = stack.enter_context(started(command, for_agent, READY))
+        stack.enter_context(idle(address, BEFORE, *tls))
+        before = memory(crowded)
+        stack.enter_context(idle(address, options.idle, *tls))
+        after = memory(crowded)
+        each = (after - before) / options.idle
+        print(
+            f"{options.idle} idle connections{' with TLS' if tls else ''}: {each:.0f} bytes each of the agent's memory,"
+        )
+        print(f"from {before / 2**20:.1f} to {after / 2**20:.1f} MiB; {quiet(crowded):.2%} of a core while nobody asks")
+        if tls:
+            return
+        alone, alone_address = stack.enter_context(started(command, for_agent, READY))
+        print(
+            f"busy connections: best of {options.runs} runs of {options.duration} s on an agent that has no idle ones,"
+        )
+        print(f"and on this one, by turns\n\n{HEAD}")
+        common = [f"--duration={options.duration}", f"--warm-up={options.warm_up}"]
+        failed = False
+        for connections in options.busy.split(","):
+            for in_flight in options.in_flight.split(","):
+                arguments = [*common, f"--connections={connections}", f"--in-flight={in_flight}"]
+                runs: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+                for _ in range(options.runs):
+                    for of, pid, where in zip(runs, (alone, crowded), (alone_address, address), strict=True):
+                        of.append(bench(f"tcp:{where}", [*arguments, f"--pid={pid}"], for_load))
+                print(row(connections, in_flight, *runs), flush=True)
+                failed = failed or any(run["errors"] for of in runs for run in of)
+    raise SystemExit(failed)
+
+
+if __name__ == "__main__":
+    main()
