@@ -14,7 +14,7 @@ from .agent import ECHO, ECHOED, MIB, PYPY, SLACK, STOPPED
 from .conftest import Launch
 
 #: A connection may cost so much memory when it is idle, in bytes: what Python objects there are for it. CPython took
-#: 3600 of them.
+#: 2600 to 3600 of them.
 IDLE_SIZE = 8 * 1024
 
 #: So many connections may wait to be accepted: fewer than any Linux lets wait, more than Twisted asks for.
