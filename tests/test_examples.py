@@ -233,3 +233,28 @@ def test_the_restart_script() -> None:
     subprocess.run(["/bin/sh", "-n", SYSTEMD / "restart"], check=True)
     assert "SPOA listening on" in (SYSTEMD / "restart").read_text()
     assert os.access(SYSTEMD / "restart", os.X_OK)
+
+
+SCALE = ROOT / "examples" / "scale"
+
+
+def test_the_units_of_several_agents() -> None:
+    """Each instance has the options of an agent, on a port that HAProxy asks; the target has all."""
+    service, target = configparser.RawConfigParser(), configparser.RawConfigParser()
+    service.optionxform = target.optionxform = str  # type: ignore[assignment,method-assign]
+    service.read(SCALE / "spoa@.service")
+    target.read(SCALE / "spoa.target")
+    assert service["Unit"]["PartOf"] == service["Install"]["WantedBy"] == "spoa.target"
+    assert target["Install"]["WantedBy"] == "multi-user.target"
+
+    program, *arguments = shlex.split(service["Service"]["ExecStart"])
+    options = Options()
+    options.parseOptions(arguments[arguments.index("spoa") + 1 :])
+    assert Path(program).name == "twist"
+    (listen,) = options["listen"]
+    haproxy = (SCALE / "haproxy.cfg").read_text()
+    for core in "01":
+        _, port, interface = listen.replace("%i", core).split(":")
+        assert f"    server agent{core} {interface.removeprefix('interface=')}:{port}\n" in haproxy
+    assert float(service["Service"]["TimeoutStopSec"]) > options["drain-timeout"]
+    assert int(service["Service"]["LimitNOFILE"]) > options["max-connections"]

@@ -1,0 +1,84 @@
+"""The configuration of ``examples/scale`` gives both agents their share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from .branches import Branch
+from .conftest import StartAgent
+from .harness import FIRST_SOCKET, ROOT, HAProxy, Load, Process, bounded, listening_socket, shown
+
+EXAMPLE = ROOT / "examples" / "scale"
+
+CLIENTS = 20
+
+#: Requests that show how the agents share them.
+SOME = 600
+
+#: An agent says which one it is, and takes its time as a busy core does.
+HANDLERS = """\
+import os, time
+
+from spoa_twisted import Handlers
+
+handlers = Handlers()
+
+
+@handlers.message("get-ip-reputation")
+def get_ip_reputation(ip):
+    end = time.thread_time() + 0.0002
+    while time.thread_time() < end:
+        pass
+    return {"sess.score": 0, "txn.pid": os.getpid()}
+"""
+
+
+class Example(HAProxy):
+    """A HAProxy with the configuration of the example, on ports of the test's own."""
+
+    def __init__(self, branch: Branch, folder: Path, addresses: list[str]) -> None:
+        web = listening_socket()
+        self._port = web.getsockname()[1]
+        self.configuration = configuration((EXAMPLE / "haproxy.cfg").read_text(), addresses)
+        (folder / "haproxy.cfg").write_text(self.configuration)
+        (folder / "spoe.conf").write_text((EXAMPLE / "spoe.conf").read_text())
+        Process.__init__(self, [str(branch.executable), "-db", "-f", str(folder / "haproxy.cfg")], sockets=[web])
+        web.close()
+
+
+def configuration(text: str, addresses: list[str]) -> str:
+    """Return the example's, with a web server that answers which agent was asked."""
+    for port, address in enumerate(addresses, 12340):
+        text = replaced(text, f"127.0.0.1:{port}", address)
+    text = replaced(text, "bind 127.0.0.1:8080", f"bind fd@{FIRST_SOCKET}")
+    show = "    http-after-response set-header txn.spoa.pid %[var(txn.iprep.pid)] if { var(txn.iprep.pid) -m found }\n"
+    show += (
+        "    http-after-response set-header spoe-error %[var(txn.iprep.error)] if { var(txn.iprep.error) -m found }\n"
+    )
+    return replaced(text, "    default_backend app\n", f"{show}    http-request return status 200\n")
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1
+    return text.replace(old, new)
+
+
+@bounded
+async def test_shares(
+    branch: Branch, start_agent: StartAgent, processes: list[Process], tmp_path: Path, figures: list[str]
+) -> None:
+    """Each of the two agents answers about half of the requests, and no request fails."""
+    handlers = tmp_path / "scale_handlers.py"
+    handlers.write_text(HANDLERS)
+    agents = [start_agent("--listen=tcp:0:interface=127.0.0.1", f"--handlers={handlers}") for _ in range(2)]
+    haproxy = Example(branch, tmp_path, [await agent.address() for agent in agents])
+    processes.append(haproxy)
+    async with haproxy.load(CLIENTS, "/") as load:
+        await load.further(SOME)
+    shares = [load.answers[agent.pid] / load.requests for agent in agents]
+    figures.append(f"{shares} of {load.requests} requests")
+    assert load.failures == {}
+    assert min(shares) >= 0.15
