@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import pytest
 
 from .branches import Branch
 from .conftest import StartAgent
-from .harness import FIRST_SOCKET, ROOT, HAProxy, Load, Process, bounded, listening_socket, shown
+from .harness import FIRST_SOCKET, ROOT, HAProxy, Process, bounded, listening_socket
 
 EXAMPLE = ROOT / "examples" / "scale"
 
