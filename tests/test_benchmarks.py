@@ -21,7 +21,7 @@ from spoa_twisted.spop.connection import Ack, EngineConnection, State
 from spoa_twisted.spop.frames import NO_IDS, AgentHello, Disconnect, Flags, FrameType, encode_frame, encode_ids
 from spoa_twisted.tap import load
 from spoa_twisted.testing import FakeHAProxy
-from tests.haproxy.branches import VARIABLE, Branch
+from tests.haproxy.branches import VARIABLE, Branch, find_branches
 from tests.haproxy.harness import bounded
 from tests.programs import ENVIRONMENT, ROOT
 
@@ -160,6 +160,25 @@ async def test_through_haproxy(branch: Branch) -> None:
         assert int(row[3]) > 0
         assert row[-1] == "0"
     assert int(added[1]) == pytest.approx(float(with_agent[4]) - float(without[4]), abs=1)
+
+
+@bounded
+async def test_several_agents() -> None:
+    """One agent and two, asked directly and through a HAProxy; all answers are right."""
+    # What the branches differ in is in examples/scale, which has a test with each.
+    branch = find_branches()[-1]
+    arguments = ["--runs=1", "--duration=0.3", "--work=50", f"--branch={branch.name}"]
+    out, err, status = await run("cores", *arguments, **{VARIABLE: str(branch.executable)})
+    assert (err, status) == ("", 0)
+    assert "a handler takes 50 µs of CPU" in out
+    rows = [line.split() for line in out.splitlines() if line.startswith(("directly ", "HAProxy "))]
+    rows = [row if row[0] == "directly" else row[1:] for row in rows]
+    assert [row[:2] for row in rows] == [["directly", "1"], ["directly", "2"], [branch.name, "1"], [branch.name, "2"]]
+    for of_one, of_two in (rows[:2], rows[2:]):
+        assert of_one[3] == "1.00"
+        assert float(of_two[3]) == pytest.approx(int(of_two[2]) / int(of_one[2]), abs=0.02)
+        assert len(of_two) == len(of_one) + 1
+        assert of_one[-1] == of_two[-1] == "0"
 
 
 def is_row(line: str) -> bool:

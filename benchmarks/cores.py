@@ -1,0 +1,166 @@
+"""What a second agent on a second core brings, asked by load processes and through a real HAProxy.
+
+``python -m benchmarks.cores``, from the top of the checkout. HAProxy's side is that of ``examples/scale``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks.agent import ENVIRONMENT, ROOT, agent, bench, machine, started
+from benchmarks.haproxy import load
+from tests.haproxy.branches import Branch, NoHAProxy, find_branches
+
+EXAMPLE: Final = ROOT / "examples" / "scale"
+HANDLERS: Final = Path(__file__).with_name("working.py")
+
+#: Where the example's agents are.
+ADDRESSES: Final = ("127.0.0.1:12340", "127.0.0.1:12341")
+
+
+class Agent(NamedTuple):
+    """An agent that runs."""
+
+    pid: int
+    address: str
+
+
+class Run(NamedTuple):
+    """What one run counted."""
+
+    rate: float
+    #: The shares of a core that each agent took.
+    busy: list[float]
+    errors: int
+
+
+def directly(agents: list[Agent], options: argparse.Namespace) -> Run:
+    """Load each agent by a process of its own, all at the same time."""
+    anywhere = os.sched_getaffinity(0)
+    arguments = ["--connections=8", "--in-flight=4", f"--duration={options.duration}", "--warm-up=0.5"]
+    with ThreadPoolExecutor() as threads:
+        reports = list(
+            threads.map(
+                lambda agent: bench(f"tcp:{agent.address}", [*arguments, f"--pid={agent.pid}"], anywhere), agents
+            )
+        )
+    return Run(
+        sum(report["notifys_per_second"] for report in reports),
+        [report["agent_cpu"][0]["busy"] or 0.0 for report in reports],
+        sum(sum(report["errors"].values()) for report in reports),
+    )
+
+
+@contextmanager
+def haproxy(branch: Branch, agents: list[Agent]) -> Iterator[int]:
+    """Start HAProxy as the example has it, with these agents; give its port."""
+    with tempfile.TemporaryDirectory() as name, socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(1024)
+        text = (EXAMPLE / "haproxy.cfg").read_text()
+        text = text.replace("bind 127.0.0.1:8080", f"bind fd@{listening.fileno()}")
+        for i, address in enumerate(ADDRESSES):
+            if i < len(agents):
+                text = text.replace(address, agents[i].address)
+            else:
+                text = text.replace(f"    server agent{i} {address}\n", "")
+        answer = 'content-type text/plain lf-string "score %[var(sess.iprep.score)]"'
+        text = text.replace("default_backend app", f"http-request return status 200 {answer}")
+        Path(name, "haproxy.cfg").write_text(text)
+        Path(name, "spoe.conf").write_text((EXAMPLE / "spoe.conf").read_text())
+        command = [str(branch.executable), "-db", "-q", "-f", f"{name}/haproxy.cfg"]
+        with subprocess.Popen(command, pass_fds=[listening.fileno()]) as process:
+            try:
+                yield listening.getsockname()[1]
+            finally:
+                process.kill()
+
+
+def through(port: int, agents: list[Agent], options: argparse.Namespace) -> Run:
+    """Load them through HAProxy."""
+    report = load(port, options.clients, options, "score 20", [agent.pid for agent in agents])
+    return Run(report["requests_per_second"], report["busy_of"], sum(report["errors"].values()))
+
+
+HEAD: Final = f"{'asked':<12}  {'agents':>6}  {'a second':>8}  {'times':>5}  {'agents busy':<12}  errors"
+
+
+def rows(asked: str, runs: dict[int, list[Run]]) -> str:
+    """Return the fastest run with one agent, and with two."""
+    best = {count: max(some) for count, some in runs.items()}
+    lines = []
+    for count, run in best.items():
+        busy = " ".join(f"{share:.0%}" for share in run.busy)
+        errors = sum(run.errors for run in runs[count])
+        times = run.rate / best[1].rate
+        lines.append(f"{asked:<12}  {count:>6}  {run.rate:>8.0f}  {times:>5.2f}  {busy:<12}  {errors}")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cores", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--work", type=int, default=200, help="µs of CPU that a handler takes (default: %(default)s)")
+    parser.add_argument("--branch", action="append", help="of HAProxy, as 2.8; repeatable (default: all found)")
+    parser.add_argument("--clients", type=int, default=20, help="of HAProxy (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="of which the fastest counts (default: %(default)s)")
+    parser.add_argument("--duration", default="3", help="seconds of each (default: %(default)s)")
+    parser.add_argument("--reactor", default="epoll", help="of the agents (default: %(default)s)")
+    return parser
+
+
+def main() -> None:
+    """Measure, print a table."""
+    options = parser().parse_args()
+    options.warm_up = "0.5"
+    try:
+        branches = [branch for branch in find_branches() if not options.branch or branch.name in options.branch]
+    except NoHAProxy as error:
+        raise SystemExit(str(error)) from error
+    available = sorted(os.sched_getaffinity(0))
+    print("\n".join(machine()))
+    print(f"a handler takes {options.work} µs of CPU; {options.reactor} reactor")
+    if len(available) < 2:
+        print("there is one core for both agents, the load and HAProxy: a second agent cannot bring anything")
+    else:
+        print("each agent on a core of its own")
+        if len(available) < 4:
+            print(
+                f"there are {len(available)} cores in all: the load and HAProxy take of them what two agents could have"
+            )
+    print(f"the fastest of {options.runs} runs of {options.duration} s each\n\n{HEAD}")
+    ENVIRONMENT["SPOA_WORK"] = str(options.work)
+    errors = 0
+    with ExitStack() as stack:
+        agents = []
+        for core in (available[0], available[1 % len(available)]):
+            command = agent("handlers", options.reactor, handlers=HANDLERS)
+            agents.append(Agent(*stack.enter_context(started(command, {core}, "listening on "))))
+        runs: dict[int, list[Run]] = {1: [], 2: []}
+        for _ in range(options.runs):
+            for count, some in runs.items():
+                some.append(directly(agents[:count], options))
+        print(rows("directly", runs), flush=True)
+        errors += sum(run.errors for some in runs.values() for run in some)
+        for branch in branches:
+            runs = {1: [], 2: []}
+            with haproxy(branch, agents[:1]) as one, haproxy(branch, agents) as two:
+                for _ in range(options.runs):
+                    for (count, some), port in zip(runs.items(), (one, two), strict=True):
+                        some.append(through(port, agents[:count], options))
+            print(rows(f"HAProxy {branch.name}", runs), flush=True)
+            errors += sum(run.errors for some in runs.values() for run in some)
+    raise SystemExit(errors > 0)
+
+
+if __name__ == "__main__":
+    main()
