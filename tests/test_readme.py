@@ -554,6 +554,24 @@ def test_spoactl(handlers: str, command: str, console: str, machine: Machine) ->
     agent.stop()
 
 
+@readme(handlers="iprep.py", command="Handlers 2", console="Speed 1")
+def test_spoactl_bench(handlers: str, command: str, console: str, machine: Machine) -> None:
+    """It prints what the README shows, but for the figures and a note on them."""
+    machine.write(iprep_py=handlers)
+    agent = machine.start(on_any_port(command))
+    typed, _, shown = console.partition("\n")
+    line = typed.removeprefix("$ ").replace("12345", str(agent.port))
+    printed = machine.run(f"{line} --duration 0.3 --warm-up 0.1")
+    assert "errors     none" in printed
+
+    def without_figures(text: str) -> list[str]:
+        lines = [line for line in text.splitlines() if not line.startswith("note ")]
+        return [re.sub(r"[0-9][0-9.,%]*( [nµm]?s\b)?", "N", line) for line in lines]
+
+    assert without_figures(printed) == without_figures(shown)
+    agent.stop()
+
+
 # The tables.
 
 TYPES: dict[str, list[Any]] = {
