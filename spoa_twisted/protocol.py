@@ -420,6 +420,8 @@ class SPOAProtocol(Protocol):
         # Who reads nothing is looked at less and less often.
         self._read_interval = min(2 * self._read_interval, _LONGEST_READ_INTERVAL) if read is False else READ_INTERVAL
         self._connection.interval_ended(read)
+        # What leaves now makes room for what waits to be answered.
+        self._flush()
         self._serve()
 
     def _may_answer(self) -> bool:

@@ -835,6 +835,22 @@ class TestUnread:
         session.notify(*["long"] * 1000)
         assert len(calls) <= 6
 
+    def test_room_is_taken_when_it_is_there(self, clock: Clock) -> None:
+        """Whenever some has left, the next NOTIFYs are taken at once, not after another interval."""
+        calls: list[int] = []
+
+        def handler() -> dict[str, Any]:
+            calls.append(1)
+            return {"sess.a": "x" * 16000}
+
+        session = Session(SPOAFactory(Handlers({"long": handler}), reactor=clock))
+        session.notify(*["long"] * 20)
+        for _ in range(20 * INTERVALS_TO_READ):
+            taken, left = len(calls), len(session.wire.writes)
+            clock.pump([READ_INTERVAL, 0, 0])
+            assert len(calls) - taken == len(session.wire.writes) - left or len(calls) == 20
+        assert taken == 20
+
     def test_what_waits_behind_it_is_bounded(self, clock: Clock) -> None:
         """A peer that sends without end is not read without end, however slowly its ACKs leave."""
         session = Session(SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 900}}), reactor=clock))
