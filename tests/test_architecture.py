@@ -88,7 +88,7 @@ def test_no_conditional_expression_is_a_statement() -> None:
 
 
 def test_one_file_writes_to_an_agents_transport() -> None:
-    """And two, the client's and the benchmark's, to an engine's. (The latter writes to its own processes, too.)"""
+    """And one, the client's, to an engine's. (``ctl.load`` writes to its own processes.)"""
     writers = {module for path, module in MODULES.items() if "transport.write" in path.read_text()}
     assert writers == {"sending", "client", "ctl.load"}
 

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast, final
 
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, DeferredQueue, FirstError, fail, gatherResults
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.error import ProcessExitedAlready
@@ -33,6 +32,7 @@ from twisted.python.failure import Failure
 
 from spoa_twisted.client import DEFAULT_HELLO, AgentDisconnected
 from spoa_twisted.ctl.latency import Latencies
+from spoa_twisted.sending import Sender
 from spoa_twisted.spop.actions import decode_actions
 from spoa_twisted.spop.connection import FRAGMENTATION, PIPELINING, EngineConnection
 from spoa_twisted.spop.errors import FragmentationNotSupported, FrameTooBig, InvalidFrame, SPOPError
@@ -235,8 +235,6 @@ class _LoadProtocol(Protocol):
         self._sent: list[int] = []
         self._next = 0
         self._released = 0
-        # The slot of the last NOTIFY that may still be with Twisted.
-        self._queued: int | None = None
         #: How many NOTIFYs are without their ACK.
         self.waiting = 0
         #: How many there may be.
@@ -249,6 +247,7 @@ class _LoadProtocol(Protocol):
     def connectionMade(self) -> None:
         """Send the HELLO."""
         assert self.transport is not None
+        self._sender = Sender(self.transport)
         if ITCPTransport.providedBy(self.transport):
             # A Unix socket has no such option.
             with suppress(OSError):
@@ -380,7 +379,6 @@ class _LoadProtocol(Protocol):
 
     def _send(self, number: int) -> None:
         assert self._ring is not None
-        assert self.transport is not None
         frames, sent, slot = self._ring.frames, self._sent, self._next
         now = time.perf_counter_ns()
         out = []
@@ -389,22 +387,10 @@ class _LoadProtocol(Protocol):
                 slot = (slot + 1) % len(frames)
             sent[slot] = now
             out.append(frames[slot])
-            last = slot
             slot = (slot + 1) % len(frames)
         self._next = slot
         self.waiting += number
-        data = b"".join(out)
-        if self._queued is not None and sent[self._queued] <= _ANSWERED:
-            # Its ACK came, so all of it went.
-            self._queued = None
-        if self._queued is None and isinstance(self.transport, FileDescriptor):
-            # Spares Twisted two system calls and a turn of the reactor. TLS is no FileDescriptor.
-            written = self.transport.writeSomeData(data)
-            if written == len(data):
-                return
-            data = data[written:] if isinstance(written, int) and written > 0 else data
-        self._queued = last
-        self.transport.write(data)
+        self._sender.send(b"".join(out))
 
     def _judge(self, whole: bytes) -> int:
         """Take apart a frame that is not what was seen before; return its slot when it is a good ACK."""
@@ -461,7 +447,7 @@ class _LoadProtocol(Protocol):
     def _flush(self) -> None:
         data = self._engine.data_to_send()
         if data and self.transport is not None:
-            self.transport.write(data)
+            self._sender.send(data)
 
 
 @final
