@@ -111,7 +111,7 @@ class Message:
 class _Layout:
     """What all messages of one ``spoe-message`` section have in common: all but the values."""
 
-    __slots__ = ("head", "labels", "name", "names")
+    __slots__ = ("head", "labels", "misses", "name", "names")
 
     def __init__(self, message: Message) -> None:
         self.name = message.name
@@ -119,12 +119,15 @@ class _Layout:
         self.head = encode_string(message.name) + bytes((len(message.names),))
         #: The encoded name of each argument, and how long that is.
         self.labels = tuple([(label, len(label)) for label in [encode_string(name) for name in message.names]])
+        #: How many messages of this name were others.
+        self.misses = 0
 
 
 # By how they begin: a name shorter than 240 bytes.
 _layouts: Final[dict[bytes, _Layout]] = {}
 _MOST_LAYOUTS: Final = 256
 _LONGEST_LAYOUT: Final = 4096
+_MOST_MISSES: Final = 100
 
 
 def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
@@ -140,7 +143,11 @@ def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
             message, end = _decode_as(layout, data, offset)
         if message is None:
             message, end = _decode_message(data, offset)
-            _learn(message)
+            if layout is None or layout.misses >= _MOST_MISSES:
+                _learn(message)
+            else:
+                # Two HAProxys may send the same message with other arguments by turns.
+                layout.misses += 1
         messages.append(message)
         offset = end
         if len(messages) > MAX_MESSAGES:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spoa_twisted.spop.errors import InvalidFrame
-from spoa_twisted.spop.messages import MAX_MESSAGES, Message, decode_messages, encode_messages
+from spoa_twisted.spop.messages import MAX_MESSAGES, Message, _layouts, decode_messages, encode_messages
 
 LISTS = [
     ([], ""),
@@ -133,3 +133,56 @@ def test_arguments_may_be_pairs_of_any_kind() -> None:
     """Lists, as they come out of JSON, are pairs, too."""
     pairs: list[Any] = [["a", 1], ("b", 2), "c3"]
     assert list(Message("m", pairs)) == [("a", 1), ("b", 2), ("c", "3")]
+
+
+def encoded(*arguments: str, name: str = "turns") -> tuple[list[Message], bytes]:
+    messages = [Message(name, [(argument, position) for position, argument in enumerate(arguments)])]
+    return messages, encode_messages(messages)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [("b",), ("a", "b"), (), ("a",) * 255, ("aa",), ("",)],
+    ids=["another name", "one more", "none", "many", "a longer name", "no name"],
+)
+def test_messages_of_one_name_with_other_arguments(others: tuple[str, ...]) -> None:
+    """By turns, as two HAProxys may send them: each is what it is, and neither makes the other slow."""
+    _layouts.clear()
+    kinds = [encoded("a"), encoded(*others)]
+    learnt = set()
+    for turn in range(1000):
+        messages, data = kinds[turn % 2]
+        assert decode_messages(data) == messages
+        learnt.add(id(_layouts[data[:6]]))
+    assert len(learnt) <= 10
+    # A new configuration has come to stay.
+    for _ in range(200):
+        decode_messages(kinds[1][1])
+    assert _layouts[b"\x05turns"].names == others
+
+
+def test_what_is_remembered_of_messages_is_bounded() -> None:
+    """In number and size; a name that takes two bytes for its length is not remembered at all."""
+    _layouts.clear()
+    for number in range(1000):
+        messages, data = encoded("a", "b", name=f"m{number}")
+        assert decode_messages(data) == messages
+    assert 0 < len(_layouts) <= 256
+    _layouts.clear()
+    for messages, data in encoded("a" * 5000), encoded("a", name="n" * 240), encoded("a", name="n" * 300):
+        for _ in range(3):
+            assert decode_messages(data) == messages
+    assert _layouts == {}
+
+
+def test_a_message_like_the_last_one_is_judged_as_strictly() -> None:
+    """It may end anywhere, or hold what is no value."""
+    _layouts.clear()
+    messages, data = encoded("a", "b")
+    for whole in data, data:
+        assert decode_messages(whole) == messages
+        for end in range(1, len(whole)):
+            with pytest.raises(InvalidFrame):
+                decode_messages(whole[:end])
+    with pytest.raises(InvalidFrame):
+        decode_messages(data[:-2] + b"\x0f\x01")
