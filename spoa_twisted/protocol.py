@@ -87,10 +87,12 @@ KEEPALIVE_IDLE: Final = 60
 KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_COUNT: Final = 4
 
-# Where the system has them, as Linux does.
-_KEEPALIVE: Final = tuple(
+# An ACK that follows another must not wait until the peer's kernel has acknowledged that, which takes 40 ms and more.
+# The others are set where the system has them, as Linux does.
+_TCP_OPTIONS: Final = tuple(
     (int(getattr(socket, name)), value)
     for name, value in (
+        ("TCP_NODELAY", 1),
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
         ("TCP_KEEPCNT", KEEPALIVE_COUNT),
@@ -166,7 +168,7 @@ class SPOAProtocol(Protocol):
         self._peer = describe(self.transport.getPeer())
         self._tls = ISSLTransport.providedBy(self.transport)
         self.factory.connections.add(self)
-        _keep_alive(self.transport)
+        _set_tcp_options(self.transport)
         if self.factory.hello_timeout:
             self._timer = self.factory.reactor.callLater(
                 self.factory.hello_timeout, self._time_is_up, self._hello_timed_out
@@ -762,15 +764,15 @@ def _cancel(pending: Iterable[Deferred[bytes]], log: Logger) -> None:
             log.failure("the handlers failed to be cancelled")
 
 
-def _keep_alive(transport: Connection) -> None:
-    """Let the kernel find out when the machine of a TCP peer is gone."""
+def _set_tcp_options(transport: Connection) -> None:
+    """Let the kernel send at once what is small, and find out when the machine of a TCP peer is gone."""
     if not ITCPTransport.providedBy(transport) or isinstance(transport.getPeer(), UNIXAddress):
         return
     # A connection that was reset already cannot be asked for anything.
     with suppress(OSError):
         transport.setTcpKeepAlive(True)
         handle: socket.socket = transport.socket
-        for option, value in _KEEPALIVE:
+        for option, value in _TCP_OPTIONS:
             handle.setsockopt(socket.IPPROTO_TCP, option, value)
 
 

@@ -201,6 +201,18 @@ def numbered(count: int, size: int) -> bytes:
     return b"".join([f"{number:08d}".encode().ljust(size, b".") for number in range(count)])
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unix"])
+@pytest_twisted.ensureDeferred
+async def test_the_kernel_sends_at_once(kind: str, connect: Connect) -> None:
+    """An ACK that leaves soon after another does not wait until the peer's kernel has acknowledged that one."""
+    factory = SPOAFactory(Handlers())
+    peer = await connect(kind, factory)
+    peer.socket.sendall(EngineConnection().data_to_send())
+    assert await deferToThread(peer.socket.recv, 2**16)
+    (agent,) = factory.connections
+    assert lowest(agent.transport).socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 class TestAtOnce:
     @pytest_twisted.ensureDeferred
