@@ -23,6 +23,9 @@ CROWD = 100
 #: So many times as many rounds as CPython PyPy needs until it has compiled what is busy, and does not grow any more.
 WARM_UP = 20 if PYPY else 1
 
+#: What an agent may grow by while it does the same again, thousands of times. PyPy 7.3.19 was seen to grow by 2 MiB.
+GROWTH = (4 if PYPY else 1) * MIB
+
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["tcp", "unix"])
 def test_thousand_idle_connections(launch: Launch, endpoints: list[str], kind: int) -> None:
@@ -183,7 +186,7 @@ def test_200000_notifies_on_a_connection(launch: Launch) -> None:
     exchange(100 * WARM_UP)
     agent.rest()
     exchange(1900)
-    assert agent.grown < MIB
+    assert agent.grown < GROWTH
     assert agent.logged() == []
 
 
@@ -201,5 +204,5 @@ def test_5000_connections_one_after_the_other(launch: Launch, endpoints: list[st
     opened = agent.descriptors
     exchange(4500)
     agent.until(lambda: agent.descriptors <= opened + 1)
-    assert agent.grown < MIB
+    assert agent.grown < GROWTH
     assert agent.logged() == []
