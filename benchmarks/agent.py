@@ -32,9 +32,20 @@ ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED":
 SPOACTL: Final = [sys.executable, "-c", "from spoa_twisted.ctl import main; main()"]
 
 
+def usable_cores() -> set[int]:
+    """Return the cores that this process may use. PyPy 7.3.19 knows how many there are, no more."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def pin(pid: int, on: set[int]) -> None:
+    """Let a process use these cores only, where Python can say so."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(pid, on)
+
+
 def cores() -> tuple[set[int], set[int]]:
     """Return where the agent is to run and where the load: on cores of their own if there are two."""
-    mine = sorted(os.sched_getaffinity(0))
+    mine = sorted(usable_cores())
     return ({mine[0]}, set(mine[1:])) if len(mine) > 1 else (set(mine), set(mine))
 
 
@@ -45,7 +56,7 @@ def started(command: Sequence[str], on: set[int], ready: str) -> Iterator[tuple[
         command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
-            os.sched_setaffinity(process.pid, on)
+            pin(process.pid, on)
             said = []
             assert process.stdout is not None
             for line in process.stdout:
@@ -84,7 +95,7 @@ def bench(endpoint: str, arguments: Sequence[str], on: set[int]) -> dict[str, An
     with subprocess.Popen(
         command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        os.sched_setaffinity(process.pid, on)
+        pin(process.pid, on)
         out, err = process.communicate()
     if not out:
         raise SystemExit(err.strip())
@@ -99,7 +110,7 @@ def machine() -> list[str]:
     processor = model[1] if model else platform.machine()
     return [
         f"{python}, Twisted {version('twisted')}, spoa_twisted {spoa_twisted.__version__}",
-        f"{processor}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}",
+        f"{processor}, {len(usable_cores())} cores, {platform.system()} {platform.release()}",
     ]
 
 

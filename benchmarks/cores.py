@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.agent import ENVIRONMENT, ROOT, agent, bench, machine, started
+from benchmarks.agent import ENVIRONMENT, ROOT, agent, bench, machine, started, usable_cores
 from benchmarks.haproxy import load
 from tests.haproxy.branches import Branch, NoHAProxy, find_branches
 
@@ -45,7 +44,7 @@ class Run(NamedTuple):
 
 def directly(agents: list[Agent], options: argparse.Namespace) -> Run:
     """Load each agent by a process of its own, all at the same time."""
-    anywhere = os.sched_getaffinity(0)
+    anywhere = usable_cores()
     arguments = ["--connections=8", "--in-flight=4", f"--duration={options.duration}", "--warm-up=0.5"]
     with ThreadPoolExecutor() as threads:
         reports = list(
@@ -126,7 +125,7 @@ def main() -> None:
         branches = [branch for branch in find_branches() if not options.branch or branch.name in options.branch]
     except NoHAProxy as error:
         raise SystemExit(str(error)) from error
-    available = sorted(os.sched_getaffinity(0))
+    available = sorted(usable_cores())
     print("\n".join(machine()))
     print(f"a handler takes {options.work} µs of CPU; {options.reactor} reactor")
     if len(available) < 2:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.agent import ENVIRONMENT, KINDS, ROOT, agent, machine, started
+from benchmarks.agent import ENVIRONMENT, KINDS, ROOT, agent, machine, started, usable_cores
 from spoa_twisted.ctl.bench import BUSY
 from tests.haproxy.branches import Branch, NoHAProxy, find_branches
 
@@ -180,7 +180,7 @@ def main() -> None:
     print(f"one request at a time for each client; best of {options.runs} runs of {options.duration} s\n\n{HEAD}")
     failed = False
     bottlenecks = []
-    anywhere = set(range(os.cpu_count() or 1)) & os.sched_getaffinity(0)
+    anywhere = set(range(os.cpu_count() or 1)) & usable_cores()
     with started(agent(options.kind, options.reactor), anywhere, "listening on ") as (agent_pid, address):
         for branch in branches:
             for clients in map(int, options.clients.split(",")):
