@@ -692,6 +692,28 @@ async def test_a_real_agent(kind: str, processes: int, tmp_path: Path) -> None:
     assert len(report["load_cpu"]) == report["processes"] == processes
 
 
+class LateReactor:
+    """A reactor whose delayed calls are late."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+    def callLater(self, seconds: float, *call: Any) -> Any:
+        return reactor.callLater(100 * seconds, *call)
+
+
+@bounded
+async def test_processes_that_end_first(endpoint: str, listen: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one that measures is late, and tells the agent's CPU all the same."""
+    listen(Agent(lambda ids, n: ack(ids)))
+    arguments = ["--duration=0.3", "--warm-up=0", "--connections=2", "--processes=2", "--json", f"--pid={os.getpid()}"]
+    await bench.run(LateReactor(), bench.parser().parse_args([endpoint, *arguments]))
+    report = json.loads(capsys.readouterr().out)
+    assert report["notifys"] > 0
+    assert report["cpu_us_per_notify"] > 0
+    assert report["interrupted"] is False
+
+
 @bounded
 async def test_processes_share_the_connections(endpoint: str, listen: Any) -> None:
     """And what one of them finds wrong is wrong; what they disagree about, too."""

@@ -298,6 +298,8 @@ async def _load(
         signal.signal(signal.SIGINT, interrupt)
         try:
             outcomes = await all_of([Deferred.fromCoroutine(load.run(window)) for load in loads])
+            # Other processes have windows of their own, which may have ended first.
+            window.end()
         finally:
             signal.signal(signal.SIGINT, ends_as_ever)
     finally:

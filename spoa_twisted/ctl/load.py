@@ -173,6 +173,11 @@ class Window:
         """End before the time."""
         if not self.ended:
             self.interrupted = True
+            self.end()
+
+    def end(self) -> None:
+        """End now at the latest."""
+        if not self.ended:
             self._call.cancel()
             self._begin_now()
             self._end()
