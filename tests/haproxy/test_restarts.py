@@ -114,9 +114,12 @@ async def test_one_agent_after_the_other(
         web=SHOW_PID,
     )
     async with haproxy.load(CLIENTS, *PATHS) as load:
+        # HAProxy <= 3.0 may have given all the work to one of them.
+        await load.further(SOME)
+        first = max(range(2), key=lambda i: load.answers[agents[i].pid])
         lost = []
         for restart in range(RESTARTS):
-            i = restart % 2
+            i = (first + restart) % 2
             lost.append(await stop(agents[i], signal.SIGTERM, load, figures))
             await haproxy.says(f"Server agents/agent{i} is DOWN")
             host, _, port = addresses[i].rpartition(":")
