@@ -488,22 +488,47 @@ class TestAgents:
     @pytest_twisted.ensureDeferred
     async def test_a_late_answer_is_not_overtaken(self, kind: str, connect: Connect) -> None:
         """By one that is there at once, in the same turn of the reactor; the goodbye comes last."""
-        waiting: Deferred[Any] = Deferred()
-        factory = SPOAFactory(Handlers({"wait": lambda: waiting, "now": now}))
+        waiting: list[Deferred[Any]] = [Deferred(), Deferred()]
+        factory = SPOAFactory(Handlers({"wait": lambda i: waiting[i], "now": now}))
         agent = Agent(await connect(kind, factory), OLD)
         agent.send()
         await agent.events(1)
-        first = agent.engine.send_notify([Message("wait")])
+        first, _ = (agent.engine.send_notify([Message("wait", [("i", i)])]) for i in range(2))
         agent.send()
         (protocol,) = factory.connections
-        while not protocol._pending:
+        while len(protocol._pending) < 2:
             await turn()
         second = agent.engine.send_notify([Message("now")])
         notify = agent.engine.data_to_send()
-        waiting.callback(None)
+        waiting[0].callback(None)
         protocol.dataReceived(notify)
         protocol.abort()
         assert [getattr(event, "ids", None) for event in await agent.events(3)] == [first, second, None]
+        agent.peer.socket.close()
+        while factory.connections:
+            await turn()
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_last_late_answer_has_left(self, kind: str, connect: Connect) -> None:
+        """When nothing else is pending, before the call that fires it returns, with those that were fired before."""
+        waiting: list[Deferred[Any]] = [Deferred(), Deferred()]
+        factory = SPOAFactory(Handlers({"wait": lambda i: waiting[i]}))
+        agent = Agent(await connect(kind, factory), OLD)
+        agent.send()
+        await agent.events(1)
+        ids = [agent.engine.send_notify([Message("wait", [("i", i)])]) for i in range(2)]
+        agent.send()
+        (protocol,) = factory.connections
+        while len(protocol._pending) < 2:
+            await turn()
+        for one in waiting:
+            one.callback(None)
+        acks: list[Any] = []
+        while len(acks) < 2:
+            # No turn of the reactor passes: the socket blocks.
+            agent.engine.receive_data(agent.peer.socket.recv(2**16))
+            acks += iter(agent.engine.next_event, None)
+        assert [ack.ids for ack in acks] == ids
         agent.peer.socket.close()
         while factory.connections:
             await turn()
