@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -37,6 +38,10 @@ DEFAULT_ATTRIBUTE: Final = "handlers"
 
 #: How many files are left for others than connections: ports, logs, and what handlers open.
 _OTHER_FILES: Final = 64
+
+#: How many objects CPython may make, more than it drops, before it looks for garbage among them. NOTIFYs that wait for
+#: their handlers are soon 700, which is its own number, and none.
+_GARBAGE_THRESHOLD: Final = 5000
 
 
 class CannotStart(SystemExit, Exception):
@@ -233,8 +238,24 @@ def _endpoint(text: str) -> str:
     return text
 
 
+def _look_for_garbage_less_often() -> None:
+    if sys.implementation.name != "cpython":
+        return
+    # What has been loaded by now stays: nothing in it is looked at again.
+    gc.collect()
+    gc.freeze()
+    first, second, third = gc.get_threshold()
+    # The handlers' author may have chosen another, or 0, which is never.
+    if 0 < first < _GARBAGE_THRESHOLD:
+        gc.set_threshold(_GARBAGE_THRESHOLD, second, third)
+
+
 class _Agent(SPOAService):
     """The service as the command line wants it: an agent that cannot listen says so in one line, and exits."""
+
+    def startService(self) -> None:
+        super().startService()
+        _look_for_garbage_less_often()
 
     def _listen(self) -> None:
         self._judge_max_connections()

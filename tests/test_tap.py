@@ -325,6 +325,29 @@ def test_it_serves_and_drains(program: list[str], start: Callable[..., Agent]) -
     assert "Unhandled" not in agent.output
 
 
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="its garbage collector, and no other, is told")
+@pytest.mark.parametrize(("chosen", "threshold"), [(700, 5000), (0, 0), (9000, 9000)])
+def test_what_is_loaded_is_no_garbage(chosen: int, threshold: int, start: Callable[..., Agent], folder: Path) -> None:
+    """CPython does not look for any in it, and less often than of itself, unless the handlers' author chose."""
+    (folder / "collected.py").write_text(
+        "import gc\n"
+        "from spoa_twisted import Handlers\n"
+        f"gc.set_threshold({chosen})\n"
+        "def look(): return {'sess.threshold': gc.get_threshold()[0], 'sess.frozen': gc.get_freeze_count()}\n"
+        "handlers = Handlers({'look': look})\n"
+    )
+    agent = start(*TWISTD, "-n", "spoa", "--handlers=collected", "--listen=unix:agent.sock")
+    agent.wait_for("SPOA listening")
+    with Engine("agent.sock") as engine:
+        engine.connection.send_notify([Message("look")])
+        engine.send()
+        variables = engine.next_event().variables
+        agent.process.send_signal(signal.SIGTERM)
+        agent.ended()
+    assert variables["sess.threshold"] == threshold
+    assert variables["sess.frozen"] > 10_000
+
+
 def test_a_unix_socket_has_the_mode_asked_for(start: Callable[..., Agent], folder: Path) -> None:
     """And is served, and gone when the agent is."""
     path = folder / "agent.sock"
