@@ -226,7 +226,7 @@ class Handlers:
             if len(parts) == 1 and len(parts[0]) <= max_size:
                 return parts[0]
             return self._join(messages, parts, max_size)
-        return _Exchange(self, messages, parts, max_size).start(waiting, reactor, timeout)
+        return _Exchange(self, messages, parts, waiting, max_size).start(reactor, timeout)
 
     def _handler(
         self,
@@ -360,7 +360,6 @@ class _Waiting:
 
     __slots__ = ("deadline", "deferred", "exchange", "handler", "message", "position", "seconds")
 
-    exchange: _Exchange
     #: Until when it has to finish, if it may not take any time.
     deadline: float
 
@@ -370,67 +369,78 @@ class _Waiting:
         self.position = position
         self.deferred = deferred
         self.seconds = 0.0
+        #: Who waits for it: nobody any more when it has finished or was given up.
+        self.exchange: _Exchange | None = None
+
+    def finished(self, result: Any) -> Any:
+        """Pass on what the Deferred came to."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.finished(self, result)
+        # Another handler may have returned the same Deferred.
+        return None if isinstance(result, Failure) else result
 
 
 @final
 class _Exchange:
     """A NOTIFY with handlers that have not finished: waits for all of them, for each no longer than it may take."""
 
-    __slots__ = ("_deadlines", "_handlers", "_max_size", "_messages", "_parts", "_result", "_waiting")
+    __slots__ = ("_deadlines", "_handlers", "_max_size", "_messages", "_missing", "_parts", "_result", "_waiting")
 
-    def __init__(self, handlers: Handlers, messages: list[Message], parts: list[bytes], max_size: int) -> None:
+    def __init__(
+        self, handlers: Handlers, messages: list[Message], parts: list[bytes], waiting: list[_Waiting], max_size: int
+    ) -> None:
         self._handlers = handlers
         self._messages = messages
         self._parts = parts
+        self._waiting = waiting
+        self._missing = len(waiting)
         self._max_size = max_size
-        self._waiting: dict[_Waiting, None] = {}
         self._result: Deferred[bytes] | None = None
 
-    def start(self, waiting: list[_Waiting], reactor: IReactorTime, timeout: float) -> bytes | Deferred[bytes]:
-        self._deadlines = self._handlers._deadlines_on(reactor)
-        self._waiting = dict.fromkeys(waiting)
-        for one in waiting:
+    def start(self, reactor: IReactorTime, timeout: float) -> bytes | Deferred[bytes]:
+        """Return the actions of all messages, or a Deferred of them."""
+        deadlines = self._deadlines = self._handlers._deadlines_on(reactor)
+        for one in self._waiting:
             one.exchange = self
-            one.deferred.addBoth(self._finished, one)
+            one.deferred.addBoth(one.finished)
             seconds = timeout if one.handler.timeout is None else one.handler.timeout
-            if seconds and one in self._waiting:
-                self._deadlines.add(one, seconds)
-        if not self._waiting:
+            if seconds and one.exchange is not None:
+                deadlines.add(one, seconds)
+        if not self._missing:
             return self._join()
         self._result = Deferred(self._cancel)
         return self._result
 
-    def give_up(self, one: _Waiting) -> None:
-        """Wait no longer for ``one``."""
-        del self._waiting[one]
-        self._parts[one.position] = self._handlers._timed_out(one.handler, one.message, one.seconds)
-        self._cancel_one(one)
-        self._settle()
-
-    def _finished(self, result: Any, one: _Waiting) -> Any:
-        # Another handler may have returned the same Deferred.
-        passed_on = None if isinstance(result, Failure) else result
-        if one not in self._waiting:
-            # It was given up: what became of it interests nobody.
-            return passed_on
-        del self._waiting[one]
+    def finished(self, one: _Waiting, result: Any) -> None:
+        """Take what ``one`` came to."""
         self._deadlines.discard(one)
         answered = self._handlers._failed if isinstance(result, Failure) else self._handlers._returned
         self._parts[one.position] = answered(one.handler, one.message, result)
         self._settle()
-        return passed_on
+
+    def give_up(self, one: _Waiting) -> None:
+        """Wait no longer for ``one``."""
+        one.exchange = None
+        self._parts[one.position] = self._handlers._timed_out(one.handler, one.message, one.seconds)
+        self._cancel_one(one)
+        self._settle()
 
     def _settle(self) -> None:
+        self._missing -= 1
         # What ends one handler may give up the whole: it has been called then.
-        if self._result is not None and not self._waiting and not self._result.called:
+        if not self._missing and self._result is not None and not self._result.called:
             self._result.callback(self._join())
 
     def _join(self) -> bytes:
         return self._handlers._join(self._messages, self._parts, self._max_size)
 
     def _cancel(self, result: Deferred[bytes]) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for one in waiting:
+        given_up = [one for one in self._waiting if one.exchange is not None]
+        # What ends one handler may end others: that interests nobody any more.
+        for one in given_up:
+            one.exchange = None
+        for one in given_up:
             self._deadlines.discard(one)
             self._cancel_one(one)
 
@@ -490,6 +500,7 @@ class _Deadlines:
             # To give one up may end others.
             if one in self._by_seconds.get(seconds, ()):
                 self.discard(one)
+                assert one.exchange is not None
                 one.exchange.give_up(one)
         if seconds in self._by_seconds and not self._timers[seconds].active():
             self._time_is_up(seconds)
@@ -596,7 +607,7 @@ def _begin(result: Any) -> Any:
 
     :raises BaseException: what a coroutine raises before it waits for anything.
     """
-    if result is None or isinstance(result, (Mapping, Deferred)):
+    if result is None or isinstance(result, (Deferred, Mapping)):
         return result
     if inspect.iscoroutine(result):
         return _step(result)
