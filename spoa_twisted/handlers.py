@@ -8,10 +8,8 @@ import inspect
 import re
 import weakref
 from asyncio import isfuture
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import islice, takewhile
-from threading import Thread
 from typing import Any, Final, TypeVar, final, overload
 
 from twisted.internet.defer import Deferred
@@ -19,12 +17,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorThreads, IReactorT
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
-from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
+from spoa_twisted.coroutines import pass_on, step
 from spoa_twisted.interfaces import IHandlers
 from spoa_twisted.spop.actions import Variables, decode_actions, encode_actions
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.threads import BlockingThreads
 
 #: What a handler returns: variables, ``None`` for none, or a Deferred, coroutine or other awaitable of that.
 Result = Variables | None | Awaitable[Variables | None]
@@ -105,7 +104,7 @@ class Handlers:
         self._timeout = timeout
         self._on_error = on_error
         self._blocking_threads = blocking_threads
-        self._threadpool: ThreadPool | None = None
+        self._threads: BlockingThreads | None = None
         self._deadlines: _Deadlines | None = None
         self._by_name: dict[str, _Handler] = {}
         self._default: _Handler | None = None
@@ -255,25 +254,11 @@ class Handlers:
     def _in_thread(self, handler: _Handler, message: Message, reactor: IReactorTime) -> Any:
         if not IReactorThreads.providedBy(reactor):
             return handler.call(message)
-        if self._threadpool is None:
-            self._threadpool = ThreadPool(0, self._blocking_threads, "spoa-blocking")
-            # Whatever blocks when the agent has drained must not keep the process.
-            self._threadpool.threadFactory = _DaemonThread
-            self._threadpool.start()
-            # The threads of handlers that were replaced end too, when they have nothing to do any more.
-            weakref.finalize(self, _DaemonThread(target=self._threadpool.stop).start).atexit = False
-
-        deferred: Deferred[Any] = Deferred()
-
-        def run() -> Any:
-            # It may have been given up while it waited for a thread.
-            return None if deferred.called else _judge_result(handler.call(message))
-
-        def finished(success: bool, result: Any) -> None:
-            reactor.callFromThread(deferred.callback if success else deferred.errback, result)
-
-        self._threadpool.callInThreadWithCallback(finished, run)
-        return deferred
+        if self._threads is None:
+            self._threads = BlockingThreads(self._blocking_threads)
+            # Handlers that were replaced leave none behind.
+            weakref.finalize(self, self._threads.end).atexit = False
+        return self._threads.run(reactor, lambda: _judge_result(handler.call(message)))
 
     def _returned(self, handler: _Handler, message: Message, result: Any) -> bytes:
         try:
@@ -347,14 +332,6 @@ class Handlers:
 
 
 @final
-class _DaemonThread(Thread):
-    """A thread that ends with the process."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, daemon=True)
-
-
-@final
 class _Waiting:
     """One message of a NOTIFY, and the Deferred that its handler returned."""
 
@@ -377,8 +354,7 @@ class _Waiting:
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.finished(self, result)
-        # Another handler may have returned the same Deferred.
-        return None if isinstance(result, Failure) else result
+        return pass_on(result, self.deferred)
 
 
 @final
@@ -471,7 +447,17 @@ class _Deadlines:
         if waiting is None:
             waiting = self._by_seconds[seconds] = {}
             self._timers[seconds] = self.reactor.callLater(seconds, self._time_is_up, seconds)
+        elif self._timers[seconds].getTime() > one.deadline:
+            self._clock_was_set_back(seconds, one.deadline)
         waiting[one] = None
+
+    def _clock_was_set_back(self, seconds: float, deadline: float) -> None:
+        # Twisted's reactors go by the time of day.
+        for one in self._by_seconds[seconds]:
+            one.deadline = min(one.deadline, deadline)
+        timer = self._timers[seconds]
+        if timer.active():
+            timer.reset(seconds)
 
     def discard(self, one: _Waiting) -> None:
         """Forget ``one``, which has finished."""
@@ -610,46 +596,12 @@ def _begin(result: Any) -> Any:
     if result is None or isinstance(result, (Deferred, Mapping)):
         return result
     if inspect.iscoroutine(result):
-        return _step(result)
+        return step(result)
     if isfuture(result):
         return Deferred.fromFuture(result)
     if inspect.isawaitable(result):
-        return _step(_await(result))
+        return step(_await(result))
     return result
-
-
-def _step(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run ``coroutine`` until it ends or waits: one that does not wait costs no Deferred."""
-    context = copy_context()
-    try:
-        awaited = context.run(coroutine.send, None)
-    except StopIteration as stop:
-        return _returned(stop)
-    return context.run(Deferred.fromCoroutine, _resume(coroutine, awaited))
-
-
-def _resume(coroutine: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
-    """Be the rest of ``coroutine``, which waits for ``awaited``."""
-    try:
-        while True:
-            try:
-                came = yield awaited
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:
-                awaited = coroutine.throw(error)
-            else:
-                awaited = coroutine.send(came)
-    except StopIteration as stop:
-        return _returned(stop)
-
-
-def _returned(stop: StopIteration) -> Any:
-    # From one that has waited, older Twisteds would neither take it nor ever fire.
-    if isinstance(stop.value, Deferred):
-        raise TypeError("a coroutine returned a Deferred that it did not await") from None
-    return stop.value
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
@@ -701,4 +653,4 @@ def _judge_result(result: Any) -> Variables:
 def _largest(actions: bytes) -> str:
     """Return the name of the variable that takes most room in a LIST-OF-ACTIONS."""
     variables = decode_actions(actions)
-    return max(variables, key=lambda name: len(encode_actions({name: variables[name]})))
+    return max(variables, key=lambda name: len(encode_actions({name: variables[name]})), default="")

@@ -26,6 +26,8 @@ STAGES = [
     "spop.connection",
     "version",
     "interfaces",
+    "coroutines",
+    "threads",
     "handlers",
     "sending",
     "receipt",

@@ -74,6 +74,22 @@ class TestContexts:
         assert seen == {"a": ["a0", "a1", "a2"], "b": ["b0", "b1", "b2"]}
         assert request.get() == "none"
 
+    def test_one_that_waits_may_take_back_what_it_set(self) -> None:
+        """As a context manager around an await does: every step is in the same context."""
+        waiting: Deferred[int] = Deferred()
+
+        async def handler() -> dict[str, Any]:
+            token = request.set("inner")
+            try:
+                number = await waiting
+            finally:
+                request.reset(token)
+            return {"sess.n": number, "sess.request": request.get()}
+
+        answer = begin(Handlers({"m": handler}), Message("m"))
+        waiting.callback(5)
+        assert result_of(answer) == {"sess.n": 5, "sess.request": "none"}
+
     def test_one_that_is_given_up_cleans_up_in_its_context(self, logged: Logged) -> None:
         """As a log's fields that are kept there."""
         seen: list[str] = []
@@ -142,6 +158,40 @@ class TestWaiting:
         failing.errback(error)
         then.callback(7)
         assert result_of(answer) == {"sess.then": 7}
+
+    def test_several_that_await_the_same_deferred(self, logged: Logged) -> None:
+        """Each gets what it comes to, and is told when it fails."""
+        for outcome in (7, LookupError("no such table")):
+            shared: Deferred[Any] = Deferred()
+
+            async def handler(shared: Deferred[Any] = shared) -> dict[str, Any]:
+                return {"sess.n": await shared}
+
+            handlers = Handlers(on_error={"sess.failed": True})
+            handlers.message("m")(handler)
+            answers = [begin(handlers, Message("m")) for _ in range(3)]
+            if isinstance(outcome, int):
+                shared.callback(outcome)
+                assert [result_of(answer) for answer in answers] == [{"sess.n": 7}] * 3
+            else:
+                shared.errback(outcome)
+                assert [result_of(answer) for answer in answers] == [{"sess.failed": True}] * 3
+                assert len(logged.take()) == 3
+            del shared, handler, handlers, answers
+            gc.collect()
+
+    def test_a_crowd_of_awaitables_that_are_no_deferreds(self) -> None:
+        """They come back as they are, and the stack does not grow with them."""
+
+        class Itself:
+            def __await__(self) -> Any:
+                return (yield self)
+
+        async def handler() -> dict[str, Any]:
+            things = [Itself() for _ in range(5000)]
+            return {"sess.same": all([await thing is thing for thing in things])}
+
+        assert respond(Handlers({"m": handler}), Message("m")) == {"sess.same": True}
 
     def test_one_that_raises_after_a_wait(self, logged: Logged) -> None:
         """Costs its message, and the log has where it was."""

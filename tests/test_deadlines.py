@@ -288,3 +288,21 @@ def test_nothing_is_kept_of_those_that_finish_while_one_hangs(logged: Logged) ->
     hanging.addErrback(lambda _: None)
     hanging.cancel()
     assert clock.getDelayedCalls() == []
+
+
+def test_a_clock_that_is_set_back(logged: Logged) -> None:
+    """Twisted's reactors go by the time of day: nobody waits until it was as late again."""
+    waits = Waits(a=1)
+    clock = Clock()
+    clock.advance(10_000)
+    answers = [waits.begin(clock, "a")]
+    clock.rightNow -= 5000
+    for _ in range(3):
+        clock.advance(0.5)
+        answers.append(waits.begin(clock, "a"))
+    clock.advance(1)
+    # What had passed the limit when the reactor was about to wait is given up in its next turn.
+    clock.advance(0)
+    assert [answer.called for answer in answers] == [True] * 4
+    assert len(logged.take()) == 4
+    assert clock.getDelayedCalls() == []

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import threading
+import weakref
 from collections import UserDict
 from collections.abc import Iterator
 from functools import partial
@@ -458,6 +459,15 @@ class TestFaults:
         assert "the variables of the message 'b' do not fit" in line
         assert "the largest is sess.big" in line
 
+    def test_what_an_ack_without_actions_says_may_not_fit(self, logged: Logged) -> None:
+        """A variable may be called as the one that nobody sets."""
+        handlers = Handlers({"a": lambda: {"sess.a": b"x" * (ROOM - 12)}, "b": lambda: {"txn._": None}})
+        answer = handlers.respond([Message("a"), Message("b")], ROOM, Clock(), 10)
+        assert isinstance(answer, bytes)
+        assert decode_actions(answer).keys() == {"sess.a"}
+        (line,) = logged.take()
+        assert "the variables of the message 'b' do not fit" in line
+
     def test_an_on_error_that_does_not_fit_either_is_left_out(self, logged: Logged) -> None:
         """The ACK goes all the same."""
         handlers = Handlers({"a": lambda: {"sess.big": b"y" * 100}}, on_error={"sess.error": "x" * 30})
@@ -491,6 +501,30 @@ class TestFaults:
         results: list[Any] = []
         shared.addCallback(results.append)
         assert results == [{"sess.a": 1}]
+
+    def test_a_shared_deferred_that_fails(self, logged: Logged) -> None:
+        """All who wait for it have failed, in other NOTIFYs too, and its failure is handled then."""
+        shared: Deferred[Any] = Deferred()
+        handlers = Handlers()
+        for name in "abc":
+            handlers.message(name, on_error={f"txn.{name}": True})(lambda: shared)
+        answers = [begin(handlers, Message("a"), Message("b")), begin(handlers, Message("c"))]
+        shared.errback(LookupError("no such table"))
+        assert [result_of(answer) for answer in answers] == [{"txn.a": True, "txn.b": True}, {"txn.c": True}]
+        assert len(logged.take()) == 3
+        del handlers
+        shared = Deferred()
+        gc.collect()
+
+    def test_a_shared_deferred_that_is_cancelled(self, logged: Logged) -> None:
+        """By a NOTIFY that nobody waits for any more: the others have failed."""
+        shared: Deferred[Any] = Deferred()
+        handlers = Handlers({"a": lambda: shared}, on_error={"txn.failed": True})
+        given_up, answer = begin(handlers, Message("a")), begin(handlers, Message("a"))
+        given_up.addErrback(lambda failure: failure.trap(CancelledError))
+        given_up.cancel()
+        assert result_of(answer) == {"txn.failed": True}
+        assert len(logged.take()) == 1
 
 
 class TestDefault:
@@ -590,6 +624,39 @@ class TestBlocking:
         await after
         assert ran == ["holds", "holds"]
         assert logged.take() == ["error: the handler of the message 'waits' took longer than 0.01 s"]
+
+    @pytest_twisted.ensureDeferred
+    async def test_what_was_given_up_leaves_nothing(self, logged: Logged) -> None:
+        """Even if the threads are taken for ever: what waited for one is forgotten with its message."""
+
+        class Body(str):
+            """A text that tells when it is gone."""
+
+            __slots__ = ("__weakref__",)
+
+        handlers = Handlers(blocking_threads=1)
+        release = threading.Event()
+        handlers.message("holds", blocking=True, timeout=0)(lambda: release.wait(30) and None)
+        handlers.message("waits", blocking=True, timeout=0.01)(lambda body: None)
+        holding = handlers.respond([Message("holds")], ROOM, reactor, 10)  # type: ignore[arg-type]
+        gone = []
+        answers = []
+        for _ in range(10):
+            body = Body("body")
+            gone.append(weakref.ref(body))
+            answers.append(handlers.respond([Message("waits", [("body", body)])], ROOM, reactor, 10))  # type: ignore[arg-type]
+        del body
+        for answer in answers:
+            assert isinstance(answer, Deferred)
+            assert await answer == b""
+        del answers, answer
+        await deferLater(reactor, 0)  # type: ignore[arg-type]
+        gc.collect()
+        assert [body() for body in gone] == [None] * 10
+        release.set()
+        assert isinstance(holding, Deferred)
+        assert await holding == b""
+        assert len(logged.take()) == 10
 
     @pytest_twisted.ensureDeferred
     async def test_threads_end_with_their_handlers(self) -> None:
