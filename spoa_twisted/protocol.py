@@ -30,7 +30,7 @@ from zope.interface import implementer
 
 from spoa_twisted.drain import Drain
 from spoa_twisted.interfaces import IHandlers
-from spoa_twisted.receipt import all_read
+from spoa_twisted.receipt import receipt
 from spoa_twisted.sending import Sender
 from spoa_twisted.spop.connection import (
     DEFAULT_MAX_FRAME_SIZE,
@@ -43,7 +43,7 @@ from spoa_twisted.spop.connection import (
 )
 from spoa_twisted.spop.errors import SPOPError, StatusCode
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
-from spoa_twisted.spop.unread import READ_INTERVAL
+from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
 
 #: How many NOTIFYs of one connection may wait for their handlers. HAProxy sends 20 unless told otherwise.
 DEFAULT_MAX_IN_FLIGHT: Final = 256
@@ -419,10 +419,13 @@ class SPOAProtocol(Protocol):
 
     def _look_what_was_read(self) -> None:
         self._unread_timer = None
-        read = all_read(self.transport)
-        # Who reads nothing is looked at less and less often.
-        self._read_interval = min(2 * self._read_interval, _LONGEST_READ_INTERVAL) if read is False else READ_INTERVAL
-        self._connection.interval_ended(read)
+        known = receipt(self.transport)
+        if known is Receipt.MISSING:
+            # Who reads nothing is looked at less and less often.
+            self._read_interval = min(2 * self._read_interval, _LONGEST_READ_INTERVAL)
+        else:
+            self._read_interval = READ_INTERVAL
+        self._connection.interval_ended(known)
         # What leaves now makes room for what waits to be answered.
         self._flush()
         self._serve()

@@ -1,4 +1,4 @@
-"""Whether a peer on this machine was given all that was written to it: the kernel knows, on Linux.
+"""Whether a peer has read all that was sent to it: the kernel knows of one on this machine, on Linux.
 
 HAProxy >= 3.1 makes it worth asking; see :mod:`spoa_twisted.spop.unread`. Nothing here asks more than a few
 microseconds of the machine, and nothing of its user's rights.
@@ -13,6 +13,8 @@ import sys
 from typing import Any, Final
 
 from twisted.internet.interfaces import ISSLTransport
+
+from spoa_twisted.spop.unread import Receipt
 
 if sys.platform == "linux":
     import fcntl
@@ -30,36 +32,39 @@ _REQUEST: Final = struct.Struct("=BBBxI2s2s16s16sIII")
 # Of the answer's struct inet_diag_msg: family, state, timer and retransmissions, the socket's id, when it expires.
 _ANSWER: Final = struct.Struct("=BBBB48xIIIII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
-# Of struct tcp_info: tcpi_bytes_received; tcpi_notsent_bytes, tcpi_bytes_sent and tcpi_bytes_retrans.
+# Of struct tcp_info: tcpi_bytes_received; tcpi_unacked, tcpi_notsent_bytes, tcpi_bytes_sent and tcpi_bytes_retrans.
 _RECEIVED: Final = struct.Struct("=128xQ")
-_SENT: Final = struct.Struct("=144xI52xQQ")
+_SENT: Final = struct.Struct("=24xI116xI52xQQ")
 _TCP_INFO_SIZE: Final = 512
 _LARGEST_ANSWER: Final = 4096
 
 
-def all_read(transport: Any) -> bool | None:
-    """Return whether the peer has read all that this machine's kernel was given to send to it.
+def receipt(transport: Any) -> Receipt:
+    """Return what is known of all that this machine's kernel was given to send by ``transport``.
 
-    What ``transport`` itself has not given to the kernel yet does not count. ``None`` is for what the kernel does not
-    know, such as what a peer on another machine has read, or what one has deciphered of what it has read.
-
-    The call with which the peer has read the last of it may not have returned yet.
+    What ``transport`` itself has not given to the kernel yet does not count.
     """
     connection = getattr(transport, "socket", None)
     if sys.platform != "linux" or connection is None:
-        return None
+        return Receipt.UNKNOWN
     try:
         if connection.family == socket.AF_UNIX:
             read = _unix_unread(connection) == 0
         else:
-            sent, unsent = _tcp_sent(connection)
-            received, unread = _tcp_received(connection)
+            sent, unsent, unacknowledged = _tcp_sent(connection)
+            try:
+                received, unread = _tcp_received(connection)
+            except OSError:
+                # No such socket on this machine: the kernel knows what has arrived at the other one.
+                return Receipt.MISSING if unsent or unacknowledged else Receipt.UNKNOWN
             read = unsent == 0 and unread == 0 and received == sent
     except (OSError, ValueError, struct.error):
-        # No such socket on this machine, or a kernel, or a sandbox, that does not tell.
-        return None
+        # A kernel, or a sandbox, that does not tell.
+        return Receipt.UNKNOWN
+    if not read:
+        return Receipt.MISSING
     # With TLS a reader deciphers one record after the other, and takes what came meanwhile for more of the same.
-    return None if read and ISSLTransport.providedBy(transport) else read
+    return Receipt.HANDED_OUT_CIPHERED if ISSLTransport.providedBy(transport) else Receipt.HANDED_OUT
 
 
 def _unix_unread(connection: socket.socket) -> int:
@@ -68,11 +73,13 @@ def _unix_unread(connection: socket.socket) -> int:
     return int(size)
 
 
-def _tcp_sent(connection: socket.socket) -> tuple[int, int]:
-    """Return how many bytes were sent, each counted once, and how many the kernel has still to send."""
+def _tcp_sent(connection: socket.socket) -> tuple[int, int, int]:
+    """Return how many bytes were sent, each counted once, how many the kernel has still to send, and how many segments
+    the other end has not said to have received.
+    """
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-    unsent, sent, repeated = _SENT.unpack_from(info)
-    return sent - repeated, unsent
+    unacknowledged, unsent, sent, repeated = _SENT.unpack_from(info)
+    return sent - repeated, unsent, unacknowledged
 
 
 def _tcp_received(connection: socket.socket) -> tuple[int, int]:

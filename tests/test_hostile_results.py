@@ -25,7 +25,7 @@ from spoa_twisted import NULL, Handlers, Int32, Int64, Message, SPOAFactory, UIn
 from spoa_twisted.spop.actions import decode_actions
 from spoa_twisted.spop.connection import State
 from spoa_twisted.spop.frames import HAProxyHello
-from spoa_twisted.spop.unread import INTERVALS_TO_READ
+from spoa_twisted.spop.unread import Receipt
 from tests.conftest import Logged
 from tests.test_protocol import Session
 
@@ -56,7 +56,7 @@ def answer_of(function: Callable[..., Any], on_error: Any = None, size: int = 16
     assert session.engine.state is State.RUNNING
     assert not session.wire.disconnecting
     # Until HAProxy has surely read what was sent.
-    clock.pump([1] * INTERVALS_TO_READ)
+    clock.pump([1] * Receipt.UNKNOWN.value)
     assert clock.getDelayedCalls() == []
     assert ack.variables.items() >= GOOD.items()
     return {name: value for name, value in ack.variables.items() if name not in GOOD}

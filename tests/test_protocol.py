@@ -29,7 +29,7 @@ from spoa_twisted.protocol import (
 from spoa_twisted.spop.connection import Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.messages import Message
-from spoa_twisted.spop.unread import INTERVALS_TO_READ, INTERVALS_TO_RETURN, READ_INTERVAL
+from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
 from tests.conftest import Logged
 
 
@@ -753,7 +753,7 @@ class TestUnread:
         session.notify(*["long"] * 10)
         factory.drain(5)
         received: list[Any] = []
-        for _ in range(50):
+        for _ in range(6 * Receipt.UNKNOWN.value):
             assert len(session.wire.value()) < 16384
             received += session.events()
             clock.advance(READ_INTERVAL)
@@ -773,7 +773,7 @@ class TestUnread:
             clock.advance(READ_INTERVAL)
             received += session.events()
         assert [type(event) for event in received] == [Ack] * 6 + [Disconnect]
-        assert clock.seconds() < 8 * INTERVALS_TO_READ * READ_INTERVAL
+        assert clock.seconds() < 8 * Receipt.UNKNOWN.value * READ_INTERVAL
         session.lose()
 
     def test_what_has_not_left_is_not_read(self, clock: Clock) -> None:
@@ -789,7 +789,7 @@ class TestUnread:
             session.agent._interval_ended()
             session.notify("longer", "longer")
             clock.advance(0)
-            for _ in range(INTERVALS_TO_RETURN - 1):
+            for _ in range(Receipt.HANDED_OUT.value - 1):
                 clock.pump([READ_INTERVAL, 0, 0])
             # The first was read. So was the second, as far as is known, but not long enough ago for the third.
             assert len(session.events()) == 2
@@ -805,7 +805,7 @@ class TestUnread:
         with ours, theirs:
             session.wire.socket = ours  # type: ignore[attr-defined]
             session.notify("long", "long")
-            for _ in range(INTERVALS_TO_RETURN):
+            for _ in range(Receipt.HANDED_OUT.value):
                 assert len(session.wire.value()) < 16384
                 clock.pump([READ_INTERVAL, 0, 0])
             assert len(session.events()) == 2
@@ -816,7 +816,7 @@ class TestUnread:
         session = Session(SPOAFactory(Handlers({"long": lambda: {"sess.a": "x" * 9000}}), reactor=clock))
         session.notify("long")
         assert len(clock.getDelayedCalls()) == 1
-        for _ in range(INTERVALS_TO_READ):
+        for _ in range(Receipt.UNKNOWN.value):
             clock.advance(READ_INTERVAL)
         assert clock.getDelayedCalls() == []
         session.notify("long")
@@ -845,7 +845,7 @@ class TestUnread:
 
         session = Session(SPOAFactory(Handlers({"long": handler}), reactor=clock))
         session.notify(*["long"] * 20)
-        for _ in range(20 * INTERVALS_TO_READ):
+        for _ in range(20 * Receipt.UNKNOWN.value):
             taken, left = len(calls), len(session.wire.writes)
             clock.pump([READ_INTERVAL, 0, 0])
             assert len(calls) - taken == len(session.wire.writes) - left or len(calls) == 20

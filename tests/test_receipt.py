@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.testing import StringTransport
 from zope.interface import directlyProvides
 
-from spoa_twisted.receipt import all_read
+from spoa_twisted.receipt import receipt
+from spoa_twisted.spop.unread import Receipt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -56,13 +58,13 @@ def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
 def test_all_is_read_when_the_peer_has_read_all(ends: Ends) -> None:
     """Not when it has read a part."""
     transport, peer = ends
-    assert all_read(transport) is True
+    assert receipt(transport) is Receipt.HANDED_OUT
     transport.socket.sendall(b"x" * 1000)
-    assert all_read(transport) is False
+    assert receipt(transport) is Receipt.MISSING
     peer.recv(600)
-    assert all_read(transport) is False
+    assert receipt(transport) is Receipt.MISSING
     peer.recv(400)
-    assert all_read(transport) is True
+    assert receipt(transport) is Receipt.HANDED_OUT
 
 
 def test_what_the_peer_has_no_room_for_is_not_read(ends: Ends) -> None:
@@ -74,9 +76,9 @@ def test_what_the_peer_has_no_room_for_is_not_read(ends: Ends) -> None:
         while True:
             sent += transport.socket.send(b"x" * 65536)
     while received < sent:
-        assert all_read(transport) is False
+        assert receipt(transport) is Receipt.MISSING
         received += len(peer.recv(65536))
-    assert all_read(transport) is True
+    assert receipt(transport) is Receipt.HANDED_OUT
 
 
 def test_what_is_read_may_not_have_been_returned(ends: Ends) -> None:
@@ -88,9 +90,9 @@ def test_what_is_read_may_not_have_been_returned(ends: Ends) -> None:
         received = pool.submit(peer.recv, 20, socket.MSG_WAITALL)
         transport.socket.sendall(b"x" * 10)
         until = time.monotonic() + 10
-        while not (read := all_read(transport)) and time.monotonic() < until:
+        while (read := receipt(transport)) is Receipt.MISSING and time.monotonic() < until:
             pass
-        assert read is True
+        assert read is Receipt.HANDED_OUT
         assert not received.done()
         transport.socket.sendall(b"y" * 10)
         assert received.result(10) == b"x" * 10 + b"y" * 10
@@ -102,22 +104,36 @@ def test_what_is_read_may_not_have_been_deciphered(ends: Ends) -> None:
     transport, peer = ends
     directlyProvides(transport, ISSLTransport)
     transport.socket.sendall(b"x" * 1000)
-    assert all_read(transport) is False
+    assert receipt(transport) is Receipt.MISSING
     peer.recv(1000)
-    assert all_read(transport) is None
+    assert receipt(transport) is Receipt.HANDED_OUT_CIPHERED
 
 
-@pytest.mark.parametrize("ends", ["tcp", "tcp6", "mapped"], indirect=True)
-def test_a_peer_that_is_not_on_this_machine(ends: Ends) -> None:
-    """Of a socket that is not there, as one of another machine, the kernel knows nothing."""
-    transport, peer = ends
+def not_here(transport: SimpleNamespace, peer: socket.socket, **counts: int) -> SimpleNamespace:
+    """Return the transport as if its peer were on another machine, where so much has not arrived."""
+
+    def getsockopt(*what: int) -> bytes:
+        info = bytearray(transport.socket.getsockopt(*what))
+        # struct tcp_info of linux/tcp.h.
+        struct.pack_into("=I", info, 24, counts.get("tcpi_unacked", 0))
+        struct.pack_into("=I", info, 144, counts.get("tcpi_notsent_bytes", 0))
+        return bytes(info)
+
     elsewhere = SimpleNamespace(
         family=transport.socket.family,
         getsockname=transport.socket.getsockname,
         getpeername=lambda: (peer.getsockname()[0], 1),
-        getsockopt=transport.socket.getsockopt,
+        getsockopt=getsockopt,
     )
-    assert all_read(SimpleNamespace(socket=elsewhere)) is None
+    return SimpleNamespace(socket=elsewhere)
+
+
+@pytest.mark.parametrize("ends", ["tcp", "tcp6", "mapped"], indirect=True)
+def test_a_peer_that_is_not_on_this_machine(ends: Ends) -> None:
+    """Of a socket that is not there, as one of another machine, the kernel knows what arrives, no more."""
+    assert receipt(not_here(*ends)) is Receipt.UNKNOWN
+    assert receipt(not_here(*ends, tcpi_unacked=1)) is Receipt.MISSING
+    assert receipt(not_here(*ends, tcpi_notsent_bytes=1)) is Receipt.MISSING
 
 
 @pytest.mark.parametrize("ends", ["tcp"], indirect=True)
@@ -131,16 +147,16 @@ def test_a_port_is_no_peer(ends: Ends) -> None:
             getpeername=lambda: ("192.0.2.1", listener.getsockname()[1]),
             getsockopt=transport.socket.getsockopt,
         )
-        assert all_read(SimpleNamespace(socket=elsewhere)) is None
+        assert receipt(SimpleNamespace(socket=elsewhere)) is Receipt.UNKNOWN
 
 
 def test_an_ended_connection(ends: Ends) -> None:
     """Asking does no harm."""
     transport, _ = ends
     transport.socket.close()
-    assert all_read(transport) is None
+    assert receipt(transport) is Receipt.UNKNOWN
 
 
 def test_no_socket() -> None:
     """A transport in memory has none."""
-    assert all_read(StringTransport()) is None
+    assert receipt(StringTransport()) is Receipt.UNKNOWN

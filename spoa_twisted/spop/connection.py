@@ -48,7 +48,7 @@ from spoa_twisted.spop.frames import (
 )
 from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
 from spoa_twisted.spop.typeddata import Value
-from spoa_twisted.spop.unread import Unread
+from spoa_twisted.spop.unread import Receipt, Unread
 
 #: The longest frame that is let in and offered, in bytes.
 DEFAULT_MAX_FRAME_SIZE: Final = 2**20
@@ -330,14 +330,13 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         if self._unread is not None:
             self._unread.interval_ends()
 
-    def interval_ended(self, all_read: bool | None = None) -> None:
+    def interval_ended(self, receipt: Receipt = Receipt.UNKNOWN) -> None:
         """Say that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed, while :attr:`unread`.
 
-        :param all_read: whether HAProxy has read all that was sent before :meth:`interval_ends`, as far as that is
-            known; ``None`` if not.
+        :param receipt: what is known of all that was sent before :meth:`interval_ends`.
         """
         if self._unread is not None:
-            self._unread.interval_ended(all_read)
+            self._unread.interval_ended(receipt)
 
     @property
     def bytes_received(self) -> int:

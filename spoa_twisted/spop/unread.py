@@ -9,13 +9,15 @@ has read is known in three ways, none of which is always there:
   sends others: then there may be any number of ACKs.
 - The kernel knows it, when HAProxy runs on the same machine: almost. When it has handed out all, the call that HAProxy
   reads with may not have returned, and takes what comes next as well: the two then fill the buffer together. So the
-  call is given time to return, in which what it read still counts.
-- Time: what was sent long enough ago has been read.
+  call is given time to return, in which what it read still counts. Of a HAProxy on another machine the kernel knows
+  what has arrived there.
+- Time: what arrived long enough ago has been read.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum
 from typing import Final, final
 
 #: How many NOTIFYs of a connection HAProxy >= 3.1 keeps in flight.
@@ -25,12 +27,20 @@ HAPROXY_IN_FLIGHT: Final = 20
 #: may be a proxy on this machine, which then has to hand it on.
 READ_INTERVAL: Final = 0.005
 
-#: How many intervals HAProxy gets to read what was sent before the first of them, when nothing but time can tell.
-INTERVALS_TO_READ: Final = 10
 
-#: How many intervals have to end with all handed out, as the kernel says: at the end of the first, the call that read
-#: may not have returned. On Linux 6.18, one of 100,000 calls on a Unix socket was held up for 0.1 ms just there.
-INTERVALS_TO_RETURN: Final = 2
+class Receipt(Enum):
+    """What is known of all that was sent. The value: how many intervals must end so until it counts as read."""
+
+    #: Some of it has not been read, or not even arrived.
+    MISSING = 0
+    #: All was handed out. The call that read the last of it may not have returned: on Linux 6.18, one of 100,000 calls
+    #: on a Unix socket was held up for 0.1 ms just there.
+    HANDED_OUT = 2
+    #: All was handed out to a reader that deciphers it piece by piece, as with TLS.
+    HANDED_OUT_CIPHERED = 10
+    #: All has arrived, as far as is known. HAProxy may stand still for a while, and a proxy may have it.
+    UNKNOWN = 40
+
 
 # A frame's length is not part of the frame, and one byte has to stay free.
 _SPARE: Final = 3
@@ -114,16 +124,12 @@ class Unread:
         """Take note that what is sent from now on does not belong to the interval that is about to end."""
         self._interval = self._ended + 1
 
-    def interval_ended(self, all_read: bool | None) -> None:
-        """Take note that another interval has passed, and of what the kernel knows: whether it has handed out all that
-        was sent until it ended.
-
-        ``None`` is for a kernel that does not know.
-        """
-        if all_read is not False:
+    def interval_ended(self, receipt: Receipt) -> None:
+        """Take note that another interval has passed, and of what is known of all that was sent until it ended."""
+        if receipt is not Receipt.MISSING:
             self._ended += 1
             self._interval = self._ended
-            read = self._ended - (INTERVALS_TO_READ if all_read is None else INTERVALS_TO_RETURN)
+            read = self._ended - int(receipt.value)
             while self._unread and self._unread[0][1] <= read:
                 self._forget(1)
         if not self._unread:

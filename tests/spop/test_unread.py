@@ -7,7 +7,7 @@ import pytest
 from spoa_twisted.spop.connection import AgentConnection, EngineConnection, Notify
 from spoa_twisted.spop.frames import Flags, FrameType, HAProxyHello, encode_frame
 from spoa_twisted.spop.messages import Message, encode_messages
-from spoa_twisted.spop.unread import INTERVALS_TO_READ, INTERVALS_TO_RETURN, Unread
+from spoa_twisted.spop.unread import Receipt, Unread
 
 # One byte less than the buffer of a HAProxy whose max-frame-size is 16380.
 LIMIT = 16383
@@ -30,15 +30,15 @@ def unread() -> Unread:
 
 def time_passes(unread: Unread) -> None:
     """As long as HAProxy needs, when nothing else tells what it has read."""
-    for _ in range(INTERVALS_TO_READ):
-        unread.interval_ended(None)
+    for _ in range(Receipt.UNKNOWN.value):
+        unread.interval_ended(Receipt.UNKNOWN)
 
 
 def haproxy_reads(unread: Unread | AgentConnection) -> None:
     """All, and its call has had the time to return."""
-    for _ in range(INTERVALS_TO_RETURN):
+    for _ in range(Receipt.HANDED_OUT.value):
         unread.interval_ends()
-        unread.interval_ended(True)
+        unread.interval_ended(Receipt.HANDED_OUT)
 
 
 def test_small_frames_are_not_counted(unread: Unread) -> None:
@@ -87,10 +87,10 @@ def test_what_is_unread_is_no_more_than_is_missing(unread: Unread) -> None:
 def test_time_shows_what_was_read_when_nothing_else_does(unread: Unread) -> None:
     """What was sent later needs as much time of its own."""
     assert unread.admit(frames(8000), 1) == 1
-    for _ in range(INTERVALS_TO_READ - 1):
-        unread.interval_ended(None)
+    for _ in range(Receipt.UNKNOWN.value - 1):
+        unread.interval_ended(Receipt.UNKNOWN)
     assert unread.admit(frames(8000), 1) == 1
-    unread.interval_ended(None)
+    unread.interval_ended(Receipt.UNKNOWN)
     assert len(unread) == 1
     time_passes(unread)
     assert len(unread) == 0
@@ -99,8 +99,8 @@ def test_time_shows_what_was_read_when_nothing_else_does(unread: Unread) -> None
 def test_the_kernel_knows(unread: Unread) -> None:
     """When it says that all was read, no time has to pass; when it says that not all was, no time is enough."""
     assert unread.admit(frames(LIMIT, 10), 2) == 1
-    for _ in range(10 * INTERVALS_TO_READ):
-        unread.interval_ended(False)
+    for _ in range(10 * Receipt.UNKNOWN.value):
+        unread.interval_ended(Receipt.MISSING)
     assert unread.admit(frames(10), 1) == 0
     haproxy_reads(unread)
     assert unread.admit(frames(10), 1) == 1
@@ -109,11 +109,11 @@ def test_the_kernel_knows(unread: Unread) -> None:
 def test_what_the_kernel_has_handed_out_may_not_have_been_returned(unread: Unread) -> None:
     """A call that has not returned takes what comes next as well: both together must not fill the buffer."""
     assert unread.admit(frames(12000), 1) == 1
-    for _ in range(INTERVALS_TO_RETURN - 1):
-        unread.interval_ended(True)
+    for _ in range(Receipt.HANDED_OUT.value - 1):
+        unread.interval_ended(Receipt.HANDED_OUT)
         assert unread.admit(frames(LIMIT - 12000 + 1), 1) == 0
     assert unread.admit(frames(4000), 1) == 1
-    unread.interval_ended(True)
+    unread.interval_ended(Receipt.HANDED_OUT)
     assert unread.admit(frames(12000), 1) == 1
     assert len(unread) == 2
 
@@ -123,10 +123,10 @@ def test_what_is_sent_while_an_interval_ends_belongs_to_the_next(unread: Unread)
     assert unread.admit(frames(8000), 1) == 1
     unread.interval_ends()
     assert unread.admit(frames(8000), 1) == 1
-    for _ in range(INTERVALS_TO_RETURN):
-        unread.interval_ended(True)
+    for _ in range(Receipt.HANDED_OUT.value):
+        unread.interval_ended(Receipt.HANDED_OUT)
     assert len(unread) == 1
-    unread.interval_ended(True)
+    unread.interval_ended(Receipt.HANDED_OUT)
     assert len(unread) == 0
 
 
