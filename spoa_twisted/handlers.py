@@ -50,7 +50,9 @@ _LONGEST_PLANNED_NAMES: Final = 4096
 
 # What a failure says.
 _LONGEST_TEXT_LOGGED: Final = 2000
+_LONGEST_TRACEBACK_LOGGED: Final = 10_000
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
+_CONTROLS: Final = re.compile(r"[^ -~\n]")
 
 _NOT_OF_A_PARAMETER: Final = re.compile(r"[-.]")
 
@@ -609,27 +611,32 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
 
 
 def _log_failure(log: Logger, text: str, failure: Failure, **fields: Any) -> None:
-    """Log ``failure`` with its traceback, in which nothing that a client sent can forge a line."""
+    """Log ``failure`` with its traceback, in which nothing that a client sent can forge a line, or fill the log."""
     said = safe_str(failure.value)
     traceback = failure.getTraceback()
-    if traceback.isascii() and said.isprintable() and len(said) <= _LONGEST_TEXT_LOGGED:
+    plain = not _CONTROLS.search(traceback) and len(traceback) <= _LONGEST_TRACEBACK_LOGGED
+    if plain and said.isprintable() and len(said) <= _LONGEST_TEXT_LOGGED:
         log.failure(text, failure, **fields)
         return
     frames, found, _ = traceback.rpartition(f": {said}\n")
-    traceback = f"{_escaped(frames)}: {_in_one_line(said)}" if found else _in_one_line(traceback)
+    if found:
+        # The last frame is the one that matters, and a recursion has a thousand.
+        frames = _CONTROLS.sub(_escape, frames[-_LONGEST_TRACEBACK_LOGGED:])
+        traceback = f"{frames}: {_in_one_line(said)}"
+    else:
+        traceback = _in_one_line(traceback)
     text += "\n{traceback}"
     log.critical(text, traceback=traceback, **fields)
 
 
-def _escaped(text: str) -> str:
-    """Return ``text`` as any log can hold it."""
-    return text.encode("ascii", "backslashreplace").decode("ascii")
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 def _in_one_line(text: str) -> str:
     """Return the beginning of ``text``, in which what a client sent may stand, as one line of any log."""
     text = text[:_LONGEST_TEXT_LOGGED]
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    return _UNPRINTABLE.sub(_escape, text)
 
 
 def _name_of(message: Message) -> str:

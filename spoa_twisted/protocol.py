@@ -75,7 +75,7 @@ UNSENT_TIMEOUT: Final = 5.0
 #: Seconds that HAProxy has to close a connection that was told goodbye while draining.
 LEAVE_TIMEOUT: Final = 0.5
 
-#: As ``CLOSE_TIMEOUT``, when there is no more time left for draining.
+#: As ``CLOSE_TIMEOUT``, when there is no more time left for draining, or nothing left that the peer has to take.
 ABORT_TIMEOUT: Final = 1.0
 
 #: With the capability ``async``: seconds for which an engine without connections is remembered, with the ACKs due.
@@ -242,7 +242,7 @@ class SPOAProtocol(Protocol):
         self._leaving = self._connection.state is _RUNNING
         self._say_goodbye()
         if not self._leaving:
-            self._flush()
+            self._close_soon()
             return
         self._stop_timer()
         self._timer = self.factory.reactor.callLater(LEAVE_TIMEOUT, self._leave_timed_out)
@@ -363,8 +363,9 @@ class SPOAProtocol(Protocol):
             return
         try:
             self._connection.send_ack(ids, actions)
-        except (TypeError, ValueError):
-            self._log.failure("{peer}: the handlers' response cannot be sent", peer=self._peer)
+        except (TypeError, ValueError) as error:
+            # One that leaves on another connection of its engine may find a smaller frame there.
+            self._log.error("{peer}: the handlers' response cannot be sent: {error}", peer=self._peer, error=error)
             self._connection.send_ack(ids)
 
     def _flush(self, at_once: bool = True) -> None:
@@ -457,6 +458,12 @@ class SPOAProtocol(Protocol):
             self._stop_timer()
             self._timer = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._close_timed_out)
 
+    def _close_soon(self) -> None:
+        self._flush()
+        # A peer that has taken all may say nothing, and with TLS keep the connection.
+        if self._closing and not self._clogged and self._timer is not None:
+            self._timer.reset(ABORT_TIMEOUT)
+
     def _close(self) -> None:
         if self._closing:
             return
@@ -514,7 +521,7 @@ class SPOAProtocol(Protocol):
     def _leave_timed_out(self) -> None:
         self._timer = None
         self._leaving = False
-        self._flush()
+        self._close_soon()
 
     def _close_timed_out(self) -> None:
         self._timer = None

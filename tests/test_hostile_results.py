@@ -648,6 +648,29 @@ class TestFailures:
         assert "ValueError: xxxx" in text
         assert len(text) < 4000
 
+    def test_a_recursion_does_not_fill_the_log(self, logged: Logged) -> None:
+        """Of a thousand frames the last ones are logged."""
+
+        def deeper(depth: int) -> Any:
+            return deeper(depth + 1)
+
+        assert answer_of(lambda: deeper(0)) == {"sess.error": True}
+        (text,) = logged.take()
+        assert "RecursionError" in text
+        assert "in deeper" in text
+        assert len(text) < 13_000
+
+    def test_the_name_of_an_exception_steers_no_terminal(self, logged: Logged) -> None:
+        """Which may be made of what a client sent."""
+
+        def raising() -> None:
+            raise type("No\x1b[2JUser", (Exception,), {})("bob")
+
+        assert answer_of(raising) == {"sess.error": True}
+        (text,) = logged.take()
+        assert "No\\x1b[2JUser: bob" in text
+        assert "\x1b" not in text
+
     def test_a_canceller_forges_no_line(self, logged: Logged) -> None:
         """What it raises is logged in the same way."""
 

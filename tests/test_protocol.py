@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -625,6 +626,17 @@ class TestDrain:
         assert drained.called
         assert logged.take() == ["warn: 1 connections were not drained in time"]
 
+    @pytest.mark.parametrize("greeted", [True, False])
+    def test_a_peer_that_keeps_the_connection(self, factory: SPOAFactory, clock: Clock, greeted: bool) -> None:
+        """As with TLS one can that says nothing: it does not keep the agent until the time is over."""
+        wire = Session(factory, greet=greeted).wire
+        factory.drain(60)
+        clock.pump([0, *[QUIET_INTERVAL] * 3, LEAVE_TIMEOUT])
+        assert wire.disconnecting
+        assert not wire.aborted
+        clock.advance(ABORT_TIMEOUT)
+        assert wire.aborted
+
 
 class TestAsync:
     @pytest.fixture
@@ -652,6 +664,23 @@ class TestAsync:
         waiting.deferreds[0].callback({"sess.a": 1})
         assert second.events() == [Ack(ids, {"sess.a": 1}, aborted=False)]
         assert other.events() == []
+
+    def test_a_connection_whose_frames_are_smaller(
+        self, factory: SPOAFactory, waiting: Waiting, clock: Clock, logged: Logged
+    ) -> None:
+        """The ACK goes without what does not fit there, and one line says so."""
+        first = Session(factory, OLD)
+        (ids,) = first.notify("wait")
+        first.lose()
+        waiting.deferreds[0].callback({"sess.a": "x" * 4000})
+        second = Session(factory, replace(OLD, max_frame_size=256), greet=False)
+        second.send()
+        second.engine._waiting.add(ids)
+        hello, ack = second.events()
+        assert isinstance(hello, AgentHello)
+        assert ack == Ack(ids, {}, aborted=False)
+        (line,) = logged.take()
+        assert "the handlers' response cannot be sent: 4" in line
 
     def test_an_ack_waits_for_a_connection_to_come(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
         """HAProxy opens one when ACKs are due."""
