@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from benchmarks.agent import ENVIRONMENT, ROOT, agent, bench, cores, machine, started
 from spoa_twisted.ctl.bench import ProcessCPU
+from spoa_twisted.ctl.files import allow_files
 from tests.certificates import self_signed
 
 #: So many connections come before memory is measured: what is taken once for all is none of a connection's.
@@ -101,12 +101,11 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure, print a table."""
     options = parser().parse_args()
-    needed = options.idle + BEFORE + OTHER_FILES
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise SystemExit(f"{needed} files are needed, and the hard limit is {hard}: see ulimit -Hn")
-    # The agents inherit it.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    try:
+        # The agents inherit it.
+        allow_files(options.idle + BEFORE + OTHER_FILES)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
     for_agent, for_load = cores()
     on = "another" if for_agent != for_load else "the same"
     print("\n".join(machine()))

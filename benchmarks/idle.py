@@ -7,13 +7,13 @@ many it did not keep. ``benchmarks.connections`` runs it.
 from __future__ import annotations
 
 import argparse
-import resource
 import socket
 import ssl
 import sys
 from typing import Final
 
 from spoa_twisted.ctl.bench import SHAPES
+from spoa_twisted.ctl.files import OTHER_FILES, allow_files
 from spoa_twisted.spop.connection import PIPELINING, Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, HAProxyHello
 
@@ -75,8 +75,10 @@ def main() -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        allow_files(options.count + OTHER_FILES)
+    except OSError as error:
+        raise SystemExit(str(error)) from error
     tls = None
     if options.tls:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -24,9 +24,10 @@ from twisted.python.failure import Failure
 
 from spoa_twisted.ctl import bench
 from spoa_twisted.ctl.latency import Latencies
-from spoa_twisted.spop.actions import encode_actions
+from spoa_twisted.spop.actions import Variables, encode_actions
 from spoa_twisted.spop.connection import AgentConnection, Notify
 from spoa_twisted.spop.frames import Disconnect, Flags, FrameType, encode_frame, encode_ids
+from spoa_twisted.spop.typeddata import Int32
 from tests.certificates import self_signed
 from tests.haproxy.harness import Process, bounded
 from tests.programs import ENVIRONMENT, SPOACTL, TWIST
@@ -467,6 +468,7 @@ async def test_an_agent_that_does_not_read(load: Any, listen: Any) -> None:
     ("arguments", "errors"),
     [
         (["--expect=sess.score=20"], False),
+        (["--expect=sess.score=20", "--expect=txn._=null"], False),
         (["--expect=sess.score=int32:20"], True),
         (["--expect=sess.score=20", "--expect=sess.other=1"], True),
         (["--expect=sess.score=null"], True),
@@ -480,6 +482,47 @@ async def test_what_is_expected(arguments: list[str], errors: bool, load: Any, l
     told = await load(*arguments)
     assert told.errors == ({"other variables": agent.notifys} if errors else {})
     assert told.status == errors
+    assert told.report["other_variables"] == ({"sess.score": "int64:20"} if errors else None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_variable_without_a_scope(load: Any, listen: Any) -> None:
+    """Is expected where a handler's goes."""
+    listen(Agent(lambda ids, n: ack(ids, encode_actions({"score": 20}))))
+    told = await load("--expect=score=20")
+    assert told.errors == {}
+    assert told.report["expected"] == told.report["variables"] == {"proc.score": "int64:20"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answers", "expected", "came"),
+    [
+        (["--expect=sess.score=20"], [{"sess.score": Int32(20)}], "sess.score=int64:20", "sess.score=int32:20"),
+        (["--expect=score=20"], [{"sess.score": 20}], "proc.score=int64:20", "sess.score=int64:20"),
+        (["--expect=txn.user=str:a", "--expect=txn.b=1"], [{}], "txn.b=int64:1, txn.user=str:a", "no variables"),
+        (["--expect=txn.user=null"], [{"txn.user": "\x1b[31m"}], "txn.user=null", "txn.user=str:\\x1b[31m"),
+        ([], [{"txn.n": 1}, {"txn.n": 1}, {"txn.n": 2}, {"txn.n": 3}], "txn.n=int64:1", "txn.n=int64:2"),
+        (["--expect=txn.n=1"], [{"txn.text": "x" * 1000}], "txn.n=int64:1", f"txn.text=str:{'x' * 487}..."),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_other_variables_are_shown(
+    arguments: list[str],
+    answers: list[Variables],
+    expected: str,
+    came: str,
+    endpoint: str,
+    listen: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those of the first ACK that was wrong, in the types in which they came, and what was expected."""
+    listen(Agent(lambda ids, n: ack(ids, encode_actions(answers[min(n, len(answers)) - 1]))))
+    common = ["--duration=0.1", "--warm-up=0", "--connections=1", "--in-flight=4"]
+    with pytest.raises(SystemExit):
+        await bench.run(reactor, bench.parser().parse_args([endpoint, *common, *arguments]))
+    lines = capsys.readouterr().out.splitlines()
+    errors = next(i for i, line in enumerate(lines) if line.startswith("errors "))
+    assert lines[errors + 1 : errors + 3] == [f"expected   {expected}", f"came       {came}"]
 
 
 @pytest_twisted.ensureDeferred
@@ -487,7 +530,9 @@ async def test_answers_may_vary(load: Any, listen: Any) -> None:
     """If the user says so; they have to be good all the same."""
     agent = Agent(lambda ids, n: ack(ids, encode_actions({"sess.count": n})))
     listen(agent)
-    assert (await load("--varying")).errors == {}
+    told = await load("--varying")
+    assert told.errors == {}
+    assert told.report["expected"] is told.report["other_variables"] is None
     first = agent.notifys
     assert (await load()).errors == {"other variables": agent.notifys - first - 1}
 
@@ -617,6 +662,30 @@ async def test_a_process_that_is_none(load: Any, listen: Any) -> None:
     with pytest.raises(ProcessLookupError, match=rf"^--pid {child.pid}: No such process$"):
         await load(f"--pid={child.pid}")
     assert agent.notifys == 0
+
+
+@pytest.mark.parametrize(("latency", "noted"), [({"max": 499_999.0}, False), ({"max": 500_000.0}, True), (None, False)])
+def test_a_long_standstill_is_told(latency: dict[str, float] | None, noted: bool) -> None:
+    """It is in few of the latencies."""
+    assert bool(bench._latency_notes({"latency_us": latency, "seconds": 10.0})) is noted
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_that_stands_still(load: Any, listen: Any) -> None:
+    """A note says what the percentiles do not."""
+
+    class Resting(Agent):
+        def answer(self, side: AgentSide, notify: Notify) -> None:
+            if self.notifys == 20:
+                reactor.callLater(0.5, side.transport.write, ack(notify.ids))  # type: ignore[attr-defined]
+            else:
+                side.transport.write(ack(notify.ids))
+            if self.notifys == 21:
+                interrupt()
+
+    listen(Resting())
+    told = await load("--connections=1", "--in-flight=1", "--duration=30")
+    assert any(note.startswith("max is ") for note in told.report["notes"])
 
 
 def notes(load_busy: float, *agents: float | None, waited: float = 0.0) -> list[str]:
@@ -766,6 +835,29 @@ async def test_interrupted(processes: int, endpoint: str, listen: Any) -> None:
     assert report["seconds"] < 300
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("limit", ["-Sn", "-n"])
+@bounded
+async def test_more_connections_than_files(limit: str, processes: int, endpoint: str) -> None:
+    """The soft limit is raised; what the hard one does not allow is refused before the agent hears of it."""
+    agent = Agent(lambda ids, n: ack(ids))
+    # All come at once, and those of a Unix socket do not try again.
+    port = reactor.listenUNIX(endpoint.removeprefix("unix:"), agent, backlog=100)  # type: ignore[attr-defined]
+    limited = ["-c", f'ulimit {limit} 45; exec "$@"', "sh", *SPOACTL]
+    arguments = ["bench", endpoint, "--connections=100", f"--processes={processes}", "--duration=0.1", "--json"]
+    out, err, status = await getProcessOutputAndValue("/bin/sh", [*limited, *arguments], env=ENVIRONMENT)
+    await port.stopListening()
+    if limit == "-Sn":
+        assert (err, status) == (b"", 0)
+        assert len(agent.connections) == 100
+        for side in agent.connections:
+            await side.ended
+    else:
+        assert (out, status) == (b"", 1)
+        assert re.fullmatch(rb"spoactl: \d+ files are needed, and the hard limit is 45: see ulimit -Hn\n", err)
+        assert agent.connections == []
+
+
 @bounded
 async def test_no_agent_is_told_in_one_line(endpoint: str, listen: Any) -> None:
     """With exit status 1, whether nobody listens, or somebody greets with a goodbye, or not at all, or in HTTP."""
@@ -798,8 +890,17 @@ async def test_no_agent_is_told_in_one_line(endpoint: str, listen: Any) -> None:
         ["--duration=0"],
         ["--warm-up=-1"],
         ["--pid=-1"],
+        ["--pid=x"],
+        [f"--pid={2**32 + 1}"],
+        ["--pid=1", "--pid=2", "--pid=1"],
         ["--shape=other"],
         ["--expect=noequals"],
+        ["--expect=foo.bar=1"],
+        ["--expect=sess.a-b=1"],
+        ["--expect==1"],
+        ["--expect=sess.score=20", "--expect=sess.score=21"],
+        ["--expect=score=20", "--expect=proc.score=20"],
+        ["--expect=sess.score=20", "--varying"],
         ["nonsense"],
         ["tcp:127.0.0.1:1", "m", "noequals"],
     ],

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any, Final
@@ -16,6 +17,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, agent, seconds
+from spoa_twisted.ctl.files import OTHER_FILES, allow_files
 from spoa_twisted.ctl.latency import Latencies
 from spoa_twisted.ctl.load import (
     MAX_IN_FLIGHT,
@@ -32,8 +34,9 @@ from spoa_twisted.ctl.load import (
 )
 from spoa_twisted.ctl.send import argument
 from spoa_twisted.ctl.values import show_text, show_value
+from spoa_twisted.spop.actions import decode_actions, encode_actions
 from spoa_twisted.spop.messages import Message, encode_messages
-from spoa_twisted.spop.typeddata import decode_typed_data
+from spoa_twisted.spop.typeddata import Value, decode_typed_data
 
 #: What is sent unless the command line names a message.
 SHAPES: Final = {
@@ -68,6 +71,14 @@ BUSY: Final = 0.9
 #: From this share of the time on that a process waits for a core, others take too much of the machine.
 WAITED: Final = 0.1
 
+#: From this share of the time measured on, the longest latency was a standstill.
+STANDSTILL: Final = 0.05
+
+# The longest list of variables in the text; JSON has them whole.
+_LONGEST_LIST: Final = 500
+
+_LARGEST_PID: Final = 2**31 - 1
+
 DESCRIPTION = """\
 Loads an agent as HAProxy would, with a constant number of NOTIFYs in flight on each connection, and checks every ACK.
 Prints how many NOTIFYs were answered, how fast, what was wrong, and how much CPU each cost the agent.
@@ -82,7 +93,8 @@ A MESSAGE and its arguments are written as for "spoactl send".
 
 Latency is from the write of a NOTIFY to the read of its ACK, to within 1 %. The memory needed does not grow with the
 duration: a histogram of 4352 counters, up to 4 MiB of NOTIFYs, or two for each in flight on a connection, and up to
-32 MiB of ACKs that were judged, in each process of the load.
+32 MiB of ACKs that were judged, in each process of the load. An agent that stands still is sent nothing new meanwhile:
+the standstill shows in max, but as no more NOTIFYs than were in flight, and so hardly in the percentiles.
 
 Errors count from the first NOTIFY to the last ACK, the warm-up included. With any the exit status is 1. They are:
   connection lost    the agent closed a connection without a word
@@ -93,7 +105,7 @@ Errors count from the first NOTIFY to the last ACK, the warm-up included. With a
   repeated ids       an ACK for a NOTIFY that has had its ACK
   undecodable ACK    its actions cannot be read
   aborted NOTIFY     the ACK has the flag ABORT
-  other variables    it sets others than the first ACK did, or than --expect says
+  other variables    it sets others than the first ACK did, or than --expect says, or in other types
   unanswered NOTIFY  no ACK before its connection ended, or until --timeout after the duration
 
 The agent's CPU is that of all threads of the processes named by --pid; their child processes are not counted. The load
@@ -108,6 +120,8 @@ With --json it prints an object with these keys:
   notify_size           bytes of a NOTIFY
   agent                 version, max_frame_size and capabilities of its HELLO
   variables             what the first ACK set, as "spoactl send" shows it; null for a variable unset or set to NULL
+  expected              what each was to set: what --expect says, or what the first one set; null with --varying
+  other_variables       what the first one set that set others; null without one
   notifys               good ACKs in the time measured
   notifys_per_second    their rate
   latency_us            p50, p99, p99.9 and max in microseconds; null without a good ACK
@@ -151,16 +165,17 @@ def parser() -> argparse.ArgumentParser:
         "--warm-up", metavar="SECONDS", type=_seconds_or_none, default=1.0, help="not measured, before (default: 1)"
     )
     parser.add_argument(
-        "--pid", metavar="PID", type=_number, action="append", default=[], help="a process of the agent; repeatable"
+        "--pid", metavar="PID", type=_process, action=_Once, default={}, help="a process of the agent; repeatable"
     )
-    parser.add_argument(
+    variables = parser.add_mutually_exclusive_group()
+    variables.add_argument(
         "--expect",
         metavar="NAME=VALUE",
-        type=argument,
-        action="append",
-        help="a variable that every ACK sets, and no others; null for one unset; repeatable",
+        type=_variable,
+        action=_Once,
+        help="a variable that every ACK sets, and no others; null for one unset; its type counts; repeatable",
     )
-    parser.add_argument("--varying", action="store_true", help="allow each ACK to set other variables")
+    variables.add_argument("--varying", action="store_true", help="allow each ACK to set other variables")
     parser.add_argument("--processes", metavar="N", type=_number, default=1, help="of the load side (default: 1)")
     parser.add_argument("--no-async", action="store_true", help="do not announce async, as HAProxy >= 3.1")
     parser.add_argument(
@@ -175,7 +190,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _number(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is below 1")
     return number
@@ -190,6 +208,34 @@ def _in_flight(text: str) -> int:
 
 def _seconds_or_none(text: str) -> float:
     return 0.0 if text in ("0", "0.0") else seconds(text)
+
+
+def _process(text: str) -> dict[int, None]:
+    pid = _number(text)
+    if pid > _LARGEST_PID:
+        raise argparse.ArgumentTypeError(f"{text!r} is no process id")
+    return {pid: None}
+
+
+def _variable(text: str) -> dict[str, Value]:
+    try:
+        # As it arrives: "score" is proc.score.
+        return decode_actions(encode_actions(dict([argument(text)])))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class _Once(argparse.Action):
+    """Takes an option's values together, each with a name of its own."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        before: Mapping[Any, Any] = getattr(namespace, self.dest) or {}
+        again = before.keys() & values.keys()
+        if again:
+            raise argparse.ArgumentError(self, f"{again.pop()} is given twice")
+        setattr(namespace, self.dest, {**before, **values})
 
 
 class ProcessCPU:
@@ -238,15 +284,17 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
         raise ValueError("--shape says what to send in place of a MESSAGE")
     message = Message(options.message, options.arguments) if options.message else SHAPES[options.shape or "small"]
     processes = min(options.processes, options.connections)
+    # Each process of the load has its share of the connections; the one that starts them has two pipes to each.
+    allow_files(-(-options.connections // processes) + 2 * processes + OTHER_FILES)
     plan = Plan(
-        options.agent,
-        encode_messages([message]).hex(),
-        options.connections,
-        options.in_flight,
-        options.timeout,
-        not options.no_async,
-        None if options.expect is None else canonical(dict(options.expect)),
-        options.varying,
+        endpoint=options.agent,
+        messages=encode_messages([message]).hex(),
+        connections=options.connections,
+        in_flight=options.in_flight,
+        timeout=options.timeout,
+        async_=not options.no_async,
+        expected=None if options.expect is None else canonical(options.expect),
+        varying=options.varying,
     )
     cpus = [ProcessCPU(pid) for pid in options.pid]
     greeting, outcomes, window = await _load(reactor, plan, processes, (options.warm_up, options.duration), cpus)
@@ -266,9 +314,9 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
             "max_frame_size": greeting.max_frame_size,
             "capabilities": greeting.capabilities,
         },
-        **_merged(outcomes, options.varying or options.expect is not None),
-        **_cpu(cpus, outcomes),
+        **_merged(outcomes, plan),
     }
+    report |= _cpu(cpus, outcomes, report["notifys_per_second"])
     report["notes"] = _notes(report, options)
     print(json.dumps(report, indent=2) if options.json else _text(report))
     if report["errors"]:
@@ -310,19 +358,31 @@ async def _load(
     return greeting, outcomes, window
 
 
-def _merged(outcomes: list[Outcome], any_variables: bool) -> dict[str, Any]:
+def _merged(outcomes: list[Outcome], plan: Plan) -> dict[str, Any]:
     """Return what all processes of the load counted."""
     latencies = Latencies()
     errors: Counter[str] = Counter()
     for outcome in outcomes:
         latencies.merge(outcome.latencies)
         errors.update(outcome.errors)
-    variables = [outcome.variables for outcome in outcomes if outcome.variables is not None]
-    # Each process compared with its own first ACK only.
-    if not any_variables and any(others != variables[0] for others in variables):
-        errors[OTHER_VARIABLES] += 1
+    seen = [
+        variables
+        for outcome in outcomes
+        for variables in (outcome.variables, outcome.other_variables)
+        if variables is not None
+    ]
+    first = seen[0] if seen else None
+    expected, others = None, None
+    if not plan.varying:
+        expected = first if plan.expected is None else plan.expected
+        others = next((variables for variables in seen if variables != expected), None)
+    if others is not None:
+        # Each process compared with its own first ACK only.
+        errors[OTHER_VARIABLES] = max(1, errors[OTHER_VARIABLES])
     return {
-        "variables": _shown(variables[0]) if variables else None,
+        "variables": _shown(first),
+        "expected": _shown(expected),
+        "other_variables": _shown(others),
         "notifys": sum(outcome.notifys for outcome in outcomes),
         "notifys_per_second": sum(outcome.notifys / outcome.seconds for outcome in outcomes if outcome.seconds),
         "latency_us": {
@@ -337,7 +397,9 @@ def _merged(outcomes: list[Outcome], any_variables: bool) -> dict[str, Any]:
     }
 
 
-def _shown(variables: dict[str, str]) -> dict[str, str | None]:
+def _shown(variables: dict[str, str] | None) -> dict[str, str | None] | None:
+    if variables is None:
+        return None
     shown: dict[str, str | None] = {}
     for name, encoded in variables.items():
         value, _ = decode_typed_data(bytes.fromhex(encoded), 0)
@@ -345,10 +407,9 @@ def _shown(variables: dict[str, str]) -> dict[str, str | None]:
     return shown
 
 
-def _cpu(cpus: list[ProcessCPU], outcomes: list[Outcome]) -> dict[str, Any]:
+def _cpu(cpus: list[ProcessCPU], outcomes: list[Outcome], rate: float) -> dict[str, Any]:
     """Return what the processes of the agent and of the load used."""
     # By rates: the processes do not begin and end to measure at the same instant.
-    rate = sum(outcome.notifys / outcome.seconds for outcome in outcomes if outcome.seconds)
     busy = [cpu.seconds / cpu.measured for cpu in cpus if cpu.seconds is not None and cpu.measured]
     return {
         "agent_cpu": [
@@ -392,8 +453,16 @@ def _cpu_notes(report: dict[str, Any]) -> list[str]:
     return notes
 
 
+def _latency_notes(report: dict[str, Any]) -> list[str]:
+    latency = report["latency_us"]
+    share = latency["max"] / 1e6 / report["seconds"] if latency is not None and report["seconds"] else 0.0
+    if share < STANDSTILL:
+        return []
+    return [f"max is {share:.0%} of the time measured: what would have been sent meanwhile is in no percentile"]
+
+
 def _notes(report: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    notes = _cpu_notes(report)
+    notes = _latency_notes(report) + _cpu_notes(report)
     if report["in_flight"] < options.in_flight:
         notes.append("the agent does not list pipelining: one NOTIFY is in flight on each connection")
     if report["variables"] == {} and not options.expect:
@@ -424,8 +493,15 @@ def _text(report: dict[str, Any]) -> str:
     busy = " + ".join([f"{cpu['busy'] or 0:.0%}" for cpu in report["load_cpu"]])
     rows.append(("load CPU", f"{busy} of a core"))
     rows.append(("errors", ", ".join([f"{kind}: {number}" for kind, number in report["errors"].items()]) or "none"))
+    if report["other_variables"] is not None:
+        rows += [("expected", _list(report["expected"])), ("came", _list(report["other_variables"]))]
     rows += [("note", note) for note in report["notes"]]
     return "\n".join([f"{name:<9}  {show_text(text)}" for name, text in rows])
+
+
+def _list(variables: dict[str, str | None]) -> str:
+    text = ", ".join([f"{name}={'null' if value is None else value}" for name, value in variables.items()])
+    return (text if len(text) <= _LONGEST_LIST else f"{text[:_LONGEST_LIST]}...") or "no variables"
 
 
 def _duration(microseconds: float) -> str:

@@ -118,6 +118,8 @@ class Outcome:
     errors: dict[str, int] = field(default_factory=dict)
     #: The variables of the first ACK, by :func:`canonical`; ``None`` without one.
     variables: dict[str, str] | None = None
+    #: Those of the first ACK that set other ones than it should; ``None`` without one.
+    other_variables: dict[str, str] | None = None
     #: The CPU seconds that this process used within the time measured.
     cpu: float = 0.0
     #: The seconds that it was ready to run in that time and had no core; ``None`` when the system does not say.
@@ -344,7 +346,7 @@ class _LoadProtocol(Protocol):
         while True:
             start = offset + _LENGTH
             end = start + int.from_bytes(data[offset:start], "big")
-            if end > len(data) or start > len(data):
+            if end > len(data):
                 break
             frame = data[offset:end]
             offset = end
@@ -468,8 +470,8 @@ class Load:
         self.hello = DEFAULT_HELLO if plan.async_ else HAProxyHello(capabilities=frozenset({PIPELINING}))
         self._connections: set[_LoadProtocol] = set()
         self._ring: _Ring | None = None
-        self._expected = plan.expected
         self._first: dict[str, str] | None = None
+        self._first_other: dict[str, str] | None = None
         # What was found wrong with payloads of ACKs, and how many bytes more may be remembered.
         self._verdicts: dict[bytes, str | None] = {}
         self._room = _KNOWN_BYTES
@@ -530,6 +532,7 @@ class Load:
         self._outcome.latencies = self.latencies.to_json()
         self._outcome.errors = {kind: number for kind, number in self.errors.items() if number}
         self._outcome.variables = self._first
+        self._outcome.other_variables = self._first_other
         return self._outcome
 
     def ring(self, engine: EngineConnection) -> _Ring:
@@ -569,8 +572,12 @@ class Load:
             return UNDECODABLE
         if self._first is None:
             self._first = variables
-        expected = self._first if self._expected is None else self._expected
-        return None if self.plan.varying or variables == expected else OTHER_VARIABLES
+        expected = self._first if self.plan.expected is None else self.plan.expected
+        if self.plan.varying or variables == expected:
+            return None
+        if self._first_other is None:
+            self._first_other = variables
+        return OTHER_VARIABLES
 
     async def _connect(self) -> AgentHello:
         protocol = _LoadProtocol(self)
@@ -617,7 +624,6 @@ class RemoteLoad:
 
     def __init__(self, reactor: Any, plan: Plan) -> None:
         self._plan = plan
-        self._answers: list[dict[str, Any]] = []
         self._process = _LoadProcess()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-c", f"from {__name__} import main; main()"]
