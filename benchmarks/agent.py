@@ -16,16 +16,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-import spoa_twisted
+from spoa_twisted.version import version
 
 ROOT: Final = Path(__file__).parent.parent
 HANDLERS: Final = Path(__file__).with_name("handlers.py")
 
-KINDS: Final = ("sync", "fired", "later", "coroutine", "awaiting", "canned", "canned-at-once")
+KINDS: Final = ("sync", "fired", "later", "coroutine", "awaiting", "waiting", "canned", "canned-at-once")
 SHAPES: Final = ("small", "http", "body")
 
 ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -109,7 +109,7 @@ def machine() -> list[str]:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     processor = model[1] if model else platform.machine()
     return [
-        f"{python}, Twisted {version('twisted')}, spoa_twisted {spoa_twisted.__version__}",
+        f"{python}, Twisted {metadata.version('twisted')}, {version()}",
         f"{processor}, {len(usable_cores())} cores, {platform.system()} {platform.release()}",
     ]
 

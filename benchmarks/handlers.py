@@ -108,3 +108,24 @@ async def _await_check_request(
 @awaiting.message("check-body")
 async def _await_check_body(body: bytes) -> Variables:
     return await succeed({"sess.score": 20})
+
+
+#: Coroutines that await a Deferred that fires in the next turn of the reactor.
+waiting = Handlers()
+
+
+@waiting.message("get-ip-reputation")
+async def _wait_for_ip_reputation(ip: IPv4Address) -> Variables:
+    return await _in_a_turn()
+
+
+@waiting.message("check-request")
+async def _wait_for_check_request(
+    method: str, path: str, host: str, user_agent: str, src: IPv4Address, **others: Any
+) -> Variables:
+    return await _in_a_turn()
+
+
+@waiting.message("check-body")
+async def _wait_for_check_body(body: bytes) -> Variables:
+    return await _in_a_turn()

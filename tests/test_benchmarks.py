@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 from twisted.internet.utils import getProcessOutputAndValue
 
-from benchmarks.agent import HANDLERS, KINDS
+from benchmarks.agent import HANDLERS, KINDS, machine
 from benchmarks.canned import Canned
 from benchmarks.haproxy import Figures
 from spoa_twisted.ctl.bench import SHAPES
+from spoa_twisted.spop import connection
 from spoa_twisted.spop.connection import Ack, EngineConnection, State
 from spoa_twisted.spop.frames import NO_IDS, AgentHello, Disconnect, Flags, FrameType, encode_frame, encode_ids
 from spoa_twisted.tap import load
@@ -41,7 +43,17 @@ async def run(module: str, *arguments: str, **environment: str) -> tuple[str, st
 async def test_the_handlers(kind: str, shape: str) -> None:
     """All kinds answer all shapes with the same variable."""
     haproxy = FakeHAProxy(load(f"{HANDLERS}:{kind}"))
-    assert await haproxy.send(SHAPES[shape]) == {"sess.score": 20}
+    answer = haproxy.send(SHAPES[shape])
+    assert answer.called is (kind not in ("later", "waiting"))
+    assert await answer == {"sess.score": 20}
+
+
+@pytest.mark.parametrize(("name", "compiled"), [("connection.py", False), ("connection.so", True)])
+def test_what_the_figures_depend_on(name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the codec that runs is compiled, above all."""
+    monkeypatch.setattr("spoa_twisted.version.EXTENSION_SUFFIXES", [".so"])
+    monkeypatch.setattr(connection, "__file__", f"/spoa_twisted/spop/{name}")
+    assert machine()[0].endswith(" (spop compiled)") is compiled
 
 
 @pytest.mark.parametrize("size", [1, 7, 10**6])
@@ -127,6 +139,16 @@ async def test_idle_connections_with_tls() -> None:
     assert (err, status) == ("", 0)
     assert "\n10 idle connections with TLS: " in out
     assert "busy" not in out
+
+
+@pytest.mark.parametrize("command", ["idle 127.0.0.1:1 100", "connections --idle=100"])
+@bounded
+async def test_more_connections_than_files(command: str) -> None:
+    """Are refused in one line, before any is opened."""
+    limited = ["-c", f'ulimit -n 60; exec "$0" -m benchmarks.{command}', sys.executable]
+    out, err, status = await getProcessOutputAndValue("/bin/sh", limited, env=ENVIRONMENT, path=str(ROOT))
+    assert (out, status) == (b"", 1)
+    assert re.fullmatch(rb"\d+ files are needed, and the hard limit is 60: see ulimit -Hn\n", err)
 
 
 @bounded
