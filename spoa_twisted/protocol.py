@@ -352,11 +352,7 @@ class SPOAProtocol(Protocol):
     def _acknowledge(self, ids: bytes, actions: bytes) -> None:
         self._queue_ack(ids, actions)
         # Others that are pending may be answered in the same turn of the reactor: then all leave together.
-        at_once = not self._pending
-        if self._connection.bytes_received:
-            self._serve(at_once)
-        elif not self._serving:
-            self._flush(at_once)
+        self._serve(at_once=not self._pending)
 
     def _queue_ack(self, ids: bytes, actions: bytes) -> None:
         if self._connection.state is not _RUNNING:
