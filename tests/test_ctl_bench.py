@@ -835,13 +835,24 @@ async def test_interrupted(processes: int, endpoint: str, listen: Any) -> None:
     assert report["seconds"] < 300
 
 
+@bounded
+async def test_more_connections_than_may_wait(endpoint: str) -> None:
+    """They do not come all at once: those of a Unix socket are refused when too many wait, and TCP's are late."""
+    agent = Agent(lambda ids, n: ack(ids))
+    port = reactor.listenUNIX(endpoint.removeprefix("unix:"), agent, backlog=40)  # type: ignore[attr-defined]
+    out, err, status = await spoactl("bench", endpoint, "--connections=200", "--duration=0.1", "--json")
+    await port.stopListening()
+    assert (err, status) == ("", 0)
+    assert json.loads(out)["errors"] == {}
+    assert len(agent.connections) == 200
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("limit", ["-Sn", "-n"])
 @bounded
 async def test_more_connections_than_files(limit: str, processes: int, endpoint: str) -> None:
     """The soft limit is raised; what the hard one does not allow is refused before the agent hears of it."""
     agent = Agent(lambda ids, n: ack(ids))
-    # All come at once, and those of a Unix socket do not try again.
     port = reactor.listenUNIX(endpoint.removeprefix("unix:"), agent, backlog=100)  # type: ignore[attr-defined]
     limited = ["-c", f'ulimit {limit} 45; exec "$@"', "sh", *SPOACTL]
     arguments = ["bench", endpoint, "--connections=100", f"--processes={processes}", "--duration=0.1", "--json"]

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast, final
 
-from twisted.internet.defer import Deferred, DeferredQueue, FirstError, fail, gatherResults
+from twisted.internet.defer import Deferred, DeferredQueue, DeferredSemaphore, FirstError, fail, gatherResults
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import ITCPTransport
@@ -72,6 +72,9 @@ _ENTRY: Final = 150
 # Seconds between a connection's end and the next try, and for a goodbye.
 _PAUSE: Final = 0.1
 _GOODBYE: Final = 1.0
+
+# How many connections are opened at a time: more than wait to be accepted are refused, or tried again a second later.
+_OPENING: Final = 32
 
 _LENGTH: Final = 4
 _UNKNOWN: Final = -1
@@ -490,10 +493,12 @@ class Load:
 
     async def connect(self) -> Greeting:
         """Open the connections; return what the agent said on the first one."""
-        opening = [Deferred.fromCoroutine(self._connect()) for _ in range(self.plan.connections)]
+        some = DeferredSemaphore(_OPENING)
+        opening = [some.run(lambda: Deferred.fromCoroutine(self._connect())) for _ in range(self.plan.connections)]
         try:
             hellos = await all_of(opening)
         except BaseException:
+            self._finished = True
             for connection in self._connections:
                 connection.abort()
             raise
