@@ -349,7 +349,8 @@ class TestEnds:
             assert not answer.called
             del answer
             gc.collect()
-        assert closed == [GeneratorExit]
+        # PyPy closes no coroutine that is collected.
+        assert closed == ([GeneratorExit] if sys.implementation.name == "cpython" else [])
         assert warned == []
 
 
