@@ -13,6 +13,7 @@ from typing import Final, cast, final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -611,6 +612,10 @@ class _Refusal(Protocol):
 
     def connectionMade(self) -> None:
         self.transport.abortConnection()
+        # Its file is closed now: Twisted accepts more connections in a turn of the reactor than files are left.
+        connection = getattr(self.transport, "transport", self.transport)
+        if isinstance(connection, Connection):
+            connection.connectionLost(Failure(ConnectionAborted()))
 
 
 @final

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from collections.abc import Iterable
-from typing import Any, Final, cast
+from pathlib import Path
+from typing import Any, Final, NoReturn, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -132,13 +137,23 @@ class SPOAService(Service):
 
         for description, endpoint in self._endpoints:
             listening = maybeDeferred(endpoint.listen, self.factory)
+            listening.addErrback(self._listen_again, endpoint)
             listening.addCallback(self._opened)
             listening.addErrback(failed, description)
         starting = False
         if failures:
             self._listening = False
             self._stop_listening()
-            raise failures[0][1]
+            self._cannot_listen(*failures[0])
+
+    def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
+        raise error
+
+    def _listen_again(self, failure: Failure, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
+        failure.trap(CannotListenError)
+        assert isinstance(failure.value, CannotListenError)
+        _take_over(failure.value)
+        return endpoint.listen(self.factory)
 
     def _opened(self, port: IListeningPort) -> None:
         self._ports.append(port)
@@ -151,3 +166,30 @@ class SPOAService(Service):
     def _stop_listening(self) -> Deferred[Any]:
         ports, self._ports = self._ports, []
         return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)
+
+
+def _take_over(error: CannotListenError) -> None:
+    """Remove what an agent that was killed has left of its Unix socket, if it had this process's number.
+
+    Twisted does it for any number but its own, which a process in a container has each time.
+
+    :raises CannotListenError: ``error``, when it is about anything else, or one that names the lock that stands in the
+        way.
+    """
+    # What the system refuses is about no lock.
+    if not isinstance(error.port, bytes) or isinstance(error.socketError, OSError):
+        raise error
+    path = Path(os.fsdecode(error.port))
+    lock = Path(f"{path}.lock")
+    process = os.readlink(lock)
+    if process != str(os.getpid()) or _is_listened_on(path):
+        raise CannotListenError(None, error.port, f"process {process} holds its lock, {lock}")
+    lock.unlink()
+    if path.is_socket():
+        path.unlink()
+
+
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        return client.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

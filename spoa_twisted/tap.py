@@ -7,13 +7,19 @@ import importlib
 import importlib.util
 import os
 import resource
+import signal
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
+from twisted.internet.base import ReactorBase
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.reflect import safe_str
 from twisted.python.usage import Options as UsageOptions
@@ -42,6 +48,9 @@ _OTHER_FILES: Final = 64
 #: How many objects CPython may make, more than it drops, before it looks for garbage among them. NOTIFYs that wait for
 #: their handlers are soon 700, which is its own number, and none.
 _GARBAGE_THRESHOLD: Final = 5000
+
+#: Whose lines say nothing about what is wrong with a user's module.
+_NOT_OWN: Final = ("importlib", "spoa_twisted", "twisted")
 
 
 class CannotStart(SystemExit, Exception):
@@ -210,9 +219,13 @@ def _load_file(path: Path) -> ModuleType:
 
 def _place(error: BaseException) -> str:
     """Return where in the user's own code an import failed, if it came that far."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    own = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        package, _, _ = frame.f_globals.get("__name__", "").partition(".")
+        file = frame.f_code.co_filename
+        if package not in _NOT_OWN and not file.startswith("<"):
+            place = f" ({file}, line {line})"
+    return place
 
 
 def _merge(sets: list[IHandlers]) -> IHandlers:
@@ -250,19 +263,50 @@ def _look_for_garbage_less_often() -> None:
         gc.set_threshold(_GARBAGE_THRESHOLD, second, third)
 
 
+def _on_signal(number: int, function: Callable[[], object], *, instead_of: object = signal.SIG_DFL) -> None:
+    # nohup ignores SIGHUP, a shell SIGINT for what runs in the background, and handlers' modules may know better.
+    if signal.getsignal(number) == instead_of:
+        signal.signal(number, lambda number, frame: _reactor().callFromThread(function))
+
+
+def _reactor() -> ReactorBase:
+    from twisted.internet import reactor
+
+    return cast("ReactorBase", reactor)
+
+
 class _Agent(SPOAService):
-    """The service as the command line wants it: an agent that cannot listen says so in one line, and exits."""
+    """The service as the command line wants it: it knows signals, and says in one line why it cannot listen."""
 
     def startService(self) -> None:
         super().startService()
         _look_for_garbage_less_often()
 
+    def stopService(self) -> Deferred[None]:
+        # The reactor's own would stop it again, which it cannot.
+        _on_signal(signal.SIGINT, self._end_now, instead_of=_reactor().sigInt)
+        # Nobody is in haste who says this twice: what started the agent and what started that may both pass it on.
+        _on_signal(signal.SIGTERM, lambda: None, instead_of=_reactor().sigTerm)
+        return super().stopService()
+
+    def _hung_up(self) -> None:
+        # Once more is no haste: of a terminal that is closed, kernel and shell tell both.
+        with suppress(ReactorNotRunning):
+            _reactor().stop()
+            self._log.info("Received SIGHUP, shutting down.")
+
+    def _end_now(self) -> None:
+        self.factory.drain(0)
+
     def _listen(self) -> None:
+        _on_signal(signal.SIGHUP, self._hung_up)
+        # twistd begins a new log file then, if it has one. Else it would be the end.
+        _on_signal(signal.SIGUSR1, lambda: None)
         self._judge_max_connections()
-        try:
-            super()._listen()
-        except Exception as error:
-            _refuse(f"cannot listen: {error}")
+        super()._listen()
+
+    def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
+        _refuse(f"cannot listen on {description}: {error}")
 
     def _judge_max_connections(self) -> None:
         # Where no file can be opened any more, Twisted logs three lines for each connection.
@@ -278,6 +322,4 @@ class _Agent(SPOAService):
 
     def listening_failed(self, description: str, error: BaseException) -> None:
         super().listening_failed(description, error)
-        from twisted.internet import reactor
-
-        reactor.stop()
+        _reactor().stop()

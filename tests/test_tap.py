@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "raises.py").write_text("import os\n\nraise LookupError('boom')\n")
     (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "lines.py").write_text("raise LookupError('one\\ntwo')\n")
+    for name, registered in (
+        ("star", "handlers.message('x')(lambda *a: None)"),
+        ("twice", "handlers.message('x')(handlers.message('x')(lambda: None))"),
+        ("scope", "handlers.message('x', on_error={'scope.a': 1})(lambda: None)"),
+        ("client", "from twisted.internet import endpoints, reactor; endpoints.clientFromString(reactor, 'x:1')"),
+        ("deep", "import importlib; importlib.import_module('nobody')"),
+    ):
+        (tmp_path / f"{name}.py").write_text(
+            f"from spoa_twisted import Handlers\nhandlers = Handlers()\n{registered}\n"
+        )
     (tmp_path / "interrupts.py").write_text("raise KeyboardInterrupt\n")
     (tmp_path / "stand_in.py").write_text(
         "class _StandIn:\n    def __getattr__(self, name): raise RuntimeError('not there yet')\nanything = _StandIn()\n"
@@ -117,6 +128,11 @@ class TestLoad:
             ("./pkg", "cannot import ./pkg: ImportError"),
             ("raises", r"cannot import raises: LookupError: boom \(.*raises.py, line 3\)"),
             ("raises.py", r"cannot import raises.py: LookupError: boom \(.*raises.py, line 3\)"),
+            ("star", r"cannot import star: .*\(.*star.py, line 3\)"),
+            ("twice", r"cannot import twice: .*\(.*twice.py, line 3\)"),
+            ("scope", r"cannot import scope: .*\(.*scope.py, line 3\)"),
+            ("client", r"cannot import client: .*\(.*client.py, line 3\)"),
+            ("deep", r"cannot import deep: ModuleNotFoundError: .*\(.*deep.py, line 3\)"),
             ("leaves", "cannot import leaves: SystemExit: 0"),
             ("lines", "cannot import lines: LookupError: one two"),
             ("interrupts", "cannot import interrupts: KeyboardInterrupt: "),
@@ -381,7 +397,7 @@ def test_an_agent_that_was_killed_leaves_no_trap(start: Callable[..., Agent], fo
         (["--handlers=nobody"], "spoa: cannot import nobody: ModuleNotFoundError"),
         (["--handlers=mymod:nobody"], "spoa: mymod has no 'nobody'; it has: handlers, other"),
         (["--handlers=mymod", "--listen=nonsense:1"], "spoa: bad endpoint 'nonsense:1'"),
-        (["--handlers=mymod", "--listen=unix:/nowhere/agent"], "spoa: cannot listen: "),
+        (["--handlers=mymod", "--listen=unix:/nowhere/agent"], "spoa: cannot listen on unix:/nowhere/agent: "),
     ],
 )
 def test_what_is_wrong_is_one_line_and_an_exit(
@@ -393,7 +409,11 @@ def test_what_is_wrong_is_one_line_and_an_exit(
     assert re.search(text, agent.output)
     assert "Traceback" not in agent.output
     assert "SPOA listening" not in agent.output
-    assert not Path("twistd.pid").exists()
+    deadline = time.monotonic() + 30
+    while Path("twistd.pid").exists():
+        # A daemon lets the command end before it removes this.
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_daemon_serves_and_stops(start: Callable[..., Agent], folder: Path) -> None:
@@ -403,12 +423,141 @@ def test_a_daemon_serves_and_stops(start: Callable[..., Agent], folder: Path) ->
     pid = int((folder / "agent.pid").read_text())
     try:
         with Engine("agent.sock") as engine:
+            os.kill(pid, signal.SIGUSR1)
             os.kill(pid, signal.SIGTERM)
             assert engine.next_event().status_code == 0
             assert engine.next_event() is None
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         raise
+    # SIGUSR1 has twistd begin a new log file.
+    assert (folder / "twistd.log.1").exists()
+
+
+class TestSignals:
+    """What starts and ends programs sends more of them than SIGTERM, once."""
+
+    MODULE = """\
+import signal
+from twisted.internet.defer import Deferred
+from spoa_twisted import Handlers
+
+# What started the tests may ignore them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
+"""
+
+    @pytest.fixture
+    def start(self, start: Callable[..., Agent], folder: Path) -> Callable[..., Agent]:
+        """Start an agent that listens on a Unix socket, with handlers that take their time."""
+        (folder / "told.py").write_text(self.MODULE)
+
+        def started(program: list[str], handlers: str = "told") -> Agent:
+            agent = start(
+                *(*program, "spoa", "--listen=unix:agent.sock", f"--handlers={handlers}"),
+                *("--handler-timeout=0", "--drain-timeout=600"),
+            )
+            agent.wait_for("SPOA listening")
+            with Engine("agent.sock"):
+                # It was served: the reactor runs.
+                return agent
+
+        return started
+
+    @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+    def test_a_terminal_that_is_closed(self, program: list[str], start: Callable[..., Agent]) -> None:
+        """Is as good as SIGTERM, however often it is told: the shell says it too."""
+        agent = start(program)
+        with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
+            busy.connection.send_notify([Message("never")])
+            busy.send()
+            agent.process.send_signal(signal.SIGHUP)
+            assert idle.next_event().status_code == 0
+            agent.process.send_signal(signal.SIGHUP)
+            for _ in range(2):
+                # The first may be read together with the signal.
+                busy.connection.send_notify([Message("now")])
+                busy.send()
+                assert busy.next_event().variables == {"sess.a": 1}
+            agent.process.send_signal(signal.SIGINT)
+            assert busy.next_event().status_code == 0
+        assert agent.ended() == 0
+        assert agent.output.count("Received SIGHUP") == 1
+        assert "Traceback" not in agent.output
+
+    def test_a_terminal_that_does_not_matter(self, start: Callable[..., Agent], folder: Path) -> None:
+        """Under nohup, say, or where the handlers' author has other uses for the signal."""
+        (folder / "ignores.py").write_text(
+            "import signal\nfrom told import handlers\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        )
+        agent = start([*TWISTD, "-n"], "ignores")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.ended() == -signal.SIGTERM
+        assert "Received SIGHUP" not in agent.output
+
+    @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+    def test_a_log_that_is_no_file(self, program: list[str], start: Callable[..., Agent]) -> None:
+        """Is not begun anew, and the agent goes on."""
+        agent = start(program)
+        agent.process.send_signal(signal.SIGUSR1)
+        with Engine("agent.sock") as engine:
+            engine.connection.send_notify([Message("now")])
+            engine.send()
+            assert engine.next_event().variables == {"sess.a": 1}
+            agent.process.send_signal(signal.SIGTERM)
+        assert agent.ended() == -signal.SIGTERM
+
+    @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_one_that_comes_again(
+        self, program: list[str], number: signal.Signals, start: Callable[..., Agent]
+    ) -> None:
+        """Ctrl-C makes haste, and SIGTERM does not: whoever waits is told goodbye, as when the time is over."""
+        agent = start(program)
+        with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
+            busy.connection.send_notify([Message("never")])
+            busy.send()
+            agent.process.send_signal(number)
+            assert idle.next_event().status_code == 0
+            agent.process.send_signal(number)
+            if number is signal.SIGTERM:
+                for _ in range(2):
+                    # The first may be read together with the signal.
+                    busy.connection.send_notify([Message("now")])
+                    busy.send()
+                    assert busy.next_event().variables == {"sess.a": 1}
+                agent.process.send_signal(signal.SIGINT)
+            assert busy.next_event().status_code == 0
+            assert busy.next_event() is None
+        assert agent.ended() == -number
+        assert "connections were not drained in time" in agent.output
+        assert "Traceback" not in agent.output
+
+
+def test_there_are_files_enough_for_all(start: Callable[..., Agent]) -> None:
+    """However many connections are accepted in one turn of the reactor: those that are refused keep no file."""
+    agent = start(
+        *("sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *TWISTD, "-n"),
+        *("spoa", "--handlers=mymod", "--listen=unix:agent.sock"),
+    )
+    agent.wait_for("max_connections is 64")
+    agent.wait_for("SPOA listening")
+    with Engine("agent.sock"):
+        agent.process.send_signal(signal.SIGSTOP)
+        with ExitStack() as connections:
+            for _ in range(300):
+                connection = connections.enter_context(socket.socket(socket.AF_UNIX))
+                connection.setblocking(False)
+                connection.connect_ex("agent.sock")
+            agent.process.send_signal(signal.SIGCONT)
+            agent.wait_for("max_connections, 64, are open")
+        agent.process.send_signal(signal.SIGTERM)
+        agent.ended()
+    assert "EMFILE" not in agent.output
 
 
 @pytest.mark.parametrize(("options", "seen"), [([], False), (["--debug"], True)])
