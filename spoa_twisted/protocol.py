@@ -723,8 +723,8 @@ class SPOAFactory(Factory):
         A connection is told goodbye when nothing is pending on it, and no more seems to come: until then further
         NOTIFYs are answered too, but their ACKs are kept back, for 20 ms at first, and for up to 0.32 s where that was
         not long enough for all to be answered. Connections that are still open after ``timeout`` seconds are closed
-        with what they have pending, within another second. Close the ports first: a connection that comes later is
-        not waited for.
+        with what they have pending, within another second. Close the ports first: connections that come later are
+        waited for too.
         """
         if not self.connections:
             return succeed(None)

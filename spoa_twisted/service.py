@@ -71,7 +71,7 @@ class SPOAService(Service):
         self._endpoints: list[tuple[str, IStreamServerEndpoint]] = []
         for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
             if isinstance(endpoint, str):
-                self._endpoints.append((endpoint, serverFromString(reactor, endpoint)))
+                self._endpoints.append((endpoint, _endpoint(reactor, endpoint)))
             elif not IStreamServerEndpoint.providedBy(endpoint):
                 raise TypeError(f"a {type(endpoint).__name__} is no endpoint")
             else:
@@ -166,6 +166,15 @@ class SPOAService(Service):
     def _stop_listening(self) -> Deferred[Any]:
         ports, self._ports = self._ports, []
         return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)
+
+
+def _endpoint(reactor: IReactorCore, text: str) -> IStreamServerEndpoint:
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
+    except Exception as error:
+        # Each plugin of an endpoint parser fails in its own way.
+        raise ValueError(f"bad endpoint {text!r}: {type(error).__name__}: {error}") from error
+    return endpoint
 
 
 def _take_over(error: CannotListenError) -> None:

@@ -18,7 +18,6 @@ from typing import Final, NoReturn, cast
 
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.reflect import safe_str
@@ -131,8 +130,7 @@ def makeService(options: Options) -> SPOAService:
             async_=bool(options["async"]),
             log=_log(bool(options["debug"])),
         )
-        endpoints = [_endpoint(text) for text in options["listen"]]
-        return _Agent(factory, endpoints, drain_timeout=options["drain-timeout"])
+        return _Agent(factory, options["listen"], drain_timeout=options["drain-timeout"])
     except ValueError as error:
         _refuse(str(error))
 
@@ -238,17 +236,6 @@ def _merge(sets: list[IHandlers]) -> IHandlers:
         return Handlers.merged(*mergeable)
     except ValueError as error:
         _refuse(str(error))
-
-
-def _endpoint(text: str) -> str:
-    # Tried here because each plugin of an endpoint parser fails in its own way.
-    from twisted.internet import reactor
-
-    try:
-        serverFromString(reactor, text)
-    except Exception as error:
-        raise ValueError(f"bad endpoint {text!r}: {type(error).__name__}: {error}") from error
-    return text
 
 
 def _look_for_garbage_less_often() -> None:

@@ -72,7 +72,9 @@ class TestListening:
         [
             ([], {}, "needs an endpoint"),
             (["nonsense:1"], {}, "nonsense"),
-            ("nonsense:1", {}, "nonsense"),
+            ("nonsense:1", {}, "bad endpoint .nonsense:1.: ValueError: "),
+            (["tcp"], {}, "bad endpoint .tcp.: TypeError: "),
+            (["ssl:1:privateKey=nobody.pem"], {}, "bad endpoint .*: FileNotFoundError: "),
             (["tcp:1"], {"drain_timeout": -1}, "drain_timeout is -1"),
         ],
     )
