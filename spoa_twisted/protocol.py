@@ -29,7 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from spoa_twisted.drain import Drain
+from spoa_twisted.drain import REST, Drain
 from spoa_twisted.interfaces import IHandlers
 from spoa_twisted.receipt import receipt
 from spoa_twisted.sending import Sender
@@ -153,7 +153,8 @@ class SPOAProtocol(Protocol):
         self._serving = False
         self._reading = True
         self._holding = False
-        self._quiet = False
+        # How often it was asked whether it has settled, since something came or left.
+        self._quiet_for = 0
         # Said goodbye, and waits for HAProxy to close.
         self._leaving = False
         # Waits for the last ACKs to leave.
@@ -178,7 +179,7 @@ class SPOAProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Answer what the bytes complete, in one write as far as the answers are there at once."""
-        self._quiet = False
+        self._quiet_for = 0
         if self._reading_on:
             self._connection.receive_more(data)
         else:
@@ -230,8 +231,14 @@ class SPOAProtocol(Protocol):
         self._serve()
 
     def settled(self) -> bool:
-        """Return whether nothing is due, and nothing has come since this was asked last."""
-        quiet, self._quiet = self._quiet, True
+        """Return whether nothing is due, and nothing seems to come.
+
+        Nothing has come since this was asked last. If no ACKs are kept back, HAProxy has some that it may not have
+        acted on: then nothing has come or left since this was asked :data:`~spoa_twisted.drain.REST` times.
+        """
+        self._quiet_for += 1
+        acting = self._connection.state is _RUNNING and not self.holds()
+        quiet = self._quiet_for > (REST if acting else 1)
         return quiet and not self._pending and not self._connection.receiving
 
     def holds(self) -> bool:
@@ -395,6 +402,7 @@ class SPOAProtocol(Protocol):
             if self._unsent > self.factory.max_unsent and self._unsent_timer is None:
                 self._unsent_timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_time_is_up)
         if data:
+            self._quiet_for = 0
             if at_once:
                 self._sender.send(data)
             else:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, SPOAFactory
-from spoa_twisted.drain import CLOSE_INTERVAL, FIRST_PATIENCE, QUIET_INTERVAL
+from spoa_twisted.drain import CLOSE_INTERVAL, FIRST_PATIENCE, QUIET_INTERVAL, REST
 from spoa_twisted.protocol import (
     ABORT_TIMEOUT,
     CLOSE_TIMEOUT,
@@ -461,6 +461,10 @@ class TestOtherHandlers:
         assert len(logged.take()) == 1
 
 
+#: Turns of the clock until a connection without NOTIFYs is told goodbye.
+UNTIL_RESTED = [0.0, *[QUIET_INTERVAL] * REST]
+
+
 class TestDrain:
     def test_nothing_to_drain(self, factory: SPOAFactory, clock: Clock) -> None:
         """Without connections it is done at once."""
@@ -473,8 +477,7 @@ class TestDrain:
         drained = factory.drain(5)
         session.notify("now")
         assert [type(event) for event in session.events()] == [Ack]
-        clock.advance(0)
-        clock.advance(QUIET_INTERVAL)
+        clock.pump(UNTIL_RESTED)
         assert session.events() == [Disconnect(0, "normal")]
         assert not session.wire.disconnecting
         session.agent.readConnectionLost()
@@ -488,7 +491,7 @@ class TestDrain:
         """Though it was told goodbye."""
         session = Session(factory)
         factory.drain(5)
-        clock.pump([0, QUIET_INTERVAL, LEAVE_TIMEOUT])
+        clock.pump([*UNTIL_RESTED, LEAVE_TIMEOUT])
         assert session.wire.disconnecting
         session.lose()
         assert clock.getDelayedCalls() == []
@@ -506,7 +509,7 @@ class TestDrain:
         session = Session(factory)
         drained = factory.drain(5)
         session.wire.noticed_when_writing = session.lose
-        clock.pump([0, QUIET_INTERVAL])
+        clock.pump(UNTIL_RESTED)
         assert drained.called
         assert clock.getDelayedCalls() == []
 
@@ -528,10 +531,10 @@ class TestDrain:
         """Who gets an ACK sends its next NOTIFY: that must not find one of which HAProxy has not read the goodbye."""
         busy, other, idle = Session(factory), Session(factory), Session(factory)
         factory.drain(5)
-        clock.advance(0)
+        clock.pump(UNTIL_RESTED[:-2])
         busy.notify("now")
         other.notify("now")
-        clock.pump([QUIET_INTERVAL] * 4)
+        clock.pump(UNTIL_RESTED[-2:])
         assert idle.events() == [Disconnect(0, "normal")]
         assert busy.events() == other.events() == []
         idle.lose()
@@ -543,14 +546,15 @@ class TestDrain:
         """HAProxy 3.1.0 does not close them."""
         busy, idle = Session(factory), Session(factory)
         factory.drain(5)
-        clock.advance(0)
+        clock.pump(UNTIL_RESTED[:-2])
         busy.notify("now")
-        clock.pump([QUIET_INTERVAL] * 2)
+        clock.pump(UNTIL_RESTED[-2:])
         assert idle.events() == [Disconnect(0, "normal")]
+        began = clock.seconds()
         while not (events := busy.events()):
             clock.advance(QUIET_INTERVAL)
         assert [type(event) for event in events] == [Ack, Disconnect]
-        assert CLOSE_INTERVAL <= clock.seconds() < 2 * CLOSE_INTERVAL
+        assert CLOSE_INTERVAL <= clock.seconds() - began < 2 * CLOSE_INTERVAL
 
     def test_busy_connections_finish_first(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
         """What comes meanwhile is answered too; the goodbye goes behind the last ACK."""
@@ -564,7 +568,7 @@ class TestDrain:
         waiting.deferreds[0].callback(None)
         assert session.events() == []
         waiting.deferreds[1].callback({"sess.a": 1})
-        clock.advance(QUIET_INTERVAL)
+        clock.pump([QUIET_INTERVAL] * 2)
         assert [type(event) for event in session.events()] == [Ack, Ack, Disconnect]
 
     def test_patience_grows(self, factory: SPOAFactory, waiting: Waiting, clock: Clock) -> None:
@@ -589,12 +593,39 @@ class TestDrain:
         stuck, idle = Session(factory), Session(factory)
         stuck.notify("wait")
         factory.drain(5)
-        clock.advance(0)
-        clock.pump([QUIET_INTERVAL] * 3)
+        clock.pump(UNTIL_RESTED[:-1])
         assert idle.events() == []
-        clock.advance(QUIET_INTERVAL)
+        clock.advance(2 * FIRST_PATIENCE)
         assert idle.events() == [Disconnect(0, "normal")]
         assert stuck.events() == []
+
+    def test_acks_that_have_left_may_not_have_been_read(self, factory: SPOAFactory, clock: Clock) -> None:
+        """However fast they were: HAProxy needs a core to send the next NOTIFYs, which must not cross the goodbye."""
+        session = Session(factory)
+        factory.drain(5)
+        clock.pump(UNTIL_RESTED[:-1])
+        session.agent.release()
+        session.notify("now")
+        session.agent.release()
+        assert [type(event) for event in session.events()] == [Ack]
+        clock.pump([QUIET_INTERVAL] * REST)
+        assert session.events() == []
+        clock.advance(QUIET_INTERVAL)
+        assert session.events() == [Disconnect(0, "normal")]
+
+    def test_what_has_arrived_is_read_first(self, factory: SPOAFactory, clock: Clock) -> None:
+        """When the process had no core for a while, what is on time may have to wait for its timers."""
+        session = Session(factory)
+        factory.drain(5)
+        clock.pump(UNTIL_RESTED[:-1])
+        look, _ = clock.getDelayedCalls()
+        take_a_look = look.func
+        look.cancel()
+        # As a reactor does it: first what is on time, then what has arrived.
+        take_a_look()
+        session.notify("now")
+        clock.advance(0)
+        assert session.events() == []
 
     def test_what_has_begun_to_come_is_waited_for(self, factory: SPOAFactory, clock: Clock) -> None:
         """A NOTIFY of which a part was read is answered."""
@@ -631,7 +662,7 @@ class TestDrain:
         """As with TLS one can that says nothing: it does not keep the agent until the time is over."""
         wire = Session(factory, greet=greeted).wire
         factory.drain(60)
-        clock.pump([0, *[QUIET_INTERVAL] * 3, LEAVE_TIMEOUT])
+        clock.pump([*UNTIL_RESTED, LEAVE_TIMEOUT])
         assert wire.disconnecting
         assert not wire.aborted
         clock.advance(ABORT_TIMEOUT)
@@ -1036,7 +1067,7 @@ class TestDrainOfMany:
         lost.notify("wait")
         lost.lose()
         factory.drain(5)
-        clock.pump([0] + [QUIET_INTERVAL] * 5)
+        clock.pump([*UNTIL_RESTED, 2 * FIRST_PATIENCE])
         assert idle.events() == [Disconnect(0, "normal")]
         waiting.deferreds[1].callback({"sess.a": 1})
         while not (written := busy.wire.value()):
