@@ -25,6 +25,9 @@ from pathlib import Path
 
 VARIABLE = "SPOA_HAPROXY"
 
+#: The first branch with the new SPOE.
+REWRITTEN = (3, 1)
+
 _START_LIMIT = 20
 
 
@@ -46,7 +49,7 @@ class Branch:
     @property
     def rewritten(self) -> bool:
         """Whether its SPOE is the one that 3.1 brought: a multiplexer, without fragmentation and async."""
-        return self.version >= (3, 1)
+        return self.version >= REWRITTEN
 
 
 def find_branches() -> list[Branch]:

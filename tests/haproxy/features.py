@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from tests.readme_commands import README
 
+from .branches import REWRITTEN, Branch
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 #: The head of the table's first column.
@@ -30,6 +32,10 @@ def feature(name: str) -> Callable[[FunctionT], FunctionT]:
         return test
 
     return register
+
+
+def version_of(branch: str) -> tuple[int, ...]:
+    return tuple([int(part) for part in branch.split(".")])
 
 
 class Table:
@@ -58,12 +64,17 @@ class Table:
     def features(self) -> list[str]:
         return list(dict.fromkeys(name for name, _ in self.cells))
 
+    def column_for(self, branch: Branch) -> str:
+        """Return the branch in whose column to look: ``branch`` itself, else the one before it, else the one after it,
+        of those that have the same SPOE.
+        """
+        same = [name for name in self.branches if (version_of(name) >= REWRITTEN) == branch.rewritten]
+        return max([name for name in same if version_of(name) <= branch.version], key=version_of, default=same[0])
+
     def updated(self, observed: dict[tuple[str, str], str]) -> Table:
         """Return the table with what was observed."""
         branches = {*self.branches, *[branch for _, branch in observed]}
-        return Table(
-            {**self.cells, **observed}, sorted(branches, key=lambda branch: [int(part) for part in branch.split(".")])
-        )
+        return Table({**self.cells, **observed}, sorted(branches, key=version_of))
 
     def as_rst(self) -> str:
         """Return it as the README has it."""

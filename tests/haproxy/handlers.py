@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -56,33 +57,39 @@ def after_stop() -> Deferred[Variables]:
 
 
 class Together:
-    """Answers many NOTIFYs in one turn of the reactor, as a result that all wait for does."""
+    """Answers many NOTIFYs in one turn of the reactor, as a result that all wait for does, and says how many it were.
+
+    :param patience: seconds after which those that wait are answered though there are no more.
+    """
 
     def __init__(self, most: int, patience: float) -> None:
         self._most = most
         self._patience = patience
         self._waiting: list[tuple[Deferred[Variables], int]] = []
+        self._timer: IDelayedCall | None = None
 
     def __call__(self, size: int) -> Deferred[Variables]:
         result: Deferred[Variables] = Deferred()
         self._waiting.append((result, size))
-        if len(self._waiting) == 1:
-            reactor.callLater(self._patience, self._answer)
-        elif len(self._waiting) == self._most:
+        if self._timer is None:
+            self._timer = reactor.callLater(self._patience, self._answer)
+        if len(self._waiting) == self._most:
+            self._timer.cancel()
             self._answer()
         return result
 
     def _answer(self) -> None:
+        self._timer = None
         waiting, self._waiting = self._waiting, []
         for result, size in waiting:
-            result.callback(_long(size))
+            result.callback({**_long(size), "txn.together": len(waiting)})
 
 
 def _long(size: int) -> Variables:
     return {"txn.value": "x" * int(size)}
 
 
-handlers.message("together")(Together(20, patience=0.01))
+handlers.message("together")(Together(20, patience=0.5))
 handlers.message("long")(_long)
 
 

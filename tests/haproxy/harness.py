@@ -15,7 +15,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ProcessProtocol, Protocol, connectionDone
 from twisted.python.failure import Failure
+
+from tests.readme_commands import blocks
 
 from .branches import Branch
 
@@ -53,6 +55,7 @@ FIRST_SOCKET = 3
 HAPROXY_CFG = """\
 global
     maxconn 500
+    nbthread {threads}
     {process}
 
 defaults
@@ -130,6 +133,16 @@ def as_server(address: IAddress) -> str:
     if isinstance(address, UNIXAddress):
         return f"unix@{os.fsdecode(address.name)}"
     return f"{address.host}:{address.port}"
+
+
+def several_agents(branch: Branch) -> str:
+    """Return the options of the README's backend for two agents, as it stands there."""
+    (text,) = [block.text for block in blocks() if block.text.startswith("# haproxy.cfg, two agents\n")]
+    _, _, options = text.partition("    mode tcp\n")
+    options, _, _ = options.partition("    server ")
+    if branch.rewritten:
+        options = options.replace(" on-marked-down shutdown-sessions", "")
+    return options.strip()
 
 
 def shown(*variables: str) -> str:
@@ -232,6 +245,17 @@ class AgentProcess(Process):
         """Wait until it listens, and return where, as the line ``server`` of HAProxy writes it."""
         address = (await self.said(r"SPOA listening on (\S+)\n"))[1]
         return f"unix@{address}" if address.startswith("/") else address
+
+    @property
+    def connections(self) -> int:
+        """How many connections it has open, when it listens on one socket."""
+        folder = f"/proc/{self.pid}/fd"
+        files = set()
+        for number in os.listdir(folder):
+            # What is open now may be closed before it is looked at.
+            with suppress(FileNotFoundError):
+                files.add(os.readlink(f"{folder}/{number}"))
+        return sum(file.startswith("socket:") for file in files) - 1
 
 
 @dataclass(frozen=True)
@@ -355,6 +379,8 @@ class HAProxy(Process):
     :param origin: the rules of the web server.
     :param backend: options of the agent's backend.
     :param process: settings of the section global.
+    :param threads: each has connections of its own to the agent. Unless told so, HAProxy has one for each of the
+        machine's cores.
     :param web_mode: what the client's frontend speaks: with ``tcp``, a response has no ``error``.
     :param listeners: the sockets of the client's frontend and of the web server, when others listen on them too; the
         caller closes them.
@@ -372,6 +398,7 @@ class HAProxy(Process):
         origin: str = "    http-request return status 200",
         backend: str = "",
         process: str = "",
+        threads: int = 1,
         web_mode: str = "http",
         listeners: tuple[socket.socket, socket.socket] | None = None,
         options: Sequence[str] = (),
@@ -393,6 +420,7 @@ class HAProxy(Process):
             origin=origin,
             backend=backend,
             process=process,
+            threads=threads,
         )
         haproxy_cfg.write_text(self.configuration)
         self.configuration += "\n" + spoe_conf.read_text()

@@ -41,14 +41,14 @@ def echo(number: str) -> Deferred[Variables]:
 
 
 @pytest.mark.parametrize(
-    ("option", "process", "async_", "most"),
+    ("option", "threads", "async_", "most"),
     [
-        ("", "", False, 20),
-        ("no option pipelining", "", False, 1),
-        ("", "", True, 20),
-        ("no option async", "", True, 20),
-        ("", "nbthread 4", False, 20),
-        ("", "nbthread 4", True, 20),
+        ("", 1, False, 20),
+        ("no option pipelining", 1, False, 1),
+        ("", 1, True, 20),
+        ("no option async", 1, True, 20),
+        ("", 4, False, 20),
+        ("", 4, True, 20),
     ],
     ids=["pipelining", "none", "async", "no-async", "threads", "threads-async"],
 )
@@ -59,7 +59,7 @@ async def test_many_at_a_time(
     start_relay: StartRelay,
     agent_log: list[str],
     option: str,
-    process: str,
+    threads: int,
     async_: bool,
     most: int,
     branch: Branch,
@@ -67,7 +67,7 @@ async def test_many_at_a_time(
 ) -> None:
     """Each of many requests gets its own answer, over connections none of which has more than HAProxy's limit."""
     relay, server = await start_relay(serve(Handlers({"echo": echo}), async_=async_))
-    haproxy = start_haproxy(server, spoe=f"    {option}\n{ECHO}", web=SHOW_ECHO, process=process)
+    haproxy = start_haproxy(server, spoe=f"    {option}\n{ECHO}", web=SHOW_ECHO, threads=threads)
 
     # HAProxy >= 3.1 shares a connection when it is there before the requests.
     await haproxy.get(number="first")

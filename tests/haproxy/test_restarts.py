@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from statistics import median
 
 import pytest
 from twisted.internet import reactor
 
+from .branches import Branch
 from .conftest import StartAgent, StartHAProxy
-from .harness import STOPPED, AgentProcess, Load, bounded, listening_socket, shown
+from .harness import STOPPED, AgentProcess, HAProxy, Load, bounded, listening_socket, several_agents, shown
 
 #: How many clients request as fast as they are answered. HAProxy sends as many NOTIFYs over one connection at a time.
 CLIENTS = 20
@@ -23,8 +22,8 @@ RESTARTS = 4
 #: An answer that is there at once, and one that takes a while.
 PATHS = ["/now", "/later"]
 
-#: What a drained agent may cost: the NOTIFY that crosses the goodbye. Once in a while it is more, on a machine so busy
-#: that HAProxy reads goodbyes late.
+#: What a drained agent may cost: the NOTIFY that crosses the goodbye. Of 772 restarts on a machine that had four to six
+#: times as much to do as it could, none cost any.
 MOST_LOST = 1
 
 PID = """\
@@ -37,31 +36,34 @@ spoe-message pid-later
     event on-frontend-http-request if { path /later }
 """
 
+#: A request that the agent has no part in.
+UNASKED = "/unasked"
+
 SHOW_PID = shown("txn.spoa.pid")
 
-#: How long HAProxy waits before it tries again is a second, or the timeout for connecting if that is less. An agent
-#: that has just begun, under load, may take longer to answer a check than there is between two, above all on PyPy.
-TRY_OTHER = """\
-option spop-check
-    option redispatch 1
-    timeout connect 100ms
-    timeout check 1s"""
 
-CHECK = "check inter 100ms rise 1 fall 1"
+async def at_work(agent: AgentProcess, load: Load) -> None:
+    """Wait until ``agent`` has answered a while."""
+    enough = load.answers[agent.pid] + CLIENTS
+    await load.until(lambda: load.answers[agent.pid] >= enough)
 
 
-def connections_of(agent: AgentProcess) -> int:
-    """Return how many sockets the agent has open, the one that listens included."""
-    folder = f"/proc/{agent.pid}/fd"
-    links = [os.readlink(f"{folder}/{number}") for number in os.listdir(folder)]
-    return sum(link.startswith("socket:") for link in links)
+async def all_in_flight(haproxy: HAProxy, load: Load) -> None:
+    """Wait until HAProxy has sent all that it was asked to an agent that stands still."""
+    requests = -1
+    while requests != load.requests:
+        requests = load.requests
+        # It comes to the first one when it has done what it was asked before; until the second one is there, clients
+        # that it answered meanwhile have told so.
+        for _ in range(2):
+            assert (await haproxy.get(UNASKED)).error is None
 
 
-async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures: list[str]) -> int:
-    """Stop an agent that is at work; return how many requests fail, from then until some more were answered."""
-    at_work = load.answers[agent.pid] + CLIENTS
-    await load.until(lambda: load.answers[agent.pid] >= at_work)
-    failed, failures, connections = load.failed, load.failures.copy(), connections_of(agent)
+async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures: list[str]) -> tuple[int, int]:
+    """Stop an agent that is at work; return how many requests fail, from then until some more were answered, and how
+    many connections it had.
+    """
+    failed, failures, connections = load.failed, load.failures.copy(), agent.connections
     began = reactor.seconds()
     agent.signal(number)
     status = await agent.ended()
@@ -70,65 +72,72 @@ async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures:
     await load.further(SOME)
     lost = load.failed - failed
     why = dict(load.failures - failures)
-    figures.append(f"{number.name}: {lost} lost {why}, {connections} sockets open, {took:.2f} s to its end")
-    return lost
+    figures.append(f"{number.name}: {lost} lost {why}, {connections} connections, {took:.2f} s to its end")
+    return lost, connections
 
 
+@pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("path", PATHS)
 @bounded
 async def test_overlapping_agents(
-    start_agent: StartAgent, start_haproxy: StartHAProxy, path: str, figures: list[str]
+    start_agent: StartAgent, start_haproxy: StartHAProxy, path: str, threads: int, figures: list[str]
 ) -> None:
     """When a new agent listens on the same socket before the old one is told to stop, as with systemd's, a restart
     costs one request at most.
     """
     with listening_socket() as agents_socket:
         agent = start_agent(socket=agents_socket)
-        haproxy = start_haproxy(await agent.address(), spoe=PID, web=SHOW_PID)
-        async with haproxy.load(CLIENTS, path) as load:
-            lost = []
-            for _ in range(RESTARTS):
+        address = await agent.address()
+        costs = []
+        for _ in range(RESTARTS):
+            # HAProxy 2.8 and 3.0 have many connections at the beginning only.
+            haproxy = start_haproxy(address, spoe=PID, web=SHOW_PID, threads=threads)
+            async with haproxy.load(CLIENTS, path) as load:
+                await at_work(agent, load)
                 new = start_agent(socket=agents_socket)
                 await new.address()
-                lost.append(await stop(agent, signal.SIGTERM, load, figures))
-                agent = new
+                lost, connections = await stop(agent, signal.SIGTERM, load, figures)
+            await haproxy.kill()
+            figures.append(f"{load.requests} requests")
+            assert connections >= CLIENTS / 4
+            assert load.failed == lost
+            costs.append(lost)
+            agent = new
 
-    figures.append(f"{load.requests} requests")
-    assert median(lost) <= MOST_LOST, lost
-    assert load.failed == sum(lost)
+    assert max(costs) <= MOST_LOST, costs
 
 
 @bounded
 async def test_one_agent_after_the_other(
-    start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
+    branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
 ) -> None:
-    """Of two agents that HAProxy knows, one is restarted after the other: that costs one request at most, even though
-    HAProxy goes on trying to connect to the one that stopped.
+    """Of two agents that HAProxy knows, as the README has it, the busier one is restarted, and then the one that is
+    busier now: that costs one request at most, even though HAProxy goes on trying to connect to the one that stopped.
     """
     agents = [start_agent("--listen=tcp:0:interface=127.0.0.1") for _ in range(2)]
     addresses = [await agent.address() for agent in agents]
-    haproxy = start_haproxy(
-        {f"agent{i}": f"{address} {CHECK}" for i, address in enumerate(addresses)},
-        backend=TRY_OTHER,
-        spoe=PID,
-        web=SHOW_PID,
-    )
-    async with haproxy.load(CLIENTS, *PATHS) as load:
-        # HAProxy <= 3.0 may have given all the work to one of them.
-        await load.further(SOME)
-        first = max(range(2), key=lambda i: load.answers[agents[i].pid])
-        lost = []
-        for restart in range(RESTARTS):
-            i = (first + restart) % 2
-            lost.append(await stop(agents[i], signal.SIGTERM, load, figures))
-            await haproxy.says(f"Server agents/agent{i} is DOWN")
-            host, _, port = addresses[i].rpartition(":")
-            agents[i] = start_agent(f"--listen=tcp:{port}:interface={host}")
-            await haproxy.says(f"Server agents/agent{i} is UP")
+    servers = {f"agent{i}": address for i, address in enumerate(addresses)}
+    costs = []
+    for _ in range(RESTARTS // 2):
+        haproxy = start_haproxy(servers, backend=several_agents(branch), spoe=PID, web=SHOW_PID)
+        async with haproxy.load(CLIENTS, *PATHS) as load:
+            for _ in range(2):
+                # HAProxy <= 3.0 may give all the work to either.
+                before = load.answers.copy()
+                await load.further(SOME)
+                done = load.answers - before
+                i = max(range(2), key=lambda i: done[agents[i].pid])
+                lost, _ = await stop(agents[i], signal.SIGTERM, load, figures)
+                costs.append(lost)
+                await haproxy.says(f"Server agents/agent{i} is DOWN")
+                host, _, port = addresses[i].rpartition(":")
+                agents[i] = start_agent(f"--listen=tcp:{port}:interface={host}")
+                await haproxy.says(f"Server agents/agent{i} is UP")
+        await haproxy.kill()
+        figures.append(f"{load.requests} requests")
+        assert load.failed == sum(costs[-2:])
 
-    figures.append(f"{load.requests} requests")
-    assert median(lost) <= MOST_LOST, lost
-    assert load.failed == sum(lost)
+    assert max(costs) <= MOST_LOST, costs
 
 
 @bounded
@@ -138,14 +147,17 @@ async def test_killed_agents(start_agent: StartAgent, start_haproxy: StartHAProx
         agent = start_agent(socket=agents_socket)
         haproxy = start_haproxy(await agent.address(), spoe=PID, web=SHOW_PID)
         async with haproxy.load(CLIENTS, *PATHS) as load:
-            lost = []
             for _ in range(RESTARTS):
+                await at_work(agent, load)
                 new = start_agent(socket=agents_socket)
                 await new.address()
-                lost.append(await stop(agent, signal.SIGKILL, load, figures))
+                agent.signal(signal.SIGSTOP)
+                await all_in_flight(haproxy, load)
+                lost, _ = await stop(agent, signal.SIGKILL, load, figures)
+                # As many as there are clients, and so at least one on each connection that is busy.
+                assert lost >= CLIENTS
                 agent = new
             failed = load.failed
             await load.further(SOME)
 
-    assert sum(lost) > RESTARTS * MOST_LOST
     assert failed == load.failed

@@ -67,7 +67,9 @@ def replaced(text: str, old: str, new: str) -> str:
 async def test_shares(
     branch: Branch, start_agent: StartAgent, processes: list[Process], tmp_path: Path, figures: list[str]
 ) -> None:
-    """Each of the two agents answers about half of the requests, and no request fails."""
+    """Each of the two agents answers about half of the requests, with HAProxy <= 3.0 at least a quarter, and no request
+    fails.
+    """
     handlers = tmp_path / "scale_handlers.py"
     handlers.write_text(HANDLERS)
     agents = [start_agent("--listen=tcp:0:interface=127.0.0.1", f"--handlers={handlers}") for _ in range(2)]
@@ -78,4 +80,4 @@ async def test_shares(
     shares = [load.answers[agent.pid] / load.requests for agent in agents]
     figures.append(f"{shares} of {load.requests} requests")
     assert load.failures == {}
-    assert min(shares) >= 0.15
+    assert min(shares) >= (0.45 if branch.rewritten else 0.25)

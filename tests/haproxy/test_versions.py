@@ -9,6 +9,7 @@ import struct
 import subprocess
 from pathlib import Path
 
+import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from spoa_twisted import Handlers, Variables
@@ -88,6 +89,16 @@ def test_the_table_is_written_as_it_is_printed() -> None:
     assert " 3.10" in table.updated({(FEATURES[0], "3.10"): "new"}).as_rst().splitlines()[1]
 
 
+@pytest.mark.parametrize(
+    ("version", "column"),
+    [("2.4", "2.6"), ("2.6", "2.6"), ("2.9", "2.8"), ("3.1", "3.2"), ("3.3", "3.2"), ("3.5", "3.4"), ("3.10", "3.4")],
+)
+def test_the_column_for_a_branch(version: str, column: str) -> None:
+    """A branch that has none is compared with one that has the same SPOE."""
+    major, minor = version.split(".")
+    assert Table.of_readme().column_for(Branch((int(major), int(minor)), Path())) == column
+
+
 @feature("mode of the agents' backend")
 def test_modes(branch: Branch, tmp_path: Path, readme_says: ReadmeSays) -> None:
     """HAProxy takes a configuration with these modes."""
@@ -99,6 +110,7 @@ def test_modes(branch: Branch, tmp_path: Path, readme_says: ReadmeSays) -> None:
             HAPROXY_CFG.format(
                 **dict.fromkeys(["process", "show_error", "web", "origin", "backend"], ""),
                 mode=mode,
+                threads=1,
                 web_mode="http",
                 spoe_conf=spoe_conf,
                 web_fd=0,
