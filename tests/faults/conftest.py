@@ -15,7 +15,7 @@ from tests.certificates import self_signed
 from tests.haproxy.branches import Branch
 from tests.haproxy.harness import HAProxy
 
-from .agent import STOPPED, Agent
+from .agent import Agent
 
 #: So many files may a test and an agent have open: 1,000 connections, and what else is open.
 DESCRIPTORS = 4096
@@ -54,13 +54,7 @@ def launch(request: pytest.FixtureRequest) -> Iterator[Launch]:
     try:
         yield start
         for agent in agents:
-            if agent.process.poll() is None:
-                agent.answers()
-                for peer in agent.peers:
-                    peer.close()
-                assert agent.stop() in STOPPED
-            assert "Unhandled" not in agent.output
-            assert "Unable to format" not in agent.output
+            agent.ends_well()
     finally:
         for agent in agents:
             agent.kill()

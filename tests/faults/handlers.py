@@ -34,6 +34,11 @@ async def big_later(size: int) -> Variables:
     return {"txn.big": bytes(size)}
 
 
+@handlers.message("long")
+def long(size: str) -> Variables:
+    return {"txn.long": "x" * int(size)}
+
+
 def _hold(message: Message) -> Deferred[Variables]:
     """Wait until it is released, or cancelled, with the message's arguments in memory."""
 

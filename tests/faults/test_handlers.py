@@ -142,6 +142,7 @@ def test_handler_that_is_late_after_a_block(launch: Launch, tmp_path: Path) -> N
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     agent = launch()
+    agent.rest()
     peer = agent.greeted()
     block = notify(message("block", ("path", text(str(gate)))), stream_id=3)
     peer.send(notify(message("hold-half-a-second"), stream_id=2), block)
@@ -151,4 +152,5 @@ def test_handler_that_is_late_after_a_block(launch: Launch, tmp_path: Path) -> N
     answers = {stream_id: actions for stream_id, _, actions in (peer.acknowledgement() for _ in range(2))}
     assert answers == {2: LATE, 3: []}
     assert agent.counts() == (0, 1)
+    assert agent.most_grown < SLACK
     agent.said("'hold-half-a-second' took longer than 0.5 s")

@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from tests.conformance.rawspop import message, notify, text
 from tests.haproxy.harness import HAProxy, bounded, shown
 
-from .agent import SLACK, Agent
+from .agent import GROWTH, SLACK, Agent
 from .conftest import Launch, StartHAProxy
 
 #: More than HAProxy sends over one connection at a time, which is 20.
@@ -32,6 +32,23 @@ spoe-message hold
 """
 
 WEB = shown("txn.spoa.x")
+
+LONG = """\
+    messages long
+
+spoe-message long
+    args size=url_param(size)
+    event on-frontend-http-request
+"""
+
+SHOW_LENGTH = "    http-request return status 200 hdr length %[var(txn.spoa.long),length]\n"
+
+#: How long answers are: HAProxy has many unread, some, or a few.
+SIZES = [100, 900, 4000]
+
+#: How many requests a round has, and how many clients send them.
+ROUND = 2000
+CLIENTS = 20
 
 
 def start(start_haproxy: StartHAProxy, agent: Agent) -> HAProxy:
@@ -74,6 +91,7 @@ async def test_haproxy_of_an_agent_in_trouble(launch: Launch, start_haproxy: Sta
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     agent = launch()
+    agent.rest()
     haproxy = start(start_haproxy, agent)
     await is_served(haproxy, "before")
 
@@ -97,4 +115,27 @@ async def test_haproxy_of_an_agent_in_trouble(launch: Launch, start_haproxy: Sta
     # HAProxy <= 3.0 tries again until its time is up, later ones do not.
     await waiting
     await is_served(another, "after")
+    assert agent.most_grown < SLACK
     assert [line for line in agent.logged() if "#info" not in line] == []
+
+
+@bounded
+async def test_requests_leave_nothing(launch: Launch, start_haproxy: StartHAProxy) -> None:
+    """Thousands of requests, with answers of all sizes, do not let the agent grow."""
+    agent = launch()
+    haproxy = start_haproxy(agent.addresses[0], spoe=LONG, web=SHOW_LENGTH)
+
+    async def one_client(number: int) -> None:
+        async with haproxy.client() as client:
+            for i in range(ROUND // CLIENTS):
+                size = SIZES[(number + i) % len(SIZES)]
+                response = await client.get(f"/?size={size}")
+                assert (response.error, response["length"]) == (None, str(size))
+
+    for number in range(3):
+        clients = [Deferred.fromCoroutine(one_client(number)) for number in range(CLIENTS)]
+        await gatherResults(clients, consumeErrors=True)
+        if number == 0:
+            agent.rest()
+    assert agent.grown < GROWTH
+    assert agent.logged() == []
