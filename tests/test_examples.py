@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -228,11 +229,87 @@ def test_the_units_of_systemd() -> None:
     assert float(service["Service"]["TimeoutStopSec"]) > options["drain-timeout"]
 
 
-def test_the_restart_script() -> None:
-    """It is a shell script, and waits for what the agent logs when it listens."""
-    subprocess.run(["/bin/sh", "-n", SYSTEMD / "restart"], check=True)
-    assert "SPOA listening on" in (SYSTEMD / "restart").read_text()
-    assert os.access(SYSTEMD / "restart", os.X_OK)
+#: Stands for ``systemctl`` and for ``journalctl``: notes how it was called, and keeps a file for each unit that is
+#: active. A new unit listens when its journal was read three times, if it is meant to, and otherwise ends then.
+SYSTEM = """\
+#!/bin/sh
+cd "$SYSTEM"
+program=$(basename "$0")
+echo "$program $*" >> calls
+case "$program $*" in
+    'systemctl --quiet is-active '*) test -e "active/$3" ;;
+    'systemctl start '*) touch "active/$2" ;;
+    'systemctl stop '*) rm -f "active/$2" ;;
+    "journalctl --quiet --unit=$NEW --since=@"*" --grep=SPOA listening on")
+        test "$(grep -c ^journalctl calls)" -ge 3 || exit 1
+        test "$LISTENS" = yes || { rm -f "active/$NEW"; exit 1; }
+        echo 'SPOA listening on 127.0.0.1:12345' ;;
+    *) exit 64 ;;
+esac
+"""
+
+
+class System:
+    """A machine without systemd, on which the script ``restart`` finds two programs of the test's instead of its.
+
+    :param active: the unit that is active at first.
+    """
+
+    def __init__(self, folder: Path, active: str) -> None:
+        self._folder = folder
+        (folder / "active").mkdir()
+        (folder / "active" / active).touch()
+        programs = folder / "programs"
+        programs.mkdir()
+        for name in ("systemctl", "journalctl"):
+            (programs / name).write_text(SYSTEM)
+            (programs / name).chmod(0o755)
+
+    def restart(self, new: str, *, listens: bool) -> subprocess.CompletedProcess[str]:
+        environment = {
+            "PATH": f"{self._folder / 'programs'}{os.pathsep}{os.environ['PATH']}",
+            "SYSTEM": str(self._folder),
+            "NEW": new,
+            "LISTENS": "yes" if listens else "no",
+        }
+        return subprocess.run([SYSTEMD / "restart"], env=environment, capture_output=True, text=True, check=False)
+
+    @property
+    def active(self) -> set[str]:
+        """The units that are active."""
+        return {path.name for path in (self._folder / "active").iterdir()}
+
+    @property
+    def calls(self) -> list[str]:
+        """What was called, without what only asks which unit is active, and without the times."""
+        calls = (self._folder / "calls").read_text().splitlines()
+        return [re.sub("@[0-9]+ ", "@... ", call) for call in calls if "is-active" not in call]
+
+
+@pytest.mark.parametrize(("old", "new"), [("spoa@a", "spoa@b"), ("spoa@b", "spoa@a")])
+def test_the_restart_script(tmp_path: Path, old: str, new: str) -> None:
+    """It starts the other agent, waits until that listens, and only then stops the one that was there."""
+    system = System(tmp_path, active=old)
+
+    ended = system.restart(new, listens=True)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    journal = f"journalctl --quiet --unit={new} --since=@... --grep=SPOA listening on"
+    assert system.calls == [f"systemctl start {new}", *[journal] * 3, f"systemctl stop {old}"]
+    assert system.active == {new}
+
+
+@pytest.mark.parametrize(("old", "new"), [("spoa@a", "spoa@b"), ("spoa@b", "spoa@a")])
+def test_the_restart_script_keeps_the_old_agent(tmp_path: Path, old: str, new: str) -> None:
+    """The one that was there goes on when the new one ends before it listens."""
+    system = System(tmp_path, active=old)
+
+    ended = system.restart(new, listens=False)
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"{new} does not listen; {old} goes on\n"
+    assert f"systemctl stop {old}" not in system.calls
+    assert system.active == {old}
 
 
 SCALE = ROOT / "examples" / "scale"

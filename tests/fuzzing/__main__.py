@@ -19,9 +19,10 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
         sys.exit(f"usage: python -m tests.fuzzing {'|'.join(TARGETS)} [option of libFuzzer ...] [folder ...]")
     target = sys.argv.pop(1)
+    FOUND.mkdir(exist_ok=True)
     # libFuzzer writes what leads further into the first folder, and starts with what is in all of them.
     if all(argument.startswith("-") for argument in sys.argv[1:]):
-        (FOUND / target).mkdir(parents=True, exist_ok=True)
+        (FOUND / target).mkdir(exist_ok=True)
         sys.argv.append(str(FOUND / target))
     if all(Path(argument).is_dir() for argument in sys.argv[1:] if not argument.startswith("-")):
         sys.argv.append(str(HERE / "corpus" / CORPORA[target]))
