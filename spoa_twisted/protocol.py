@@ -276,16 +276,17 @@ class SPOAProtocol(Protocol):
         self._serving = True
         connection = self._connection
         try:
-            while self._may_answer():
-                event = connection.next_event()
-                if event is None:
-                    break
+            may_answer = self._may_answer()
+            while may_answer and (event := connection.next_event()) is not None:
                 if type(event) is Notify:
                     self._notified(event)
-                    if connection.bytes_to_send >= _WRITE_SIZE:
-                        self._write(at_once)
                 else:
                     self._occurred(event)
+                if connection.bytes_to_send >= _WRITE_SIZE:
+                    self._write(at_once)
+                    may_answer = self._may_answer()
+                elif self._pending:
+                    may_answer = self._may_answer()
         except SPOPError as error:
             host, _, _ = self._peer.rpartition(":")
             known = self.factory._logged_lately((host, error.status_code))
