@@ -1,17 +1,18 @@
 """Coroutine -> its result, or a Deferred of it when it waits.
 
-``Deferred.fromCoroutine`` makes a Deferred for each, and costs several times what stepping costs. It also gives what
-comes after the first wait a context of its own, in which a context variable that was set before cannot be reset.
+``Deferred.fromCoroutine`` makes a Deferred for each, and costs several times what stepping costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
-from typing import Any, final
+from typing import Any, Final, final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+
+_NOTHING: Final = object()
 
 
 def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -43,7 +44,7 @@ def pass_on(result: Any, deferred: Deferred[Any]) -> Any:
 class _Steps:
     """The rest of a coroutine that waits: each step in the same context, when what it waits for has come."""
 
-    __slots__ = ("_awaited", "_context", "_coroutine", "_ended")
+    __slots__ = ("_asking", "_at_once", "_awaited", "_context", "_coroutine", "_ended")
 
     _awaited: Deferred[Any]
 
@@ -51,42 +52,50 @@ class _Steps:
         self._coroutine = coroutine
         self._context = context
         self._ended: Deferred[Any] = Deferred(self._cancel)
+        # While a Deferred is asked for its result, and what it answers with at once.
+        self._asking = False
+        self._at_once: Any = _NOTHING
 
     def start(self, awaited: Any) -> Deferred[Any]:
         """Go on when ``awaited`` has come; return the Deferred of the end."""
-        if isinstance(awaited, Deferred):
-            self._wait_for(awaited)
-        else:
-            self._go_on(awaited)
+        self._go_on(self._wait_for(awaited))
         return self._ended
 
-    def _wait_for(self, awaited: Deferred[Any]) -> None:
+    def _wait_for(self, awaited: Any) -> Any:
+        """Return what ``awaited`` came to, or ``_NOTHING`` when that comes later."""
+        if not isinstance(awaited, Deferred):
+            # It comes back as it is, as in Twisted's own coroutines.
+            return awaited
         self._awaited = awaited
+        self._asking = True
         awaited.addBoth(self._came, awaited)
+        self._asking = False
+        came, self._at_once = self._at_once, _NOTHING
+        return came
 
     def _came(self, result: Any, awaited: Deferred[Any]) -> Any:
-        self._go_on(result)
+        if self._asking:
+            self._at_once = result
+        else:
+            self._go_on(result)
         return pass_on(result, awaited)
 
     def _go_on(self, came: Any) -> None:
-        coroutine, run = self._coroutine, self._context.run
-        try:
+        coroutine: Any = self._coroutine
+        while came is not _NOTHING:
             try:
-                if isinstance(came, Failure):
-                    error: Any = came.value
-                    awaited = run(coroutine.throw, error)
-                else:
-                    awaited = run(coroutine.send, came)
-                while not isinstance(awaited, Deferred):
-                    # It comes back as it is, as in Twisted's own coroutines.
-                    awaited = run(coroutine.send, awaited)
-            except StopIteration as stop:
-                self._end(_result(stop))
+                try:
+                    if isinstance(came, Failure):
+                        awaited = self._context.run(came.throwExceptionIntoGenerator, coroutine)
+                    else:
+                        awaited = self._context.run(coroutine.send, came)
+                except StopIteration as stop:
+                    self._end(_result(stop))
+                    return
+            except BaseException:
+                self._end(Failure())
                 return
-        except BaseException:
-            self._end(Failure())
-            return
-        self._wait_for(awaited)
+            came = self._wait_for(awaited)
 
     def _end(self, result: Any) -> None:
         # What was given up may go on for as long as it likes, and nobody waits.

@@ -76,7 +76,7 @@ UNSENT_TIMEOUT: Final = 5.0
 #: Seconds that HAProxy has to close a connection that was told goodbye while draining.
 LEAVE_TIMEOUT: Final = 0.5
 
-#: As ``CLOSE_TIMEOUT``, when there is no more time left for draining, or nothing left that the peer has to take.
+#: As ``CLOSE_TIMEOUT``, when there is no more time left for draining, or nothing left to be written.
 ABORT_TIMEOUT: Final = 1.0
 
 #: With the capability ``async``: seconds for which an engine without connections is remembered, with the ACKs due.
@@ -466,8 +466,8 @@ class SPOAProtocol(Protocol):
 
     def _close_soon(self) -> None:
         self._flush()
-        # A peer that has taken all may say nothing, and with TLS keep the connection.
-        if self._closing and not self._clogged and self._timer is not None:
+        # With TLS, a peer that says nothing keeps the connection, though nothing is left to be written to it.
+        if self._closing and not self._clogged and self._sender.written and self._timer is not None:
             self._timer.reset(ABORT_TIMEOUT)
 
     def _close(self) -> None:

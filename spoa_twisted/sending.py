@@ -58,6 +58,11 @@ class Sender:
             if descriptor.dataBuffer:
                 self._queued = True
 
+    @property
+    def written(self) -> bool:
+        """Whether the kernel was given all that was sent, as far as is known."""
+        return self._descriptor is None or not self._descriptor.dataBuffer
+
     def send_later(self, data: bytes) -> None:
         """Send ``data`` with all else that is sent before the reactor's next turn."""
         self._write(data)

@@ -190,12 +190,16 @@ def _take_over(error: CannotListenError) -> None:
         raise error
     path = Path(os.fsdecode(error.port))
     lock = Path(f"{path}.lock")
-    process = os.readlink(lock)
+    try:
+        process = os.readlink(lock)
+    except FileNotFoundError:
+        # Who held it has just gone.
+        return
     if process != str(os.getpid()) or _is_listened_on(path):
         raise CannotListenError(None, error.port, f"process {process} holds its lock, {lock}")
-    lock.unlink()
+    lock.unlink(missing_ok=True)
     if path.is_socket():
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _is_listened_on(path: Path) -> bool:

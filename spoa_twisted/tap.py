@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +18,6 @@ from types import ModuleType
 from typing import Final, NoReturn, cast
 
 from twisted.internet.base import ReactorBase
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.reflect import safe_str
@@ -239,20 +239,21 @@ def _merge(sets: list[IHandlers]) -> IHandlers:
 
 
 def _look_for_garbage_less_often() -> None:
-    if sys.implementation.name != "cpython":
+    if sys.implementation.name != "cpython" or gc.get_freeze_count():
         return
     # What has been loaded by now stays: nothing in it is looked at again.
     gc.collect()
     gc.freeze()
     first, second, third = gc.get_threshold()
-    # The handlers' author may have chosen another, or 0, which is never.
+    # The handlers' author may have chosen more, or 0, which is never.
     if 0 < first < _GARBAGE_THRESHOLD:
         gc.set_threshold(_GARBAGE_THRESHOLD, second, third)
 
 
 def _on_signal(number: int, function: Callable[[], object], *, instead_of: object = signal.SIG_DFL) -> None:
-    # nohup ignores SIGHUP, a shell SIGINT for what runs in the background, and handlers' modules may know better.
-    if signal.getsignal(number) == instead_of:
+    # nohup ignores SIGHUP, a shell SIGINT for what runs in the background, and handlers' modules may know better. Where
+    # the reactor runs in another thread, signals are somebody else's.
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == instead_of:
         signal.signal(number, lambda number, frame: _reactor().callFromThread(function))
 
 
@@ -269,12 +270,11 @@ class _Agent(SPOAService):
         super().startService()
         _look_for_garbage_less_often()
 
-    def stopService(self) -> Deferred[None]:
+    def _going_down(self) -> None:
         # The reactor's own would stop it again, which it cannot.
         _on_signal(signal.SIGINT, self._end_now, instead_of=_reactor().sigInt)
         # Nobody is in haste who says this twice: what started the agent and what started that may both pass it on.
         _on_signal(signal.SIGTERM, lambda: None, instead_of=_reactor().sigTerm)
-        return super().stopService()
 
     def _hung_up(self) -> None:
         # Once more is no haste: of a terminal that is closed, kernel and shell tell both.
@@ -289,6 +289,7 @@ class _Agent(SPOAService):
         _on_signal(signal.SIGHUP, self._hung_up)
         # twistd begins a new log file then, if it has one. Else it would be the end.
         _on_signal(signal.SIGUSR1, lambda: None)
+        _reactor().addSystemEventTrigger("before", "shutdown", self._going_down)
         self._judge_max_connections()
         super()._listen()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from threading import Thread
@@ -21,7 +22,7 @@ class BlockingThreads:
 
     def __init__(self, most: int) -> None:
         self._free = most
-        self._waiting: dict[Deferred[Any], tuple[IReactorThreads, Callable[[], Any]]] = {}
+        self._waiting: OrderedDict[Deferred[Any], tuple[IReactorThreads, Callable[[], Any]]] = OrderedDict()
         self._threadpool = ThreadPool(0, most, "spoa-blocking")
         # Whatever blocks when the agent has drained must not keep the process.
         self._threadpool.threadFactory = _DaemonThread
@@ -41,11 +42,15 @@ class BlockingThreads:
 
     def _begin(self) -> None:
         while self._free and self._waiting:
-            deferred = next(iter(self._waiting))
-            reactor, function = self._waiting.pop(deferred)
-            self._free -= 1
+            deferred, (reactor, function) = self._waiting.popitem(last=False)
             finished = partial(reactor.callFromThread, self._finished, deferred)
-            self._threadpool.callInThreadWithCallback(finished, function)
+            try:
+                self._threadpool.callInThreadWithCallback(finished, function)
+            except BaseException:
+                # The system has no thread for it just now.
+                deferred.errback()
+            else:
+                self._free -= 1
 
     def _finished(self, deferred: Deferred[Any], success: bool, result: Any) -> None:
         self._free += 1

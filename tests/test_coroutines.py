@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import traceback
+import types
 import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -192,6 +194,36 @@ class TestWaiting:
             return {"sess.same": all([await thing is thing for thing in things])}
 
         assert respond(Handlers({"m": handler}), Message("m")) == {"sess.same": True}
+
+    def test_a_failure_that_many_await(self, logged: Logged) -> None:
+        """The traceback of each shows its own frames, not those of all who were told before."""
+        shared: Deferred[Any] = Deferred()
+
+        async def handler() -> None:
+            try:
+                await shared
+            except LookupError as error:
+                depths.append(len(traceback.extract_tb(error.__traceback__)))
+                raise
+
+        depths: list[int] = []
+        answers = [begin(Handlers({"m": handler}), Message("m")) for _ in range(50)]
+        shared.errback(LookupError("no such table"))
+        assert [result_of(answer) for answer in answers] == [{}] * 50
+        assert set(depths) == {depths[0]}
+        assert len(logged.take()) == 50
+
+    def test_a_crowd_of_deferreds_that_are_yielded(self) -> None:
+        """As what was written by hand may do, though they have fired: the stack does not grow with them."""
+
+        @types.coroutine
+        def ask(deferred: Deferred[int]) -> Any:
+            return (yield deferred)
+
+        async def handler() -> dict[str, Any]:
+            return {"sess.sum": sum([await ask(succeed(number)) for number in range(5000)])}
+
+        assert respond(Handlers({"m": handler}), Message("m")) == {"sess.sum": sum(range(5000))}
 
     def test_one_that_raises_after_a_wait(self, logged: Logged) -> None:
         """Costs its message, and the log has where it was."""

@@ -659,6 +659,31 @@ class TestBlocking:
         assert len(logged.take()) == 10
 
     @pytest_twisted.ensureDeferred
+    async def test_a_thread_that_cannot_be_started(self, logged: Logged) -> None:
+        """When the system has none, who asks for it has failed, and the next one may have more luck."""
+        handlers = Handlers(blocking_threads=1, on_error={"sess.failed": True})
+        handlers.message("m", blocking=True)(lambda: {"sess.a": 1})
+
+        async def ask() -> dict[str, Any]:
+            answer = handlers.respond([Message("m")], ROOM, reactor, 10)  # type: ignore[arg-type]
+            return decode_actions(answer if isinstance(answer, bytes) else await answer)
+
+        assert await ask() == {"sess.a": 1}
+        assert handlers._threads is not None
+        pool = handlers._threads._threadpool
+        in_thread = pool.callInThreadWithCallback
+
+        def no_thread(*call: Any) -> None:
+            raise RuntimeError("can't start new thread")
+
+        pool.callInThreadWithCallback = no_thread
+        for _ in range(3):
+            assert await ask() == {"sess.failed": True}
+        pool.callInThreadWithCallback = in_thread
+        assert await ask() == {"sess.a": 1}
+        assert len(logged.take()) == 3
+
+    @pytest_twisted.ensureDeferred
     async def test_threads_end_with_their_handlers(self) -> None:
         """As when a service takes new ones."""
         handlers = Handlers()

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
@@ -28,6 +28,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from spoa_twisted import Handlers, Message, SPOAFactory
+from spoa_twisted.drain import QUIET_INTERVAL, REST
+from spoa_twisted.protocol import ABORT_TIMEOUT, LEAVE_TIMEOUT
 from spoa_twisted.sending import Sender
 from spoa_twisted.spop.connection import Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
@@ -504,6 +506,40 @@ class TestAgents:
         protocol.dataReceived(notify)
         protocol.abort()
         assert [getattr(event, "ids", None) for event in await agent.events(3)] == [first, second, None]
+        agent.peer.socket.close()
+        while factory.connections:
+            await turn()
+
+    @pytest_twisted.ensureDeferred
+    async def test_who_has_something_to_take_gets_its_time(self, kind: str, connect: Connect) -> None:
+        """When the agent drains, however little that is: it is not taken for a peer that says nothing."""
+        clock = Clock()
+        answered: list[bytes] = []
+
+        def long() -> dict[str, Any]:
+            answered.append(b"x" * 10_000)
+            return {"sess.a": answered[-1]}
+
+        factory = SPOAFactory(Handlers({"long": long}), reactor=clock)
+        agent = Agent(await connect(kind, factory), HAProxyHello(capabilities=frozenset({"pipelining", "async"})))
+        agent.send()
+        await agent.events(1)
+        (protocol,) = factory.connections
+        transport = lowest(protocol.transport)
+        asked = 0
+        while not transport.dataBuffer:
+            agent.engine.send_notify([Message("long")])
+            agent.send()
+            asked += 1
+            while len(answered) < asked:
+                await turn()
+        assert not protocol._clogged
+        factory.drain(60)
+        clock.pump([0, *[QUIET_INTERVAL] * REST, LEAVE_TIMEOUT, ABORT_TIMEOUT])
+        assert protocol in factory.connections
+        *acks, goodbye = await agent.events(asked + 1)
+        assert len(acks) == asked
+        assert goodbye == Disconnect()
         agent.peer.socket.close()
         while factory.connections:
             await turn()

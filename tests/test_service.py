@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
 from spoa_twisted.client import AgentDisconnected
+from spoa_twisted.service import _take_over
 from tests.certificates import self_signed
 from tests.conftest import Logged
 
@@ -183,6 +184,11 @@ class TestLocks:
                 SPOAService(factory(), f"unix:{path}").startService()
             other.communicate(b"\n")
         assert path.is_socket()
+
+    def test_one_that_has_gone_meanwhile(self, path: Path) -> None:
+        """Is no reason not to try again."""
+        path.with_name("agent.lock").unlink()
+        _take_over(CannotListenError(None, os.fsencode(path), "Cannot acquire lock."))
 
     # Twisted leaves the socket that it could not bind to the garbage collector.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

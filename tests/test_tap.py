@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
 
 from spoa_twisted.interfaces import IHandlers
 from spoa_twisted.spop.connection import EngineConnection
 from spoa_twisted.spop.messages import Message
-from spoa_twisted.tap import CannotStart, Options, load, makeService
+from spoa_twisted.tap import CannotStart, Options, _on_signal, load, makeService
 from tests.programs import ENVIRONMENT, TWIST, TWISTD
 
 MODULE = """\
@@ -432,6 +434,33 @@ def test_a_daemon_serves_and_stops(start: Callable[..., Agent], folder: Path) ->
         raise
     # SIGUSR1 has twistd begin a new log file.
     assert (folder / "twistd.log.1").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_stops_alone(folder: Path) -> None:
+    """Leaves SIGTERM and Ctrl-C to whoever goes on."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    service = makeService(options("--handlers=mymod", "--listen=unix:agent.sock"))
+    service.startService()
+    await service.stopService()
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_reactor_in_another_thread(folder: Path) -> None:
+    """Signals are somebody else's there."""
+    told: list[bool] = []
+
+    def start() -> None:
+        _on_signal(signal.SIGWINCH, lambda: None, instead_of=signal.getsignal(signal.SIGWINCH))
+        told.append(True)
+
+    before = signal.getsignal(signal.SIGWINCH)
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert told == [True]
+    assert signal.getsignal(signal.SIGWINCH) == before
 
 
 class TestSignals:

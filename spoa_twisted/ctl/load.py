@@ -472,6 +472,7 @@ class Load:
         #: What is said to the agent.
         self.hello = DEFAULT_HELLO if plan.async_ else HAProxyHello(capabilities=frozenset({PIPELINING}))
         self._connections: set[_LoadProtocol] = set()
+        self._opening = DeferredSemaphore(_OPENING)
         self._ring: _Ring | None = None
         self._first: dict[str, str] | None = None
         self._first_other: dict[str, str] | None = None
@@ -493,8 +494,7 @@ class Load:
 
     async def connect(self) -> Greeting:
         """Open the connections; return what the agent said on the first one."""
-        some = DeferredSemaphore(_OPENING)
-        opening = [some.run(lambda: Deferred.fromCoroutine(self._connect())) for _ in range(self.plan.connections)]
+        opening = [self._open() for _ in range(self.plan.connections)]
         try:
             hellos = await all_of(opening)
         except BaseException:
@@ -584,6 +584,9 @@ class Load:
             self._first_other = variables
         return OTHER_VARIABLES
 
+    def _open(self) -> Deferred[AgentHello]:
+        return self._opening.run(lambda: Deferred.fromCoroutine(self._connect()))
+
     async def _connect(self) -> AgentHello:
         protocol = _LoadProtocol(self)
         await connectProtocol(self._endpoint, protocol).addTimeout(self.plan.timeout, self._reactor, _no_answer)
@@ -601,7 +604,7 @@ class Load:
 
     def _reconnect(self) -> None:
         if self.sending:
-            Deferred.fromCoroutine(self._connect()).addErrback(self._not_connected)
+            self._open().addErrback(self._not_connected)
 
     def _not_connected(self, reason: Failure) -> None:
         if self.sending:

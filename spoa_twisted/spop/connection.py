@@ -364,8 +364,8 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size}")
         if not actions and self._unread is not None:
             actions = NO_ACTIONS
-        self._in_flight -= 1
         frame = encode_frame(_ACK, _FIN, ids, actions)
+        self._in_flight -= 1
         self._out.append(frame)
         self.bytes_to_send += len(frame)
 
