@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 QUIET_INTERVAL: Final = 0.005
 
 #: How many such intervals it takes on one without: HAProxy may not have acted on its last ACKs. On a machine that had
-#: four times as much to do as it could, 1 restart of 30 cost all that was in flight when this was 1.
+#: six times as much to do as it could, 1 restart of 30 cost all that was in flight when this was 1.
 REST: Final = 12
 
 #: Seconds for which ACKs are kept back at first. Each time that this did not do they leave, and the next ones are kept
