@@ -121,12 +121,13 @@ async def test_many_in_flight_on_one_connection(
         figures.append(f"together {dict(requests.together)}, {requests.connections} connections at most")
         # A machine that is very busy may split one.
         assert requests.together[IN_FLIGHT] > requests.together.total() / 2
-        # HAProxy may open another connection before it has done with a request on the first: with TLS it often does.
-        if not branch.rewritten or requests.connections <= (2 if transport == "tls" else 1):
+        if not branch.rewritten or requests.connections == 1:
             break
         await haproxy.kill()
     else:
-        pytest.fail("there were always more connections")
+        # HAProxy may open another one before it has done with a request on the first: with TLS it often does, and on a
+        # machine that is very busy.
+        assert requests.connections == 2
 
 
 @pytest.mark.parametrize("size", [8000, 12000, 16000, LONGEST])
