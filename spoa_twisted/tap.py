@@ -286,12 +286,16 @@ class _Agent(SPOAService):
         self.factory.drain(0)
 
     def _listen(self) -> None:
+        if not self._listening:
+            self._hear_signals()
+            self._judge_max_connections()
+        super()._listen()
+
+    def _hear_signals(self) -> None:
         _on_signal(signal.SIGHUP, self._hung_up)
         # twistd begins a new log file then, if it has one. Else it would be the end.
         _on_signal(signal.SIGUSR1, lambda: None)
         _reactor().addSystemEventTrigger("before", "shutdown", self._going_down)
-        self._judge_max_connections()
-        super()._listen()
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
         _refuse(f"cannot listen on {description}: {error}")
