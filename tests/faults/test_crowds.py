@@ -132,7 +132,7 @@ def test_crowd_that_comes_at_once(launch: Launch, endpoints: list[str], kind: in
     again.
     """
     agent = launch(listen=endpoints)
-    agent.answers()
+    agent.rest()
     agent.process.send_signal(signal.SIGSTOP)
     address = agent.addresses[kind]
     host, _, port = address.rpartition(":")
@@ -149,6 +149,8 @@ def test_crowd_that_comes_at_once(launch: Launch, endpoints: list[str], kind: in
         for peer in peers:
             peer.close()
     assert len(peers) == CROWD
+    agent.answers()
+    assert agent.most_grown < CROWD * IDLE_SIZE + SLACK
     assert agent.logged() == []
 
 
