@@ -5,12 +5,23 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 from tests.haproxy.branches import NoHAProxy, find_branches
+
+# Not in the conftest.py of its folder, which the process that prints the end of a run with pytest-xdist does not load.
+pytest_plugins = ["tests.haproxy.summary"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run a few named files in this process: starting the workers would take longer than the tests."""
+    named = [path for path in map(Path, (argument.partition("::")[0] for argument in config.args)) if path.is_file()]
+    return 0 if named and len(named) == len(config.args) else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -25,6 +36,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 # For all tests of a run: each binary is asked what it is.
 _branches = cache(find_branches)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let no collection look again through everything that was imported: each test below asks for one."""
+    gc.collect()
+    if hasattr(gc, "freeze"):  # PyPy has none.
+        gc.freeze()
 
 
 class Logged:

@@ -17,8 +17,11 @@ from hypothesis.strategies import SearchStrategy
 
 _WANTED = os.environ.get("SPOA_EXAMPLES")
 
-#: For a property; a machine, each of whose examples takes many steps, has half as many.
+#: For a property; a machine, each of whose examples takes many steps, has fewer.
 EXAMPLES = int(_WANTED) if _WANTED else 150
+
+#: A machine that soaks has so many times the examples of the default run.
+SOAK = 1 if _WANTED else 5
 
 PROPERTY = settings(
     max_examples=EXAMPLES,
@@ -29,7 +32,7 @@ PROPERTY = settings(
 )
 MACHINE = settings(
     PROPERTY,
-    max_examples=max(1, EXAMPLES // 2),
+    max_examples=EXAMPLES if _WANTED else EXAMPLES // 10,
     stateful_step_count=40,
     # Looking for fewer steps that fail takes longer than a test may.
     phases=[phase for phase in Phase if _WANTED or phase is not Phase.shrink],
@@ -55,6 +58,10 @@ def holds_for(*strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]
     return decorate
 
 
-def run_machine(machine: type[RuleBasedStateMachine]) -> None:
-    """Take random steps with machines of one kind, and try to break it."""
-    run_state_machine_as_test(machine, settings=MACHINE)  # type: ignore[no-untyped-call]
+def run_machine(machine: type[RuleBasedStateMachine], times: int = 1) -> None:
+    """Take random steps with machines of one kind, and try to break it.
+
+    :param times: how many times as many examples as :data:`MACHINE` says.
+    """
+    several = settings(MACHINE, max_examples=times * MACHINE.max_examples)
+    run_state_machine_as_test(machine, settings=several)  # type: ignore[no-untyped-call]

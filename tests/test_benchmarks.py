@@ -83,6 +83,7 @@ def test_the_canned_agent(size: int) -> None:
     assert canned._connection.state is State.CLOSED
 
 
+@pytest.mark.soak
 @bounded
 async def test_agents() -> None:
     """A row for each kind of agent, without errors."""
@@ -117,6 +118,7 @@ async def test_an_agent_of_ones_own(tmp_path: Path) -> None:
     assert int(row[-1]) > 0
 
 
+@pytest.mark.soak
 @bounded
 async def test_idle_connections() -> None:
     """What they cost, and a row for each number of busy ones, without errors."""
@@ -132,6 +134,7 @@ async def test_idle_connections() -> None:
         assert row[-1] == "0"
 
 
+@pytest.mark.soak
 @bounded
 async def test_idle_connections_with_tls() -> None:
     """Only their memory is measured."""
@@ -168,6 +171,7 @@ async def test_idle_connections_that_are_not_kept() -> None:
     assert (out, err, status) == (b"open 3\nnot kept 3\n", b"", 0)
 
 
+@pytest.mark.soak
 @bounded
 async def test_through_haproxy(branch: Branch) -> None:
     """With the agent and without; all answers have what the agent set, or have it not."""
@@ -184,6 +188,7 @@ async def test_through_haproxy(branch: Branch) -> None:
     assert int(added[1]) == pytest.approx(float(with_agent[4]) - float(without[4]), abs=1)
 
 
+@pytest.mark.soak
 @bounded
 async def test_several_agents() -> None:
     """One agent and two, asked directly and through a HAProxy; all answers are right."""

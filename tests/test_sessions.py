@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from twisted.internet.defer import Deferred, fail, succeed
@@ -16,7 +17,7 @@ from spoa_twisted.spop.connection import Ack, EngineConnection, State
 from spoa_twisted.spop.frames import AgentHello, HAProxyHello
 from tests.conftest import Logged
 from tests.fuzzing.wire import SlowWire
-from tests.profile import run_machine
+from tests.profile import SOAK, run_machine
 
 TIMEOUT = 5.0
 
@@ -266,7 +267,17 @@ class Sessions(RuleBasedStateMachine):
 
 def test_sessions(logged: Logged) -> None:
     """Whatever the handlers, the peers and the time do, in whatever order."""
-    run_machine(Sessions)
+    run_sessions(logged)
+
+
+@pytest.mark.soak
+def test_many_sessions(logged: Logged) -> None:
+    """The same with many more examples."""
+    run_sessions(logged, times=SOAK)
+
+
+def run_sessions(logged: Logged, times: int = 1) -> None:
+    run_machine(Sessions, times=times)
     expected = ("error: the variables of the message", "error: the handler of the message", "warn: ")
     for line in logged.take():
         assert line.startswith(expected) or line.endswith(" failed: Expected: ")

@@ -24,6 +24,7 @@ CROWD = 100
 WARM_UP = 20 if PYPY else 1
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", [0, 1], ids=["tcp", "unix"])
 def test_thousand_idle_connections(launch: Launch, endpoints: list[str], kind: int) -> None:
     """1,000 connections that are idle cost little memory and no other connection its answers, and all of them get a
@@ -154,6 +155,7 @@ def test_crowd_that_comes_at_once(launch: Launch, endpoints: list[str], kind: in
     assert agent.logged() == []
 
 
+@pytest.mark.soak
 def test_crowd_that_says_nothing(launch: Launch) -> None:
     """1,000 connections that say no word are ended by the HELLO's time limit, without a word in the log."""
     agent = launch("--hello-timeout=1")
@@ -170,6 +172,7 @@ def test_crowd_that_says_nothing(launch: Launch) -> None:
     assert agent.logged() == []
 
 
+@pytest.mark.soak
 def test_200000_notifies_on_a_connection(launch: Launch) -> None:
     """A connection that lives for 200,000 NOTIFYs has not grown, whether their handlers wait or not."""
     agent = launch()
@@ -190,6 +193,7 @@ def test_200000_notifies_on_a_connection(launch: Launch) -> None:
     assert agent.logged() == []
 
 
+@pytest.mark.soak
 def test_5000_connections_one_after_the_other(launch: Launch, endpoints: list[str]) -> None:
     """5,000 connections that come, are answered and go leave nothing, of whatever kind they are."""
     agent = launch(listen=endpoints)

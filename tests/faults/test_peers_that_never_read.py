@@ -25,6 +25,7 @@ def flood(agent: Agent, kind: int, name: str, capabilities: str) -> Peer:
     return peer
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("capabilities", ["pipelining,async", "pipelining"], ids=["old", "new"])
 def test_peers_that_never_read(launch: Launch, endpoints: list[str], capabilities: str) -> None:
     """A peer that reads nothing costs no more than a peer may leave unread. One whose answers come at once is not read

@@ -16,16 +16,15 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from spoa_twisted import IHandlers, SPOAFactory, SPOAService
 
 from .branches import Branch
-from .features import FEATURES, Table
+from .features import Table
 from .harness import AgentProcess, HAProxy, Process, as_server
 from .relay import Relay
+from .summary import OBSERVED
 
 STOP_LIMIT = 20.0
 
 _processes = pytest.StashKey[list[Process]]()
 _figures = pytest.StashKey[list[str]]()
-_observed = pytest.StashKey[dict[tuple[str, str], str]]()
-_tested = pytest.StashKey[set[str]]()
 
 StartHAProxy = Callable[..., HAProxy]
 StartAgent = Callable[..., AgentProcess]
@@ -45,35 +44,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    branches = [
-        item.callspec.params.get("branch")
-        for item in items
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-    ]
-    config.stash[_tested] = {branch.name for branch in branches if isinstance(branch, Branch)}
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which branches of the README's table were not there, and print the table as it should be when it is not."""
-    table = Table.of_readme()
-    tested = config.stash.get(_tested, set())
-    absent = [branch for branch in table.branches if branch not in tested]
-    if tested and absent:
-        terminalreporter.write_line(f"HAProxy {', '.join(absent)} NOT TESTED: not found; see tests/haproxy/branches.py")
-    observed = table.updated(config.stash.get(_observed, {}))
-    if (observed.cells, observed.features) != (table.cells, FEATURES or table.features):
-        terminalreporter.section("HAProxy's branches: the README's table as it was observed")
-        terminalreporter.write(observed.as_rst())
-
-
 @pytest.fixture
 def readme_says(request: pytest.FixtureRequest, branch: Branch) -> ReadmeSays:
     """Compares what the test observed of its feature to the README's table, in the column that is for the branch."""
     feature = request.function.feature
 
     def compare(value: str) -> None:
-        request.config.stash.setdefault(_observed, {})[feature, branch.name] = value
+        request.config.stash[OBSERVED][feature, branch.name] = value
         table = Table.of_readme()
         assert value == table.cells.get((feature, table.column_for(branch)))
 

@@ -11,6 +11,9 @@ from .branches import Branch
 from .conftest import StartAgent, StartHAProxy
 from .harness import STOPPED, AgentProcess, HAProxy, Load, bounded, listening_socket, several_agents, shown
 
+#: Agents start and end under load, several times each.
+pytestmark = pytest.mark.soak
+
 #: How many clients request as fast as they are answered. HAProxy sends as many NOTIFYs over one connection at a time.
 CLIENTS = 20
 

@@ -61,6 +61,7 @@ async def nothing_fails(load: Load) -> None:
     assert load.failures == failures
 
 
+@pytest.mark.soak
 @bounded
 async def test_late_and_killed(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
@@ -116,6 +117,7 @@ async def test_late_and_killed(
             assert set(load.failures) <= lost
 
 
+@pytest.mark.soak
 @bounded
 async def test_frozen(branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]) -> None:
     """An agent that stands still fails requests with a timeout until HAProxy's check has noticed, and those that
@@ -150,7 +152,7 @@ async def test_frozen(branch: Branch, start_agent: StartAgent, start_haproxy: St
         await nothing_fails(load)
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.soak)])
 @bounded
 async def test_spread(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str], count: int

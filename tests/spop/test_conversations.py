@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -22,7 +23,7 @@ from spoa_twisted.spop.frames import (
     encode_ids,
 )
 from spoa_twisted.spop.messages import Message, encode_messages
-from tests.profile import run_machine
+from tests.profile import SOAK, run_machine
 
 from .strategies import exactly, messages, variables
 
@@ -341,3 +342,9 @@ def test_conversations() -> None:
     never more of them than it can read at once.
     """
     run_machine(Conversation)
+
+
+@pytest.mark.soak
+def test_long_conversations() -> None:
+    """The same with many more examples."""
+    run_machine(Conversation, times=SOAK)
