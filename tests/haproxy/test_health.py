@@ -15,6 +15,9 @@ from .branches import Branch
 from .conftest import Serve, StartHAProxy
 from .harness import bound_socket, bounded, shown
 
+#: Without this a check may take no longer than the interval between two of them, which is too short on a busy machine.
+PATIENT = "timeout check 10s"
+
 
 @bounded
 async def test_health_check(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
@@ -32,7 +35,7 @@ async def test_health_check(branch: Branch, serve: Serve, start_haproxy: StartHA
     with bound_socket() as agents_socket:
         haproxy = start_haproxy(
             f"127.0.0.1:{agents_socket.getsockname()[1]} check inter 100ms rise 3 fall 1",
-            backend="option spop-check",
+            backend=f"option spop-check\n    {PATIENT}",
             spoe="""\
     messages score
 
@@ -65,7 +68,7 @@ async def test_down_and_up_again(start_haproxy: StartHAProxy, tmp_path: Path, ag
     handlers = Handlers({"score": lambda: {"txn.score": 42}})
     haproxy = start_haproxy(
         f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1",
-        backend=check,
+        backend=f"{check}\n    {PATIENT}",
         spoe="""\
     messages score
 
