@@ -12,7 +12,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from spoa_twisted import Handlers, Variables
+from spoa_twisted import Handlers, SPOAProtocol, Variables
+from spoa_twisted.spop.connection import Notify
 
 SCORE = {"txn.score": 42}
 PID = {"txn.pid": os.getpid()}
@@ -56,31 +57,58 @@ def after_stop() -> Deferred[Variables]:
     return stopping
 
 
-class Together:
-    """Answers many NOTIFYs in one turn of the reactor, as a result that all wait for does, and says how many it were.
+class Asking:
+    """Knows on which connection the NOTIFY has come that is answered now.
 
+    HAProxy reads from each connection by itself, so the tests have to know how much an agent wrote to each. A handler
+    is not told where its message comes from, hence this look into the protocol.
+    """
+
+    def __init__(self) -> None:
+        #: The number of the connection, from 1 on.
+        self.connection = 0
+        self._numbers: dict[SPOAProtocol, int] = {}
+        answer = SPOAProtocol._notified
+
+        def note_and_answer(protocol: SPOAProtocol, notify: Notify) -> None:
+            self.connection = self._numbers.setdefault(protocol, len(self._numbers) + 1)
+            answer(protocol, notify)
+
+        SPOAProtocol._notified = note_and_answer  # type: ignore[method-assign]
+
+
+asking = Asking()
+
+
+class Together:
+    """Answers many NOTIFYs of one connection in one turn of the reactor, and says how many there were.
+
+    This is what happens when handlers wait for one result.
+
+    :param most: how many to wait for.
     :param patience: seconds after which those that wait are answered though there are no more.
     """
 
     def __init__(self, most: int, patience: float) -> None:
         self._most = most
         self._patience = patience
-        self._waiting: list[tuple[Deferred[Variables], int]] = []
-        self._timer: IDelayedCall | None = None
+        self._waiting: dict[int, list[tuple[Deferred[Variables], int]]] = {}
+        self._timers: dict[int, IDelayedCall] = {}
 
     def __call__(self, size: int) -> Deferred[Variables]:
         result: Deferred[Variables] = Deferred()
-        self._waiting.append((result, size))
-        if self._timer is None:
-            self._timer = reactor.callLater(self._patience, self._answer)
-        if len(self._waiting) == self._most:
-            self._timer.cancel()
-            self._answer()
+        connection = asking.connection
+        waiting = self._waiting.setdefault(connection, [])
+        waiting.append((result, size))
+        if len(waiting) == 1:
+            self._timers[connection] = reactor.callLater(self._patience, self._answer, connection)
+        if len(waiting) == self._most:
+            self._timers[connection].cancel()
+            self._answer(connection)
         return result
 
-    def _answer(self) -> None:
-        self._timer = None
-        waiting, self._waiting = self._waiting, []
+    def _answer(self, connection: int) -> None:
+        waiting = self._waiting.pop(connection)
         for result, size in waiting:
             result.callback({**_long(size), "txn.together": len(waiting)})
 
