@@ -248,7 +248,8 @@ class TestValues:
             (NULL, NULL),
             (None, None),
         ],
-        ids=ascii,
+        # The repr of a memoryview holds its address, and pytest-xdist needs the same ids in each process.
+        ids=lambda parameter: "memoryview" if isinstance(parameter, memoryview) else ascii(parameter),
     )
     def test_a_value_that_can_be_sent(self, value: Any, received: Any) -> None:
         """It arrives with its type. A value of a subclass arrives as one of the base class."""

@@ -180,9 +180,11 @@ def _int32(number: int) -> Int32:
 def encode_string(value: str) -> bytes:
     """Encode ``value`` as STRING: a varint length in bytes, then its UTF-8 bytes.
 
+    :raises TypeError: for what is no ``str``.
     :raises UnicodeEncodeError: (a ``ValueError``) for a lone surrogate that no byte was decoded to.
     """
-    encoded = value.encode("utf-8", "surrogateescape")
+    # value.encode would be an AttributeError for an int or None.
+    encoded = str.encode(value, "utf-8", "surrogateescape")
     return encode_varint(len(encoded)) + encoded
 
 
