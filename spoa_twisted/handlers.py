@@ -9,7 +9,7 @@ import re
 import weakref
 from asyncio import isfuture
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Any, Final, TypeVar, final, overload
 
 from twisted.internet.defer import Deferred
@@ -40,9 +40,6 @@ LONGEST_SAFE_NAME: Final = 40
 # What is logged once per name is remembered for so many names: they may come from what clients sent.
 _MOST_NAMES_REMEMBERED: Final = 1000
 _LONGEST_NAME_LOGGED: Final = 64
-
-# More than a frame of 1 MiB holds: a mapping of a class of its own may go on for ever.
-_MOST_VARIABLES: Final = 2**18
 
 # Messages of one name may come with other arguments, as several HAProxys do; each such list has its plan.
 _MOST_PLANS: Final = 64
@@ -260,16 +257,16 @@ class Handlers:
             self._threads = BlockingThreads(self._blocking_threads)
             # Handlers that were replaced leave none behind.
             weakref.finalize(self, self._threads.end).atexit = False
-        return self._threads.run(reactor, lambda: _judge_result(handler.call(message)))
+        return self._threads.run(reactor, lambda: _as_variables(handler.call(message)))
 
     def _returned(self, handler: _Handler, message: Message, result: Any) -> bytes:
         try:
-            variables = result if type(result) is dict else _judge_result(result)
+            variables = result if type(result) is dict else _as_variables(result)
             actions = encode_actions(variables)
             # A list no longer than that holds no longer name.
             if len(actions) > LONGEST_SAFE_NAME:
                 for variable in variables:
-                    self._judge_name(variable)
+                    self._check_length(variable)
             return actions
         except BaseException as error:
             self._log.error(
@@ -279,7 +276,7 @@ class Handlers:
             )
             return handler.on_error
 
-    def _judge_name(self, variable: str) -> None:
+    def _check_length(self, variable: str) -> None:
         scope, dot, name = variable.partition(".")
         if len(name if dot else scope) > LONGEST_SAFE_NAME:
             self._log_once(
@@ -514,7 +511,7 @@ class _Handler:
         self.blocking = blocking
         try:
             #: The LIST-OF-ACTIONS to send in the stead of what the function failed to return.
-            self.on_error = encode_actions(_judge_result(on_error))
+            self.on_error = encode_actions(_as_variables(on_error))
         except (TypeError, ValueError) as error:
             raise type(error)(f"on_error of the message {name!a}: {error}") from error
         self._parameters = tuple(inspect.signature(function).parameters.values())
@@ -644,17 +641,17 @@ def _name_of(message: Message) -> str:
     return message.name[:_LONGEST_NAME_LOGGED]
 
 
-def _judge_result(result: Any) -> Variables:
-    if type(result) is dict:
-        return result
+def _as_variables(result: Any) -> Variables:
+    """Return what a handler returned as a dict of variables.
+
+    :raises TypeError: when it is neither a mapping nor ``None``.
+    """
     if result is None:
         return {}
     if not isinstance(result, Mapping):
         raise TypeError(f"a {type(result).__name__} is no mapping of variables")
-    items = list(islice(result.items(), _MOST_VARIABLES + 1))
-    if len(items) > _MOST_VARIABLES:
-        raise ValueError(f"a {type(result).__name__} of more than {_MOST_VARIABLES} variables")
-    return dict(items)
+    # A mapping may compute its items when it is read: this reads each once, and in the handler's thread.
+    return dict(result)
 
 
 def _largest(actions: bytes) -> str:

@@ -239,24 +239,6 @@ class TestGivingUp:
         assert clock.getDelayedCalls() == []
         assert len(logged.take()) == 2
 
-    def test_a_result_that_gives_up_its_own_notify(self, logged: Logged) -> None:
-        """A mapping of a class of its own may do anything while it is read."""
-        clock = Clock()
-        waits = Waits(m=1.0)
-        answer = waits.begin(clock, "m")
-        failures: list[Failure] = []
-        answer.addErrback(failures.append)
-
-        class Closing(dict[str, Any]):
-            def items(self) -> Any:
-                answer.cancel()
-                return super().items()
-
-        waits.waiting["m"][0].callback(Closing({"sess.a": 1}))
-        assert [failure.type for failure in failures] == [CancelledError]
-        assert clock.getDelayedCalls() == []
-        assert logged.take() == []
-
 
 def size_of(table: dict[Any, Any]) -> int:
     """Return how many bytes a dict takes, as far as Python tells: PyPy does not."""

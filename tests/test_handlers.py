@@ -8,7 +8,6 @@ import inspect
 import threading
 import weakref
 from collections import UserDict
-from collections.abc import Iterator
 from functools import partial
 from ipaddress import IPv4Address
 from typing import Any
@@ -233,21 +232,6 @@ class TestResults:
     def test_no_variables(self, result: Any) -> None:
         """None and an empty mapping set none."""
         assert respond(Handlers({"m": lambda: result}), Message("m")) == {}
-
-    def test_a_mapping_may_be_iterated_over_once(self) -> None:
-        """As one that reads its items from somewhere."""
-
-        class Once(UserDict[str, Any]):
-            def __iter__(self) -> Iterator[str]:
-                while self.data:
-                    name = next(iter(self.data))
-                    yield name
-                    del self.data[name]
-
-        assert respond(Handlers({"m": lambda: Once({"sess.a": "x" * 50, "sess.b": 1})}), Message("m")) == {
-            "sess.a": "x" * 50,
-            "sess.b": 1,
-        }
 
     def test_no_messages(self) -> None:
         """HAProxy 3.1 and 3.2 send such NOTIFYs."""
@@ -582,6 +566,24 @@ class TestBlocking:
         variables = decode_actions(await answer)
         assert variables["sess.ip"] == IPv4Address("192.0.2.1")
         assert "spoa-blocking" in str(variables["sess.thread"])
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_mapping_is_read_in_the_thread(self) -> None:
+        """One that looks up its values when it is read may block, too."""
+        threads: list[threading.Thread] = []
+
+        class Lookups(UserDict[str, Any]):
+            def __getitem__(self, name: str) -> Any:
+                threads.append(threading.current_thread())
+                return super().__getitem__(name)
+
+        handlers = Handlers()
+        handlers.message("m", blocking=True)(lambda: Lookups({"sess.a": "x" * 50, "sess.b": 1}))
+        answer = handlers.respond([Message("m")], ROOM, reactor, 10)  # type: ignore[arg-type]
+        assert isinstance(answer, Deferred)
+        assert decode_actions(await answer) == {"sess.a": "x" * 50, "sess.b": 1}
+        assert len(threads) == 2
+        assert threading.current_thread() not in threads
 
     @pytest_twisted.ensureDeferred
     async def test_its_faults_are_like_any(self, logged: Logged) -> None:

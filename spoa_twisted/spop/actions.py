@@ -61,70 +61,50 @@ def encode_actions(variables: Variables) -> bytes:
         hold; the text names the variable.
     """
     encoded = []
-    # A handler's mapping may hold anything: what is no name or no value is found below, and its variable named.
+    # Any: nothing has checked the types of a handler's names and values yet. An error below names the variable.
     items: Iterable[Any] = variables.items()
     for name, value in items:
         try:
-            set_var, unset_var = (_known_heads.get(name) if type(name) is str else None) or _learn_heads(name)
+            set_var, unset_var = _known_heads.get(name) or _encode_heads(name)
             if value is None:
                 encoded.append(unset_var)
             else:
                 encoded.append(set_var)
                 encoded.append(encode_typed_data(value))
-        except Exception as error:
-            # Values and names of classes of the handler's own may raise anything, their text included.
+        except (TypeError, ValueError) as error:
+            # Not the error's own class: a UnicodeEncodeError cannot be made with a text alone.
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"variable {_shown(name)}: {_text_of(error)}") from error
+            raise kind(f"variable {_quote(name)}: {error}") from error
     return b"".join(encoded)
 
 
-def _shown(name: object) -> str:
-    """Return the name of a variable for an error's text: any object may be given for one, of any size."""
-    if issubclass(type(name), str):
-        return repr(str.__str__(name)[:_LONGEST_NAME_SHOWN])
-    try:
-        return repr(name)[:_LONGEST_NAME_SHOWN]
-    except Exception:
-        return object.__repr__(name)[:_LONGEST_NAME_SHOWN]
-
-
-def _text_of(error: Exception) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return type(error).__name__
-
-
-def _heads(variable: object) -> tuple[bytes, bytes]:
-    """Return how the set-var and the unset-var of ``variable`` begin: all but the value."""
-    # isinstance would ask the object, which may say anything.
-    if not issubclass(type(variable), str):
-        raise TypeError(f"the name of a variable is a str, not a {type(variable).__name__}")
-    # Of a subclass, too, its characters count.
-    text = str.__str__(variable)
-    prefix, dot, name = text.partition(".")
-    scope = _SCOPES.get(prefix) if dot else Scope.PROC
-    if scope is None:
-        raise ValueError(f"{_shown(prefix)} is no scope; those are {', '.join(_SCOPES)}")
-    if not dot:
-        name = text
-    if not _NAME.match(name):
-        raise ValueError("HAProxy drops names with other characters than A-Z, a-z, 0-9, '_' and '.', or none")
-    encoded = encode_string(name)
-    return (
-        bytes((Action.SET_VAR, _SET_VAR_ARGUMENTS, scope)) + encoded,
-        bytes((Action.UNSET_VAR, _UNSET_VAR_ARGUMENTS, scope)) + encoded,
-    )
+def _quote(name: object) -> str:
+    """Return ``name`` for the text of an error, escaped and cut: it may come from what a client sent."""
+    return repr(name)[:_LONGEST_NAME_SHOWN]
 
 
 # Bounded in number and in bytes: a handler may take its variables' names from what a client sent.
 _known_heads: Final[dict[str, tuple[bytes, bytes]]] = {}
 
 
-def _learn_heads(variable: object) -> tuple[bytes, bytes]:
-    """As :func:`_heads`, and remember them."""
-    heads = _heads(variable)
-    # An object of a class of its own may say that it equals anything.
+def _encode_heads(variable: object) -> tuple[bytes, bytes]:
+    """Return how the set-var and the unset-var of ``variable`` begin: all but the value. Remember both."""
+    if not isinstance(variable, str):
+        raise TypeError(f"the name of a variable is a str, not a {type(variable).__name__}")
+    prefix, dot, name = variable.partition(".")
+    if not dot:
+        prefix, name = "proc", variable
+    scope = _SCOPES.get(prefix)
+    if scope is None:
+        raise ValueError(f"{_quote(prefix)} is no scope; those are {', '.join(_SCOPES)}")
+    if not _NAME.match(name):
+        raise ValueError("HAProxy drops names with other characters than A-Z, a-z, 0-9, '_' and '.', or none")
+    encoded = encode_string(name)
+    heads = (
+        bytes((Action.SET_VAR, _SET_VAR_ARGUMENTS, scope)) + encoded,
+        bytes((Action.UNSET_VAR, _UNSET_VAR_ARGUMENTS, scope)) + encoded,
+    )
+    # Only a plain str: an object of a subclass of str may hold much more than its characters.
     if type(variable) is str and len(variable) <= _LONGEST_KNOWN_NAME:
         if len(_known_heads) >= _MOST_KNOWN_NAMES:
             _known_heads.clear()

@@ -183,30 +183,28 @@ def encode_string(value: str) -> bytes:
     :raises TypeError: for what is no ``str``.
     :raises UnicodeEncodeError: (a ``ValueError``) for a lone surrogate that no byte was decoded to.
     """
+    # value.encode would be an AttributeError for an int or None.
     encoded = str.encode(value, "utf-8", "surrogateescape")
     return encode_varint(len(encoded)) + encoded
 
 
 def encode_typed_data(value: Value) -> bytes:
-    """Encode ``value`` as TYPED-DATA, in the type that the table above gives it.
+    """Encode ``value`` as TYPED-DATA, in the type that the table above gives its class or a base of its class.
 
     :raises TypeError: for a value of any other type.
     :raises ValueError: for an integer outside its type, or a ``str`` that UTF-8 cannot hold.
     """
     if type(value) is int and 0 <= value < 240:
         return _ONE_BYTE_INT64[value]
-    encode = _ENCODERS.get(type(value))
-    if encode is None:
-        return _encode_subclass(value)
+    encode = _ENCODERS.get(type(value)) or _find_encoder(value)
     return encode(value)
 
 
-def _encode_subclass(value: object) -> bytes:
-    # What such a value is counts, not what the methods of its class say: they could spoil the bytes behind it.
-    # isinstance would ask it, too.
+def _find_encoder(value: object) -> Callable[[Any], bytes]:
+    """Return the encoder for a ``value`` whose class is not in the table, but may be a subclass: an IntEnum, say."""
     for data_class, encode in _ENCODERS.items():
-        if issubclass(type(value), data_class):
-            return encode(_TO_PLAIN[data_class](value))
+        if isinstance(value, data_class):
+            return encode
     raise TypeError(f"a {type(value).__name__} has no SPOP type")
 
 
@@ -269,17 +267,6 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     IPv6Address: _encode_ipv6,
     Null: _encode_null,
     type(None): _encode_null,
-}
-
-
-# An int is an int whichever encoder it has.
-_TO_PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
-    **dict.fromkeys((Int32, UInt32, Int64, UInt64, int), int.__int__),
-    str: str.__str__,
-    bytes: memoryview,
-    bytearray: memoryview,
-    IPv4Address: lambda value: IPv4Address(int.__int__(value._ip)),
-    IPv6Address: lambda value: IPv6Address(int.__int__(value._ip)),
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from threading import current_thread
+from typing import Any, NoReturn
 
 import pytest
 from twisted.internet import reactor
@@ -13,6 +15,7 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, Message, Variables
+from tests.conftest import Logged
 
 from .conftest import Serve, StartAgent, StartHAProxy
 from .harness import STOPPED, bounded, shown
@@ -152,6 +155,51 @@ spoe-message score
     assert response["txn.spoa.score"] == "42"
     await agent.said("took longer than 0.2 s")
     assert agent.output.count("RuntimeError: boom") == 1
+
+
+def recurse() -> Any:
+    return recurse()
+
+
+async def leave() -> NoReturn:
+    raise SystemExit("why")
+
+
+FAILING: dict[str, Callable[[], Any]] = {
+    "name": lambda: {"txn.no\nname": 1},
+    "value": lambda: {"txn.value": 1.5},
+    "large": lambda: {"txn.large": "x" * 70_000},
+    "recurse": recurse,
+    "leave": leave,
+}
+
+
+@bounded
+async def test_failing_handlers_beside_good_ones(serve: Serve, start_haproxy: StartHAProxy, logged: Logged) -> None:
+    """In one NOTIFY, each failing handler yields its on_error, and the variables of the others are set."""
+    handlers = Handlers({"first": lambda: {"txn.first": 1}, "last": lambda: {"txn.last": "x" * 9000}})
+    for name, function in FAILING.items():
+        handlers.message(name, on_error={f"txn.on_error_{name}": True})(function)
+    names = ["first", *FAILING, "last"]
+    haproxy = start_haproxy(
+        serve(handlers),
+        spoe=f"    messages {' '.join(names)}\n"
+        + "".join([f"\nspoe-message {name}\n    event on-frontend-http-request\n" for name in names]),
+        web="    http-request set-var(txn.length) var(txn.spoa.last),length\n"
+        + shown("txn.spoa.first", "txn.length", *[f"txn.spoa.on_error_{name}" for name in FAILING]),
+    )
+
+    responses = [await haproxy.get() for _ in range(3)]
+
+    for response in responses:
+        assert response.error is None
+        assert response["txn.spoa.first"] == "1"
+        assert response["txn.length"] == "9000"
+        assert {name: response[f"txn.spoa.on_error_{name}"] for name in FAILING} == dict.fromkeys(FAILING, "1")
+    lines = logged.take()
+    for name in FAILING:
+        assert len([line for line in lines if f"the message '{name}'" in line]) == 3
+    assert len(lines) == 3 * len(FAILING)
 
 
 @pytest.mark.parametrize("variables", [None, {}, {"txn.unknown": None}], ids=["None", "empty", "unset"])

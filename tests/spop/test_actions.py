@@ -122,10 +122,14 @@ def test_what_is_no_action_is_an_error(encoded: str) -> None:
 
 
 def test_many_names_cost_no_memory() -> None:
-    """Names that a handler makes up are cached in a bounded table, long ones not at all."""
+    """Names that a handler makes up are cached in a bounded table, but not long ones, nor objects of a subclass."""
     from spoa_twisted.spop.actions import _known_heads
 
+    class Name(str):
+        __slots__ = ("more",)
+
     for number in range(3000):
-        encode_actions({f"sess.a{number}": 1, f"sess.{'b' * 100}{number}": 1})
+        encode_actions({f"sess.a{number}": 1, f"sess.{'b' * 100}{number}": 1, Name(f"sess.c{number}"): 1})
     assert 0 < len(_known_heads) <= 1024
     assert max(map(len, _known_heads)) <= 64
+    assert set(map(type, _known_heads)) == {str}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address
+from enum import Enum, IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Any
 
 import pytest
@@ -126,7 +126,19 @@ class Colour(IntEnum):
     RED = 3
 
 
+class Permission(IntFlag):
+    READ = 2**40
+
+
+class Verdict(str, Enum):
+    DENY = "deny"
+
+
 class Name(str):
+    __slots__ = ()
+
+
+class Octets(bytes):
     __slots__ = ()
 
 
@@ -136,9 +148,14 @@ class Name(str):
         (NULL, "00"),
         (Int64(-5), "04fbf0fefefefefefefe0e"),
         (Colour.RED, "0403"),
+        (Permission.READ, encode_typed_data(2**40).hex()),
+        (Verdict.DENY, "080464656e79"),
         (Name("abc"), "0803616263"),
+        (Octets(b"a"), "090161"),
         (bytearray(b"a"), "090161"),
         (memoryview(b"a"), "090161"),
+        (IPv4Interface("127.0.0.1/8"), "067f000001"),
+        (IPv6Interface("::1/64"), "07" + "00" * 15 + "01"),
     ],
 )
 def test_kindred_values_can_be_sent(value: Any, encoded: str) -> None:
@@ -146,7 +163,7 @@ def test_kindred_values_can_be_sent(value: Any, encoded: str) -> None:
     assert encode_typed_data(value) == bytes.fromhex(encoded)
 
 
-@pytest.mark.parametrize("value", [1.5, [], {}, object(), {"a"}, 1j, IPv4Address], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [1.5, [], {}, object(), {"a"}, 1j, IPv4Address], ids=lambda v: type(v).__name__)
 def test_other_types_are_refused(value: Any) -> None:
     """A value that has no SPOP type is a TypeError that names its type."""
     with pytest.raises(TypeError, match=type(value).__name__):

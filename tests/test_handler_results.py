@@ -1,17 +1,14 @@
-"""Whatever a handler comes to, its NOTIFY gets one ACK, the connection stays, and one line of the log says whose fault
-it was.
-"""
+"""Whatever a handler returns or raises: its NOTIFY gets one ACK, the connection stays, the log names the message."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from array import array
-from collections import OrderedDict, UserDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from enum import Enum, IntEnum
-from ipaddress import IPv4Address, IPv6Address
+from enum import Enum, IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from types import MappingProxyType, coroutine
 from typing import Any, NoReturn
 
@@ -32,20 +29,20 @@ from tests.test_protocol import Session
 #: Longer than any name, value or text that may be logged whole.
 LONG = 3_000_000
 
-#: What is in the ACK beside what the hostile handler set.
+#: What the other two handlers of each NOTIFY set.
 GOOD = {"sess.before": 1, "sess.after": 2}
 
 
 def answer_of(function: Callable[..., Any], on_error: Any = None, size: int = 16380, **options: Any) -> dict[str, Any]:
-    """Return what is left of an ACK for ``function`` when what the two other messages of its NOTIFY set is taken away.
+    """Return the variables that ``function``, or its ``on_error``, adds to those of two other handlers in one ACK.
 
     There is just one ACK, and the next NOTIFY on the same connection is answered too.
     """
     clock = Clock()
     handlers = Handlers({"before": lambda: {"sess.before": 1}, "after": lambda: {"sess.after": 2}})
-    handlers.message("hostile", on_error={"sess.error": True} if on_error is None else on_error, **options)(function)
+    handlers.message("tested", on_error={"sess.error": True} if on_error is None else on_error, **options)(function)
     session = Session(SPOAFactory(handlers, reactor=clock), HAProxyHello(max_frame_size=size))
-    ids = session.engine.send_notify([Message("before"), Message("hostile"), Message("after")])
+    ids = session.engine.send_notify([Message("before"), Message("tested"), Message("after")])
     session.send()
     clock.advance(11)
     (ack,) = session.events()
@@ -63,124 +60,64 @@ def answer_of(function: Callable[..., Any], on_error: Any = None, size: int = 16
 
 
 def line_of(logged: Logged) -> str:
-    """Return the one line that was logged: nothing in it steers a terminal, forges a line or fills a disk."""
+    """Return the first line of the one text that was logged: it is short, and the whole text is printable ASCII."""
     (text,) = logged.take()
     line = text.partition("\n")[0]
-    assert "the message 'hostile'" in line
+    assert "the message 'tested'" in line
     assert len(line) < 3000
     assert all(character == "\n" or (character.isascii() and character.isprintable()) for character in text)
     return line
 
 
-class Hostile:
-    """Raises from whatever it is asked."""
+class UnprintableError(Exception):
+    """Its ``__str__`` has a bug."""
 
     def __str__(self) -> str:
-        raise LookupError("str")
-
-    __repr__ = __str__
-
-    def __eq__(self, other: object) -> bool:
-        raise LookupError("eq")
-
-    def __bool__(self) -> bool:
-        raise LookupError("bool")
-
-    def __hash__(self) -> int:
-        return 7
-
-    @property
-    def __class__(self) -> Any:
-        raise LookupError("class")
-
-
-class HostileMeta(type):
-    @property
-    def __name__(cls) -> str:
-        raise LookupError("its class has no name")
-
-
-class Nameless(metaclass=HostileMeta):
-    """Whose class's name raises."""
-
-
-# What was compiled reads a class's name without asking its metaclass.
-HOSTILE = [(Hostile, "a Hostile has no SPOP type"), (Nameless, "(its class has no name|a Nameless has no SPOP type)")]
-
-
-class HostileError(Exception):
-    def __str__(self) -> str:
-        raise LookupError("str")
-
-    __repr__ = __str__
+        raise LookupError("no such attribute")
 
 
 class Text(str):
-    """Has characters, and methods that say something else."""
-
     __slots__ = ()
-
-    def encode(self, *args: object) -> bytes:
-        return b"\x08\xff spoilt"
-
-    def partition(self, separator: str) -> tuple[str, str, str]:
-        return "sess", ".", "no name\n"
-
-
-class Number(int):
-    def __le__(self, other: object) -> bool:
-        return True
-
-    __lt__ = __ge__ = __gt__ = __le__
-
-    def __and__(self, other: object) -> int:
-        return -1
 
 
 class Octets(bytes):
-    def __bytes__(self) -> bytes:
-        raise LookupError("bytes")
-
-    def __len__(self) -> int:
-        return 2**40
+    __slots__ = ()
 
 
-class Address4(IPv4Address):
-    @property
-    def packed(self) -> bytes:
-        return b"too long for an address"
-
-
-class Address6(IPv6Address):
-    @property
-    def packed(self) -> bytes:
-        return b"short"
+class Address(IPv4Address):
+    pass
 
 
 class Score(IntEnum):
     HIGH = 90
+    TOO_HIGH = 2**70
+
+
+class Permission(IntFlag):
+    READ = 1
+    WRITE = 2
 
 
 class Verdict(str, Enum):
     DENY = "deny"
 
 
-class Index:
-    """As the integers of numpy."""
+class NumpyInteger:
+    """Like numpy's integers, not an ``int``."""
 
     def __index__(self) -> int:
         return 3
 
 
-class Truth:
-    """As the booleans of numpy."""
+class NumpyBool:
+    """Like numpy's booleans, not a ``bool``."""
 
     def __bool__(self) -> bool:
         return True
 
 
 class Mapped(Mapping[str, Any]):
-    """A mapping of one variable."""
+    """A mapping of one variable, not a ``dict``."""
 
     def __getitem__(self, name: str) -> Any:
         return 1
@@ -192,61 +129,14 @@ class Mapped(Mapping[str, Any]):
         return iter(["sess.mapped"])
 
 
-class NoItems(Mapped):
-    def items(self) -> Any:
-        raise LookupError("no items")
+class Unreadable(Mapped):
+    """Its value is looked up when it is read, and that fails."""
 
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
 
-class NoItemsNorLife(Mapped):
-    def items(self) -> Any:
-        raise SystemExit("no items")
-
-
-class NoKeys(Mapped):
-    def __iter__(self) -> Iterator[str]:
-        raise LookupError("no keys")
-
-
-class NoLength(Mapped):
-    def __len__(self) -> int:
-        raise LookupError("no length")
-
-
-with pytest.raises(TypeError) as _no_pair:
-    dict([1])  # type: ignore[list-item]
-
-#: What this Python says of it.
-NO_PAIR = str(_no_pair.value).partition("#")[0]
-
-
-class NoPairs(Mapped):
-    def items(self) -> Any:
-        return [1, 2]
-
-
-class Endless(Mapped):
-    """Goes on for ever, with a new name each time or always the same."""
-
-    def __init__(self, *, new_names: bool) -> None:
-        self._new_names = new_names
-
-    def __iter__(self) -> Iterator[str]:
-        number = 0
-        while True:
-            yield f"sess.v{number}"
-            number += self._new_names
-
-
-class Growing(UserDict[str, Any]):
-    def __iter__(self) -> Iterator[str]:
-        for name in self.data:
-            self.data[f"{name}x"] = 1
-            yield name
-
-
-class HostileDict(dict[str, Any]):
-    def items(self) -> Any:
-        raise LookupError("no items")
+    def __getitem__(self, name: str) -> NoReturn:
+        raise self._error
 
 
 def released() -> memoryview:
@@ -256,8 +146,6 @@ def released() -> memoryview:
 
 
 class TestNames:
-    """Scopes, and what HAProxy takes for a name."""
-
     @pytest.mark.parametrize(
         ("name", "variable"),
         [
@@ -276,8 +164,8 @@ class TestNames:
         ],
         ids=ascii,
     )
-    def test_a_name_that_haproxy_takes(self, name: str, variable: str) -> None:
-        """With a scope or, for proc, without; of a subclass of str, its characters count."""
+    def test_a_name_that_haproxy_accepts(self, name: str, variable: str) -> None:
+        """With a scope, or without one for proc. It may be of a subclass of str."""
         assert answer_of(lambda: {name: 1}) == {variable: 1}
 
     @pytest.mark.parametrize(
@@ -302,23 +190,16 @@ class TestNames:
             (None, "variable None: "),
             (b"sess.v", "variable b'sess.v': the name of a variable is a str, not a bytes"),
             (("sess", "v"), "variable ('sess', 'v'): the name of a variable is a str, not a tuple"),
-            (("sess\n",) * LONG, "variable ('sess\\n', 'sess\\n'"),
         ],
         ids=lambda parameter: ascii(parameter)[:30],
     )
     def test_a_name_that_haproxy_would_drop(self, name: Any, text: str, logged: Logged) -> None:
-        """It is an error that names the variable, as far as it is short, and shows what it is made of."""
+        """The error names the variable, cut and escaped."""
         assert answer_of(lambda: {name: 1}) == {"sess.error": True}
         assert text in line_of(logged)
 
-    def test_a_name_that_raises_from_whatever_it_is_asked(self, logged: Logged) -> None:
-        """Its class and its place say which it is."""
-        name: Any = Hostile()
-        assert answer_of(lambda: {name: 1}) == {"sess.error": True}
-        assert "variable <tests.test_hostile_results.Hostile object at " in line_of(logged)
-
     def test_a_name_that_may_be_too_long_is_sent_and_warned_about(self, logged: Logged) -> None:
-        """Only HAProxy knows its prefix; with one that is as long as the frame, the log does not grow."""
+        """Only HAProxy knows its prefix. The log cuts the name, which may be as long as the frame."""
         name = "sess." + "v" * 16000
         assert answer_of(lambda: {name: 1}) == {name: 1}
         (line,) = logged.take()
@@ -326,7 +207,7 @@ class TestNames:
         assert len(line) < 300
 
     def test_a_name_longer_than_a_frame_does_not_fit(self, logged: Logged) -> None:
-        """It is cut where it is logged."""
+        """The log cuts it."""
         assert answer_of(lambda: {"sess." + "v" * LONG: 1}) == {"sess.error": True}
         warning, line = logged.take()
         assert "may be too long for HAProxy" in warning
@@ -350,7 +231,7 @@ class TestValues:
             (Int64(-1), -1),
             (UInt64(2**64 - 1), UInt64(2**64 - 1)),
             (Score.HIGH, 90),
-            (Number(5), 5),
+            (Permission.READ | Permission.WRITE, 3),
             (Verdict.DENY, "deny"),
             (Text("text"), "text"),
             ("\udc80\udcff", "\udc80\udcff"),
@@ -361,16 +242,17 @@ class TestValues:
             (memoryview(b"abcdef")[::-1], b"fedcba"),
             (memoryview(bytes(6)).cast("B", (2, 3)), bytes(6)),
             (memoryview(array("H", [1, 2])), array("H", [1, 2]).tobytes()),
-            (Address4("192.0.2.1"), IPv4Address("192.0.2.1")),
-            (Address6("2001:db8::1"), IPv6Address("2001:db8::1")),
+            (Address("192.0.2.1"), IPv4Address("192.0.2.1")),
+            (IPv4Interface("192.0.2.1/24"), IPv4Address("192.0.2.1")),
             (IPv6Address("fe80::1%eth0"), IPv6Address("fe80::1")),
             (NULL, NULL),
             (None, None),
         ],
-        ids=ascii,
+        # The repr of a memoryview holds its address, and pytest-xdist needs the same ids in each process.
+        ids=lambda parameter: "memoryview" if isinstance(parameter, memoryview) else ascii(parameter),
     )
-    def test_a_value_that_spop_holds(self, value: Any, received: Any) -> None:
-        """With its type; of a subclass, what it is counts, and not what its methods say."""
+    def test_a_value_that_can_be_sent(self, value: Any, received: Any) -> None:
+        """It arrives with its type. A value of a subclass arrives as one of the base class."""
         variables = answer_of(lambda: {"txn.v": value})
         assert [(name, type(v), v) for name, v in variables.items()] == [("txn.v", type(received), received)]
 
@@ -389,8 +271,8 @@ class TestValues:
             (float("nan"), "a float has no SPOP type"),
             (1j, "a complex has no SPOP type"),
             (Decimal(1), "a Decimal has no SPOP type"),
-            (Index(), "a Index has no SPOP type"),
-            (Truth(), "a Truth has no SPOP type"),
+            (NumpyInteger(), "a NumpyInteger has no SPOP type"),
+            (NumpyBool(), "a NumpyBool has no SPOP type"),
             (int, "a type has no SPOP type"),
             ([1], "a list has no SPOP type"),
             ({"a": 1}, "a dict has no SPOP type"),
@@ -402,7 +284,7 @@ class TestValues:
             (UInt32(2**32), "4294967296 is outside the range of UINT32"),
             (UInt64(-1), "-1 is outside the range of UINT64"),
             (UInt64(2**64), "18446744073709551616 is outside the range of UINT64"),
-            (Number(2**70), "1180591620717411303424 is outside the range of INT64"),
+            (Score.TOO_HIGH, "1180591620717411303424 is outside the range of INT64"),
             (10**5000, "a number of 16610 bits is outside the range of INT64"),
             (UInt64(-(10**5000)), "a number of 16610 bits is outside the range of UINT64"),
             ("\ud800", "surrogates not allowed"),
@@ -411,50 +293,37 @@ class TestValues:
         ],
         ids=lambda parameter: ascii(parameter)[:30] if isinstance(parameter, str) else type(parameter).__name__,
     )
-    def test_a_value_that_spop_does_not_hold(self, value: Any, text: str, logged: Logged) -> None:
-        """It is an error that names the variable."""
+    def test_a_value_that_cannot_be_sent(self, value: Any, text: str, logged: Logged) -> None:
+        """The error names the variable, and the type or the number."""
         assert answer_of(lambda: {"sess.first": 1, "sess.v": value}) == {"sess.error": True}
         line = line_of(logged)
         assert "variable 'sess.v': " in line
         assert text in line
 
-    @pytest.mark.parametrize(("value_class", "text"), HOSTILE, ids=["object", "class"])
-    def test_a_value_that_raises_from_whatever_it_is_asked(
-        self, value_class: type[Any], text: str, logged: Logged
-    ) -> None:
-        """It is not asked for its class, and the line names the variable all the same."""
-        assert answer_of(lambda: {"sess.v": value_class()}) == {"sess.error": True}
-        assert re.search(f"variable 'sess.v': {text}", line_of(logged))
-
 
 class TestMappings:
     @pytest.mark.parametrize(
         "mapping",
-        [OrderedDict({"sess.mapped": 1}), MappingProxyType({"sess.mapped": 1}), Mapped(), NoLength()],
+        [OrderedDict({"sess.mapped": 1}), MappingProxyType({"sess.mapped": 1}), Mapped()],
         ids=lambda mapping: type(mapping).__name__,
     )
-    def test_any_mapping_will_do(self, mapping: Mapping[str, Any]) -> None:
-        """Its items are all that is asked for."""
+    def test_any_mapping_can_be_returned(self, mapping: Mapping[str, Any]) -> None:
+        """It need not be a dict."""
         assert answer_of(lambda: mapping) == {"sess.mapped": 1}
 
     @pytest.mark.parametrize(
-        ("mapping", "text"),
+        ("error", "text"),
         [
-            (NoItems(), "no items"),
-            (NoItemsNorLife(), "no items"),
-            (NoKeys(), "no keys"),
-            (NoPairs(), NO_PAIR),
-            (Growing({"sess.a": 1}), "changed size during iteration"),
-            (HostileDict({"sess.a": 1}), "no items"),
-            (Endless(new_names=True), "a Endless of more than 262144 variables"),
-            (Endless(new_names=False), "a Endless of more than 262144 variables"),
+            (ValueError("no such row"), "no such row"),
+            (SystemExit("no such row"), "no such row"),
+            (UnprintableError(), "<UnprintableError instance"),
         ],
-        ids=lambda parameter: type(parameter).__name__ if isinstance(parameter, Mapping) else "",
+        ids=["error", "exit", "unprintable"],
     )
-    def test_a_mapping_that_cannot_be_read(self, mapping: Mapping[str, Any], text: str, logged: Logged) -> None:
+    def test_a_mapping_that_cannot_be_read(self, error: BaseException, text: str, logged: Logged) -> None:
         """It costs its own message only."""
-        assert answer_of(lambda: mapping) == {"sess.error": True}
-        assert text in line_of(logged)
+        assert answer_of(lambda: Unreadable(error)) == {"sess.error": True}
+        assert f"returned what cannot be sent: {text}" in line_of(logged)
 
 
 async def yields_garbage() -> dict[str, Any]:
@@ -489,11 +358,6 @@ class AwaitRaises:
         raise LookupError("cannot be awaited")
 
 
-class AwaitIsNone:
-    def __await__(self) -> Any:
-        return 42
-
-
 def cancelled() -> Deferred[Any]:
     deferred: Deferred[Any] = Deferred()
     deferred.cancel()
@@ -519,61 +383,54 @@ class TestResults:
             (0, "int"),
             (dict, "type"),
             (len, type(len).__name__),
-            (Index(), "Index"),
+            (NumpyInteger(), "NumpyInteger"),
         ],
     )
-    def test_what_is_no_mapping(self, result: Any, name: str, logged: Logged) -> None:
-        """Be it false or callable; the line says what it is."""
+    def test_other_objects_are_refused(self, result: Any, name: str, logged: Logged) -> None:
+        """False ones and callable ones too. The line names the type."""
         assert answer_of(lambda: result) == {"sess.error": True}
         assert f"a {name} is no mapping of variables" in line_of(logged)
 
     @pytest.mark.parametrize("function", [generator, asynchronous_generator])
-    def test_a_generator_is_no_mapping(self, function: Callable[[], Any], logged: Logged) -> None:
-        """A handler that yields is none."""
+    def test_a_generator_is_refused(self, function: Callable[[], Any], logged: Logged) -> None:
+        """A handler must not yield."""
         assert answer_of(function) == {"sess.error": True}
         assert "generator is no mapping of variables" in line_of(logged)
 
-    @pytest.mark.parametrize("result_class", [Hostile, Nameless], ids=["object", "class"])
-    def test_an_object_that_raises_from_whatever_it_is_asked(self, result_class: type[Any], logged: Logged) -> None:
-        """Even from what it is asked for the log's sake."""
-        assert answer_of(result_class) == {"sess.error": True}
-        line_of(logged)
-
     @pytest.mark.parametrize(
         "function",
-        [awaited_before, AwaitRaises, AwaitIsNone, cancelled, lambda: fail(LookupError())],
-        ids=["awaited before", "raises", "no iterator", "cancelled", "failed"],
+        [awaited_before, AwaitRaises, cancelled, lambda: fail(LookupError())],
+        ids=["awaited before", "raises", "cancelled", "failed"],
     )
-    def test_what_cannot_be_waited_for(self, function: Callable[[], Any], logged: Logged) -> None:
-        """It fails at once."""
+    def test_an_awaitable_that_fails_at_once(self, function: Callable[[], Any], logged: Logged) -> None:
+        """The handler has failed, and its on_error is sent at once."""
         assert answer_of(function) == {"sess.error": True}
         assert "failed" in line_of(logged)
 
-    def test_a_coroutine_may_yield_what_twisted_does_not_know(self) -> None:
-        """It gets it back, as Twisted does it."""
+    def test_a_coroutine_may_yield_any_object(self) -> None:
+        """It gets the object back, as from Twisted."""
         assert answer_of(yields_garbage) == {"sess.v": 1}
 
     def test_a_deferred_that_fires_with_a_deferred(self, logged: Logged) -> None:
-        """Which Twisted forbids, in some versions by an error."""
+        """Twisted forbids it, and some versions raise an error."""
         assert answer_of(lambda: succeed(Deferred())) == {"sess.error": True}
         line_of(logged)
 
     def test_a_deferred_that_fires_with_a_coroutine(self, logged: Logged) -> None:
-        """One wait too many: what fires is no mapping."""
+        """The coroutine is not awaited: it is no mapping."""
         inner = yields_garbage()
         assert answer_of(lambda: succeed(inner)) == {"sess.error": True}
         assert "a coroutine is no mapping of variables" in line_of(logged)
         inner.close()
 
     def test_a_deferred_that_is_paused(self, logged: Logged) -> None:
-        """It has a result, but gives it to nobody: its time runs out."""
+        """It has a result, but its callbacks do not run: the handler times out."""
         paused = succeed({"sess.v": 1})
         paused.pause()
         assert answer_of(lambda: paused) == {"sess.error": True}
         assert "took longer than 10.0 s" in line_of(logged)
 
 
-#: The kinds of handlers that fail with what they are given.
 def plain(error: BaseException) -> Callable[[], Any]:
     def handler() -> NoReturn:
         raise error
@@ -600,6 +457,7 @@ def coroutine_that_waited(error: BaseException) -> Callable[[], Any]:
     return handler
 
 
+#: Each returns a handler that fails with the given exception.
 KINDS = [plain, deferred, coroutine_at_once, coroutine_that_waited]
 
 
@@ -617,39 +475,39 @@ class TestFailures:
             StopIteration,
             StopAsyncIteration,
             MemoryError,
-            HostileError,
+            UnprintableError,
         ],
     )
-    def test_nothing_that_a_handler_raises_gets_out(
+    def test_every_exception_is_caught(
         self, kind: Callable[[BaseException], Callable[[], Any]], error: type[BaseException], logged: Logged
     ) -> None:
-        """Not even what ends a program, or cannot be written."""
+        """Also one that would end the program, and one whose text cannot be read."""
         assert answer_of(kind(error("why"))) == {"sess.error": True}
-        assert line_of(logged).startswith("critical: the handler of the message 'hostile' failed")
+        assert line_of(logged).startswith("critical: the handler of the message 'tested' failed")
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize(
         "text", ["no such user: bob\n2026-01-01 forged", "\x1b[2J\r\x85\u2028", "é\udc80"], ids=ascii
     )
-    def test_what_a_client_sent_forges_no_line(
+    def test_a_clients_text_in_an_exception_is_escaped(
         self, kind: Callable[[BaseException], Callable[[], Any]], text: str, logged: Logged
     ) -> None:
-        """It may stand in the text of an exception: there it is escaped, and the traceback stays."""
+        """It can neither forge a line nor control a terminal. The traceback is logged nevertheless."""
         assert answer_of(kind(ValueError(text))) == {"sess.error": True}
         (logged_text,) = logged.take()
         assert all(character == "\n" or " " <= character <= "~" for character in logged_text)
         assert "Traceback" in logged_text
         assert logged_text.endswith("ValueError: " + text.encode("unicode_escape").decode())
 
-    def test_a_text_without_an_end_is_cut(self, logged: Logged) -> None:
-        """An exception may hold all that was sent."""
+    def test_a_long_text_is_cut(self, logged: Logged) -> None:
+        """The text of an exception may hold all that a client sent."""
         assert answer_of(plain(ValueError("x" * LONG))) == {"sess.error": True}
         (text,) = logged.take()
         assert "ValueError: xxxx" in text
         assert len(text) < 4000
 
     def test_a_recursion_does_not_fill_the_log(self, logged: Logged) -> None:
-        """Of a thousand frames the last ones are logged."""
+        """Only the last of a thousand frames are logged."""
 
         def deeper(depth: int) -> Any:
             return deeper(depth + 1)
@@ -660,8 +518,8 @@ class TestFailures:
         assert "in deeper" in text
         assert len(text) < 13_000
 
-    def test_the_name_of_an_exception_steers_no_terminal(self, logged: Logged) -> None:
-        """Which may be made of what a client sent."""
+    def test_the_name_of_an_exception_is_escaped(self, logged: Logged) -> None:
+        """A client's text may be in it, too."""
 
         def raising() -> None:
             raise type("No\x1b[2JUser", (Exception,), {})("bob")
@@ -671,8 +529,8 @@ class TestFailures:
         assert "No\\x1b[2JUser: bob" in text
         assert "\x1b" not in text
 
-    def test_a_canceller_forges_no_line(self, logged: Logged) -> None:
-        """What it raises is logged in the same way."""
+    def test_the_exception_of_a_canceller_is_escaped(self, logged: Logged) -> None:
+        """It is logged like that of a handler."""
 
         def canceller(deferred: Deferred[Any]) -> None:
             raise ValueError("a\nforged")
@@ -683,41 +541,36 @@ class TestFailures:
         assert text.endswith("ValueError: a\\nforged")
 
     @pytest.mark.parametrize("function", [recurses, recurses_asynchronously])
-    def test_a_recursion_ends(self, function: Callable[[], Any], logged: Logged) -> None:
-        """At Python's limit, which leaves enough for the rest."""
+    def test_a_recursion_without_end_fails(self, function: Callable[[], Any], logged: Logged) -> None:
+        """Python ends it, and the answer still goes."""
         assert answer_of(function) == {"sess.error": True}
         assert "failed" in line_of(logged)
 
     @pytest.mark.parametrize(
-        "error", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, HostileError]
+        "error", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, UnprintableError]
     )
     @pytest_twisted.ensureDeferred
-    async def test_nothing_gets_out_of_a_thread(self, error: type[BaseException], logged: Logged) -> None:
-        """The thread goes on, too: there is only one."""
+    async def test_every_exception_in_a_thread_is_caught(self, error: type[BaseException], logged: Logged) -> None:
+        """The only thread goes on to run the next handler."""
         handlers = Handlers(blocking_threads=1, on_error={"sess.error": True})
-        handlers.message("hostile", blocking=True)(plain(error("why")))
+        handlers.message("tested", blocking=True)(plain(error("why")))
         handlers.message("good", blocking=True)(lambda: {"sess.good": 1})
-        answer = handlers.respond([Message("hostile"), Message("good")], 1000, reactor, 10)  # type: ignore[arg-type]
+        answer = handlers.respond([Message("tested"), Message("good")], 1000, reactor, 10)  # type: ignore[arg-type]
         assert isinstance(answer, Deferred)
         assert decode_actions(await answer) == {"sess.error": True, "sess.good": 1}
-        assert line_of(logged).startswith("critical: the handler of the message 'hostile' failed")
+        assert line_of(logged).startswith("critical: the handler of the message 'tested' failed")
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", [plain, deferred])
     def test_a_blocking_handler_in_place(
         self, kind: Callable[[BaseException], Callable[[], Any]], logged: Logged
     ) -> None:
-        """Where there are no threads it fails like any."""
-        function = kind(SystemExit("why"))
-        if kind in {coroutine_at_once, coroutine_that_waited}:
-            with pytest.raises(TypeError, match="async"):
-                answer_of(function, blocking=True)
-        else:
-            assert answer_of(function, blocking=True) == {"sess.error": True}
-            line_of(logged)
+        """Where the reactor has no threads, it fails like any other."""
+        assert answer_of(kind(SystemExit("why")), blocking=True) == {"sess.error": True}
+        line_of(logged)
 
 
 class TestSizes:
-    """An ACK cannot be fragmented."""
+    """An ACK is never fragmented: it must fit in one frame."""
 
     @pytest.mark.parametrize("size", [1, 16379, 16380, 70_000, LONG])
     @pytest.mark.parametrize("one", ["x", b"x"], ids=["str", "bytes"])
@@ -733,12 +586,12 @@ class TestSizes:
             assert "the largest is sess.large" in line
 
     def test_a_hundred_thousand_variables(self, logged: Logged) -> None:
-        """They cost their own message only."""
+        """They do not fit, and cost their own message only."""
         assert answer_of(lambda: {f"sess.v{number}": number for number in range(100_000)}) == {"sess.error": True}
         assert "do not fit" in line_of(logged)
 
     def test_an_on_error_that_does_not_fit_either(self, logged: Logged) -> None:
-        """Nothing stands in for the handler then."""
+        """The ACK goes without variables for that message."""
         assert answer_of(lambda: {"sess.large": "x" * LONG}, on_error={"sess.error": "y" * 20_000}) == {}
         assert "the largest is sess.large" in line_of(logged)
 
