@@ -72,7 +72,7 @@ def haproxy(branch: Branch, agents: list[Agent]) -> Iterator[int]:
                 text = text.replace(address, agents[i].address)
             else:
                 text = text.replace(f"    server agent{i} {address}\n", "")
-        answer = 'content-type text/plain lf-string "score %[var(sess.iprep.score)]"'
+        answer = 'content-type text/plain lf-string "allowed %[var(txn.iprep.allowed)]"'
         text = text.replace("default_backend app", f"http-request return status 200 {answer}")
         Path(name, "haproxy.cfg").write_text(text)
         Path(name, "spoe.conf").write_text((EXAMPLE / "spoe.conf").read_text())
@@ -86,7 +86,7 @@ def haproxy(branch: Branch, agents: list[Agent]) -> Iterator[int]:
 
 def through(port: int, agents: list[Agent], options: argparse.Namespace) -> Run:
     """Load them through HAProxy."""
-    report = load(port, options.clients, options, "score 20", [agent.pid for agent in agents])
+    report = load(port, options.clients, options, "allowed 1", [agent.pid for agent in agents])
     return Run(report["requests_per_second"], report["busy_of"], sum(report["errors"].values()))
 
 

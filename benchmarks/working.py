@@ -22,4 +22,4 @@ def get_ip_reputation(ip: IPv4Address) -> Variables:
     end = time.thread_time_ns() + WORK
     while time.thread_time_ns() < end:
         pass
-    return {"sess.score": 20}
+    return {"txn.allowed": True}

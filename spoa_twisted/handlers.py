@@ -65,7 +65,7 @@ class Handlers:
 
         @handlers.message("get-ip-reputation")
         def get_ip_reputation(ip):
-            return {"sess.score": 20}
+            return {"txn.allowed": ip not in blocked}
 
     The mapping form registers functions and bound methods: ``Handlers({"get-ip-reputation": app.check})``.
 

@@ -31,7 +31,7 @@ class FakeHAProxy:
     ::
 
         haproxy = FakeHAProxy(handlers)
-        assert haproxy.notify("get-ip-reputation", ip=IPv4Address("192.0.2.1")) == {"sess.score": 20}
+        assert haproxy.notify("get-ip-reputation", ip=IPv4Address("192.0.2.1")) == {"txn.allowed": True}
 
     It connects when it has something to send, and again after the agent closed the connection. Handlers registered
     with ``blocking=True`` run where they are called.

@@ -192,19 +192,19 @@ def test_a_signal_stops_all(checkout: Checkout, branch: Branch, number: signal.S
         held.listen()
 
 
-def test_the_scores() -> None:
-    """Of the networks that an address is in, the worst counts; one that is in none has nothing against it."""
+def test_the_networks() -> None:
+    """Of the networks that an address is in, the worst counts; an address that is in none is allowed."""
     code = (
         "import sys; from ipaddress import ip_address; from spoa_twisted.tap import load;"
         "from spoa_twisted.testing import FakeHAProxy;"
         "haproxy = FakeHAProxy(load('examples/ip_reputation/handlers.py'));"
-        "print([haproxy.notify('get-ip-reputation', ip=ip_address(ip))['sess.score'] for ip in sys.argv[1:]])"
+        "print([haproxy.notify('get-ip-reputation', ip=ip_address(ip))['txn.allowed'] for ip in sys.argv[1:]])"
     )
     addresses = ["127.0.0.1", "127.0.0.66", "192.0.2.1", "192.0.2.200", "2001:db8::1", "2001:db9::1"]
     ended = subprocess.run(
         [sys.executable, "-c", code, *addresses], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
-    assert ended.stdout == "[0, 80, 30, 95, 60, 0]\n"
+    assert ended.stdout == "[True, False, True, False, False, True]\n"
 
 
 SYSTEMD = ROOT / "examples" / "systemd"

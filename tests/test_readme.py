@@ -192,6 +192,7 @@ class Machine:
     def haproxy(self, branch: Branch, **files: str) -> Callable[..., tuple[int, str]]:
         """Start HAProxy with ``haproxy_cfg`` and the other files; return what makes a request."""
         website = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.website: tuple[str, int] = website.getsockname()
         # HAProxy takes a listener that is there already: who connects early waits.
         files["haproxy_cfg"] = files["haproxy_cfg"].replace("127.0.0.1:8080", f"fd@{website.fileno()}")
         self.write(**files)
@@ -339,14 +340,15 @@ async def test_the_handlers(text: str, load_text: Callable[[str, str], IHandlers
     haproxy = FakeHAProxy(load_text("iprep", text))
     bad, listed, unknown = (ipaddress.IPv4Address(f"127.0.0.{number}") for number in (66, 99, 1))
 
-    assert haproxy.notify("get-ip-reputation", ip=bad) == {"sess.score": 80}
-    assert haproxy.notify("get-ip-reputation", ip=unknown) == {"sess.score": 0}
-    assert await haproxy.send(Message("check-dnsbl", [("ip", listed)])) == {"txn.listed": True}
-    assert await haproxy.send(Message("check-dnsbl", [("ip", unknown)])) == {"txn.listed": False}
+    assert haproxy.notify("get-ip-reputation", ip=bad) == {"txn.allowed": False}
+    assert haproxy.notify("get-ip-reputation", ip=unknown) == {"txn.allowed": True}
+    assert await haproxy.send(Message("check-dnsbl", [("ip", listed)])) == {"txn.unlisted": False}
+    assert await haproxy.send(Message("check-dnsbl", [("ip", unknown)])) == {"txn.unlisted": True}
     variables = await haproxy.send(Message("check-token", [("token", "swordfish")]))
-    assert variables == {"txn.denied": False, "req.user": "alice"}
-    variables = await haproxy.send(Message("check-token", [("token", "sesame")]))
-    assert variables == {"txn.denied": True, "req.user": None}
+    assert variables == {"txn.known": True, "req.user": "alice"}
+    for token in ("sesame", None):
+        variables = await haproxy.send(Message("check-token", [("token", token)]))
+        assert variables == {"txn.known": False, "req.user": None}
 
 
 @readme(text="iprep.py")
@@ -358,7 +360,7 @@ def test_the_handler_with_a_timeout(text: str, load_text: Callable[[str, str], I
     haproxy.send(Message("check-token", [("token", "swordfish")])).addCallback(variables.append)
     haproxy.clock.advance(0.2)
 
-    assert variables == [{"txn.denied": True}]
+    assert variables == [{"txn.error": "token"}]
     assert logged.take() == ["error: the handler of the message 'check-token' took longer than 0.2 s"]
 
 
@@ -370,13 +372,14 @@ def test_the_options(text: str, load_text: Callable[[str, str], IHandlers], logg
     haproxy = FakeHAProxy(handlers)
 
     variables = haproxy.notify("check-client", "unnamed", **{"user-agent": "a bot", "a.b": 1, "c": 2})
-    assert variables == {"txn.bot": True, "txn.others": 2}
-    assert haproxy.notify("scan-body", body=b"EICAR") == {"txn.infected": True}
+    assert variables == {"txn.human": False, "txn.others": 2}
+    assert haproxy.notify("scan-body", body=b"EICAR") == {"txn.clean": False}
+    assert haproxy.notify("scan-body", body=b"text") == {"txn.clean": True}
     assert haproxy.notify("anything") == {"txn.unknown": "anything"}
     assert logged.take() == []
 
-    assert haproxy.notify("check-client", status=1) == {"txn.unchecked": True}
-    assert haproxy.notify("scan-body", body="text") == {"txn.infected": True}
+    assert haproxy.notify("check-client", status=1) == {"txn.error": "handler"}
+    assert haproxy.notify("scan-body", body="text") == {"txn.clean": False}
     missing, wrong = logged.take()
     assert "'check-client' failed: TypeError: the message 'check-client' has no argument 'user_agent'" in missing
     assert "'scan-body' failed: TypeError" in wrong
@@ -418,11 +421,11 @@ def test_haproxy_asks(
     haproxy_cfg = haproxy_cfg.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}").replace("12345", agent.port)
     request = machine.haproxy(branch, haproxy_cfg=haproxy_cfg)
 
-    assert request() == (200, "user: ")
-    assert request(client="127.0.0.66")[0] == 403
-    assert request(client="127.0.0.99")[0] == 403
     assert request(**{"X-Token": "swordfish", "X-User": "root"}) == (200, "user: alice")
+    assert request()[0] == 401
     assert request(**{"X-Token": "sesame"})[0] == 401
+    assert request(client="127.0.0.66", **{"X-Token": "swordfish"})[0] == 403
+    assert request(client="127.0.0.99", **{"X-Token": "swordfish"})[0] == 403
     said = agent.stop()
     assert "Server Shut Down." in said
     assert "Traceback" not in said
@@ -507,7 +510,8 @@ async def test_the_application(text: str, machine: Machine) -> None:
     app = machine.start(command, ready=r"SPOAFactory starting on (\d+)")
     client = SPOEClient(f"tcp:127.0.0.1:{app.port}")
 
-    assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("127.0.0.9")) == {"sess.score": 80}
+    assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("127.0.0.9")) == {"txn.allowed": True}
+    assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1")) == {"txn.allowed": False}
     await client.disconnect()
     assert "Traceback" not in app.stop()
 
@@ -520,7 +524,7 @@ async def test_the_tac_file(handlers: str, text: str, command: str, machine: Mac
     agent = machine.start(command)
     client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
 
-    assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1")) == {"sess.score": 20}
+    assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1")) == {"txn.allowed": True}
     await client.disconnect()
     said = agent.stop()
     assert "Server Shut Down." in said

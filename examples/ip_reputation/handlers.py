@@ -1,4 +1,4 @@
-"""Scores a client's address by the network that it comes from.
+"""Allows a request by the network that the client's address is in.
 
 twistd -n spoa --handlers examples/ip_reputation/handlers.py
 """
@@ -15,10 +15,15 @@ NETWORKS = {
     ip_network("2001:db8::/32"): 60,
 }
 
-handlers = Handlers()
+# From this score on, a network is refused.
+TOO_BAD = 50
+
+# HAProxy's rules answer 503 when txn.error is set.
+handlers = Handlers(on_error={"txn.error": "handler"})
 
 
 @handlers.message("get-ip-reputation")
 def get_ip_reputation(ip: IPv4Address | IPv6Address) -> Variables:
-    """Answer with the worst score of the networks that the address is in; 0 when it is in none."""
-    return {"sess.score": max([score for network, score in NETWORKS.items() if ip in network], default=0)}
+    """Allow the address unless it is in a network that is too bad; the worst of its networks counts."""
+    worst = max([score for network, score in NETWORKS.items() if ip in network], default=0)
+    return {"txn.allowed": worst < TOO_BAD}

@@ -133,7 +133,7 @@ With --json it prints an object with these keys:
   notes                 what to know before the figures are believed
 
   spoactl bench tcp:127.0.0.1:12345 --pid "$(cat twistd.pid)"
-  spoactl bench unix:/run/agent.sock check-token token=swordfish --expect txn.denied=false --expect req.user=alice
+  spoactl bench unix:/run/agent.sock check-token token=swordfish --expect txn.known=true --expect req.user=alice
 """
 
 

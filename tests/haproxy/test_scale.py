@@ -29,7 +29,7 @@ def get_ip_reputation(ip):
     end = time.thread_time() + 0.0002
     while time.thread_time() < end:
         pass
-    return {"sess.score": 0, "txn.pid": os.getpid()}
+    return {"txn.allowed": True, "txn.pid": os.getpid()}
 """
 
 
