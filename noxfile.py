@@ -42,19 +42,18 @@ def checkout(session: nox.Session) -> Path:
     return copy
 
 
-def haproxy(session: nox.Session) -> dict[str, str]:
-    """Return the environment for tests with all branches of HAProxy."""
-    folder = os.environ.get("SPOA_HAPROXY") or str(DOWNLOADS / "haproxy")
-    if not Path(folder).exists():
-        session.error(f"there is no {folder}: nox -s haproxy")
-    return {"SPOA_HAPROXY": folder}
+def branches() -> list[Path]:
+    """Return the HAProxy of each branch that the session ``haproxy`` has found, the oldest first."""
+    found = (DOWNLOADS / "haproxy").glob("[0-9]*/haproxy")
+    return sorted(found, key=lambda path: [int(part) for part in path.parent.name.split(".")])
 
 
-def newest_haproxy(session: nox.Session) -> dict[str, str]:
-    """Return the environment for tests with the newest branch of HAProxy, and with that of the extra ``test``."""
-    folder = Path(haproxy(session)["SPOA_HAPROXY"])
-    branches = sorted(folder.glob("[0-9]*/haproxy"), key=lambda path: [int(part) for part in path.parent.name.split(".")])
-    return {"SPOA_HAPROXY": str(branches[-1])}
+def with_haproxy(session: nox.Session, *, newest: bool = False) -> dict[str, str]:
+    """Return the environment for tests with all branches of HAProxy, or with the newest beside that of the extra."""
+    found = branches()
+    if not found:
+        session.error("there is no HAProxy yet: nox -s haproxy")
+    return {"SPOA_HAPROXY": os.pathsep.join(map(str, found[-1:] if newest else found))}
 
 
 def smoke() -> list[str]:
@@ -88,7 +87,7 @@ def everything(session: nox.Session) -> None:
     """All tests, those that soak too, with each branch of HAProxy."""
     checkout(session)
     session.install("-e", ".[test]")
-    session.run("python", "-m", "pytest", "-m", "", *session.posargs, env=haproxy(session))
+    session.run("python", "-m", "pytest", "-m", "", *session.posargs, env=with_haproxy(session))
 
 
 @nox.session
@@ -96,20 +95,86 @@ def coverage(session: nox.Session) -> None:
     """The default run, measured, with an old HAProxy and a new one. It fails under what pyproject.toml demands."""
     copy = checkout(session)
     session.install("-e", ".[test]")
-    # What the tests start is measured too.
-    environment = newest_haproxy(session) | {"SPOA_COVERAGE": "1"}
+    # What the tests start, in whatever folder, finds the plugin of coverage.py that is among the tests.
+    environment = with_haproxy(session, newest=True) | {"PYTHONPATH": str(copy)}
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=environment)
-    session.run("coverage", "combine", "-q")
-    session.run("coverage", "report")
+    session.run("coverage", "combine", "--quiet", env=environment)
+    session.run("coverage", "report", env=environment)
+
+
+@nox.session(python=False)
+def haproxy(session: nox.Session) -> None:
+    """Get the HAProxys for the other sessions, of which some have to be old and some new."""
+    session.run("tests/haproxy/get-haproxy", str(DOWNLOADS / "haproxy"), external=True, success_codes=[0, 1])
+    # SPOE was rewritten in 3.1: without a branch of each, half of what HAProxys do would be untested.
+    versions = [[int(part) for part in path.parent.name.split(".")] for path in branches()]
+    if not versions or versions[0] >= [3, 1] or versions[-1] < [3, 1]:
+        session.error(f"a HAProxy <= 3.0 and one >= 3.1 are needed; there are {versions}")
+
+
+#: The interpreters that tests/get-python knows.
+PACKAGED = ("3.13", "3.14", "3.15", "pypy7", "pypy8")
+
+#: The oldest versions that setup.cfg allows, and the oldest Python, which Debian has no package of any more.
+OLDEST = "3.10"
+OLDEST_PACKAGES = ["twisted[tls]==22.4.0", "zope.interface==5.5.2"]
+
+
+@nox.session(python=False)
+def pythons(session: nox.Session) -> None:
+    """Get the interpreters for the other sessions."""
+    for version in PACKAGED:
+        session.run("tests/get-python", version, str(DOWNLOADS / version), external=True, success_codes=[0, 1])
+
+
+def test_on(session: nox.Session, version: str) -> None:
+    """Run the tests of what can differ, in an environment of that interpreter."""
+    environment = Path(session.create_tmp()) / "environment"
+    if version in PACKAGED:
+        download = DOWNLOADS / version
+        if not download.exists():
+            session.skip(f"{version} NOT TESTED: no such Python in {download}: nox -s pythons")
+        session.run("tests/get-python", version, str(download), str(environment), external=True)
+    else:
+        installed = find_python(version)
+        if installed is None:
+            session.skip(f"{version} NOT TESTED: this machine has no such Python")
+        session.run(installed, "-m", "venv", "--clear", str(environment), external=True)
+    checkout(session)
+    python = str(environment / "bin" / "python")
+    oldest = OLDEST_PACKAGES if version == OLDEST else []
+    session.run(python, "-m", "pip", "-q", "install", *oldest, "-e", ".[test]", external=True)
+    session.run(
+        python, "-m", "pytest", "-n0", *smoke(), *session.posargs, env=with_haproxy(session, newest=True), external=True
+    )
+
+
+def find_python(version: str) -> str | None:
+    """Return a Python of this machine that can make environments: on the PATH, or of pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    check = f"import ensurepip, sys; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"
+    for found in (f"python{version}", *map(str, pyenv.glob(f"versions/{version}.*/bin/python"))):
+        # A shim of pyenv is there for versions that are not.
+        if shutil.which(found) and subprocess.run([found, "-c", check], capture_output=True).returncode == 0:
+            return found
+    return None
+
+
+for _version in (OLDEST, *PACKAGED):
+
+    @nox.session(name=f"on-{_version}", python=False)
+    def on(session: nox.Session, version: str = _version) -> None:
+        """What can differ on this interpreter; on the oldest, with the oldest packages that setup.cfg allows."""
+        test_on(session, version)
 
 
 @nox.session
 def compiled(session: nox.Session) -> None:
-    """spop compiled by mypyc: its tests, and those of what is built on it."""
+    """The codec compiled by mypyc: its tests, and those of what is built on it."""
     checkout(session)
     session.install("-e", ".[test]", env={"SPOA_TWISTED_MYPYC": "1"})
     session.run("python", "-c", COMPILED)
-    session.run("python", "-m", "pytest", "-n0", *smoke(), env=newest_haproxy(session))
+    session.run("python", "-m", "pytest", "-n0", *smoke(), env=with_haproxy(session, newest=True))
 
 
 #: Fails unless each module of spop, but those that are not compiled, is an extension.

@@ -327,7 +327,7 @@ def test_the_set_up_commands(example: str, tests: str) -> None:
         assert extra is not None
         assert setup["options.extras_require"][extra[1]]
     assert tests.endswith(".venv/bin/python -m pytest\n")
-    assert "tests.readme_commands" in (ROOT / ".ci" / "run").read_text()
+    assert "tests.readme_commands" in (ROOT / ".ci" / "stages.py").read_text()
 
 
 # Handlers.
