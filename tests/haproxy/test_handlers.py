@@ -13,9 +13,10 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, Message, Variables
+from tests.programs import STOPPED
 
 from .conftest import Serve, StartAgent, StartHAProxy
-from .harness import STOPPED, bounded, shown
+from .harness import bounded, shown
 
 ONE_MESSAGE = """\
     messages one

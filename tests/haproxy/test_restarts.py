@@ -7,9 +7,11 @@ import signal
 import pytest
 from twisted.internet import reactor
 
+from tests.programs import STOPPED
+
 from .branches import Branch
 from .conftest import StartAgent, StartHAProxy
-from .harness import STOPPED, AgentProcess, HAProxy, Load, bounded, listening_socket, several_agents, shown
+from .harness import AgentProcess, HAProxy, Load, bounded, listening_socket, several_agents, shown
 
 #: How many clients request as fast as they are answered. HAProxy sends as many NOTIFYs over one connection at a time.
 CLIENTS = 20
