@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 from socket import socket
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from threading import Condition, Thread
@@ -141,13 +141,18 @@ class Program:
         """Wait until it listens on so many endpoints, if it is an agent, and return the address of the last of them."""
         return self.said(LISTENING, number)[1]
 
-    def signal(self, number: int) -> None:
-        """Send it a signal. It is an error if it has ended."""
+    def send(self, number: int) -> bool:
+        """Send it a signal, unless it has ended, and return whether it was sent."""
         with self._changed:
-            if self.status is None:
+            running = self.status is None
+            if running:
                 self._process.send_signal(number)
-                return
-        raise self._failed(f"it could not be sent signal {number}")
+            return running
+
+    def signal(self, number: int) -> None:
+        """Send it a signal. If it has ended, the test fails."""
+        if not self.send(number):
+            raise self._failed(f"signal {int(number)} was not sent")
 
     def ended(self, limit: float = LIMIT) -> int:
         """Wait for its end, and return the exit status. When the limit is over it is killed, and the test fails."""
@@ -158,17 +163,13 @@ class Program:
         return self.status
 
     def stop(self) -> int:
-        """Send SIGTERM, if it has not ended, and return the exit status."""
-        with self._changed:
-            if self.status is None:
-                self._process.terminate()
+        """Send SIGTERM, unless it has ended, and return the exit status."""
+        self.send(SIGTERM)
         return self.ended()
 
     def kill(self) -> None:
-        """Kill it, if it has not ended, and wait for its end."""
-        with self._changed:
-            if self.status is None:
-                self._process.kill()
+        """Kill it, unless it has ended, and wait for its end."""
+        self.send(SIGKILL)
         self._follower.join(LIMIT)
         if self._follower.is_alive():
             raise AssertionError(f"it was killed, but another process keeps its output open:\n{self.output}")

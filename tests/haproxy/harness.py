@@ -40,6 +40,9 @@ HERE = Path(__file__).parent
 #: Seconds for a whole test.
 TEST_LIMIT = 40.0
 
+#: Seconds for a process that was killed.
+KILL_LIMIT = 10.0
+
 # The frontend origin-web is the web server: HAProxy itself. HAProxy needs no agent for it.
 HAPROXY_CFG = """\
 global
@@ -185,8 +188,8 @@ class Process:
         return self.status
 
     async def kill(self) -> None:
-        self._program.kill()
-        await self.ended()
+        self._program.send(signal.SIGKILL)
+        await Deferred.fromCoroutine(self.ended()).addTimeout(KILL_LIMIT, reactor)
 
     def _change(self) -> Deferred[None]:
         change: Deferred[None] = Deferred()
