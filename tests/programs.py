@@ -1,4 +1,4 @@
-"""The programs that tests and benchmarks run, with this checkout's package in this interpreter, and how they do it."""
+"""The programs that tests and benchmarks run, with this checkout's package in this interpreter, and what runs them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ LISTENING: Final = re.compile(r"SPOA listening on (\S+)\n")
 #: Exit statuses of an agent that ended as it was told to. Since 24.10, Twisted ends by the signal that stopped it.
 STOPPED: Final = (0, -SIGTERM)
 
-#: Seconds that a program may take until it has printed something or has ended. It ends a test that would hang.
+#: Seconds to wait for a line of output, or for the end: without a limit, a program that hangs would hang its test.
 LIMIT: Final = 30.0
 
-#: Runs a command as systemd does: the socket is descriptor 3, and the environment says which process it is for.
+#: Runs a command with a socket as systemd passes it on: as descriptor 3, for the process that LISTEN_PID names.
 _AS_SYSTEMD: Final = """\
 import os, sys
 number, *command = sys.argv[1:]
@@ -57,8 +57,8 @@ def spoa(
     :param options: more options of ``spoa``.
     :param listen: the endpoints.
     :param program: the command that ``spoa`` is a subcommand of.
-    :param inherited: a socket that listens. The agent has it from systemd, as it were, and listens on it instead of
-        ``listen``. :class:`Program` has to pass it on.
+    :param inherited: a listening socket, which is passed on as systemd does, and replaces ``listen``. It must also be
+        one of the ``sockets`` of :class:`Program`.
     """
     wrapper: list[str] = []
     if inherited is not None:
@@ -69,16 +69,16 @@ def spoa(
 
 
 class Program:
-    """A child process, and all that it printed. As a context manager, it is killed in the end.
+    """A child process, and all that it printed. The context manager kills it at the end.
 
-    A thread reads the output all the time, because a program whose pipe is full would hang, and wakes who waits for
-    it.
+    A thread reads the output all the time, because a program whose pipe is full would hang. The same thread waits for
+    the end, and wakes the tests that wait.
 
-    :param command: with its arguments.
+    :param command: the program and its arguments.
     :param cwd: the folder in which it runs.
-    :param environment: what its environment has besides :data:`ENVIRONMENT`.
-    :param sockets: it inherits them, under the numbers that they have here.
-    :param stdout: where it prints to. Without it, :attr:`output` is what it prints.
+    :param environment: variables that it has besides :data:`ENVIRONMENT`.
+    :param sockets: sockets that it inherits, with the same descriptor numbers as here.
+    :param stdout: where stdout and stderr go, if not to :attr:`output`.
     :param on_change: called in the thread after the output or the status has changed.
     """
 
@@ -92,7 +92,7 @@ class Program:
         stdout: IO[bytes] | int = PIPE,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        #: What it printed on stdout and stderr, in whole lines until it has ended.
+        #: What it printed on stdout and stderr: whole lines only, until it has ended.
         self.output = ""
         #: The exit status, negative for a signal, and ``None`` until it has ended and its output is complete.
         self.status: int | None = None
@@ -122,9 +122,9 @@ class Program:
         return f"exit status: {self.status}\n{self.output}"
 
     def said(self, pattern: str | re.Pattern[str], times: int = 1, limit: float = LIMIT) -> re.Match[str]:
-        """Wait until the output has so many matches of ``pattern``, and return the last of these.
+        """Wait until the output has ``times`` matches of ``pattern``, and return the last of them.
 
-        If the program ends without them, or the limit is over, it is killed, and the test fails.
+        If the program ends without them, or the limit is over, the program is killed and the test fails.
         """
 
         def found() -> re.Match[str] | None:
@@ -138,7 +138,7 @@ class Program:
         return match
 
     def address(self, number: int = 1) -> str:
-        """Wait until it listens on so many endpoints, if it is an agent, and return the address of the last of them."""
+        """Wait until an agent listens on ``number`` endpoints, and return the last one's address."""
         return self.said(LISTENING, number)[1]
 
     def send(self, number: int) -> bool:
@@ -155,7 +155,7 @@ class Program:
             raise self._failed(f"signal {int(number)} was not sent")
 
     def ended(self, limit: float = LIMIT) -> int:
-        """Wait for its end, and return the exit status. When the limit is over it is killed, and the test fails."""
+        """Wait for its end, and return the exit status. After the limit it is killed and the test fails."""
         with self._changed:
             self._changed.wait_for(lambda: self.status is not None, limit)
         if self.status is None:

@@ -173,7 +173,7 @@ def test_a_signal_stops_all(checkout: Checkout, branch: Branch, number: signal.S
         demo.signal(number)
         status = demo.ended()
     finally:
-        # Whatever fails, it ends its children.
+        # If anything failed: the demo ends its children on SIGTERM, which a kill would leave running.
         demo.stop()
 
     assert status == 0, demo.output

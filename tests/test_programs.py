@@ -1,4 +1,4 @@
-"""What the tests run their programs with: it waits for what they say, and leaves none behind."""
+"""Program, which runs the programs of other tests, waits for their output and their end, and leaves none running."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_there(pid: int) -> bool:
 
 
 def test_what_is_waited_for(python: Any) -> None:
-    """The match that was asked for is returned, of all that was printed on stdout and stderr."""
+    """said returns the match that was asked for, in all that was printed on stdout and stderr."""
     program = python(
         "import sys; print('port 1'); print('port 2', file=sys.stderr); print('port 3'); sys.stdin.read(); sys.exit(7)"
     )
@@ -39,7 +39,7 @@ def test_what_is_waited_for(python: Any) -> None:
 
 
 def test_lines_come_whole(python: Any, tmp_path: Path) -> None:
-    """A number that is not yet there as a whole does not match, and no character is cut, until the program ends."""
+    """An unfinished line is held back until the program ends: no pattern matches half a number, no character is cut."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     changes: list[None] = []
@@ -62,7 +62,7 @@ def test_lines_come_whole(python: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_not_printed_any_more(python: Any) -> None:
-    """The test fails as soon as the program has ended, with all that it said."""
+    """said fails as soon as the program has ended, and shows the output."""
     program = python("print('one'); print('sorry'); raise SystemExit(3)")
     with pytest.raises(AssertionError, match=r"(?s)'one' was not printed 2 times.*\(exit status 3\):\none\nsorry\n"):
         program.said("one", 2)
@@ -70,7 +70,7 @@ def test_what_is_not_printed_any_more(python: Any) -> None:
 
 @pytest.mark.parametrize("wait", [lambda program: program.said("more", limit=0.5), lambda program: program.ended(0.5)])
 def test_what_takes_too_long(python: Any, wait: Any) -> None:
-    """The program is killed, and the test fails with all that it said, whole lines or not."""
+    """After the limit, said and ended kill the program, and show all of its output."""
     program = python("import os, signal; os.write(1, b'begins\\nand waits'); signal.pause()")
     program.said("begins")
     with pytest.raises(AssertionError, match=r"(?s)within 0\.5 s \(it still ran\):\nbegins\nand waits$"):
@@ -80,14 +80,14 @@ def test_what_takes_too_long(python: Any, wait: Any) -> None:
 
 
 def test_output_that_nobody_waits_for(python: Any) -> None:
-    """More than a pipe holds does not stop a program."""
+    """A program can print more than a pipe holds, although no test waits for it."""
     program = python("print('many\\n' * 300_000)")
     assert program.ended() == 0
     assert program.output.count("many\n") == 300_000
 
 
 def test_its_end(python: Any) -> None:
-    """It can be stopped and killed when it has ended, but a signal is too late then, and nothing is left of it."""
+    """After the end, stop and kill do nothing, and signal fails."""
     program = python("import signal; print('ready'); signal.pause()")
     program.said("ready")
     program.signal(signal.SIGCONT)
@@ -100,7 +100,7 @@ def test_its_end(python: Any) -> None:
 
 
 def test_one_that_is_left_to_itself() -> None:
-    """It is killed in the end."""
+    """The context manager kills a program that still runs."""
     with Program(["sleep", "600"]) as program:
         assert is_there(program.pid)
     assert program.status == -signal.SIGKILL
@@ -108,7 +108,7 @@ def test_one_that_is_left_to_itself() -> None:
 
 
 def test_output_of_ones_own(python: Any, tmp_path: Path) -> None:
-    """What goes elsewhere is not read, and the end is noticed all the same."""
+    """Without a pipe there is no output, and ended returns all the same."""
     with (tmp_path / "output").open("wb") as output:
         text = "import os; print(os.getcwd(), os.environ['NAME'])"
         program = python(text, stdout=output, cwd=tmp_path, environment={"NAME": "x"})
@@ -118,7 +118,7 @@ def test_output_of_ones_own(python: Any, tmp_path: Path) -> None:
 
 
 def test_a_socket_as_from_systemd() -> None:
-    """It is descriptor 3 of the program, and the environment is for the program's own process."""
+    """The program has it as descriptor 3, and LISTEN_PID is its own process id."""
     shown = "import os, socket; s = socket.socket(fileno=3); print(s.getsockname()[1], os.getpid(), os.environ)"
     with socket.create_server(("127.0.0.1", 0)) as listening:
         command = spoa(handlers="unused", inherited=listening, program=[sys.executable, "-c", shown])

@@ -66,8 +66,8 @@ class Agent(Program):
     :param listen: the endpoints.
     :param program: the command that ``spoa`` is a subcommand of.
     :param stdout: where the process writes to. Without it, what it writes is :attr:`output`.
-    :param inherited: a socket that listens, passed on as by systemd and listened on instead: the process need not say
-        where that is.
+    :param inherited: a listening socket, which is passed on as systemd does, and replaces ``listen``. The process need
+        not say then where it listens.
     :param descriptors: how many files it may have open.
     """
 

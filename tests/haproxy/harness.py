@@ -144,13 +144,13 @@ def shown(*variables: str) -> str:
 
 
 class Process:
-    """A :class:`Program` for tests on the reactor, which has to turn while they wait: the agent may be in this process.
+    """A :class:`Program` for tests on the reactor. They wait without blocking it: an agent may be in this process.
 
     :param keywords: see :class:`Program`.
     """
 
     def __init__(self, command: Sequence[str], **keywords: Any) -> None:
-        #: The program's, as it was when the reactor came to it: they do not change between two awaits of a test.
+        #: Copied from the program in the reactor's thread only: they do not change between two awaits of a test.
         self.output = ""
         self.status: int | None = None
         self._waiting: list[Deferred[None]] = []
@@ -208,8 +208,8 @@ class Process:
 class AgentProcess(Process):
     """An agent on the command line, with the handlers of ``handlers.py``.
 
-    :param options: options of ``spoa``; where it listens is one of them.
-    :param socket: a socket that listens, on which it listens instead.
+    :param options: options of ``spoa``, with the endpoints as ``--listen``.
+    :param socket: a listening socket, which is passed on as systemd does, and replaces the endpoints.
     """
 
     def __init__(self, *options: str, socket: socket.socket | None = None) -> None:
