@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,15 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from spoa_twisted.version import version
+from tests.programs import ANY_PORT, ENVIRONMENT, ROOT, SPOACTL, TWISTD, Program, spoa
 
-ROOT: Final = Path(__file__).parent.parent
 HANDLERS: Final = Path(__file__).with_name("handlers.py")
 
 KINDS: Final = ("sync", "fired", "later", "coroutine", "awaiting", "waiting", "canned", "canned-at-once")
 SHAPES: Final = ("small", "http", "body")
-
-ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-SPOACTL: Final = [sys.executable, "-c", "from spoa_twisted.ctl import main; main()"]
 
 
 def usable_cores() -> set[int]:
@@ -50,43 +46,25 @@ def cores() -> tuple[set[int], set[int]]:
 
 
 @contextmanager
-def started(command: Sequence[str], on: set[int], ready: str) -> Iterator[tuple[int, str]]:
-    """Start a process on these cores; give its process id, and what follows ``ready`` in what it says."""
-    with subprocess.Popen(
-        command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+def started(command: Sequence[str], on: set[int], **environment: str) -> Iterator[tuple[int, str]]:
+    """Start an agent on these cores; give its process id, and where it listens."""
+    with Program(command, environment=environment) as program:
+        pin(program.pid, on)
         try:
-            pin(process.pid, on)
-            said = []
-            assert process.stdout is not None
-            for line in process.stdout:
-                said.append(line)
-                match = re.search(rf"{ready}(\S+)", line)
-                if match:
-                    yield process.pid, match[1]
-                    break
-            else:
-                raise SystemExit(f"{command[0]} did not start:\n{''.join(said)}")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate()
+            address = program.address()
+        except AssertionError as error:
+            raise SystemExit(f"the agent did not start: {error}") from None
+        yield program.pid, address
+        program.stop()
 
 
-def agent(kind: str, reactor: str, listen: str = "tcp:0:interface=127.0.0.1", handlers: Path = HANDLERS) -> list[str]:
+def agent(kind: str, reactor: str, listen: str = ANY_PORT, handlers: Path = HANDLERS) -> list[str]:
     """Return the command of an agent of this kind, on a port of its own."""
     if kind.startswith("canned"):
         at_once = ["--at-once"] if kind == "canned-at-once" else []
         return [sys.executable, "-m", "benchmarks.canned", f"--reactor={reactor}", *at_once]
-    twistd = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
-    return [
-        *twistd,
-        "-n",
-        "--pidfile=",
-        f"--reactor={reactor}",
-        "spoa",
-        f"--listen={listen}",
-        f"--handlers={handlers}:{kind}",
-    ]
+    twistd = [*TWISTD, "-n", "--pidfile=", f"--reactor={reactor}"]
+    return spoa(handlers=f"{handlers}:{kind}", listen=[listen], program=twistd)
 
 
 def bench(endpoint: str, arguments: Sequence[str], on: set[int]) -> dict[str, Any]:
@@ -173,7 +151,7 @@ def main() -> None:
         with ExitStack() as stack:
             endpoint, pids = options.endpoint, options.pid
             if not endpoint:
-                pid, address = stack.enter_context(started(agent(kind, options.reactor), for_agent, "listening on "))
+                pid, address = stack.enter_context(started(agent(kind, options.reactor), for_agent))
                 endpoint, pids = f"tcp:{address}", [str(pid)]
             for shape in options.shapes.split(","):
                 for in_flight in options.in_flight.split(","):

@@ -100,7 +100,7 @@ def main() -> None:
     reactor: Any = installed
     factory = Factory.forProtocol(CannedAtOnce if options.at_once else Canned)
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-    print(f"canned listening on 127.0.0.1:{port.getHost().port}", flush=True)
+    print(f"SPOA listening on 127.0.0.1:{port.getHost().port}", flush=True)
     reactor.run()
 
 

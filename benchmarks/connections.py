@@ -16,18 +16,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.agent import ENVIRONMENT, ROOT, agent, bench, cores, machine, started
+from benchmarks.agent import agent, bench, cores, machine, started
 from spoa_twisted.ctl.bench import ProcessCPU
 from spoa_twisted.ctl.files import allow_files
 from tests.certificates import self_signed
+from tests.programs import ANY_PORT, ENVIRONMENT, ROOT
 
 #: So many connections come before memory is measured: what is taken once for all is none of a connection's.
 BEFORE: Final = 100
 
 #: So many files may the agent open besides: it lowers --max-connections to what is left.
 OTHER_FILES: Final = 100
-
-READY: Final = "listening on "
 
 #: Seconds in which nobody asks anything.
 QUIET: Final = 2.0
@@ -111,12 +110,12 @@ def main() -> None:
     print("\n".join(machine()))
     print(f"agents with the {options.reactor} reactor, all on one core, the load on {on}")
     with ExitStack() as stack:
-        listen, tls = "tcp:0:interface=127.0.0.1", []
+        listen, tls = ANY_PORT, []
         if options.tls:
             certificate, key = self_signed(Path(stack.enter_context(tempfile.TemporaryDirectory())))
             listen, tls = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}", ["--tls"]
         command = agent("sync", options.reactor, listen)
-        crowded, address = stack.enter_context(started(command, for_agent, READY))
+        crowded, address = stack.enter_context(started(command, for_agent))
         stack.enter_context(idle(address, BEFORE, *tls))
         before = memory(crowded)
         stack.enter_context(idle(address, options.idle, *tls))
@@ -128,7 +127,7 @@ def main() -> None:
         print(f"from {before / 2**20:.1f} to {after / 2**20:.1f} MiB; {quiet(crowded):.2%} of a core while nobody asks")
         if tls:
             return
-        alone, alone_address = stack.enter_context(started(command, for_agent, READY))
+        alone, alone_address = stack.enter_context(started(command, for_agent))
         print(
             f"busy connections: best of {options.runs} runs of {options.duration} s on an agent that has no idle ones,"
         )

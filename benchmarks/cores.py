@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 import argparse
-import socket
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.agent import ENVIRONMENT, ROOT, agent, bench, machine, started, usable_cores
-from benchmarks.haproxy import load
+from benchmarks.agent import agent, bench, machine, started, usable_cores
+from benchmarks.haproxy import load, running
 from tests.haproxy.branches import Branch, NoHAProxy, find_branches
+from tests.programs import ROOT
 
 EXAMPLE: Final = ROOT / "examples" / "scale"
 HANDLERS: Final = Path(__file__).with_name("working.py")
@@ -59,29 +56,17 @@ def directly(agents: list[Agent], options: argparse.Namespace) -> Run:
     )
 
 
-@contextmanager
-def haproxy(branch: Branch, agents: list[Agent]) -> Iterator[int]:
-    """Start HAProxy as the example has it, with these agents; give its port."""
-    with tempfile.TemporaryDirectory() as name, socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(1024)
-        text = (EXAMPLE / "haproxy.cfg").read_text()
-        text = text.replace("bind 127.0.0.1:8080", f"bind fd@{listening.fileno()}")
-        for i, address in enumerate(ADDRESSES):
-            if i < len(agents):
-                text = text.replace(address, agents[i].address)
-            else:
-                text = text.replace(f"    server agent{i} {address}\n", "")
-        answer = 'content-type text/plain lf-string "allowed %[var(txn.iprep.allowed)]"'
-        text = text.replace("default_backend app", f"http-request return status 200 {answer}")
-        Path(name, "haproxy.cfg").write_text(text)
-        Path(name, "spoe.conf").write_text((EXAMPLE / "spoe.conf").read_text())
-        command = [str(branch.executable), "-db", "-q", "-f", f"{name}/haproxy.cfg"]
-        with subprocess.Popen(command, pass_fds=[listening.fileno()]) as process:
-            try:
-                yield listening.getsockname()[1]
-            finally:
-                process.kill()
+def haproxy(branch: Branch, agents: list[Agent]) -> AbstractContextManager[tuple[int, int]]:
+    """Start HAProxy as the example has it, with these agents; give its process id and its port."""
+    text = (EXAMPLE / "haproxy.cfg").read_text()
+    for i, address in enumerate(ADDRESSES):
+        if i < len(agents):
+            text = text.replace(address, agents[i].address)
+        else:
+            text = text.replace(f"    server agent{i} {address}\n", "")
+    answer = 'content-type text/plain lf-string "allowed %[var(txn.iprep.allowed)]"'
+    text = text.replace("default_backend app", f"http-request return status 200 {answer}")
+    return running(branch, text, (EXAMPLE / "spoe.conf").read_text())
 
 
 def through(port: int, agents: list[Agent], options: argparse.Namespace) -> Run:
@@ -137,13 +122,12 @@ def main() -> None:
                 f"there are {len(available)} cores in all: the load and HAProxy take of them what two agents could have"
             )
     print(f"the fastest of {options.runs} runs of {options.duration} s each\n\n{HEAD}")
-    ENVIRONMENT["SPOA_WORK"] = str(options.work)
     errors = 0
     with ExitStack() as stack:
         agents = []
         for core in (available[0], available[1 % len(available)]):
             command = agent("handlers", options.reactor, handlers=HANDLERS)
-            agents.append(Agent(*stack.enter_context(started(command, {core}, "listening on "))))
+            agents.append(Agent(*stack.enter_context(started(command, {core}, SPOA_WORK=str(options.work)))))
         runs: dict[int, list[Run]] = {1: [], 2: []}
         for _ in range(options.runs):
             for count, some in runs.items():
@@ -154,7 +138,7 @@ def main() -> None:
             runs = {1: [], 2: []}
             with haproxy(branch, agents[:1]) as one, haproxy(branch, agents) as two:
                 for _ in range(options.runs):
-                    for (count, some), port in zip(runs.items(), (one, two), strict=True):
+                    for (count, some), (_, port) in zip(runs.items(), (one, two), strict=True):
                         some.append(through(port, agents[:count], options))
             print(rows(f"HAProxy {branch.name}", runs), flush=True)
             errors += sum(run.errors for some in runs.values() for run in some)

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.agent import ENVIRONMENT, KINDS, ROOT, agent, machine, started, usable_cores
+from benchmarks.agent import KINDS, agent, machine, started, usable_cores
 from spoa_twisted.ctl.bench import BUSY
 from tests.haproxy.branches import Branch, NoHAProxy, find_branches
+from tests.programs import ENVIRONMENT, ROOT, Program
 
 HAPROXY_CFG: Final = """\
 global
@@ -34,7 +35,7 @@ defaults
     timeout server 30s
 
 frontend web
-    bind fd@{socket}
+    bind 127.0.0.1:8080
     {filter}
     http-request return status 200 content-type text/plain lf-string "score %[var(sess.bench.score)]"
 
@@ -63,37 +64,32 @@ EXPECTED: Final = "score 20"
 
 
 @contextmanager
-def haproxy(branch: Branch, server: str, with_filter: bool) -> Iterator[tuple[int, int]]:
-    """Start HAProxy; give its process id and its port."""
+def running(branch: Branch, haproxy_cfg: str, spoe_conf: str) -> Iterator[tuple[int, int]]:
+    """Start HAProxy with these files, and on another port than 8080; give its process id and that port."""
     with tempfile.TemporaryDirectory() as name, socket.socket() as listening:
         folder = Path(name)
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)
-        (folder / "spoe.conf").write_text(SPOE_CONF)
-        (folder / "haproxy.cfg").write_text(
-            HAPROXY_CFG.format(
-                socket=listening.fileno(),
-                filter=f"filter spoe engine bench config {folder}/spoe.conf" if with_filter else "",
-                mode="spop" if branch.rewritten else "tcp",
-                agent=server,
-            )
-        )
-        command = [str(branch.executable), "-db", "-f", str(folder / "haproxy.cfg")]
-        output = (folder / "output").open("w+")
-        with (
-            output,
-            subprocess.Popen(
-                command, pass_fds=[listening.fileno()], stdout=output, stderr=subprocess.STDOUT
-            ) as process,
-        ):
-            try:
-                yield process.pid, listening.getsockname()[1]
-            finally:
-                process.kill()
-                status = process.wait()
-                if status > 0:
-                    output.seek(0)
-                    print(f"HAProxy ended with {status}:\n{output.read()}", file=sys.stderr)
+        (folder / "spoe.conf").write_text(spoe_conf)
+        # HAProxy takes a listener that is there already: who connects early waits.
+        (folder / "haproxy.cfg").write_text(haproxy_cfg.replace("127.0.0.1:8080", f"fd@{listening.fileno()}"))
+        program = Program([branch.executable, "-db", "-f", "haproxy.cfg"], cwd=folder, sockets=[listening])
+        try:
+            yield program.pid, listening.getsockname()[1]
+        finally:
+            program.kill()
+            if program.ended() > 0:
+                print(f"HAProxy ended with {program.ended()}:\n{program.output}", file=sys.stderr)
+
+
+def haproxy(branch: Branch, server: str, with_filter: bool) -> AbstractContextManager[tuple[int, int]]:
+    """Start HAProxy with the SPOE filter or without; give its process id and its port."""
+    haproxy_cfg = HAPROXY_CFG.format(
+        filter="filter spoe engine bench config spoe.conf" if with_filter else "",
+        mode="spop" if branch.rewritten else "tcp",
+        agent=server,
+    )
+    return running(branch, haproxy_cfg, SPOE_CONF)
 
 
 def load(port: int, clients: int, options: argparse.Namespace, expected: str | None, pids: list[int]) -> dict[str, Any]:
@@ -181,7 +177,7 @@ def main() -> None:
     failed = False
     bottlenecks = []
     anywhere = set(range(os.cpu_count() or 1)) & usable_cores()
-    with started(agent(options.kind, options.reactor), anywhere, "listening on ") as (agent_pid, address):
+    with started(agent(options.kind, options.reactor), anywhere) as (agent_pid, address):
         for branch in branches:
             for clients in map(int, options.clients.split(",")):
                 without, with_agent = measure(branch, address, clients, agent_pid, options)

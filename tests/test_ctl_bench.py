@@ -30,7 +30,7 @@ from spoa_twisted.spop.frames import Disconnect, Flags, FrameType, encode_frame,
 from spoa_twisted.spop.typeddata import Int32
 from tests.certificates import self_signed
 from tests.haproxy.harness import Process, bounded
-from tests.programs import ENVIRONMENT, SPOACTL, TWIST
+from tests.programs import ENVIRONMENT, LISTENING, SPOACTL, spoa
 
 GOOD = encode_actions({"sess.score": 20})
 
@@ -101,6 +101,9 @@ class Told:
         self.status = status
 
 
+Start = Callable[[list[str]], Process]
+
+
 @pytest.fixture
 def endpoint(tmp_path: Path) -> str:
     return f"unix:{tmp_path}/agent"
@@ -117,6 +120,20 @@ def listen(tmp_path: Path) -> Iterator[Callable[[Factory], Any]]:
     yield listen
     for port in [port for port in ports if port.connected]:
         pytest_twisted.blockon(port.stopListening())
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a command in a process of its own, which is killed in the end."""
+    processes: list[Process] = []
+
+    def start(command: list[str]) -> Process:
+        processes.append(Process(command))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        pytest_twisted.blockon(Deferred.fromCoroutine(process.kill()))
 
 
 @pytest.fixture
@@ -734,24 +751,19 @@ async def spoactl(*arguments: str) -> tuple[str, str, int]:
 
 @pytest.mark.parametrize(("kind", "processes"), [("tcp", 1), ("tcp", 2), ("ssl", 1)])
 @bounded
-async def test_a_real_agent(kind: str, processes: int, tmp_path: Path) -> None:
+async def test_a_real_agent(kind: str, processes: int, tmp_path: Path, start: Start) -> None:
     """In a process of its own, from one process and from two, and with TLS."""
     (tmp_path / "handlers.py").write_text(
         "from spoa_twisted import Handlers\nhandlers = Handlers({'check-body': lambda body: {'txn.size': len(body)}})\n"
     )
-    listen = f"--listen={kind}:0:interface=127.0.0.1"
+    listen = f"{kind}:0:interface=127.0.0.1"
     if kind == "ssl":
         self_signed(tmp_path)
         listen += f":privateKey={tmp_path}/agent.key:certKey={tmp_path}/agent.crt"
-    command = [*TWIST, "spoa", f"--handlers={tmp_path}/handlers.py", listen]
-    agent = Process(command, environment=ENVIRONMENT)
-    try:
-        address = (await agent.said(r"SPOA listening on (\S+)\n"))[1]
-        arguments = ["--duration=0.3", "--warm-up=0.1", "--connections=3", f"--processes={processes}", "--shape=body"]
-        told = await spoactl("bench", f"{kind}:{address}", "--json", f"--pid={agent.pid}", *arguments)
-    finally:
-        await agent.kill()
-    out, err, status = told
+    agent = start(spoa(handlers=tmp_path / "handlers.py", listen=[listen]))
+    address = (await agent.said(LISTENING))[1]
+    arguments = ["--duration=0.3", "--warm-up=0.1", "--connections=3", f"--processes={processes}", "--shape=body"]
+    out, err, status = await spoactl("bench", f"{kind}:{address}", "--json", f"--pid={agent.pid}", *arguments)
     assert (err, status) == ("", 0)
     report = json.loads(out)
     assert report["errors"] == {}
@@ -814,12 +826,12 @@ async def test_processes_share_the_connections(endpoint: str, listen: Any) -> No
 
 @pytest.mark.parametrize("processes", [1, 2])
 @bounded
-async def test_interrupted(processes: int, endpoint: str, listen: Any) -> None:
+async def test_interrupted(processes: int, endpoint: str, listen: Any, start: Start) -> None:
     """Ctrl-C prints what there is."""
     agent = Agent(lambda ids, n: ack(ids))
     listen(agent)
     arguments = ["--duration=300", "--warm-up=0", "--json", f"--processes={processes}", "--connections=2"]
-    command = Process([*SPOACTL, "bench", endpoint, *arguments], environment=ENVIRONMENT)
+    command = start([*SPOACTL, "bench", endpoint, *arguments])
 
     def answer(ids: bytes, n: int) -> bytes:
         if n == 1000:
@@ -925,11 +937,11 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
 
 
 @bounded
-async def test_a_process_of_the_load_that_ends(endpoint: str, listen: Any) -> None:
+async def test_a_process_of_the_load_that_ends(endpoint: str, listen: Any, start: Start) -> None:
     """Ends all, with one line: what it counted is lost."""
     agent = Agent()
     listen(agent)
-    command = Process([*SPOACTL, "bench", endpoint, "--processes=2", "--duration=300"], environment=ENVIRONMENT)
+    command = start([*SPOACTL, "bench", endpoint, "--processes=2", "--duration=300"])
 
     def answer(ids: bytes, n: int) -> bytes:
         if n == 1000:
@@ -946,11 +958,11 @@ async def test_a_process_of_the_load_that_ends(endpoint: str, listen: Any) -> No
 
 
 @bounded
-async def test_no_process_is_left(endpoint: str, listen: Any) -> None:
+async def test_no_process_is_left(endpoint: str, listen: Any, start: Start) -> None:
     """When the one that measures is killed, those of the load end by themselves."""
     agent = Agent()
     listen(agent)
-    command = Process([*SPOACTL, "bench", endpoint, "--processes=2", "--duration=300"], environment=ENVIRONMENT)
+    command = start([*SPOACTL, "bench", endpoint, "--processes=2", "--duration=300"])
 
     def answer(ids: bytes, n: int) -> bytes:
         if n == 1000:

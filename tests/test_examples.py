@@ -18,12 +18,9 @@ import pytest
 
 from spoa_twisted.tap import Options
 from tests.haproxy.branches import Branch
+from tests.programs import ENVIRONMENT, ROOT, Program
 
-ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "ip_reputation"
-
-#: As for a person who installed the package from this checkout.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 #: Where an agent listens unless told otherwise.
 DEFAULT_ENDPOINT_ADDRESS = "127.0.0.1:12345"
@@ -167,25 +164,19 @@ def test_a_program_fails(checkout: Checkout) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_stops_all(checkout: Checkout, branch: Branch, number: signal.Signals) -> None:
     """The demo serves until then, and leaves no process behind."""
-    with subprocess.Popen(
-        [sys.executable, *checkout.demo],
-        cwd=checkout.folder,
-        env=checkout.with_haproxy(branch.executable),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as demo:
-        assert demo.stdout is not None
-        lines = []
-        for line in demo.stdout:
-            lines.append(line)
-            if f"curl -i --interface 127.0.0.66 http://127.0.0.1:{checkout.ports[0]}/" in line:
-                break
+    demo = Program(
+        [sys.executable, *checkout.demo], cwd=checkout.folder, environment=checkout.with_haproxy(branch.executable)
+    )
+    try:
+        demo.said(rf"curl -i --interface 127\.0\.0\.66 http://127\.0\.0\.1:{checkout.ports[0]}/")
         children = children_of(demo.pid)
-        demo.send_signal(number)
-        lines += demo.stdout
+        demo.signal(number)
+        status = demo.ended()
+    finally:
+        # If anything failed: the demo ends its children on SIGTERM, which a kill would leave running.
+        demo.stop()
 
-    assert demo.returncode == 0, "".join(lines)
+    assert status == 0, demo.output
     assert len(children) == 2
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
     for held in checkout.reserved:

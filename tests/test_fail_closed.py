@@ -20,7 +20,7 @@ import pytest
 
 from tests.haproxy.branches import Branch
 from tests.programs import ROOT
-from tests.test_readme import BLOCKS, Machine, Program, machine, on_any_port, with_backend
+from tests.test_readme import BLOCKS, Agent, Machine, machine, on_any_port, with_backend
 
 __all__ = ["machine"]  # a fixture
 
@@ -52,16 +52,10 @@ def replaced(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def freeze(agent: Program) -> None:
+def freeze(agent: Agent) -> None:
     """Stop the agent's process, and wait until it stands still. It keeps its port and its connections."""
-    agent.process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, agent.process.pid, os.WSTOPPED)
-
-
-def kill(agent: Program) -> None:
-    """Kill the agent's process, and wait until it has ended."""
-    agent.process.kill()
-    agent.process.communicate()
+    agent.program.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, agent.program.pid, os.WSTOPPED)
 
 
 class Site:
@@ -89,7 +83,7 @@ class Site:
         self.handlers = handlers
         self.answers = answers
         self.servers = servers
-        self.agents: list[Program] = []
+        self.agents: list[Agent] = []
 
     def start(self) -> None:
         """Start the web server, the agents and HAProxy, and let HAProxy answer a request of each kind."""
@@ -250,7 +244,7 @@ def test_agents_that_are_frozen_and_killed(site: Site) -> None:
             freeze(agent)
         assert set(site.get_all(kept)) == {503}
         for agent in site.agents:
-            kill(agent)
+            agent.program.kill()
         assert set(site.get_all(kept)) == {503}
 
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,8 @@ from spoa_twisted.testing import FakeHAProxy
 from tests import readme_commands
 from tests.certificates import self_signed
 from tests.haproxy.branches import Branch
-from tests.test_examples import ENVIRONMENT, ROOT, Checkout, checkout
+from tests.programs import ENVIRONMENT, LISTENING, ROOT, STOPPED, Program
+from tests.test_examples import Checkout, checkout
 
 __all__ = ["checkout"]  # a fixture
 
@@ -93,19 +93,20 @@ class App(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@dataclass
-class Program:
-    """A command that runs, what it printed until it was ready, and where it then listens."""
+class Agent:
+    """An agent that runs, or an application with one in it, and the port where it listens.
 
-    process: subprocess.Popen[str]
-    lines: list[str] = field(default_factory=list)
-    port: str = ""
+    :param ready: what it prints when it listens, with the port behind the last colon.
+    """
+
+    def __init__(self, program: Program, ready: str | re.Pattern[str]) -> None:
+        self.program = program
+        self.port = program.said(ready)[1].rpartition(":")[2]
 
     def stop(self) -> str:
         """End it as a service manager does; return all that it printed."""
-        self.process.terminate()
-        self.lines.append(self.process.communicate()[0])
-        return "".join(self.lines)
+        assert self.program.stop() in STOPPED, self.program.describe()
+        return self.program.output
 
 
 class Machine:
@@ -149,7 +150,7 @@ class Machine:
         assert ended.returncode == 0, ended.stdout
         return ended.stdout
 
-    def start(self, command: str, ready: str = r"SPOA listening on (.+)") -> Program:
+    def start(self, command: str, ready: str | re.Pattern[str] = LISTENING) -> Agent:
         """Start a command that goes on, and wait until it prints that it listens."""
         words = shlex.split(command)
         environment = dict(self.environment)
@@ -157,29 +158,9 @@ class Machine:
             name, _, value = words.pop(0).partition("=")
             # The package is installed, as it were, whatever the command says.
             environment[name] = f"{value}{os.pathsep}{ROOT}" if name == "PYTHONPATH" else value
-        process = subprocess.Popen(
-            [shutil.which(words[0], path=environment["PATH"]) or words[0], *words[1:]],
-            cwd=self.folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        program = Program(process)
-        self._stack.callback(self._end, process)
-        assert process.stdout is not None
-        for line in process.stdout:
-            program.lines.append(line)
-            listening = re.search(ready, line)
-            if listening:
-                program.port = listening[1].rpartition(":")[2]
-                return program
-        raise AssertionError("".join(program.lines))
-
-    def _end(self, process: subprocess.Popen[str]) -> None:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        words[0] = shutil.which(words[0], path=environment["PATH"]) or words[0]
+        program = self._stack.enter_context(Program(words, cwd=self.folder, environment=environment))
+        return Agent(program, ready)
 
     def app(self) -> str:
         """Start the web server; return its port."""
@@ -196,15 +177,8 @@ class Machine:
         # HAProxy takes a listener that is there already: who connects early waits.
         files["haproxy_cfg"] = files["haproxy_cfg"].replace("127.0.0.1:8080", f"fd@{website.fileno()}")
         self.write(**files)
-        process = subprocess.Popen(
-            [branch.executable, "-f", "haproxy.cfg"],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-            pass_fds=[website.fileno()],
-            text=True,
-        )
-        self._stack.callback(self._end, process)
+        command = [branch.executable, "-f", "haproxy.cfg"]
+        self._stack.enter_context(Program(command, cwd=self.folder, sockets=[website]))
 
         def request(client: str = "127.0.0.1", **headers: str) -> tuple[int, str]:
             host, port = website.getsockname()
@@ -466,7 +440,7 @@ def server_of(text: str) -> str:
     return text.split("    server agent1 ")[1].strip()
 
 
-def check_endpoint(machine: Machine, branch: Branch, agent: Program, server: str) -> None:
+def check_endpoint(machine: Machine, branch: Branch, agent: Agent, server: str) -> None:
     """Let HAProxy ask the agent through this ``server`` line."""
     haproxy_cfg = with_backend(BLOCKS["haproxy.cfg"], server, BLOCKS["haproxy.cfg, HAProxy >= 3.1"], branch)
     haproxy_cfg = haproxy_cfg.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -25,7 +23,7 @@ from spoa_twisted.interfaces import IHandlers
 from spoa_twisted.spop.connection import EngineConnection
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.tap import CannotStart, Options, _on_signal, load, makeService
-from tests.programs import ENVIRONMENT, TWIST, TWISTD
+from tests.programs import ANY_PORT, TWIST, TWISTD, Program
 
 MODULE = """\
 from spoa_twisted import Handlers
@@ -234,47 +232,14 @@ def test_one_plugin_makes_the_command() -> None:
     assert maker.makeService is makeService
 
 
-class Agent:
-    """An agent in a process of its own."""
-
-    def __init__(self, command: list[str], folder: Path) -> None:
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        self.output = ""
-
-    def wait_for(self, pattern: str, seconds: float = 30) -> re.Match[str]:
-        """Read until the agent's output matches ``pattern``."""
-        assert self.process.stdout is not None
-        deadline = time.monotonic() + seconds
-        while (found := re.search(pattern, self.output)) is None:
-            readable, _, _ = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))
-            data = os.read(self.process.stdout.fileno(), 65536) if readable else b""
-            assert data, f"no {pattern!r} in:\n{self.output}"
-            self.output += data.decode()
-        return found
-
-    def ended(self) -> int:
-        """Wait for the end, and return the exit status."""
-        assert self.process.stdout is not None
-        out, _ = self.process.communicate(timeout=30)
-        self.output += out.decode()
-        return self.process.returncode
+Start = Callable[..., Program]
 
 
 @pytest.fixture
-def start(folder: Path) -> Iterator[Callable[..., Agent]]:
-    agents: list[Agent] = []
-
-    def start(*command: str) -> Agent:
-        agents.append(Agent([*command], folder))
-        return agents[-1]
-
-    yield start
-    for agent in agents:
-        if agent.process.poll() is None:
-            agent.process.kill()
-        agent.process.communicate()
+def start(folder: Path) -> Iterator[Start]:
+    """Starts a command in the folder."""
+    with ExitStack() as programs:
+        yield lambda *command: programs.enter_context(Program(command, cwd=folder))
 
 
 class Engine:
@@ -308,11 +273,8 @@ class Engine:
         return event
 
 
-LISTENING = r"SPOA listening on 127\.0\.0\.1:(\d+)"
-
-
 @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
-def test_it_serves_and_drains(program: list[str], start: Callable[..., Agent]) -> None:
+def test_it_serves_and_drains(program: list[str], start: Start) -> None:
     """On SIGTERM, it finishes what is in flight, says goodbye, and ends."""
     (Path.cwd() / "slow.py").write_text(
         "from twisted.internet import reactor, task\n"
@@ -324,13 +286,14 @@ def test_it_serves_and_drains(program: list[str], start: Callable[..., Agent]) -
         "    await task.deferLater(reactor, 0.5)\n"
         "    return {'sess.slow': 1}\n"
     )
-    agent = start(*program, "spoa", "--handlers=slow", "--listen=tcp:0:interface=127.0.0.1")
-    port = int(agent.wait_for(LISTENING)[1])
-    with Engine(("127.0.0.1", port)) as idle, Engine(("127.0.0.1", port)) as busy:
+    agent = start(*program, "spoa", "--handlers=slow", f"--listen={ANY_PORT}")
+    host, _, port = agent.address().rpartition(":")
+    assert host == "127.0.0.1"
+    with Engine((host, int(port))) as idle, Engine((host, int(port))) as busy:
         ids = busy.connection.send_notify([Message("slow")])
         busy.send()
-        agent.wait_for("in flight")
-        agent.process.send_signal(signal.SIGTERM)
+        agent.said("in flight")
+        agent.signal(signal.SIGTERM)
         assert idle.next_event().status_code == 0
         assert idle.next_event() is None
         ack = busy.next_event()
@@ -345,7 +308,7 @@ def test_it_serves_and_drains(program: list[str], start: Callable[..., Agent]) -
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="others have no gc.freeze, and are left alone")
 @pytest.mark.parametrize(("chosen", "threshold"), [(700, 5000), (0, 0), (9000, 9000)])
-def test_what_is_loaded_is_no_garbage(chosen: int, threshold: int, start: Callable[..., Agent], folder: Path) -> None:
+def test_what_is_loaded_is_no_garbage(chosen: int, threshold: int, start: Start, folder: Path) -> None:
     """CPython does not look for any in it, and less often than of itself, unless the handlers' author chose."""
     (folder / "collected.py").write_text(
         "import gc\n"
@@ -355,41 +318,38 @@ def test_what_is_loaded_is_no_garbage(chosen: int, threshold: int, start: Callab
         "handlers = Handlers({'look': look})\n"
     )
     agent = start(*TWISTD, "-n", "spoa", "--handlers=collected", "--listen=unix:agent.sock")
-    agent.wait_for("SPOA listening")
+    agent.said("SPOA listening")
     with Engine("agent.sock") as engine:
         engine.connection.send_notify([Message("look")])
         engine.send()
         variables = engine.next_event().variables
-        agent.process.send_signal(signal.SIGTERM)
-        agent.ended()
+        agent.stop()
     assert variables["sess.threshold"] == threshold
     assert variables["sess.frozen"] > 10_000
 
 
-def test_a_unix_socket_has_the_mode_asked_for(start: Callable[..., Agent], folder: Path) -> None:
+def test_a_unix_socket_has_the_mode_asked_for(start: Start, folder: Path) -> None:
     """And is served, and gone when the agent is."""
     path = folder / "agent.sock"
     agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", f"--listen=unix:{path}:mode=600")
-    agent.wait_for("SPOA listening on .*agent.sock")
+    agent.said("SPOA listening on .*agent.sock")
     assert path.stat().st_mode & 0o777 == 0o600
     with Engine(str(path)) as engine:
         engine.connection.send_notify([Message("m")])
         engine.send()
         assert engine.next_event().variables == {"sess.file": "mymod"}
-        agent.process.send_signal(signal.SIGTERM)
-        agent.ended()
+        agent.stop()
     assert not path.exists()
 
 
-def test_an_agent_that_was_killed_leaves_no_trap(start: Callable[..., Agent], folder: Path) -> None:
+def test_an_agent_that_was_killed_leaves_no_trap(start: Start, folder: Path) -> None:
     """Its unix socket is taken over."""
     path = folder / "agent.sock"
     for _ in range(2):
         agent = start(*TWISTD, "-n", "--pidfile=", "spoa", "--handlers=mymod", f"--listen=unix:{path}")
-        agent.wait_for("SPOA listening on .*agent.sock")
+        agent.said("SPOA listening on .*agent.sock")
         with Engine(str(path)):
-            agent.process.kill()
-            agent.ended()
+            agent.kill()
 
 
 @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWISTD, TWIST], ids=["twistd", "daemon", "twist"])
@@ -403,7 +363,7 @@ def test_an_agent_that_was_killed_leaves_no_trap(start: Callable[..., Agent], fo
     ],
 )
 def test_what_is_wrong_is_one_line_and_an_exit(
-    program: list[str], arguments: list[str], text: str, start: Callable[..., Agent]
+    program: list[str], arguments: list[str], text: str, start: Start
 ) -> None:
     """Not a log line of a process that goes on, nor a traceback."""
     agent = start(*program, "spoa", *arguments)
@@ -418,7 +378,7 @@ def test_what_is_wrong_is_one_line_and_an_exit(
         time.sleep(0.01)
 
 
-def test_a_daemon_serves_and_stops(start: Callable[..., Agent], folder: Path) -> None:
+def test_a_daemon_serves_and_stops(start: Start, folder: Path) -> None:
     """As twistd starts it by default."""
     started = start(*TWISTD, "--pidfile=agent.pid", "spoa", "--handlers=mymod", "--listen=unix:agent.sock")
     assert started.ended() == 0
@@ -480,16 +440,16 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
 """
 
     @pytest.fixture
-    def start(self, start: Callable[..., Agent], folder: Path) -> Callable[..., Agent]:
+    def start(self, start: Start, folder: Path) -> Start:
         """Start an agent that listens on a Unix socket, with handlers that take their time."""
         (folder / "told.py").write_text(self.MODULE)
 
-        def started(program: list[str], handlers: str = "told") -> Agent:
+        def started(program: list[str], handlers: str = "told") -> Program:
             agent = start(
                 *(*program, "spoa", "--listen=unix:agent.sock", f"--handlers={handlers}"),
                 *("--handler-timeout=0", "--drain-timeout=600"),
             )
-            agent.wait_for("SPOA listening")
+            agent.said("SPOA listening")
             with Engine("agent.sock"):
                 # It was served: the reactor runs.
                 return agent
@@ -506,61 +466,59 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
             assert engine.next_event().variables == {"sess.a": 1}
 
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
-    def test_a_terminal_that_is_closed(self, program: list[str], start: Callable[..., Agent]) -> None:
+    def test_a_terminal_that_is_closed(self, program: list[str], start: Start) -> None:
         """Is as good as SIGTERM, however often it is told: the shell says it too."""
         agent = start(program)
         with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
             busy.connection.send_notify([Message("never")])
             busy.send()
-            agent.process.send_signal(signal.SIGHUP)
+            agent.signal(signal.SIGHUP)
             assert idle.next_event().status_code == 0
-            agent.process.send_signal(signal.SIGHUP)
+            agent.signal(signal.SIGHUP)
             self.goes_on(busy)
-            agent.process.send_signal(signal.SIGINT)
+            agent.signal(signal.SIGINT)
             assert busy.next_event().status_code == 0
         assert agent.ended() == 0
         assert agent.output.count("Received SIGHUP") == 1
         assert "Traceback" not in agent.output
 
-    def test_a_terminal_that_does_not_matter(self, start: Callable[..., Agent], folder: Path) -> None:
+    def test_a_terminal_that_does_not_matter(self, start: Start, folder: Path) -> None:
         """Under nohup, say, or where the handlers' author has other uses for the signal."""
         (folder / "ignores.py").write_text(
             "import signal\nfrom told import handlers\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         )
         agent = start([*TWISTD, "-n"], "ignores")
-        agent.process.send_signal(signal.SIGHUP)
-        agent.process.send_signal(signal.SIGTERM)
+        agent.signal(signal.SIGHUP)
+        agent.signal(signal.SIGTERM)
         assert agent.ended() == -signal.SIGTERM
         assert "Received SIGHUP" not in agent.output
 
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
-    def test_a_log_that_is_no_file(self, program: list[str], start: Callable[..., Agent]) -> None:
+    def test_a_log_that_is_no_file(self, program: list[str], start: Start) -> None:
         """Is not begun anew, and the agent goes on."""
         agent = start(program)
-        agent.process.send_signal(signal.SIGUSR1)
+        agent.signal(signal.SIGUSR1)
         with Engine("agent.sock") as engine:
             engine.connection.send_notify([Message("now")])
             engine.send()
             assert engine.next_event().variables == {"sess.a": 1}
-            agent.process.send_signal(signal.SIGTERM)
+            agent.signal(signal.SIGTERM)
         assert agent.ended() == -signal.SIGTERM
 
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_one_that_comes_again(
-        self, program: list[str], number: signal.Signals, start: Callable[..., Agent]
-    ) -> None:
+    def test_one_that_comes_again(self, program: list[str], number: signal.Signals, start: Start) -> None:
         """Ctrl-C makes haste, and SIGTERM does not: whoever waits is told goodbye, as when the time is over."""
         agent = start(program)
         with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
             busy.connection.send_notify([Message("never")])
             busy.send()
-            agent.process.send_signal(number)
+            agent.signal(number)
             assert idle.next_event().status_code == 0
-            agent.process.send_signal(number)
+            agent.signal(number)
             if number is signal.SIGTERM:
                 self.goes_on(busy)
-                agent.process.send_signal(signal.SIGINT)
+                agent.signal(signal.SIGINT)
             assert busy.next_event().status_code == 0
             assert busy.next_event() is None
         assert agent.ended() == -number
@@ -568,46 +526,43 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
         assert "Traceback" not in agent.output
 
 
-def test_there_are_files_enough_for_all(start: Callable[..., Agent]) -> None:
+def test_there_are_files_enough_for_all(start: Start) -> None:
     """However many connections are accepted in one turn of the reactor: those that are refused keep no file."""
     agent = start(
         *("sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *TWISTD, "-n"),
         *("spoa", "--handlers=mymod", "--listen=unix:agent.sock"),
     )
-    agent.wait_for("max_connections is 64")
-    agent.wait_for("SPOA listening")
+    agent.said("max_connections is 64")
+    agent.said("SPOA listening")
     with Engine("agent.sock"):
-        agent.process.send_signal(signal.SIGSTOP)
+        agent.signal(signal.SIGSTOP)
         with ExitStack() as connections:
             for _ in range(300):
                 connection = connections.enter_context(socket.socket(socket.AF_UNIX))
                 connection.setblocking(False)
                 connection.connect_ex("agent.sock")
-            agent.process.send_signal(signal.SIGCONT)
-            agent.wait_for("max_connections, 64, are open")
-        agent.process.send_signal(signal.SIGTERM)
-        agent.ended()
+            agent.signal(signal.SIGCONT)
+            agent.said("max_connections, 64, are open")
+        agent.stop()
     assert "EMFILE" not in agent.output
 
 
 @pytest.mark.parametrize(("options", "seen"), [([], False), (["--debug"], True)])
-def test_health_checks_are_logged_when_asked_for(
-    options: list[str], seen: bool, start: Callable[..., Agent], folder: Path
-) -> None:
+def test_health_checks_are_logged_when_asked_for(options: list[str], seen: bool, start: Start, folder: Path) -> None:
     """twistd logs whatever it gets: an agent that HAProxy checks every two seconds says nothing of it by default."""
     agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", "--listen=unix:agent.sock", *options)
-    agent.wait_for("SPOA listening")
+    agent.said("SPOA listening")
     with Engine("agent.sock"):
         pass
     with Engine("agent.sock") as engine:
-        agent.process.send_signal(signal.SIGTERM)
+        agent.signal(signal.SIGTERM)
         assert engine.next_event().status_code == 0
     agent.ended()
     assert ("HAProxyHello(" in agent.output) is seen
     assert (": ended: " in agent.output) is seen
 
 
-def test_help_tells_of_every_option(start: Callable[..., Agent]) -> None:
+def test_help_tells_of_every_option(start: Start) -> None:
     """And what it is by default."""
     agent = start(*TWISTD, "spoa", "--help")
     assert agent.ended() == 0

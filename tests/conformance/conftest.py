@@ -7,7 +7,9 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from .agent import ENDED, SMALL_FRAME, SMALL_PAYLOAD, Agent, Connect, Launch
+from tests.programs import STOPPED
+
+from .agent import SMALL_FRAME, SMALL_PAYLOAD, Agent, Connect, Launch
 from .rawspop import Peer
 
 LOG_LINES = 60
@@ -22,7 +24,7 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed:
         for agent in item.config.stash.get(_running, []):
-            tail = "".join(agent.output[-LOG_LINES:])
+            tail = "\n".join(agent.output.splitlines()[-LOG_LINES:])
             report.sections.append((f"log of the agent on port {agent.port}", tail))
     return report
 
@@ -38,9 +40,8 @@ def serving(config: pytest.Config, *options: str) -> Iterator[Agent]:
     finally:
         status = agent.stop()
         running.remove(agent)
-    log = "".join(agent.output)
-    assert status in ENDED, f"exit status {status}:\n{log}"
-    assert "Unhandled" not in log, f"an exception that nobody took:\n{log}"
+    assert status in STOPPED, agent.describe()
+    assert "Unhandled" not in agent.output, f"an exception that nobody took:\n{agent.output}"
 
 
 @pytest.fixture(scope="session")

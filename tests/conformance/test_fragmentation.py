@@ -231,7 +231,7 @@ def test_payload_above_the_limit(small_agent: Agent, connect: Connect) -> None:
 
 def resident(agent: Agent) -> int:
     """The bytes of memory that the agent holds now."""
-    with open(f"/proc/{agent.process.pid}/status") as status:
+    with open(f"/proc/{agent.pid}/status") as status:
         (line,) = (line for line in status if line.startswith("VmRSS:"))
     return int(line.split()[1]) * 1024
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import signal
 from pathlib import Path
 
 import pytest
 
-from .agent import ECHO, ECHOED, ENDED, Agent, Connect, Launch
+from tests.programs import STOPPED
+
+from .agent import ECHO, ECHOED, Agent, Connect, Launch
 from .rawspop import (
     ABORT,
     HELLO,
@@ -262,14 +265,14 @@ def test_end_of_the_agent(launch: Launch, connect: Connect, tmp_path: Path) -> N
     path = tmp_path / "go"
     busy.send(notify(message("hold-until", ("path", text(str(path))))))
     assert busy.request(ECHO, stream_id=3) == ECHOED
-    agent.terminate()
+    agent.signal(signal.SIGTERM)
     idle.expect_disconnect(Status.NORMAL)
     with pytest.raises(ConnectionRefusedError):
         agent.connect()
     path.touch()
     assert busy.actions() == [SetVar("txn.released", text(str(path)))]
     busy.expect_disconnect(Status.NORMAL)
-    assert agent.wait() in ENDED
+    assert agent.ended() in STOPPED
 
 
 def test_end_of_the_agent_does_not_wait_for_ever(launch: Launch, connect: Connect, key: str) -> None:
@@ -279,13 +282,13 @@ def test_end_of_the_agent_does_not_wait_for_ever(launch: Launch, connect: Connec
     peer.handshake()
     peer.send(notify(hold(key)))
     assert peer.request(ECHO, stream_id=3) == ECHOED
-    agent.terminate()
+    agent.signal(signal.SIGTERM)
     assert [received.type for received in peer.frames_to_end()] in (
         [],
         [FrameType.AGENT_DISCONNECT],
         [FrameType.ACK, FrameType.AGENT_DISCONNECT],
     )
-    assert agent.wait() in ENDED
+    assert agent.ended() in STOPPED
 
 
 def test_end_of_the_agent_without_its_peer(launch: Launch, connect: Connect, key: str) -> None:
@@ -296,10 +299,10 @@ def test_end_of_the_agent_without_its_peer(launch: Launch, connect: Connect, key
     idle.handshake()
     peer.send(notify(hold(key)))
     assert peer.request(ECHO, stream_id=3) == ECHOED
-    agent.terminate()
+    agent.signal(signal.SIGTERM)
     idle.expect_disconnect(Status.NORMAL)
     peer.reset()
-    assert agent.wait() in ENDED
+    assert agent.ended() in STOPPED
 
 
 @pytest.mark.parametrize("said", [b"", hello()[:20]], ids=["nothing", "half a HELLO"])
@@ -309,9 +312,9 @@ def test_end_of_the_agent_with_a_stranger(launch: Launch, connect: Connect, said
     peer = connect(agent)
     peer.send(said)
     agent.catch_up()
-    agent.terminate()
+    agent.signal(signal.SIGTERM)
     assert [read_status(received) for received in peer.frames_to_end()] in ([], [Status.NORMAL])
-    assert agent.wait() in ENDED
+    assert agent.ended() in STOPPED
 
 
 def test_end_of_the_agent_between_pieces(launch: Launch, connect: Connect) -> None:
@@ -322,12 +325,12 @@ def test_end_of_the_agent_between_pieces(launch: Launch, connect: Connect) -> No
     first, *rest = fragments([ECHO[:4], ECHO[4:8], ECHO[8:]])
     peer.send(first)
     agent.catch_up()
-    agent.terminate()
+    agent.signal(signal.SIGTERM)
     peer.offer(*rest)
     *acks, goodbye = peer.frames_to_end()
     assert [ack.type for ack in acks] in ([], [FrameType.ACK])
     assert read_status(goodbye) == Status.NORMAL
-    assert agent.wait() in ENDED
+    assert agent.ended() in STOPPED
 
 
 def test_end_of_the_agent_with_a_piece_that_stays_alone(launch: Launch, connect: Connect) -> None:
@@ -337,9 +340,9 @@ def test_end_of_the_agent_with_a_piece_that_stays_alone(launch: Launch, connect:
     peer.handshake()
     peer.send(notify(ECHO[:4], flags=0))
     agent.catch_up()
-    agent.terminate()
+    agent.signal(signal.SIGTERM)
     assert [read_status(received) for received in peer.frames_to_end()] in ([], [Status.NORMAL])
-    assert agent.wait() in ENDED
+    assert agent.ended() in STOPPED
 
 
 def test_agent_after_all_this(agent: Agent, connect: Connect) -> None:
@@ -349,4 +352,4 @@ def test_agent_after_all_this(agent: Agent, connect: Connect) -> None:
     assert peer.request(ECHO) == ECHOED
     peer.send(disconnect())
     peer.expect_disconnect(Status.NORMAL)
-    assert agent.process.poll() is None
+    assert agent.status is None

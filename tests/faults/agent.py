@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import resource
-import signal
 import socket
 import ssl
 import subprocess
@@ -13,18 +12,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Condition, Thread
 from time import monotonic, sleep
 from typing import IO
 
 from tests.conformance import rawspop
 from tests.conformance.rawspop import ANSWER_LIMIT, SetVar, int64, message
-from tests.programs import ENVIRONMENT, TWIST
+from tests.programs import ANY_PORT, STOPPED, TWIST, Program, spoa
 
 HERE = Path(__file__).parent
-
-START_LIMIT = 30.0
-STOP_LIMIT = 20.0
 
 MIB = 2**20
 
@@ -44,18 +39,6 @@ TLS_SIZE = 100 * 1024
 ECHO = message("echo", ("x", int64(7)))
 ECHOED = [SetVar("txn.x", int64(7))]
 
-#: Exit statuses of an agent that ended as it was told to. Since 24.10, Twisted ends by the signal that stopped it.
-STOPPED = (0, -signal.SIGTERM)
-
-#: Runs a program with a socket where systemd puts it, and the number of the process that it is for.
-AS_SYSTEMD = """\
-import os, sys
-number, *command = sys.argv[1:]
-os.dup2(int(number), 3)
-os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(command[0], command)
-"""
-
 #: Runs a program that may have so many files open.
 WITH_DESCRIPTORS = """\
 import os, resource, sys
@@ -67,8 +50,6 @@ os.execv(command[0], command)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
 
-_ADDRESS = re.compile(r"SPOA listening on (\S+)\n")
-
 
 class Peer(rawspop.Peer):
     """HAProxy's end of a connection of any kind, on a socket that is connected."""
@@ -78,68 +59,41 @@ class Peer(rawspop.Peer):
         self.agreed = None
 
 
-class Agent:
+class Agent(Program):
     """An agent with the handlers of ``handlers.py``, on a port of 127.0.0.1 unless told to listen elsewhere.
 
     :param options: options of ``spoa``.
     :param listen: the endpoints.
     :param program: the command that ``spoa`` is a subcommand of.
     :param stdout: where the process writes to. Without it, what it writes is :attr:`output`.
-    :param inherited: a socket that listens, passed on as by systemd and listened on instead: the process need not say
-        where that is.
+    :param inherited: a listening socket, which is passed on as systemd does, and replaces ``listen``. The process need
+        not say then where it listens.
     :param descriptors: how many files it may have open.
     """
 
     def __init__(
         self,
         *options: str,
-        listen: Sequence[str] = ("tcp:0:interface=127.0.0.1",),
+        listen: Sequence[str] = (ANY_PORT,),
         program: Sequence[str] = TWIST,
         stdout: IO[bytes] | int = subprocess.PIPE,
         inherited: socket.socket | None = None,
         descriptors: int | None = None,
     ) -> None:
-        self.output = ""
         #: The connections to it, which end with it.
         self.peers: list[Peer] = []
         self._listen = listen
         self._before = 0
         self._descriptors = 0
-        self._changed = Condition()
-        self._ended = False
         self._stopped = False
-        wrapper: list[str] = []
-        environment = dict(ENVIRONMENT)
-        passed_on: list[int] = []
-        if inherited is not None:
-            listen = ["systemd:domain=INET:index=0"]
-            passed_on = [inherited.fileno()]
-            environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "spoa"}
-            wrapper = [sys.executable, "-c", AS_SYSTEMD, str(inherited.fileno())]
+        command = spoa(*options, handlers=HERE / "handlers.py", listen=listen, program=program, inherited=inherited)
         if descriptors is not None:
-            wrapper = [sys.executable, "-c", WITH_DESCRIPTORS, str(descriptors), *wrapper]
-        self.process = subprocess.Popen(
-            [
-                *wrapper,
-                *program,
-                *("spoa", f"--handlers={HERE / 'handlers.py'}"),
-                *[f"--listen={endpoint}" for endpoint in listen],
-                *options,
-            ],
-            env=environment,
-            pass_fds=passed_on,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.STDOUT,
-        )
-        self._reader: Thread | None = None
-        if inherited is not None:
+            command = [sys.executable, "-c", WITH_DESCRIPTORS, str(descriptors), *command]
+        super().__init__(command, sockets=[] if inherited is None else [inherited], stdout=stdout)
+        if inherited is None:
+            self.addresses = [self.address(number) for number in range(1, len(listen) + 1)]
+        else:
             self.addresses = ["{}:{}".format(*inherited.getsockname())]
-        if self.process.stdout is not None:
-            self._reader = Thread(target=self._read_output, args=[self.process.stdout], daemon=True)
-            self._reader.start()
-            said = [self.said(_ADDRESS, count + 1) for count in range(len(listen))]
-            self.addresses = said
 
     def connect(self, to: int = 0, *, receive_buffer: int | None = None) -> Peer:
         """Connect, without HELLO, to the endpoint number ``to``."""
@@ -206,12 +160,12 @@ class Agent:
     @property
     def memory(self) -> int:
         """Its resident memory, in bytes."""
-        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * _PAGE
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
 
     @property
     def peak(self) -> int:
         """The most resident memory that it ever had, in bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
         assert found is not None
         return int(found[1]) * 1024
@@ -219,25 +173,13 @@ class Agent:
     @property
     def seconds(self) -> float:
         """The processor's time that it took, in seconds."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICK
 
     @property
     def descriptors(self) -> int:
         """How many files it has open."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    def said(self, pattern: str | re.Pattern[str], times: int = 1, limit: float = START_LIMIT) -> str:
-        """Wait until it printed what matches ``pattern`` so many times; return the last match, or its first group."""
-
-        def found() -> bool:
-            return self._ended or len(re.findall(pattern, self.output)) >= times
-
-        with self._changed:
-            self._changed.wait_for(found, limit)
-            matches = re.findall(pattern, self.output)
-            assert len(matches) >= times, f"{pattern!r} was not printed {times} times:\n{self.output}"
-            return str(matches[times - 1])
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def logged(self) -> list[str]:
         """The lines that it logged since it listened."""
@@ -247,29 +189,25 @@ class Agent:
     def exhaust_descriptors(self) -> Callable[[], None]:
         """Let it open no more files, and fill what it has with connections; return what takes that back."""
         kept = self.greeted()
-        soft, hard = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (self.descriptors + 5, hard))
+        soft, hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (self.descriptors + 5, hard))
         # The first time, a connection may just have closed; twice means that there is no more.
         for times in (1, 2):
             while self.output.count("EMFILE recovery: Closed socket") < times:
                 with suppress(ConnectionResetError):
                     self.connect()
                 assert kept.request(ECHO) == ECHOED
-        return lambda: resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (soft, hard)) and None
+        return lambda: resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (soft, hard)) and None
 
     def stop(self) -> int:
         """End it as users do, and return its exit status."""
         self._stopped = True
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(STOP_LIMIT)
-        finally:
-            self.kill()
+        return super().stop()
 
     def ends_well(self) -> None:
         """Judge that it is there until it is stopped, answers once more, and ends cleanly."""
         if not self._stopped:
-            assert self.process.poll() is None, f"it has ended by itself: {self.process.returncode}"
+            assert self.status is None, f"it has ended by itself: {self.status}"
             self.answers()
             for peer in self.peers:
                 peer.close()
@@ -280,20 +218,7 @@ class Agent:
     def kill(self) -> None:
         for peer in self.peers:
             peer.close()
-        self.process.kill()
-        self.process.wait()
-        if self._reader is not None and self.process.stdout is not None:
-            self._reader.join()
-            self.process.stdout.close()
-
-    def _read_output(self, stdout: IO[bytes]) -> None:
-        while chunk := os.read(stdout.fileno(), 2**16):
-            with self._changed:
-                self.output += chunk.decode(errors="replace")
-                self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        super().kill()
 
 
 def _connected(address: str, receive_buffer: int | None, *, tls: bool) -> Peer:

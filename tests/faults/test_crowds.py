@@ -9,8 +9,9 @@ from contextlib import suppress
 import pytest
 
 from tests.conformance.rawspop import HELLO, Status, boolean, hello, message, notify, read_status
+from tests.programs import STOPPED
 
-from .agent import ECHO, ECHOED, GROWTH, PYPY, SLACK, STOPPED, TLS_SIZE
+from .agent import ECHO, ECHOED, GROWTH, PYPY, SLACK, TLS_SIZE
 from .conftest import Launch
 
 #: A connection may cost so much memory when it is idle, in bytes: what Python objects there are for it. CPython took
@@ -38,7 +39,7 @@ def test_thousand_idle_connections(launch: Launch, endpoints: list[str], kind: i
     agent.answers(1000)
     assert agent.grown < 1000 * IDLE_SIZE + (SLACK if PYPY else 0)
     assert idle[500].request(ECHO) == ECHOED
-    agent.process.terminate()
+    agent.signal(signal.SIGTERM)
     for peer in (*first, *idle):
         assert [read_status(goodbye) for goodbye in peer.frames_to_end()] == [Status.NORMAL]
     assert agent.stop() in STOPPED
@@ -134,7 +135,7 @@ def test_crowd_that_comes_at_once(launch: Launch, endpoints: list[str], kind: in
     """
     agent = launch(listen=endpoints)
     agent.rest()
-    agent.process.send_signal(signal.SIGSTOP)
+    agent.signal(signal.SIGSTOP)
     address = agent.addresses[kind]
     host, _, port = address.rpartition(":")
     peers = []
@@ -146,7 +147,7 @@ def test_crowd_that_comes_at_once(launch: Launch, endpoints: list[str], kind: in
             connecting.settimeout(0.5)
             connecting.connect((host, int(port)) if host else address)
     finally:
-        agent.process.send_signal(signal.SIGCONT)
+        agent.signal(signal.SIGCONT)
         for peer in peers:
             peer.close()
     assert len(peers) == CROWD

@@ -21,8 +21,8 @@ MANY = 500
 
 def limit_descriptors(agent: Agent, limit: int) -> int:
     """Let ``agent`` open so many files, and return how many it might before."""
-    soft, hard = resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (limit, hard))
+    soft, hard = resource.prlimit(agent.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (limit, hard))
     return soft
 
 

@@ -16,9 +16,9 @@ from time import monotonic, sleep
 import pytest
 
 from tests.conformance.rawspop import ANSWER_LIMIT, SetVar, boolean, message, notify
-from tests.programs import TWIST, TWISTD
+from tests.programs import STOPPED, TWIST, TWISTD
 
-from .agent import SLACK, STOPPED, Agent
+from .agent import SLACK, Agent
 from .conftest import Launch
 
 MANY = 2000
@@ -71,11 +71,11 @@ def test_disk_that_fills_up(launch: Launch, listening: socket.socket, tmp_path: 
     agent.rest()
     size = log.stat().st_size
     # Whatever else that limits, writing fails with EFBIG as it does with ENOSPC.
-    _, hard = resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (size + 1000, resource.RLIM_INFINITY))
+    _, hard = resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (size + 1000, resource.RLIM_INFINITY))
     let_fail(agent)
     assert log.stat().st_size == size + 1000
     assert agent.most_grown < SLACK
-    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+    resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
     let_fail(agent, 100)
     assert log.read_text()[size + 1000 :].count("this handler always fails") >= 100
 

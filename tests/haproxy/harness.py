@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import socket
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -25,11 +24,11 @@ from twisted.internet import reactor
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import ProcessProtocol, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from tests.programs import LISTENING, Program, spoa
 from tests.readme_commands import blocks
 
 from .branches import Branch
@@ -37,19 +36,12 @@ from .branches import Branch
 AsyncTest = Callable[..., Coroutine[Deferred[Any], Any, None]]
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 
 #: Seconds for a whole test.
 TEST_LIMIT = 40.0
 
-#: Exit statuses of an agent that ended as it was told to. Since 24.10, Twisted ends by the signal that stopped it.
-STOPPED = (0, -signal.SIGTERM)
-
 #: Seconds for a process that was killed.
 KILL_LIMIT = 10.0
-
-#: In the child of a Process, the number of the first socket that was passed on; where systemd's begin, too.
-FIRST_SOCKET = 3
 
 # The frontend origin-web is the web server: HAProxy itself. HAProxy needs no agent for it.
 HAPROXY_CFG = """\
@@ -151,44 +143,29 @@ def shown(*variables: str) -> str:
     return "".join(show.format(variable) for variable in variables) + "    http-request return status 200\n"
 
 
-class Process(ProcessProtocol):
-    """A child process, with all that it printed."""
+class Process:
+    """A :class:`Program` for tests on the reactor. They wait without blocking it: an agent may be in this process.
 
-    def __init__(
-        self, arguments: Sequence[str], *, sockets: Sequence[socket.socket] = (), environment: Mapping[str, str] = {}
-    ) -> None:
+    :param keywords: see :class:`Program`.
+    """
+
+    def __init__(self, command: Sequence[str], **keywords: Any) -> None:
+        #: Copied from the program in the reactor's thread only: they do not change between two awaits of a test.
         self.output = ""
-        #: The exit status, negative for a signal, and ``None`` while it runs.
         self.status: int | None = None
         self._waiting: list[Deferred[None]] = []
         self._matched: dict[str, int] = {}
-        passed_on = {FIRST_SOCKET + i: passed.fileno() for i, passed in enumerate(sockets)}
-        self._process = reactor.spawnProcess(
-            self,
-            arguments[0],
-            arguments,
-            env={**os.environ, **environment},
-            path=str(ROOT),
-            childFDs={0: "w", 1: "r", 2: "r", **passed_on},
-        )
-        self.pid: int = self._process.pid
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self.output += data.decode(errors="replace")
-        self._changed()
-
-    def processEnded(self, reason: Failure) -> None:
-        self.status = reason.value.exitCode if reason.value.signal is None else -reason.value.signal
-        self._changed()
+        self._program = Program(command, on_change=lambda: reactor.callFromThread(self._changed), **keywords)
+        self.pid = self._program.pid
 
     def describe(self) -> str:
         """Return what a reader of a failed test wants to know of it."""
-        return f"exit status: {self.status}\n{self.output}"
+        return self._program.describe()
 
     def signal(self, number: signal.Signals) -> None:
-        self._process.signalProcess(int(number))
+        self._program.signal(number)
 
-    async def said(self, pattern: str) -> re.Match[str]:
+    async def said(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
         """Wait until it has printed what matches ``pattern``, which it cannot do any more when it has ended."""
         while (match := re.search(pattern, self.output)) is None:
             assert self.status is None, f"it ended without {pattern!r}"
@@ -211,10 +188,7 @@ class Process(ProcessProtocol):
         return self.status
 
     async def kill(self) -> None:
-        try:
-            self.signal(signal.SIGKILL)
-        except ProcessExitedAlready:
-            return
+        self._program.send(signal.SIGKILL)
         await Deferred.fromCoroutine(self.ended()).addTimeout(KILL_LIMIT, reactor)
 
     def _change(self) -> Deferred[None]:
@@ -223,27 +197,28 @@ class Process(ProcessProtocol):
         return change
 
     def _changed(self) -> None:
+        # In this order: the output is complete when there is a status.
+        self.status = self._program.status
+        self.output = self._program.output
         waiting, self._waiting = self._waiting, []
         for change in waiting:
             change.callback(None)
 
 
 class AgentProcess(Process):
-    """An agent on the command line, with the handlers of ``handlers.py``."""
+    """An agent on the command line, with the handlers of ``handlers.py``.
+
+    :param options: options of ``spoa``, with the endpoints as ``--listen``.
+    :param socket: a listening socket, which is passed on as systemd does, and replaces the endpoints.
+    """
 
     def __init__(self, *options: str, socket: socket.socket | None = None) -> None:
-        command = [sys.executable, "-m", "twisted", "--log-format=text", "spoa", f"--handlers={HERE / 'handlers.py'}"]
-        environment = {"PYTHONUNBUFFERED": "1"}
-        if socket is not None:
-            # As systemd passes on the socket of a service. Which process that is, only the process itself knows.
-            environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "spoa"}
-            command = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *command]
-            command.append("--listen=systemd:domain=INET:index=0")
-        super().__init__([*command, *options], sockets=[] if socket is None else [socket], environment=environment)
+        command = spoa(*options, handlers=HERE / "handlers.py", listen=[], inherited=socket)
+        super().__init__(command, sockets=[] if socket is None else [socket])
 
     async def address(self) -> str:
         """Wait until it listens, and return where, as the line ``server`` of HAProxy writes it."""
-        address = (await self.said(r"SPOA listening on (\S+)\n"))[1]
+        address = (await self.said(LISTENING))[1]
         return f"unix@{address}" if address.startswith("/") else address
 
     @property
@@ -408,8 +383,8 @@ class HAProxy(Process):
         spoe_conf.write_text(SPOE_CONF.format(spoe=spoe))
         servers = {"agent": server} if isinstance(server, str) else server
         self.configuration = HAPROXY_CFG.format(
-            web_fd=FIRST_SOCKET,
-            origin_fd=FIRST_SOCKET + 1,
+            web_fd=web_socket.fileno(),
+            origin_fd=origin_socket.fileno(),
             origin_port=origin_socket.getsockname()[1],
             spoe_conf=spoe_conf,
             web_mode=web_mode,

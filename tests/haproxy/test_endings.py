@@ -11,9 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from spoa_twisted import Handlers, Variables
+from tests.programs import STOPPED
 
 from .conftest import Serve, StartAgent, StartHAProxy
-from .harness import STOPPED, bounded, listening_socket, shown
+from .harness import bounded, listening_socket, shown
 
 SCORE = """\
     messages score

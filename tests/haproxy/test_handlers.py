@@ -16,9 +16,10 @@ from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, Message, Variables
 from tests.conftest import Logged
+from tests.programs import STOPPED
 
 from .conftest import Serve, StartAgent, StartHAProxy
-from .harness import STOPPED, bounded, shown
+from .harness import bounded, shown
 
 ONE_MESSAGE = """\
     messages one

@@ -7,9 +7,11 @@ import signal
 import pytest
 from twisted.internet import reactor
 
+from tests.programs import STOPPED
+
 from .branches import Branch
 from .conftest import StartAgent, StartHAProxy
-from .harness import STOPPED, AgentProcess, HAProxy, Load, bounded, listening_socket, several_agents, shown
+from .harness import AgentProcess, HAProxy, Load, bounded, listening_socket, several_agents, shown
 
 #: Agents start and end under load, several times each.
 pytestmark = pytest.mark.soak

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.programs import ROOT
+
 from .branches import Branch
 from .conftest import StartAgent
-from .harness import FIRST_SOCKET, ROOT, HAProxy, Process, bounded, listening_socket
+from .harness import HAProxy, Process, bounded, listening_socket
 
 EXAMPLE = ROOT / "examples" / "scale"
 
@@ -39,18 +41,18 @@ class Example(HAProxy):
     def __init__(self, branch: Branch, folder: Path, addresses: list[str]) -> None:
         web = listening_socket()
         self._port = web.getsockname()[1]
-        self.configuration = configuration((EXAMPLE / "haproxy.cfg").read_text(), addresses)
+        self.configuration = configuration((EXAMPLE / "haproxy.cfg").read_text(), web.fileno(), addresses)
         (folder / "haproxy.cfg").write_text(self.configuration)
         (folder / "spoe.conf").write_text((EXAMPLE / "spoe.conf").read_text())
         Process.__init__(self, [str(branch.executable), "-db", "-f", str(folder / "haproxy.cfg")], sockets=[web])
         web.close()
 
 
-def configuration(text: str, addresses: list[str]) -> str:
+def configuration(text: str, web: int, addresses: list[str]) -> str:
     """Return the example's, with a web server that answers which agent was asked."""
     for port, address in enumerate(addresses, 12340):
         text = replaced(text, f"127.0.0.1:{port}", address)
-    text = replaced(text, "bind 127.0.0.1:8080", f"bind fd@{FIRST_SOCKET}")
+    text = replaced(text, "bind 127.0.0.1:8080", f"bind fd@{web}")
     show = "    http-after-response set-header txn.spoa.pid %[var(txn.iprep.pid)] if { var(txn.iprep.pid) -m found }\n"
     show += (
         "    http-after-response set-header spoe-error %[var(txn.iprep.error)] if { var(txn.iprep.error) -m found }\n"
