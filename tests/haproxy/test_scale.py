@@ -69,7 +69,7 @@ def replaced(text: str, old: str, new: str) -> str:
 async def test_shares(
     branch: Branch, start_agent: StartAgent, processes: list[Process], tmp_path: Path, figures: list[str]
 ) -> None:
-    """Each of the two agents answers about half of the requests, with HAProxy <= 3.0 at least a quarter, and no request
+    """Each of the two agents answers about half of the requests, with HAProxy <= 3.0 at least a tenth, and no request
     fails.
     """
     handlers = tmp_path / "scale_handlers.py"
@@ -82,4 +82,6 @@ async def test_shares(
     shares = [load.answers[agent.pid] / load.requests for agent in agents]
     figures.append(f"{shares} of {load.requests} requests")
     assert load.failures == {}
-    assert min(shares) >= (0.45 if branch.rewritten else 0.25)
+    # HAProxy <= 3.0 shares by how soon the agents answer, which the rest of a busy machine decides too: 0.19 was seen.
+    # With pipelining one agent gets 1 %.
+    assert min(shares) >= (0.45 if branch.rewritten else 0.1)

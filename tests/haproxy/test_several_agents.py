@@ -173,4 +173,5 @@ async def test_spread(
     shares = [load.answers[agent.pid] / load.requests for agent in agents]
     figures.append(f"{shares} of {load.requests} requests")
     assert load.failures == {}
-    assert min(shares) >= (0.9 if branch.rewritten else 0.6) / count
+    # HAProxy <= 3.0 shares by how soon the agents answer, which the rest of a busy machine decides too.
+    assert min(shares) >= (0.9 if branch.rewritten else 0.2) / count
