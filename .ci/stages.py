@@ -119,9 +119,12 @@ class Stage:
 STAGES = [
     Stage("readme_example", needs=(), script=README.format(number=1)),
     Stage("prepare", needs=("readme_example",), script=PREPARE),
-    Stage("haproxy", needs=("prepare",)),
-    Stage("pythons", needs=("prepare",)),
-    # Not beside the downloads, which ask apt: the README's command updates its lists.
+    # These two wait for the network most of the time.
+    Stage("haproxy", needs=("prepare",), cores=0),
+    Stage("pythons", needs=("prepare",), cores=0),
+    Stage("package", needs=("prepare",)),
+    Stage("lint", needs=("prepare",)),
+    # The README's command updates apt's lists, which the downloads read: not beside them.
     Stage("readme_tests", cores=2, script=README.format(number=2)),
     Stage("everything", cores=2),
     Stage("coverage", cores=2),
@@ -132,8 +135,6 @@ STAGES = [
     Stage("on-3.13"),
     Stage("on-3.10"),
     Stage("compiled"),
-    Stage("package"),
-    Stage("lint"),
 ]
 
 
