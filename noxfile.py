@@ -27,9 +27,14 @@ nox.options.sessions = ["lint", "tests"]
 nox.needs_version = ">=2024.4.15"
 
 
+def temporary(session: nox.Session) -> Path:
+    """Return a folder of the session's own. It is relative to the current folder until it is resolved."""
+    return Path(session.create_tmp()).resolve()
+
+
 def checkout(session: nox.Session) -> Path:
     """Copy the checkout to a folder of the session, and go there."""
-    copy = Path(session.create_tmp()) / "checkout"
+    copy = temporary(session) / "checkout"
     shutil.rmtree(copy, ignore_errors=True)
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True, text=True).stdout
@@ -129,7 +134,7 @@ def pythons(session: nox.Session) -> None:
 
 def test_on(session: nox.Session, version: str) -> None:
     """Run the tests of what can differ, in an environment of that interpreter."""
-    environment = Path(session.create_tmp()) / "environment"
+    environment = temporary(session) / "environment"
     if version in PACKAGED:
         download = DOWNLOADS / version
         if not download.exists():
@@ -191,12 +196,13 @@ assert "(spop compiled)" in version(), version()
 @nox.session
 def package(session: nox.Session) -> None:
     """The wheel and the sdist as users install them; the tests of the sdist."""
-    checkout(session)
-    temporary = Path(session.create_tmp())
-    dist, unpacked, elsewhere = (temporary / name for name in ("dist", "unpacked", "elsewhere"))
-    for folder in (dist, unpacked, elsewhere):
+    folders = [temporary(session) / name for name in ("dist", "unpacked", "elsewhere")]
+    installed = temporary(session) / "installed"
+    for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+    dist, unpacked, elsewhere = folders
+    checkout(session)
     session.install("build", "twine")
     # The wheel is made from the sdist, and so has nothing that the sdist has not.
     session.run("python", "-m", "build", "--outdir", str(dist))
@@ -204,9 +210,9 @@ def package(session: nox.Session) -> None:
     session.run("twine", "check", "--strict", str(sdist), str(wheel))
     check_wheel(session, wheel)
 
-    installed = temporary / "installed"
     session.run("python", "-m", "venv", "--clear", str(installed))
     session.run(str(installed / "bin" / "pip"), "-q", "install", str(wheel), external=True)
+    # Not in the checkout, in which everything would be found without being installed.
     session.chdir(elsewhere)
     check_programs(session, installed)
 
@@ -215,7 +221,7 @@ def package(session: nox.Session) -> None:
     session.chdir(source)
     session.install("-e", ".[test]")
     session.chdir(elsewhere)
-    check_programs(session, Path(session.virtualenv.location))
+    check_programs(session, Path(session.bin).parent)
     session.chdir(source)
     session.run("python", "-m", "pytest", "-n0")
 
