@@ -243,9 +243,9 @@ def check_programs(session: nox.Session, environment: Path) -> None:
     programs = environment / "bin"
     for command in (["twistd"], ["twist"], ["python", "-m", "twisted"]):
         words = [str(programs / command[0]), *command[1:], "spoa", "--help"]
-        said = session.run(*words, silent=True, external=True)
+        said = session.run(*words, silent=True, external=True) or ""
         if "--handlers=" not in said:
             session.error(f"{' '.join(command)} spoa --help says nothing of --handlers: {said}")
-    said = session.run(str(programs / "spoactl"), "--help", silent=True, external=True)
+    said = session.run(str(programs / "spoactl"), "--help", silent=True, external=True) or ""
     if "ping" not in said:
         session.error(f"spoactl --help says nothing of ping: {said}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from tests.haproxy.branches import NoHAProxy, find_branches
 
@@ -45,6 +46,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         gc.freeze()
 
 
+@implementer(ILogObserver)
 class Logged:
     """What was logged at the level warn and above since the test began, or since it was last taken."""
 

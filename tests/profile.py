@@ -64,4 +64,4 @@ def run_machine(machine: type[RuleBasedStateMachine], times: int = 1) -> None:
     :param times: how many times as many examples as :data:`MACHINE` says.
     """
     several = settings(MACHINE, max_examples=times * MACHINE.max_examples)
-    run_state_machine_as_test(machine, settings=several)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=several)

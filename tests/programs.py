@@ -12,7 +12,10 @@ from signal import SIGKILL, SIGTERM
 from socket import socket
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from threading import Condition, Thread
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ROOT: Final = Path(__file__).parent.parent
 
@@ -111,7 +114,7 @@ class Program:
         self._follower = Thread(target=self._follow, daemon=True)
         self._follower.start()
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -6,10 +6,11 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
+from twisted.internet import reactor as default_reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 from twisted.internet.utils import getProcessOutputAndValue
@@ -26,6 +27,8 @@ from spoa_twisted.testing import FakeHAProxy
 from tests.haproxy.branches import VARIABLE, Branch, find_branches
 from tests.haproxy.harness import bounded
 from tests.programs import ENVIRONMENT, ROOT
+
+reactor: Any = default_reactor
 
 
 async def run(module: str, *arguments: str, **environment: str) -> tuple[str, str, int]:
@@ -66,7 +69,8 @@ def test_the_canned_agent(size: int) -> None:
         transport.clear()
         for start in range(0, len(data), size):
             canned.dataReceived(data[start : start + size])
-        return transport.value()
+        written: bytes = transport.value()
+        return written
 
     haproxy = EngineConnection()
     haproxy.receive_data(exchange(haproxy.data_to_send()))
@@ -108,7 +112,7 @@ async def test_an_agent_of_ones_own(tmp_path: Path) -> None:
             if self._connection.state is State.RUNNING and data[4] == FrameType.ACK:
                 super().send(encode_frame(FrameType.ACK, Flags.FIN, encode_ids(999_999, 1), b""))
 
-    listening = reactor.listenUNIX(f"{tmp_path}/agent", Factory.forProtocol(Wrong))  # type: ignore[attr-defined]
+    listening = reactor.listenUNIX(f"{tmp_path}/agent", Factory.forProtocol(Wrong))
     arguments = ["--runs=1", "--duration=0.1", "--warm-up=0", "--shapes=small", "--in-flight=1"]
     out, err, status = await run("agent", f"--endpoint=unix:{tmp_path}/agent", *arguments)
     await listening.stopListening()
@@ -163,7 +167,7 @@ async def test_idle_connections_that_are_not_kept() -> None:
             goodbye = encode_frame(FrameType.AGENT_DISCONNECT, Flags.FIN, NO_IDS, Disconnect(0, "normal").encode())
             super().send(data + goodbye if data[4] == FrameType.ACK else data)
 
-    port = reactor.listenTCP(0, Factory.forProtocol(Leaving), interface="127.0.0.1")  # type: ignore[attr-defined]
+    port = reactor.listenTCP(0, Factory.forProtocol(Leaving), interface="127.0.0.1")
     command = [sys.executable, "-m", "benchmarks.idle", f"127.0.0.1:{port.getHost().port}", "3"]
     without_input = ["-c", 'exec "$@" </dev/null', "sh", *command]
     out, err, status = await getProcessOutputAndValue("/bin/sh", without_input, env=ENVIRONMENT, path=str(ROOT))
@@ -233,13 +237,13 @@ class Web(Protocol):
         answer = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         # In pieces.
         self.transport.write(answer[:-5])
-        reactor.callLater(0, self.transport.write, answer[-5:])  # type: ignore[attr-defined]
+        reactor.callLater(0, self.transport.write, answer[-5:])
 
 
 @bounded
 async def test_the_http_load_checks_its_answers() -> None:
     """A body that is not the agent's, another status, and a lost connection are errors, and not counted as answers."""
-    port = reactor.listenTCP(0, Factory.forProtocol(Web), interface="127.0.0.1")  # type: ignore[attr-defined]
+    port = reactor.listenTCP(0, Factory.forProtocol(Web), interface="127.0.0.1")
     arguments = ["--clients=2", "--duration=0.3", "--warm-up=0", "--expect=score 20"]
     out, err, status = await run("http_load", str(port.getHost().port), *arguments)
     await port.stopListening()

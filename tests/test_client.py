@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
+from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 
 from spoa_twisted import Handlers, Message, SPOAFactory, SPOEClient
@@ -20,16 +19,18 @@ from spoa_twisted.spop.errors import InvalidFrame
 from spoa_twisted.spop.frames import AgentHello, HAProxyHello
 from tests.conftest import Logged
 
+reactor: Any = default_reactor
+
 OLD = HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="engine")
 
 
 @pytest_twisted.async_yield_fixture
 async def listen() -> AsyncIterator[Callable[[Factory], str]]:
     """Listens with a factory, returns the client endpoint."""
-    ports: list[IListeningPort] = []
+    ports: list[Any] = []
 
     def listen(factory: Factory) -> str:
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         ports.append(port)
         return f"tcp:127.0.0.1:{port.getHost().port}"
 
@@ -51,7 +52,7 @@ class Canned(Protocol):
         self.transport.write(self.answers.pop(0))
 
 
-def canned(*answers: bytes) -> Factory:
+def canned(*answers: bytes) -> Factory[Canned]:
     factory = Factory.forProtocol(Canned)
     Canned.answers = list(answers)
     return factory

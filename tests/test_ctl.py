@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
+from twisted.internet import reactor as default_reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
 
@@ -17,6 +17,8 @@ from spoa_twisted.ctl import main
 from spoa_twisted.ctl.values import parse_value, show_value
 from spoa_twisted.spop.frames import Disconnect, Flags, FrameType, encode_frame
 from tests.programs import ENVIRONMENT, SPOACTL
+
+reactor: Any = default_reactor
 
 TYPED = [
     ("null", None),
@@ -170,7 +172,7 @@ async def test_an_agent_does_not_steer_the_terminal(tmp_path: Path) -> None:
             assert self.transport is not None
             self.transport.write(encode_frame(FrameType.AGENT_DISCONNECT, Flags.FIN, b"\0\0", goodbye))
 
-    port = reactor.listenUNIX(f"{tmp_path}/agent", Factory.forProtocol(Hostile))  # type: ignore[attr-defined]
+    port = reactor.listenUNIX(f"{tmp_path}/agent", Factory.forProtocol(Hostile))
     out, err, status = await spoactl("ping", f"unix:{tmp_path}/agent")
     assert (out, status) == ("", 1)
     assert err == "spoactl: the agent disconnected: \\x1b[31m\\n (status code 4)\n"
@@ -197,7 +199,7 @@ async def test_what_is_no_agent_is_told_in_one_line() -> None:
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     for protocol in (Web, Protocol):
-        port = reactor.listenTCP(0, Factory.forProtocol(protocol), interface="127.0.0.1")  # type: ignore[attr-defined]
+        port = reactor.listenTCP(0, Factory.forProtocol(protocol), interface="127.0.0.1")
         out, err, status = await spoactl("ping", f"tcp:127.0.0.1:{port.getHost().port}", "--timeout", "1")
         assert (out, status) == ("", 1)
         assert err.startswith("spoactl: ")

@@ -234,7 +234,7 @@ async def test_the_warm_up_is_not_counted(load: Any, listen: Any) -> None:
     """Nor is what came before its end."""
     agent = Agent(lambda ids, n: ack(ids))
     warm = []
-    reactor.callLater(0.3, lambda: warm.append(agent.notifys))  # type: ignore[attr-defined]
+    reactor.callLater(0.3, lambda: warm.append(agent.notifys))
     listen(agent)
     told = await load("--warm-up=0.4", "--duration=0.2")
     assert told.errors == {}
@@ -310,7 +310,7 @@ ENDS: dict[str, tuple[Callable[[bytes], bytes | None], str, int | None]] = {
 async def test_each_end_is_counted(name: str, load: Any, listen: Any) -> None:
     """With the NOTIFYs that it leaves unanswered; another connection takes the place of the one that ended."""
     end, kind, code = ENDS[name]
-    answered = {}
+    answered: dict[AgentSide, int] = {}
 
     class Ending(Agent):
         def answer(self, side: AgentSide, notify: Notify) -> None:
@@ -379,7 +379,7 @@ class Late(Agent):
         side.in_flight.append(notify.ids)
         side.most_in_flight = max(side.most_in_flight, len(side.in_flight))
         if len(side.in_flight) == 1:
-            reactor.callLater(0.002, self._answer_some, side)  # type: ignore[attr-defined]
+            reactor.callLater(0.002, self._answer_some, side)
 
     def _answer_some(self, side: AgentSide) -> None:
         self._source.shuffle(side.in_flight)
@@ -387,7 +387,7 @@ class Late(Agent):
         out = b"".join([ack(ids) for ids in side.in_flight[:some]])
         del side.in_flight[:some]
         if side.in_flight:
-            reactor.callLater(0.002, self._answer_some, side)  # type: ignore[attr-defined]
+            reactor.callLater(0.002, self._answer_some, side)
         side.transport.write(out)
 
 
@@ -444,13 +444,13 @@ async def test_acks_in_pieces(load: Any, listen: Any) -> None:
 
         def answer(self, side: AgentSide, notify: Notify) -> None:
             if not self.out:
-                reactor.callLater(0, self._next, side)  # type: ignore[attr-defined]
+                reactor.callLater(0, self._next, side)
             self.out += ack(notify.ids)
 
         def _next(self, side: AgentSide) -> None:
             piece, self.out = self.out[:9], self.out[9:]
             if self.out:
-                reactor.callLater(0, self._next, side)  # type: ignore[attr-defined]
+                reactor.callLater(0, self._next, side)
             side.transport.write(piece)
 
     agent = Pieces()
@@ -471,7 +471,7 @@ async def test_an_agent_that_does_not_read(load: Any, listen: Any) -> None:
             assert message["body"] == bytes(range(256)) * 32
             if self.notifys % 100 == 1:
                 side.transport.pauseProducing()
-                reactor.callLater(0.02, side.transport.resumeProducing)  # type: ignore[attr-defined]
+                reactor.callLater(0.02, side.transport.resumeProducing)
             side.transport.write(ack(notify.ids))
 
     agent = Full()
@@ -694,7 +694,7 @@ async def test_an_agent_that_stands_still(load: Any, listen: Any) -> None:
     class Resting(Agent):
         def answer(self, side: AgentSide, notify: Notify) -> None:
             if self.notifys == 20:
-                reactor.callLater(0.5, side.transport.write, ack(notify.ids))  # type: ignore[attr-defined]
+                reactor.callLater(0.5, side.transport.write, ack(notify.ids))
             else:
                 side.transport.write(ack(notify.ids))
             if self.notifys == 21:

@@ -77,7 +77,7 @@ class TestTimes:
                 for name, timeout in (("short", 0.5), ("middle", 1.5), ("long", 4.0)):
                     answer = waits.begin(clock, name)
                     late[number] = (clock.seconds() + timeout, answer)
-                    answer.addCallback(lambda _, number=number: ends.setdefault(number, clock.seconds()))
+                    answer.addCallback(lambda _, number: ends.setdefault(number, clock.seconds()), number)
                     number += 1
         assert len(ends) == number
         for each, (deadline, _) in late.items():

@@ -331,7 +331,7 @@ async def yields_garbage() -> dict[str, Any]:
     def garbage() -> Iterator[int]:
         yield 42
 
-    await garbage()  # type: ignore[misc]
+    await garbage()
     return {"sess.v": 1}
 
 
@@ -555,7 +555,7 @@ class TestFailures:
         handlers = Handlers(blocking_threads=1, on_error={"sess.error": True})
         handlers.message("tested", blocking=True)(plain(error("why")))
         handlers.message("good", blocking=True)(lambda: {"sess.good": 1})
-        answer = handlers.respond([Message("tested"), Message("good")], 1000, reactor, 10)  # type: ignore[arg-type]
+        answer = handlers.respond([Message("tested"), Message("good")], 1000, reactor, 10)
         assert isinstance(answer, Deferred)
         assert decode_actions(await answer) == {"sess.error": True, "sess.good": 1}
         assert line_of(logged).startswith("critical: the handler of the message 'tested' failed")

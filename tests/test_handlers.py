@@ -86,7 +86,7 @@ class TestRegistration:
         """Handlers may belong to an application's object."""
 
         class Application:
-            def check(self, ip: object) -> dict[str, object]:
+            def check(self, ip: object) -> dict[str, Any]:
                 return {"sess.ip": ip}
 
         handlers = Handlers({"m": Application().check}, default=lambda: {"sess.x": 1})
@@ -420,7 +420,7 @@ class TestFaults:
         """As when the connection is gone: all that waits is cancelled, no timer is left, nothing is logged."""
         clock = Clock()
         cancelled: list[object] = []
-        waiting = [Deferred(cancelled.append), Deferred(cancelled.append)]
+        waiting: list[Deferred[Any]] = [Deferred(cancelled.append), Deferred(cancelled.append)]
         handlers = Handlers({"a": lambda: waiting[0], "b": lambda: waiting[1], "c": lambda: {"sess.c": 1}})
         answer = begin(handlers, Message("a"), Message("b"), Message("c"), clock=clock)
         failures: list[Failure] = []
@@ -433,7 +433,8 @@ class TestFaults:
     def test_what_does_not_fit_is_left_out(self, logged: Logged) -> None:
         """The message whose variables exceed what is left of the frame has its on_error; the others keep theirs."""
         handlers = Handlers({"a": lambda: {"sess.a": "x" * 50}, "c": lambda: {"sess.c": "z" * 20}})
-        handlers.message("b", on_error={"sess.e": 1})(lambda: {"sess.small": 1, "sess.big": "y" * 100})
+        too_big: dict[str, Any] = {"sess.small": 1, "sess.big": "y" * 100}
+        handlers.message("b", on_error={"sess.e": 1})(lambda: too_big)
         assert respond(handlers, Message("a"), Message("b"), Message("c"), room=120) == {
             "sess.a": "x" * 50,
             "sess.e": 1,
@@ -561,7 +562,7 @@ class TestBlocking:
         def slow(ip: IPv4Address) -> dict[str, Any]:
             return {"sess.ip": ip, "sess.thread": threading.current_thread().name}
 
-        answer = handlers.respond([Message("m", [("ip", IPv4Address("192.0.2.1"))])], ROOM, reactor, 10)  # type: ignore[arg-type]
+        answer = handlers.respond([Message("m", [("ip", IPv4Address("192.0.2.1"))])], ROOM, reactor, 10)
         assert isinstance(answer, Deferred)
         variables = decode_actions(await answer)
         assert variables["sess.ip"] == IPv4Address("192.0.2.1")
@@ -579,7 +580,7 @@ class TestBlocking:
 
         handlers = Handlers()
         handlers.message("m", blocking=True)(lambda: Lookups({"sess.a": "x" * 50, "sess.b": 1}))
-        answer = handlers.respond([Message("m")], ROOM, reactor, 10)  # type: ignore[arg-type]
+        answer = handlers.respond([Message("m")], ROOM, reactor, 10)
         assert isinstance(answer, Deferred)
         assert decode_actions(await answer) == {"sess.a": "x" * 50, "sess.b": 1}
         assert len(threads) == 2
@@ -589,11 +590,11 @@ class TestBlocking:
     async def test_its_faults_are_like_any(self, logged: Logged) -> None:
         """What it raises, or returns in vain, costs its message."""
         handlers = Handlers(on_error={"sess.e": 1})
-        handlers.message("raises", blocking=True)(lambda: 1 / 0)
-        handlers.message("list", blocking=True)(lambda: [1])
+        handlers.message("raises", blocking=True)(lambda: 1 / 0)  # type: ignore[type-var]
+        handlers.message("list", blocking=True)(lambda: [1])  # type: ignore[type-var]
         handlers.message("late", blocking=True)(lambda: succeed({"sess.a": 1}))
         for name in ("raises", "list", "late"):
-            answer = handlers.respond([Message(name)], ROOM, reactor, 10)  # type: ignore[arg-type]
+            answer = handlers.respond([Message(name)], ROOM, reactor, 10)
             assert isinstance(answer, Deferred)
             assert decode_actions(await answer) == {"sess.e": 1}
         assert len(logged.take()) == 3
@@ -614,14 +615,14 @@ class TestBlocking:
         def waits() -> None:
             ran.append("waits")
 
-        holding = handlers.respond([Message("holds")], ROOM, reactor, 10)  # type: ignore[arg-type]
-        waiting = handlers.respond([Message("waits")], ROOM, reactor, 10)  # type: ignore[arg-type]
+        holding = handlers.respond([Message("holds")], ROOM, reactor, 10)
+        waiting = handlers.respond([Message("waits")], ROOM, reactor, 10)
         assert isinstance(holding, Deferred)
         assert isinstance(waiting, Deferred)
         assert await waiting == b""
         release.set()
         assert await holding == b""
-        after = handlers.respond([Message("holds")], ROOM, reactor, 10)  # type: ignore[arg-type]
+        after = handlers.respond([Message("holds")], ROOM, reactor, 10)
         assert isinstance(after, Deferred)
         await after
         assert ran == ["holds", "holds"]
@@ -638,21 +639,21 @@ class TestBlocking:
 
         handlers = Handlers(blocking_threads=1)
         release = threading.Event()
-        handlers.message("holds", blocking=True, timeout=0)(lambda: release.wait(30) and None)
+        handlers.message("holds", blocking=True, timeout=0)(lambda: release.wait(30) and None)  # type: ignore[type-var]
         handlers.message("waits", blocking=True, timeout=0.01)(lambda body: None)
-        holding = handlers.respond([Message("holds")], ROOM, reactor, 10)  # type: ignore[arg-type]
+        holding = handlers.respond([Message("holds")], ROOM, reactor, 10)
         gone = []
         answers = []
         for _ in range(10):
             body = Body("body")
             gone.append(weakref.ref(body))
-            answers.append(handlers.respond([Message("waits", [("body", body)])], ROOM, reactor, 10))  # type: ignore[arg-type]
+            answers.append(handlers.respond([Message("waits", [("body", body)])], ROOM, reactor, 10))
         del body
         for answer in answers:
             assert isinstance(answer, Deferred)
             assert await answer == b""
         del answers, answer
-        await deferLater(reactor, 0)  # type: ignore[arg-type]
+        await deferLater(reactor, 0)
         gc.collect()
         assert [body() for body in gone] == [None] * 10
         release.set()
@@ -667,12 +668,12 @@ class TestBlocking:
         handlers.message("m", blocking=True)(lambda: {"sess.a": 1})
 
         async def ask() -> dict[str, Any]:
-            answer = handlers.respond([Message("m")], ROOM, reactor, 10)  # type: ignore[arg-type]
+            answer = handlers.respond([Message("m")], ROOM, reactor, 10)
             return decode_actions(answer if isinstance(answer, bytes) else await answer)
 
         assert await ask() == {"sess.a": 1}
         assert handlers._threads is not None
-        pool = handlers._threads._threadpool
+        pool: Any = handlers._threads._threadpool
         in_thread = pool.callInThreadWithCallback
 
         def no_thread(*call: Any) -> None:
@@ -690,13 +691,13 @@ class TestBlocking:
         """As when a service takes new ones."""
         handlers = Handlers()
         handlers.message("m", blocking=True)(lambda: {"sess.thread": threading.get_ident()})
-        answer = handlers.respond([Message("m")], ROOM, reactor, 10)  # type: ignore[arg-type]
+        answer = handlers.respond([Message("m")], ROOM, reactor, 10)
         assert isinstance(answer, Deferred)
         number = decode_actions(await answer)["sess.thread"]
         (thread,) = [thread for thread in threading.enumerate() if thread.ident == number]
         del handlers, answer
         # The answer is being given further up until the next turn of the reactor.
-        await deferLater(reactor, 0)  # type: ignore[arg-type]
+        await deferLater(reactor, 0)
         gc.collect()
         thread.join(30)
         assert not thread.is_alive()
@@ -714,11 +715,11 @@ async def test_handlers_of_one_notify_run_at_the_same_time() -> None:
     order: list[str] = []
 
     def waits(message: Message) -> Deferred[Any]:
-        order.append(f"begins {message[0]}")
-        return deferLater(reactor, 0, order.append, f"ends {message[0]}")  # type: ignore[arg-type]
+        order.append(f"begins {message[0]!r}")
+        return deferLater(reactor, 0, order.append, f"ends {message[0]!r}")
 
     handlers = Handlers({"m": waits})
-    answer = handlers.respond([Message("m", [("", n)]) for n in (1, 2)], ROOM, reactor, 10)  # type: ignore[arg-type]
+    answer = handlers.respond([Message("m", [("", n)]) for n in (1, 2)], ROOM, reactor, 10)
     assert isinstance(answer, Deferred)
     await answer
     assert order == ["begins 1", "begins 2", "ends 1", "ends 2"]

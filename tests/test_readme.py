@@ -177,7 +177,7 @@ class Machine:
         # HAProxy takes a listener that is there already: who connects early waits.
         files["haproxy_cfg"] = files["haproxy_cfg"].replace("127.0.0.1:8080", f"fd@{website.fileno()}")
         self.write(**files)
-        command = [branch.executable, "-f", "haproxy.cfg"]
+        command = [str(branch.executable), "-f", "haproxy.cfg"]
         self._stack.enter_context(Program(command, cwd=self.folder, sockets=[website]))
 
         def request(client: str = "127.0.0.1", **headers: str) -> tuple[int, str]:
@@ -345,7 +345,8 @@ def test_the_options(text: str, load_text: Callable[[str, str], IHandlers], logg
     assert isinstance(handlers, Handlers)
     haproxy = FakeHAProxy(handlers)
 
-    variables = haproxy.notify("check-client", "unnamed", **{"user-agent": "a bot", "a.b": 1, "c": 2})
+    arguments: dict[str, Any] = {"user-agent": "a bot", "a.b": 1, "c": 2}
+    variables = haproxy.notify("check-client", "unnamed", **arguments)
     assert variables == {"txn.human": False, "txn.others": 2}
     assert haproxy.notify("scan-body", body=b"EICAR") == {"txn.clean": False}
     assert haproxy.notify("scan-body", body=b"text") == {"txn.clean": True}
@@ -603,7 +604,7 @@ def test_the_values_of_a_handler(logged: Any) -> None:
 
 def test_the_options_of_the_command_line() -> None:
     """The table has all options of ``twistd spoa`` with their defaults, and they are the keywords that it says."""
-    options = Options()
+    options: Any = Options()
     defaults = {f"--{name}": str(default).removesuffix(".0") for name, _, default, *_ in options.optParameters}
     defaults |= {f"--{name}": "off" for name, *_ in options.optFlags}
     defaults |= {"--listen": DEFAULT_ENDPOINT, "--handlers": "none"}

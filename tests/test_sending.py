@@ -16,7 +16,6 @@ import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.task import Clock, deferLater
@@ -140,16 +139,16 @@ def certified(folder: Path) -> DefaultOpenSSLContextFactory:
     return DefaultOpenSSLContextFactory(str(key), str(certificate))
 
 
-Connect = Callable[[str, Factory], Awaitable[Peer]]
+Connect = Callable[[str, Any], Awaitable[Peer]]
 
 
 @pytest_twisted.async_yield_fixture
 async def connect(tmp_path: Path) -> AsyncIterator[Connect]:
     """Listen in one of the ways with a factory, and connect to it."""
-    ports: list[IListeningPort] = []
+    ports: list[Any] = []
     peers: list[Peer] = []
 
-    async def connect(kind: str, factory: Factory) -> Peer:
+    async def connect(kind: str, factory: Any) -> Peer:
         if kind in ("tls", "proxy-tls"):
             factory = TLSMemoryBIOFactory(certified(tmp_path), False, factory)
         if kind.startswith("proxy"):

@@ -227,7 +227,7 @@ class TestMakeService:
 def test_one_plugin_makes_the_command() -> None:
     """twistd, twist and python -m twisted know it by this."""
     (maker,) = [maker for maker in getPlugins(IServiceMaker) if maker.tapname == "spoa"]
-    assert maker.module == "spoa_twisted.tap"
+    assert maker.module == "spoa_twisted.tap"  # type: ignore[attr-defined]
     assert maker.options is Options
     assert maker.makeService is makeService
 

@@ -110,7 +110,7 @@ def test_a_refusal_is_told_once(logged: Logged) -> None:
 
     def refused() -> bool:
         # What logs remembers, and so does pytest.raises.
-        log = Logger(observer=lambda event: None)
+        log = Logger(observer=lambda event: None)  # type: ignore[arg-type]
         try:
             FakeHAProxy(Handlers(), hello=OLD_HELLO, log=log).notify("m")
         except AgentDisconnected:

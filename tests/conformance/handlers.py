@@ -5,60 +5,60 @@ from __future__ import annotations
 import ipaddress
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from spoa_twisted import NULL, Handlers
+from spoa_twisted import NULL, Handlers, Message, Value, Variables
 
 handlers = Handlers()
 
 
 @handlers.message("nothing")
-def nothing():
+def nothing() -> None:
     return None
 
 
 @handlers.message("echo")
-def echo(message):
+def echo(message: Message) -> Variables:
     return {f"txn.{name}": value for name, value in message}
 
 
 @handlers.message("echo-null")
-def echo_null(message):
+def echo_null(message: Message) -> Variables:
     return {f"txn.{name}": NULL if value is None else value for name, value in message}
 
 
 @handlers.message("by-position")
-def by_position(message):
+def by_position(message: Message) -> Variables:
     return {f"txn.arg{index}": value for index, (_, value) in enumerate(message)}
 
 
 @handlers.message("names")
-def names(message):
+def names(message: Message) -> Variables:
     return {f"txn.name{index}": name for index, (name, _) in enumerate(message)}
 
 
 @handlers.message("length")
-def length(content):
+def length(content: bytes) -> Variables:
     return {"txn.length": len(content)}
 
 
 @handlers.message("async")
-async def asynchronous(x):
+async def asynchronous(x: Value) -> Variables:
     return {"txn.x": x}
 
 
 @handlers.message("awaiting")
-async def awaiting(x):
+async def awaiting(x: Value) -> Variables:
     await deferLater(reactor, 0)
     return {"txn.x": x}
 
 
 @handlers.message("deferred")
-def deferred(x):
+def deferred(x: Value) -> Deferred[Variables]:
     return deferLater(reactor, 0, lambda: {"txn.x": x})
 
 
@@ -66,22 +66,22 @@ SCOPES = ("proc", "sess", "txn", "req", "res")
 
 
 @handlers.message("set-scopes")
-def set_scopes():
+def set_scopes() -> Variables:
     return {f"{scope}.x": index for index, scope in enumerate(SCOPES)}
 
 
 @handlers.message("unset-scopes")
-def unset_scopes():
+def unset_scopes() -> Variables:
     return {f"{scope}.x": None for scope in SCOPES}
 
 
 @handlers.message("variable")
-def variable(name, value):
+def variable(name: str, value: Value) -> Variables:
     return {name: value}
 
 
 @handlers.message("constants")
-def constants():
+def constants() -> Variables:
     """Values that HAProxy gives no argument for, chosen by their Python type alone."""
     return {
         "txn.false": False,
@@ -95,18 +95,18 @@ def constants():
 
 
 @handlers.message("raise")
-def fail():
+def fail() -> NoReturn:
     raise ValueError("this handler always fails")
 
 
 @handlers.message("raise-later")
-async def fail_later():
+async def fail_later() -> NoReturn:
     await deferLater(reactor, 0)
     raise ValueError("this handler always fails, later")
 
 
 @handlers.message("raise-covered", on_error={"txn.failed": True})
-def fail_covered():
+def fail_covered() -> NoReturn:
     raise ValueError("this handler always fails, and is covered")
 
 
@@ -127,40 +127,40 @@ BAD: dict[str, Any] = {
 
 
 @handlers.message("bad")
-def bad(kind):
+def bad(kind: str) -> Any:
     return BAD[kind]
 
 
 @handlers.message("big")
-def big(size):
+def big(size: int) -> Variables:
     return {"txn.big": b"x" * size}
 
 
 @handlers.message("many")
-def many(count):
+def many(count: int) -> Variables:
     return {f"txn.variable{index}": index for index in range(count)}
 
 
 # Requests that wait until another request, or a test, lets them go.
 
-_held: dict[str, list[Deferred[dict[str, object]]]] = defaultdict(list)
-_dropped: dict[str, Deferred[dict[str, object]]] = defaultdict(Deferred)
+_held: dict[str, list[Deferred[Variables]]] = defaultdict(list)
+_dropped: dict[str, Deferred[Variables]] = defaultdict(Deferred)
 
 
 @handlers.message("hold")
-def hold(key):
-    def drop(held):
+def hold(key: str) -> Deferred[Variables]:
+    def drop(held: Deferred[Variables]) -> None:
         _held[key].remove(held)
         if not _dropped[key].called:
             _dropped[key].callback({"txn.dropped": key})
 
-    held: Deferred[dict[str, object]] = Deferred(drop)
+    held: Deferred[Variables] = Deferred(drop)
     _held[key].append(held)
     return held
 
 
 @handlers.message("release")
-def release(key, size=0):
+def release(key: str, size: int = 0) -> Variables:
     variables = {"txn.big": b"x" * size} if size else {"txn.released": key}
     released = _held.pop(key, [])
     for held in released:
@@ -169,13 +169,13 @@ def release(key, size=0):
 
 
 @handlers.message("dropped")
-def dropped(key):
+def dropped(key: str) -> Deferred[Variables]:
     """Answers once the agent has cancelled a request that was held under the key."""
     return _dropped[key]
 
 
 @handlers.message("hold-until")
-async def hold_until(path):
+async def hold_until(path: str) -> Variables:
     """Waits for a file, so that a test can let go of it when nothing is listening."""
     while not Path(path).exists():
         await deferLater(reactor, 0.01)

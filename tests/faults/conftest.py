@@ -89,7 +89,7 @@ async def start_haproxy(
     haproxys = request.node.stash[_haproxys] = []
     numbers = count(1)
 
-    def start(server: str, **configuration: str) -> HAProxy:
+    def start(server: str, **configuration: Any) -> HAProxy:
         folder = tmp_path / f"haproxy{next(numbers)}"
         folder.mkdir()
         haproxy = HAProxy(branch, folder, server, **configuration)

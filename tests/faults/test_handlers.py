@@ -58,11 +58,11 @@ def test_handlers_that_may_take_any_time(launch: Launch) -> None:
             peer.handshake({**HELLO, "max-frame-size": uint32(65532)})
             peer.send(said)
             peers.append(peer)
-        agent.until(lambda before=(times - 1) * held: agent.counts() == (held, before))
+        agent.until(lambda before=(times - 1) * held: agent.counts() == (held, before))  # type: ignore[misc]
         agent.answers(100)
         for peer in peers:
             peer.reset()
-        agent.until(lambda after=times * held: agent.counts() == (0, after))
+        agent.until(lambda after=times * held: agent.counts() == (0, after))  # type: ignore[misc]
         grown.append(agent.most_grown)
     # A message is there once as it came, and once as its handler has it. What is free is used again.
     assert grown[0] < 6 * 2 * MAX_IN_FLIGHT_SIZE + SLACK

@@ -77,7 +77,7 @@ async def test_haproxy_that_is_killed(launch: Launch, start_haproxy: StartHAProx
         await haproxy.ended()
         results = await DeferredList(requests, consumeErrors=True)
         assert [success for success, _ in results] == [False] * MANY
-        agent.until(lambda generation=generation: agent.counts() == (0, generation * MANY))
+        agent.until(lambda generation=generation: agent.counts() == (0, generation * MANY))  # type: ignore[misc]
     await is_served(start(start_haproxy, agent), "after")
     assert agent.most_grown < SLACK
     assert agent.logged() == []

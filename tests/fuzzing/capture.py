@@ -137,7 +137,7 @@ CONVERSATIONS: dict[Conversation, dict[str, str]] = {
 }
 
 
-async def converse(branch: Branch, conversation: Conversation, server: str = "", **configuration: str) -> None:
+async def converse(branch: Branch, conversation: Conversation, server: str = "", **configuration: Any) -> None:
     """Hold one conversation, and write what was said."""
     recorder = Recorder(SPOAFactory(Handlers(default=answer)))
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(recorder)

@@ -234,11 +234,11 @@ class _Scene:
         self._faults: list[str] = []
 
     def play(self) -> None:
-        globalLogPublisher.addObserver(self._observe)
+        globalLogPublisher.addObserver(self._observe)  # type: ignore[arg-type]
         try:
             self._play()
         finally:
-            globalLogPublisher.removeObserver(self._observe)
+            globalLogPublisher.removeObserver(self._observe)  # type: ignore[arg-type]
 
     def _play(self) -> None:
         agent = self._factory.buildProtocol(None)

@@ -60,7 +60,7 @@ def readme_says(request: pytest.FixtureRequest, branch: Branch) -> ReadmeSays:
 @pytest_twisted.async_yield_fixture
 async def processes(request: pytest.FixtureRequest) -> AsyncIterator[list[Process]]:
     """The processes that the test started; those left over are killed."""
-    started = request.node.stash[_processes] = []
+    started = request.node.stash[_processes] = list[Process]()
     yield started
     for process in started:
         await process.kill()
@@ -69,7 +69,7 @@ async def processes(request: pytest.FixtureRequest) -> AsyncIterator[list[Proces
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> list[str]:
     """Lines that stand beside a failure, and with ``pytest -rP`` beside a success."""
-    figures = request.node.stash[_figures] = []
+    figures = request.node.stash[_figures] = list[str]()
     return figures
 
 
@@ -150,6 +150,6 @@ def agent_log() -> Iterator[list[str]]:
             if not line.startswith("SPOA listening on "):
                 lines.append(line)
 
-    globalLogPublisher.addObserver(observe)
+    globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]
     yield lines
-    globalLogPublisher.removeObserver(observe)
+    globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ class Table:
         ]
         columns = [(match.start(), match.end()) for match in re.finditer("=+", lines[head - 1])]
         _, *branches = [lines[head][start:end].strip() for start, end in columns]
-        cells = {}
+        cells: dict[tuple[str, str], str] = {}
         for line in lines[head + 2 : lines.index(lines[head - 1], head + 2)]:
             name, *values = [line[start:end].strip() for start, end in columns]
             cells |= {(name, branch): value for branch, value in zip(branches, values, strict=True)}

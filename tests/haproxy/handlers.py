@@ -74,7 +74,7 @@ class Asking:
             self.connection = self._numbers.setdefault(protocol, len(self._numbers) + 1)
             answer(protocol, notify)
 
-        SPOAProtocol._notified = note_and_answer  # type: ignore[method-assign]
+        SPOAProtocol._notified = note_and_answer  # type: ignore[method-assign, assignment]
 
 
 asking = Asking()

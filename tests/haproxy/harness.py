@@ -21,11 +21,12 @@ from typing import Any
 
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.address import UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
 from tests.programs import LISTENING, Program, spoa
@@ -123,7 +124,9 @@ def listening_socket() -> socket.socket:
 def as_server(address: IAddress) -> str:
     """Return ``address`` as the line ``server`` of HAProxy writes it."""
     if isinstance(address, UNIXAddress):
+        assert address.name is not None
         return f"unix@{os.fsdecode(address.name)}"
+    assert isinstance(address, IPv4Address | IPv6Address)
     return f"{address.host}:{address.port}"
 
 
@@ -155,7 +158,7 @@ class Process:
         self.status: int | None = None
         self._waiting: list[Deferred[None]] = []
         self._matched: dict[str, int] = {}
-        self._program = Program(command, on_change=lambda: reactor.callFromThread(self._changed), **keywords)
+        self._program = Program(command, on_change=lambda: reactor.callFromThread(self._changed), **keywords)  # type: ignore[attr-defined]
         self.pid = self._program.pid
 
     def describe(self) -> str:
@@ -252,6 +255,8 @@ class Response:
 
 class Client(Protocol):
     """A web client's connection: one request after the other."""
+
+    transport: Connection
 
     def __init__(self) -> None:
         self._received = b""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, TCP4ClientEndpoint, connectProtocol
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
@@ -151,7 +152,7 @@ class Relay(Factory):
         #: Whether a connection is held when the first of several fragments has come.
         self.holding = False
         self._waiting: list[Deferred[None]] = []
-        self._port: IListeningPort | None = None
+        self._port: Any = None
 
     def buildProtocol(self, addr: IAddress | None) -> Relayed:
         return Relayed(self)

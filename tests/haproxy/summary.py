@@ -42,8 +42,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over what this process has seen, if it is a worker of pytest-xdist."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        stash = session.config.stash
-        output[_WORKER_OUTPUT] = (sorted(stash[_TESTED]), list(stash[OBSERVED].items()))
+        tested, observed = session.config.stash[_TESTED], session.config.stash[OBSERVED]
+        output[_WORKER_OUTPUT] = (sorted(tested), list(observed.items()))
 
 
 @pytest.hookimpl(optionalhook=True)

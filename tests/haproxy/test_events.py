@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from spoa_twisted import Handlers, IHandlers, Message, Variables
+from spoa_twisted import Handlers, IHandlers, Message, Value, Variables
 
 from .conftest import Serve, StartHAProxy
 from .harness import HAProxy, bounded, listening_socket
@@ -27,7 +27,7 @@ class Recorder:
         self._denied = denied
         self.notifies: list[list[str]] = []
         #: What each NOTIFY was told of the count.
-        self.counts: list[int | None] = []
+        self.counts: list[Value] = []
         self._handlers = Handlers()
         self._handlers.default(self._count_up)
 

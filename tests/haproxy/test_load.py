@@ -161,7 +161,7 @@ async def test_reload(serve: Serve, start_haproxy: StartHAProxy, agent_log: list
         for generation in (1, 2):
             old, haproxy = haproxy, start(generation, "-sf", str(haproxy.pid))
             assert await old.ended() == 0
-            await clients.until(lambda generation=generation: answered_by(generation) >= 20)
+            await clients.until(lambda generation=generation: answered_by(generation) >= 20)  # type: ignore[misc]
         clients.stopping = True
         await gatherResults(asking, consumeErrors=True)
 

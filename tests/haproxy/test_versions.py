@@ -122,7 +122,7 @@ def test_modes(branch: Branch, tmp_path: Path, readme_says: ReadmeSays) -> None:
         with listening_socket() as listening:
             check = subprocess.run(
                 [branch.executable, "-c", "-f", haproxy_cfg],
-                stdin=listening,
+                stdin=listening.fileno(),
                 capture_output=True,
                 text=True,
                 timeout=20,
@@ -286,7 +286,7 @@ async def test_aborted_body(
     relay.holding = False
     for held in [connection for connection in relay.connections if connection.held]:
         held.let_go()
-        await relay.until(lambda held=held: held.sent[-1].flags != 0)
+        await relay.until(lambda held=held: held.sent[-1].flags != 0)  # type: ignore[misc]
         assert held.sent_types()[:2] == ["HAPROXY_HELLO", "NOTIFY"]
         assert (held.sent[-1].type, held.sent[-1].flags) == (FrameType.UNSET, Flags.FIN | Flags.ABORT)
     after = await haproxy.post("/", bytes(100))

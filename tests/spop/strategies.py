@@ -53,7 +53,7 @@ objects: st.SearchStrategy[Any] = st.one_of(
     st.complex_numbers(),
     st.text(st.characters(categories=["Cs", "L", "Cc"])),
     st.binary(max_size=20).map(bytearray),
-    st.binary(max_size=20).map(memoryview),
+    st.binary(max_size=20).map(lambda data: memoryview(data)),
     st.lists(st.integers(), max_size=3),
     st.tuples(st.text()),
     st.frozensets(st.integers(), max_size=3),

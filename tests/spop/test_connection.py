@@ -329,7 +329,7 @@ def fragments(*cuts: int, ids: bytes = b"\x01\x01", last: int = Flags.FIN) -> li
     pieces = [PAYLOAD[start:end] for start, end in pairwise(bounds)]
     types = [FrameType.NOTIFY, *[FrameType.UNSET] * (len(pieces) - 1)]
     flags = [*[0] * (len(pieces) - 1), last]
-    return [notify(*parts, ids, kind) for *parts, kind in zip(pieces, flags, types, strict=True)]
+    return [notify(piece, flag, ids, kind) for piece, flag, kind in zip(pieces, flags, types, strict=True)]
 
 
 class TestFragmentation:

@@ -262,7 +262,7 @@ class Conversation(RuleBasedStateMachine):
             skipped = encode_frame(FrameType.ACK, Flags.FIN, ids, payload)
         else:
             unknown = FrameType.ACK.__class__
-            skipped = encode_frame(number, Flags.FIN, ids, payload)  # type: ignore[arg-type]
+            skipped = encode_frame(number, Flags.FIN, ids, payload)
             assert number not in set(unknown)
             self.to_agent += skipped
         if self.old:
@@ -275,7 +275,8 @@ class Conversation(RuleBasedStateMachine):
             # It would end nearly every conversation before it got anywhere.
             return
         connection = self.engine if engine else self.agent
-        if connection.state is State.RUNNING:
+        state = connection.state
+        if state is State.RUNNING:
             self.goodbyes.append(("engine" if engine else "agent", code, text))
             connection.disconnect(code, text)
             connection.disconnect(3, "never sent")

@@ -28,7 +28,7 @@ from spoa_twisted.spop.frames import (
     encode_ids,
     frame_overhead,
 )
-from spoa_twisted.spop.typeddata import Int32, Int64, UInt32, UInt64, encode_kv_list
+from spoa_twisted.spop.typeddata import Int32, Int64, UInt32, UInt64, Value, encode_kv_list
 
 # As HAProxy sends them.
 NOTIFY = "03000000010101" + "08636865636b2d6970" + "01" + "026970" + "067f000001"
@@ -201,7 +201,7 @@ def test_an_agents_hello_survives() -> None:
     assert AgentHello.decode(bytes.fromhex(encoded)) == hello
 
 
-GOOD = {"supported-versions": "2.0", "max-frame-size": UInt32(16380), "capabilities": "pipelining"}
+GOOD: dict[str, Value] = {"supported-versions": "2.0", "max-frame-size": UInt32(16380), "capabilities": "pipelining"}
 
 
 @pytest.mark.parametrize(
