@@ -44,7 +44,7 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "tests").mkdir()
-        for name in ("__init__.py", "frames.py"):
+        for name in ("__init__.py", "frames.py", "measuring.py"):
             shutil.copy(ROOT / "tests" / name, folder / "tests")
         shutil.copytree(ROOT / "tests" / "fuzzing", folder / "tests" / "fuzzing")
         (folder / "atheris.py").write_text(ATHERIS)
