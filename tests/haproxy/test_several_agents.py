@@ -100,7 +100,8 @@ async def test_late_and_killed(
             await answers(late, load)
             await nothing_fails(load)
             figures.append(f"killed: {dict(load.failures)}")
-            assert set(load.failures) == {CLOSED}
+            # None, if HAProxy had just nothing in flight to it.
+            assert set(load.failures) <= {CLOSED}
 
             back = start_agent(f"--listen=tcp:{address.rpartition(':')[2]}:interface=127.0.0.1")
             await haproxy.says("Server agents/first is UP")
