@@ -24,6 +24,7 @@ from spoa_twisted.spop.connection import Ack, EngineConnection, State
 from spoa_twisted.spop.frames import NO_IDS, AgentHello, Disconnect, Flags, FrameType, encode_frame, encode_ids
 from spoa_twisted.tap import load
 from spoa_twisted.testing import FakeHAProxy
+from tests.certificates import skip_without_tls
 from tests.haproxy.branches import VARIABLE, Branch, find_branches
 from tests.haproxy.harness import bounded
 from tests.programs import ENVIRONMENT, ROOT
@@ -142,6 +143,7 @@ async def test_idle_connections() -> None:
 @bounded
 async def test_idle_connections_with_tls() -> None:
     """Only their memory is measured."""
+    skip_without_tls()
     out, err, status = await run("connections", "--idle=10", "--tls")
     assert (err, status) == ("", 0)
     assert "\n10 idle connections with TLS: " in out

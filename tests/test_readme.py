@@ -621,3 +621,26 @@ def test_the_options_of_the_command_line() -> None:
         "reactor",
     }
     assert "drain_timeout" in inspect.signature(SPOAService).parameters
+
+
+def test_the_python_versions() -> None:
+    """The table, the first section and setup.cfg name the same Pythons, and the same oldest Twisted."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    classifiers = setup["metadata"]["classifiers"]
+    rows = table("Python versions")
+    names = [name.split() for name, *_ in rows]
+    versions = [version for name, version in names if name == "CPython"]
+
+    assert versions == re.findall(r"Python :: (3\.\d+)$", classifiers, re.MULTILINE)
+    assert {name for name, _ in names} == set(re.findall(r"Implementation :: (\w+)$", classifiers, re.MULTILINE))
+    assert setup["options"]["python_requires"] == f">={versions[0]}"
+    first = " ".join(TEXT.partition("\nTry it\n")[0].split())
+    assert f"It needs Python {versions[0]} or newer," in first
+    pypys = " and ".join([version for name, version in names if name == "PyPy"])
+    assert f"CPython {versions[0]} to {versions[-1]}, PyPy {pypys}, and Twisted 22.4 to " in first
+    assert "twisted>=22.4" in setup["options"]["install_requires"].split()
+
+    for (_, version), (_, tested, ends, dropped) in zip(names, rows, strict=True):
+        assert tested.startswith(f"{version}.")
+        assert (ends, dropped) == ("open", "open") or int(dropped) == int(ends.split()[1]) + 1

@@ -17,13 +17,11 @@ from twisted.internet import reactor as default_reactor
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from spoa_twisted import Handlers, Message, SPOAFactory
@@ -32,7 +30,7 @@ from spoa_twisted.protocol import ABORT_TIMEOUT, LEAVE_TIMEOUT
 from spoa_twisted.sending import Sender
 from spoa_twisted.spop.connection import Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
-from tests.certificates import self_signed
+from tests.certificates import self_signed, skip_without_tls
 
 reactor: Any = default_reactor
 
@@ -134,8 +132,10 @@ class Peer:
         self.socket.close()
 
 
-def certified(folder: Path) -> DefaultOpenSSLContextFactory:
+def certified(folder: Path) -> Any:
     certificate, key = self_signed(folder)
+    from twisted.internet.ssl import DefaultOpenSSLContextFactory
+
     return DefaultOpenSSLContextFactory(str(key), str(certificate))
 
 
@@ -150,7 +150,10 @@ async def connect(tmp_path: Path) -> AsyncIterator[Connect]:
 
     async def connect(kind: str, factory: Any) -> Peer:
         if kind in ("tls", "proxy-tls"):
-            factory = TLSMemoryBIOFactory(certified(tmp_path), False, factory)
+            context = certified(tmp_path)
+            from twisted.protocols.tls import TLSMemoryBIOFactory
+
+            factory = TLSMemoryBIOFactory(context, False, factory)
         if kind.startswith("proxy"):
             factory = HAProxyWrappingFactory(factory)
         if kind == "unix":
@@ -391,6 +394,7 @@ class TestLostConnections:
 @pytest_twisted.ensureDeferred
 async def test_tls_that_was_started_later(connect: Connect, tmp_path: Path) -> None:
     """The transport is the socket's own then, and nothing of what is sent leaves it in clear."""
+    skip_without_tls()
 
     class Starting(Sending):
         def connectionMade(self) -> None:
