@@ -120,7 +120,10 @@ def haproxy(session: nox.Session) -> None:
 #: The interpreters that tests/get-python knows.
 PACKAGED = ("3.13", "3.14", "3.15", "pypy7", "pypy8")
 
-#: The oldest versions that setup.cfg allows, and the oldest Python, which Debian has no package of any more.
+#: Those of which Debian has no package: they are tested where the machine has them.
+INSTALLED = ("3.10", "3.12")
+
+#: The oldest Python that setup.cfg allows is tested with the oldest packages that it allows.
 OLDEST = "3.10"
 OLDEST_PACKAGES = ["twisted[tls]==22.4.0", "zope.interface==5.5.2"]
 
@@ -165,7 +168,7 @@ def find_python(version: str) -> str | None:
     return None
 
 
-for _version in (OLDEST, *PACKAGED):
+for _version in (*INSTALLED, *PACKAGED):
 
     @nox.session(name=f"on-{_version}", python=False)
     def on(session: nox.Session, version: str = _version) -> None:

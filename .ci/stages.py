@@ -133,6 +133,7 @@ STAGES = [
     Stage("on-3.15"),
     Stage("on-3.14"),
     Stage("on-3.13"),
+    Stage("on-3.12"),
     Stage("on-3.10"),
     Stage("compiled"),
 ]

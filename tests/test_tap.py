@@ -399,14 +399,10 @@ def test_a_daemon_serves_and_stops(start: Start, folder: Path) -> None:
 
 @pytest.fixture
 def collector() -> Iterator[None]:
-    """The garbage collector, which is as it was after a test that starts the service in this process.
-
-    Where it stays frozen, Hypothesis warns on Python 3.14 and newer that it does not find its own objects.
-    """
+    """The garbage collector, whose threshold is as it was after a test that starts the service in this process."""
     threshold = gc.get_threshold() if sys.implementation.name == "cpython" else None
     yield
     if threshold is not None:
-        gc.unfreeze()
         gc.set_threshold(*threshold)
 
 
