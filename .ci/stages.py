@@ -122,12 +122,12 @@ STAGES = [
     # These two wait for the network most of the time.
     Stage("haproxy", needs=("prepare",), cores=0),
     Stage("pythons", needs=("prepare",), cores=0),
-    Stage("package", needs=("prepare",)),
     Stage("lint", needs=("prepare",)),
     # The README's command updates apt's lists, which the downloads read: not beside them.
     Stage("readme_tests", cores=2, script=README.format(number=2)),
     Stage("everything", cores=2),
     Stage("coverage", cores=2),
+    # The longest first, so that both cores have work to the end.
     Stage("on-pypy8"),
     Stage("on-pypy7"),
     Stage("on-3.15"),
@@ -136,6 +136,7 @@ STAGES = [
     Stage("on-3.12"),
     Stage("on-3.10"),
     Stage("compiled"),
+    Stage("package"),
 ]
 
 
