@@ -112,7 +112,7 @@ def test_the_list_that_does_nothing_sets_nothing() -> None:
 
 @pytest.mark.parametrize(
     "encoded",
-    ["00", "0003010161", "010201016108", "0303010161" + "00", "0103050161" + "00", "02030101610400", "01030101610a"],
+    ["00", "0003010161", "0102010161" + "00", "0303010161" + "00", "0103050161" + "00", "0203010161", "01030101610a"],
     ids=["one byte", "action 0", "too few arguments", "action 3", "scope 5", "too many", "reserved type"],
 )
 def test_what_is_no_action_is_an_error(encoded: str) -> None:

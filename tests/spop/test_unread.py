@@ -15,6 +15,13 @@ LIMIT = 16383
 # Twenty of these, and the goodbye, are shorter.
 SMALL = 804
 
+NEW = HAProxyHello(capabilities=frozenset({"pipelining"}))
+
+# A NOTIFY of which three make a long read.
+LONG_NOTIFY = encode_frame(
+    FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m", [("a", b"x" * 16000)])])
+)
+
 
 def frames(*sizes: int) -> list[bytes]:
     return [b"x" * size for size in sizes]
@@ -191,19 +198,19 @@ class TestConnection:
     @pytest.fixture
     def agent(self) -> AgentConnection:
         """An agent with 20 NOTIFYs from a HAProxy >= 3.1."""
-        return self.after_twenty(HAProxyHello(capabilities=frozenset({"pipelining"})))
+        return self.with_notifies(20)
 
     @staticmethod
-    def after_twenty(hello: HAProxyHello) -> AgentConnection:
+    def with_notifies(count: int, hello: HAProxyHello = NEW) -> AgentConnection:
         engine, agent = EngineConnection(hello), AgentConnection()
         agent.receive_data(engine.data_to_send())
         agent.next_event()
         engine.receive_data(agent.data_to_send())
         engine.next_event()
-        for _ in range(20):
+        for _ in range(count):
             engine.send_notify([Message("m")])
         agent.receive_data(engine.data_to_send())
-        for _ in range(20):
+        for _ in range(count):
             agent.next_event()
         return agent
 
@@ -240,19 +247,28 @@ class TestConnection:
         haproxy_reads(agent)
         assert 1000 < len(agent.data_to_send()) <= LIMIT
 
-    def test_a_long_read_may_be_a_part(self, agent: AgentConnection) -> None:
-        """How many NOTIFYs have come says nothing then about what HAProxy has read."""
-        frame = encode_frame(
-            FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m", [("a", b"x" * 16000)])])
-        )
+    @pytest.mark.parametrize("with_tls", [False, True])
+    def test_a_long_read_may_be_a_part(self, with_tls: bool) -> None:
+        """HAProxy may have sent more: that few NOTIFYs have come does not show that it has read ACKs of others."""
+        agent = self.with_notifies(0)
+        reads = [LONG_NOTIFY] * 3 if with_tls else [LONG_NOTIFY * 3]
         sent = 0
-        for _ in range(4):
-            agent.receive_data(frame * 3)
-            while (event := agent.next_event()) is not None:
-                assert isinstance(event, Notify)
-                agent.send_ack(event.ids, b"x" * 2000)
-            sent += len(agent.data_to_send())
-        assert 8 * 2000 < sent <= LIMIT
+        for _ in range(20):
+            for number, read in enumerate(reads):
+                (agent.receive_more if number else agent.receive_data)(read)
+                while (event := agent.next_event()) is not None:
+                    assert isinstance(event, Notify)
+                    agent.send_ack(event.ids, b"x" * 900)
+                sent += len(agent.data_to_send())
+        assert 15 * 900 < sent <= LIMIT
+
+    def test_short_reads_show_what_was_read(self, agent: AgentConnection) -> None:
+        """However many they are: HAProxy sends a NOTIFY that makes 20 again when it has read the ACK before it."""
+        for _ in range(10):
+            agent.send_ack(b"\x01\x01", b"x" * 12000)
+            assert len(agent.data_to_send()) > 12000
+            agent.receive_data(LONG_NOTIFY)
+            assert isinstance(agent.next_event(), Notify)
 
     def test_what_comes_piece_by_piece(self, agent: AgentConnection) -> None:
         """As the records of TLS do, all of which had arrived before any was answered."""
@@ -297,6 +313,19 @@ class TestConnection:
         assert all(len(data) <= LIMIT for data in writes)
         assert writes[-1].endswith(b"\x06normal")
 
+    def test_the_goodbye_is_no_ack(self, agent: AgentConnection) -> None:
+        """With 18 NOTIFYs in flight two ACKs may be unread, whether or not a goodbye follows the third."""
+        for _ in range(2):
+            agent.send_ack(b"\x01\x01", b"x" * 8000)
+        assert len(agent.data_to_send()) > 16000
+        # Another NOTIFY begins to come.
+        agent.receive_data(LONG_NOTIFY[:100])
+        agent.send_ack(b"\x01\x01", b"x" * 6000)
+        agent.disconnect()
+        assert agent.data_to_send() == b""
+        haproxy_reads(agent)
+        assert len(agent.data_to_send()) > 6000
+
     def test_small_acks_and_the_goodbye_leave_together(self, agent: AgentConnection) -> None:
         """However many they are."""
         for number in range(20):
@@ -308,7 +337,7 @@ class TestConnection:
 
     def test_an_older_haproxy_takes_all_at_once(self) -> None:
         """One that lists async is none that stops reading."""
-        agent = self.after_twenty(HAProxyHello(capabilities=frozenset({"pipelining", "async"})))
+        agent = self.with_notifies(20, HAProxyHello(capabilities=frozenset({"pipelining", "async"})))
         for number in range(20):
             agent.send_ack(bytes((2 * number + 1, 1)), b"x" * 1500)
         assert len(agent.data_to_send()) == 20 * 1511
