@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeVar, cast, final
+from typing import Final, NoReturn, TypeVar, cast, final
 
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import clientFromString, connectProtocol
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
@@ -97,8 +97,7 @@ class SPOEProtocol(Protocol):
     def abort(self) -> None:
         """Close at once, without a goodbye."""
         self._connection.close()
-        if self.transport is not None:
-            cast("ITCPTransport", self.transport).abortConnection()
+        cast("ITCPTransport", self.transport).abortConnection()
 
     def connectionMade(self) -> None:
         """Send the HELLO."""
@@ -147,8 +146,8 @@ class SPOEProtocol(Protocol):
             self.transport.write(data)
 
     def _lose_connection(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
+        assert self.transport is not None
+        self.transport.loseConnection()
 
     def _end(self, reason: Failure) -> None:
         if self._over is not None:
@@ -247,9 +246,8 @@ class SPOEClient:
         self._connecting = None
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            # One whose request was cancelled meanwhile was called already.
-            if not deferred.called:
-                deferred.callback(result)
+            # One whose request was cancelled meanwhile ignores it: it has no canceller.
+            deferred.callback(result)
 
     async def _greet(self) -> SPOEProtocol:
         protocol = await self._connect(SPOEProtocol(self._hello))
@@ -268,10 +266,9 @@ class SPOEClient:
         return await self._in_time(connectProtocol(self._endpoint, protocol))
 
     def _in_time(self, deferred: Deferred[ResultT]) -> Deferred[ResultT]:
-        def timed_out(result: ResultT | Failure, seconds: float) -> ResultT:
-            if isinstance(result, Failure):
-                result.trap(CancelledError)
-                raise TimeoutError(f"no answer within {seconds:g} s")
-            return result
+        return deferred.addTimeout(self._timeout, self._reactor, _no_answer)
 
-        return deferred.addTimeout(self._timeout, self._reactor, timed_out)
+
+def _no_answer(result: object, seconds: float) -> NoReturn:
+    # An endpoint that is cancelled may fail with an exception of its own.
+    raise TimeoutError(f"no answer within {seconds:g} s")

@@ -755,9 +755,9 @@ class SPOAFactory(Factory):
         if self._draining and not self.connections:
             for engine in list(self._engines.values()):
                 engine.forget()
-            if self._drain is not None:
-                self._drain.stop()
-                self._drain = None
+            assert self._drain is not None
+            self._drain.stop()
+            self._drain = None
             draining, self._draining = self._draining, []
             for drained in draining:
                 drained.callback(None)

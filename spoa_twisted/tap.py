@@ -96,11 +96,10 @@ class Options(UsageOptions):
         """A Twisted server endpoint to listen on. Repeatable. [default: tcp:12345:interface=127.0.0.1]"""
         self["listen"].append(value)
 
-    def opt_version(self) -> NoReturn:
+    def opt_version(self) -> None:
         """Say which version of spoa_twisted runs, and which of Twisted."""
         print(version())  # noqa: T201 - what was asked for
         super().opt_version()  # type: ignore[no-untyped-call]
-        raise SystemExit
 
     def postOptions(self) -> None:
         """Fill in what can be given more than once."""

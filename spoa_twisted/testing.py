@@ -107,17 +107,14 @@ class _Wire(StringTransport):
         self._receiver = receiver
 
     def write(self, data: bytes) -> None:
-        if self.connected:
-            self._receiver.dataReceived(data)
+        assert self.connected
+        self._receiver.dataReceived(data)
 
     def loseConnection(self) -> None:
         if self.connected:
             self.connected = self.other.connected = False
             self._receiver.connectionLost(Failure(ConnectionDone()))
             self.other._receiver.connectionLost(Failure(ConnectionDone()))
-
-    def abortConnection(self) -> None:
-        self.loseConnection()
 
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
         """What is written is received at once: nobody has to wait."""

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectingCancelledError, ConnectionDone, ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import MemoryReactorClock
 
 from spoa_twisted import Handlers, Message, SPOAFactory, SPOEClient
 from spoa_twisted.client import AgentDisconnected, PayloadRefused
@@ -178,6 +179,33 @@ async def test_no_agent(listen: Any) -> None:
     with pytest.raises(ConnectionRefusedError):
         await client.ping()
     assert endpoint
+
+
+def test_a_connection_that_is_not_made_in_time() -> None:
+    """Fails with TimeoutError, whatever the endpoint says when it is cancelled."""
+    memory = MemoryReactorClock()
+    client = SPOEClient("tcp:127.0.0.1:1", timeout=2, reactor=memory)
+    failures: list[Any] = []
+    client.notify("m").addErrback(failures.append)
+    client.ping().addErrback(failures.append)
+    memory.advance(1.9)
+    assert failures == []
+    memory.advance(0.1)
+    assert [repr(failure.value) for failure in failures] == ["TimeoutError('no answer within 2 s')"] * 2
+
+
+def test_what_waits_for_a_connection_is_cancelled() -> None:
+    """By whoever asked, which leaves the others, or with all others by disconnect."""
+    memory = MemoryReactorClock()
+    client = SPOEClient("tcp:127.0.0.1:1", reactor=memory)
+    failures: list[Any] = []
+    cancelled, *waiting = [client.notify("m").addErrback(failures.append) for _ in range(3)]
+    cancelled.cancel()
+    assert [failure.type for failure in failures] == [CancelledError]
+    assert client.disconnect().called
+    assert [failure.type for failure in failures[1:]] == [ConnectingCancelledError] * len(waiting)
+    assert len(memory.tcpClients) == 1
+    assert memory.getDelayedCalls() == []
 
 
 @pytest_twisted.ensureDeferred

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
 
 from spoa_twisted import NULL, Handlers, Int32, Int64, SPOAFactory, SPOAService, UInt32, UInt64
-from spoa_twisted.ctl import main
+from spoa_twisted.ctl import _report, main, ping
 from spoa_twisted.ctl.values import parse_value, show_value
 from spoa_twisted.spop.frames import Disconnect, Flags, FrameType, encode_frame
 from tests.programs import ENVIRONMENT, SPOACTL
@@ -101,6 +101,11 @@ class TestValues:
     def test_a_value_is_shown_in_one_line(self, value: Any, text: str) -> None:
         """A value from the network does not steer the terminal."""
         assert show_value(value) == text
+
+    def test_what_spop_has_no_type_for_is_not_shown(self) -> None:
+        """As a float."""
+        with pytest.raises(TypeError, match="a float has no SPOP type"):
+            show_value(1.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -205,3 +210,20 @@ async def test_what_is_no_agent_is_told_in_one_line() -> None:
         assert err.startswith("spoactl: ")
         assert err.count("\n") == 1
         await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_agent_that_closes_without_an_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is told in plain words: Twisted says that the connection was closed cleanly."""
+
+    class Closes(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            assert self.transport is not None
+            self.transport.loseConnection()
+
+    port = reactor.listenUNIX(f"{tmp_path}/agent", Factory.forProtocol(Closes))
+    with pytest.raises(SystemExit) as caught:
+        await _report(reactor, ping.run, ping.parser().parse_args([f"unix:{tmp_path}/agent"]))
+    await port.stopListening()
+    assert caught.value.code == 1
+    assert capsys.readouterr() == ("", "spoactl: the agent closed the connection without an answer\n")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,20 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError, ProcessDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 
 from spoa_twisted.ctl import bench
+from spoa_twisted.ctl import load as load_module
 from spoa_twisted.ctl.latency import Latencies
+from spoa_twisted.ctl.load import Greeting, Load, LoadFailed, Outcome, Plan, Window
 from spoa_twisted.spop.actions import Variables, encode_actions
 from spoa_twisted.spop.connection import AgentConnection, Notify
 from spoa_twisted.spop.frames import Disconnect, Flags, FrameType, encode_frame, encode_ids
+from spoa_twisted.spop.messages import Message, encode_messages
 from spoa_twisted.spop.typeddata import Int32
 from tests.certificates import self_signed
 from tests.haproxy.harness import Process, bounded
@@ -211,6 +217,283 @@ class TestLatencies:
         assert merged.to_json() == all_of_them.to_json()
         assert merged.percentile(99) == all_of_them.percentile(99)
         assert merged.total == 3000
+
+    def test_none(self) -> None:
+        """Has no latencies: all are 0."""
+        assert Latencies().percentile(50) == Latencies().longest == 0
+
+
+PLAN = Plan(
+    "tcp:127.0.0.1:1", encode_messages([Message("m")]).hex(), connections=1, in_flight=2, timeout=5, async_=True
+)
+
+# A frame of a type that SPOP does not know, which is skipped.
+UNKNOWN_FRAME = b"\0\0\0\x07\xc8\0\0\0\1\0\0"
+GOODBYE = encode_frame(FrameType.AGENT_DISCONNECT, Flags.FIN, b"\0\0", Disconnect(4, "no").encode())
+
+
+class Connection:
+    """The agent's end of a connection of a load, which gets what the test says."""
+
+    def __init__(self, client: Any) -> None:
+        self._protocol = client.buildProtocol(None)
+        self.wire = StringTransport()
+        self._agent = AgentConnection()
+        self._protocol.makeConnection(self.wire)
+
+    def receive(self, data: bytes) -> None:
+        self._protocol.dataReceived(data)
+
+    def hello(self) -> bytes:
+        """Return the agent's HELLO."""
+        self.sent()
+        return self._agent.data_to_send()
+
+    def sent(self) -> list[Any]:
+        """Return what the load sent since the last time."""
+        self._agent.receive_data(self.wire.value())
+        self.wire.clear()
+        return list(iter(self._agent.next_event, None))
+
+    def acknowledge(self) -> None:
+        """Answer the NOTIFYs that the load sent."""
+        self.receive(b"".join([ack(event.ids) for event in self.sent()]))
+
+    def lose(self) -> None:
+        self._protocol.connectionLost(Failure(connectionDone.value))
+
+
+class InMemory:
+    """A load, from its first connection to its last, on a clock and without an agent."""
+
+    def __init__(self, connections: int = 1) -> None:
+        self.reactor = MemoryReactorClock()
+        self.load = Load(self.reactor, replace(PLAN, connections=connections))
+        self.greetings: list[Any] = []
+        self.outcomes: list[Outcome] = []
+        Deferred.fromCoroutine(self.load.connect()).addBoth(self.greetings.append)
+        self._accepted = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many connections wait to be accepted or refused."""
+        return len(self.reactor.tcpClients) - self._accepted
+
+    def accept(self, greet: bool = True) -> Connection:
+        """Accept the next connection."""
+        connection = Connection(self._next())
+        if greet:
+            connection.receive(connection.hello())
+        return connection
+
+    def refuse(self) -> None:
+        """Refuse the next connection."""
+        self._next().clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+
+    def _next(self) -> Any:
+        self._accepted += 1
+        return self.reactor.tcpClients[self._accepted - 1][2]
+
+    def run(self) -> Window:
+        """Begin to load."""
+        window = Window(self.reactor, 0, 300)
+        self.reactor.advance(0)
+        Deferred.fromCoroutine(self.load.run(window)).addCallback(self.outcomes.append)
+        return window
+
+
+class TestLoadInMemory:
+    def test_a_hello_in_pieces(self) -> None:
+        """Behind a frame that SPOP does not know."""
+        memory = InMemory()
+        connection = memory.accept(greet=False)
+        for byte in UNKNOWN_FRAME + connection.hello():
+            assert memory.greetings == []
+            connection.receive(bytes([byte]))
+        (greeting,) = memory.greetings
+        assert isinstance(greeting, Greeting)
+        assert (greeting.version, greeting.in_flight) == ("2.0", 2)
+
+    def test_a_frame_that_spop_does_not_know(self) -> None:
+        """Is no answer, and no error."""
+        memory = InMemory()
+        connection = memory.accept()
+        window = memory.run()
+        connection.receive(UNKNOWN_FRAME)
+        assert len(connection.sent()) == 2
+        connection.receive(UNKNOWN_FRAME)
+        assert connection.sent() == []
+        window.end()
+        assert memory.outcomes == []
+        memory.reactor.advance(PLAN.timeout)
+        memory.reactor.advance(1)
+        (outcome,) = memory.outcomes
+        assert (outcome.notifys, outcome.errors) == (0, {"unanswered NOTIFY": 2})
+
+    def test_connections_that_end_before_the_load_begins(self) -> None:
+        """Are sent nothing, and others take their places."""
+        memory = InMemory(connections=3)
+        leaving, lost, staying = [memory.accept() for _ in range(3)]
+        leaving.receive(GOODBYE)
+        leaving.receive(GOODBYE)
+        lost.lose()
+        memory.run()
+        assert leaving.wire.disconnecting
+        assert leaving.sent() == []
+        assert len(staying.sent()) == 2
+        assert len(memory.accept().sent()) == 2
+        assert memory.waiting == 0
+        assert memory.load.errors == {"DISCONNECT 4": 1, "connection lost": 1, "unanswered NOTIFY": 0}
+
+    def test_a_new_connection_that_is_lost_before_its_hello(self) -> None:
+        """Is one try that failed; after a pause there is just one more."""
+        memory = InMemory()
+        first = memory.accept()
+        memory.run()
+        first.lose()
+        memory.reactor.advance(1)
+        memory.accept(greet=False).lose()
+        assert memory.waiting == 0
+        memory.reactor.advance(1)
+        assert memory.waiting == 1
+        assert memory.load.errors["no connection"] == 1
+
+    def test_a_new_connection_that_is_refused_after_the_end(self) -> None:
+        """Is no error, and not tried again."""
+        memory = InMemory()
+        first = memory.accept()
+        window = memory.run()
+        first.lose()
+        memory.reactor.advance(1)
+        window.end()
+        memory.refuse()
+        memory.reactor.advance(10)
+        assert memory.waiting == 0
+        (outcome,) = memory.outcomes
+        assert outcome.errors == {"connection lost": 1, "unanswered NOTIFY": 2}
+
+    def test_a_connection_that_comes_when_another_was_refused(self) -> None:
+        """Is closed at once: all are needed."""
+        memory = InMemory(connections=2)
+        memory.refuse()
+        (failure,) = memory.greetings
+        assert failure.type is ConnectionRefusedError
+        late = memory.accept(greet=False)
+        assert late.wire.disconnected
+        late.lose()
+        assert memory.reactor.getDelayedCalls() == []
+
+    def test_the_acks_remembered_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those for which there is no room are checked as well."""
+        monkeypatch.setattr(load_module, "_KNOWN_BYTES", 0)
+        memory = InMemory()
+        connection = memory.accept()
+        window = memory.run()
+        for _ in range(5000):
+            connection.acknowledge()
+        assert memory.load._ring is not None
+        assert memory.load._ring.known == {}
+        assert memory.load._verdicts == {}
+        window.end()
+        connection.acknowledge()
+        connection.lose()
+        (outcome,) = memory.outcomes
+        assert (outcome.notifys, outcome.errors) == (10_000, {})
+
+    def test_a_system_that_does_not_tell_who_waited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As all but Linux: it is unknown, not 0."""
+        monkeypatch.setattr(load_module, "waited", lambda pid: None)
+        memory = InMemory()
+        connection = memory.accept()
+        memory.run().end()
+        connection.acknowledge()
+        connection.lose()
+        assert [outcome.waited for outcome in memory.outcomes] == [None]
+
+
+class TestProcesses:
+    """The two ends of the pipes between the processes of a load, each without the other."""
+
+    def asking(self) -> tuple[load_module._LoadProcess, StringTransport]:
+        process, pipe = load_module._LoadProcess(), StringTransport()
+        process.makeConnection(pipe)
+        return process, pipe
+
+    def test_an_answer_in_pieces(self) -> None:
+        """Is one answer, and what follows belongs to the next."""
+        process, pipe = self.asking()
+        answers: list[Any] = []
+        process.ask([0, 1]).addCallback(answers.append)
+        assert pipe.value() == b"[0, 1]\n"
+        process.outReceived(b'{"a":')
+        assert answers == []
+        process.outReceived(b" 1}\n{")
+        process.ask("end").addCallback(answers.append)
+        process.outReceived(b"}\n")
+        assert answers == [{"a": 1}, {}]
+
+    def test_a_process_that_has_ended(self) -> None:
+        """Answers nothing, and is told nothing."""
+        process, pipe = self.asking()
+        process.processEnded(Failure(ProcessDone(0)))
+        failures: list[Any] = []
+        process.ask("anything").addErrback(failures.append)
+        process.tell("end")
+        assert [failure.type for failure in failures] == [LoadFailed]
+        assert pipe.value() == b""
+
+    def answering(self) -> tuple[MemoryReactorClock, load_module._Orders, StringTransport, list[Any]]:
+        """Return what the other process has, and where the end of its work will be noted."""
+        memory, orders, pipe = MemoryReactorClock(), load_module._Orders(), StringTransport()
+        orders.makeConnection(pipe)
+        ended: list[Any] = []
+        Deferred.fromCoroutine(load_module._answer(memory, orders)).addBoth(ended.append)
+        return memory, orders, pipe, ended
+
+    def test_no_plan(self) -> None:
+        """When the process that measures ends before it has told one, the other does nothing."""
+        memory, orders, pipe, ended = self.answering()
+        orders.connectionLost()
+        assert ended == [None]
+        assert (memory.tcpClients, pipe.value()) == ([], b"")
+
+    @pytest.mark.parametrize(("error", "told"), [(LookupError("gone"), "gone"), (LookupError(), "LookupError")])
+    def test_no_connection(self, error: Exception, told: str) -> None:
+        """Is told with its reason, or else the name of the exception."""
+        memory, orders, pipe, ended = self.answering()
+        orders.dataReceived(json.dumps(asdict(PLAN)).encode() + b"\n")
+        client: Any = memory.tcpClients[0][2]
+        client.clientConnectionFailed(None, Failure(error))
+        assert ended == [None]
+        assert json.loads(pipe.value()) == {"failed": told}
+
+    def test_no_window(self) -> None:
+        """When the process that measures ends before it has told one, no NOTIFY is sent."""
+        memory, orders, pipe, ended = self.answering()
+        orders.dataReceived(json.dumps(asdict(PLAN)).encode() + b"\n")
+        connection = Connection(memory.tcpClients[0][2])
+        connection.receive(connection.hello())
+        assert json.loads(pipe.value())["version"] == "2.0"
+        assert ended == []
+        orders.connectionLost()
+        assert ended == [None]
+        assert connection.sent() == []
+
+    def test_the_end_of_the_window(self) -> None:
+        """Comes once, though it may be told again, and with the outcome."""
+        memory, orders, pipe, ended = self.answering()
+        orders.dataReceived(json.dumps(asdict(PLAN)).encode() + b"\n")
+        connection = Connection(memory.tcpClients[0][2])
+        connection.receive(connection.hello())
+        orders.dataReceived(b"[0, 300]\n")
+        memory.advance(0)
+        connection.acknowledge()
+        orders.dataReceived(b'"end"\n"end"\n')
+        connection.acknowledge()
+        connection.lose()
+        assert ended == [None]
+        _, outcome = pipe.value().splitlines()
+        assert (json.loads(outcome)["notifys"], json.loads(outcome)["errors"]) == (2, {})
 
 
 @pytest_twisted.ensureDeferred
@@ -721,6 +1004,38 @@ def test_the_load_side_as_bottleneck_is_told() -> None:
     assert "it was the bottleneck; try --processes 2" in notes(0.9, 0.89)[0]
     assert "may have been" in notes(0.9)[0]
     assert "waited for a core" in notes(0.5, 0.5, waited=0.1)[0]
+
+
+def test_a_process_without_work_is_told() -> None:
+    """Perhaps it is not the agent's."""
+    assert notes(0.5, 0.0) == ["the process 1 used no CPU: is it the agent?"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_processes_than_connections(load: Any, listen: Any) -> None:
+    """Are not started, which a note says."""
+    listen(Agent(lambda ids, n: ack(ids)))
+    told = await load("--connections=1", "--processes=2")
+    assert told.report["processes"] == 1
+    assert "the load side has no more processes than connections" in told.report["notes"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_and_a_shape(load: Any, listen: Any) -> None:
+    """Are refused together: only one of them can be sent."""
+    agent = Agent()
+    listen(agent)
+    with pytest.raises(ValueError, match="--shape says what to send in place of a MESSAGE"):
+        await load("--shape=http", "mine")
+    assert agent.connections == []
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "text"), [(0.25, "0.25 µs"), (999, "999 µs"), (1500, "1.5 ms"), (2_500_000, "2.5 s")]
+)
+def test_a_duration_is_shown_in_its_unit(microseconds: float, text: str) -> None:
+    """A number of few digits."""
+    assert bench._duration(microseconds) == text
 
 
 @pytest_twisted.ensureDeferred

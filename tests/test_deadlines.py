@@ -272,6 +272,27 @@ def test_nothing_is_kept_of_those_that_finish_while_one_hangs(logged: Logged) ->
     assert clock.getDelayedCalls() == []
 
 
+def test_a_clock_that_is_set_back_while_one_is_given_up(logged: Logged) -> None:
+    """What begins then has its own time, by the new clock."""
+    waits = Waits(a=1)
+    clock = Clock()
+    clock.advance(10_000)
+    answers = [waits.begin(clock, "a"), waits.begin(clock, "a")]
+
+    def set_back(name: str) -> None:
+        if len(answers) == 2:
+            clock.rightNow -= 5000
+            answers.append(waits.begin(clock, "a"))
+
+    waits.noticed_when_cancelled = set_back
+    clock.pump([1, 0])
+    assert [answer.called for answer in answers] == [True, True, False]
+    clock.pump([1, 0])
+    assert answers[2].called
+    assert len(logged.take()) == 3
+    assert clock.getDelayedCalls() == []
+
+
 def test_a_clock_that_is_set_back(logged: Logged) -> None:
     """Twisted's reactors go by the time of day: nobody waits until it was as late again."""
     waits = Waits(a=1)

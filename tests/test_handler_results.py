@@ -529,6 +529,22 @@ class TestFailures:
         assert "No\\x1b[2JUser: bob" in text
         assert "\x1b" not in text
 
+    def test_a_text_that_changes_is_escaped(self, logged: Logged) -> None:
+        """Where it begins in the traceback is unknown then: all of it becomes one line."""
+
+        class Changing(Exception):
+            count = 0
+
+            def __str__(self) -> str:
+                self.count += 1
+                return f"{self.count}\nforged\x1b[2J"
+
+        assert answer_of(plain(Changing())) == {"sess.error": True}
+        (text,) = logged.take()
+        assert len(text.splitlines()) == 2
+        assert "Traceback" in text
+        assert "\x1b" not in text
+
     def test_the_exception_of_a_canceller_is_escaped(self, logged: Logged) -> None:
         """It is logged like that of a handler."""
 

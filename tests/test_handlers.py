@@ -629,6 +629,23 @@ class TestBlocking:
         assert logged.take() == ["error: the handler of the message 'waits' took longer than 0.01 s"]
 
     @pytest_twisted.ensureDeferred
+    async def test_one_that_is_given_up_while_it_runs(self, logged: Logged) -> None:
+        """Keeps its thread until it returns, which nobody waits for; then the next one has the thread."""
+        handlers = Handlers(blocking_threads=1)
+        release = threading.Event()
+        handlers.message("holds", blocking=True, timeout=0.01)(lambda: release.wait(30) and None)  # type: ignore[type-var]
+        handlers.message("next", blocking=True)(lambda: {"sess.next": 1})
+        held = handlers.respond([Message("holds")], ROOM, reactor, 10)
+        assert isinstance(held, Deferred)
+        assert await held == b""
+        following = handlers.respond([Message("next")], ROOM, reactor, 10)
+        assert isinstance(following, Deferred)
+        assert not following.called
+        release.set()
+        assert decode_actions(await following) == {"sess.next": 1}
+        assert logged.take() == ["error: the handler of the message 'holds' took longer than 0.01 s"]
+
+    @pytest_twisted.ensureDeferred
     async def test_what_was_given_up_leaves_nothing(self, logged: Logged) -> None:
         """Even if the threads are taken for ever: what waited for one is forgotten with its message."""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
@@ -672,6 +672,22 @@ class TestDrain:
         clock.advance(ABORT_TIMEOUT)
         assert wire.aborted
 
+    def test_a_connection_that_was_aborted_already(self, factory: SPOAFactory, clock: Clock, logged: Logged) -> None:
+        """When the time is over, nothing more is done to it: its end is on the way."""
+        session = Session(factory)
+        session.engine.disconnect()
+        session.send()
+        clock.advance(CLOSE_TIMEOUT)
+        assert session.wire.aborted
+        drained: list[None] = []
+        factory.drain(0).addCallback(drained.append)
+        clock.advance(0)
+        assert logged.take() == ["warn: 1 connections were not drained in time"]
+        assert drained == []
+        session.lose()
+        assert drained == [None]
+        assert clock.getDelayedCalls() == []
+
 
 class TestAsync:
     @pytest.fixture
@@ -780,10 +796,11 @@ def test_handlers_can_be_replaced(factory: SPOAFactory, waiting: Waiting) -> Non
         (UNIXAddress(b"/run/spoa.sock"), "/run/spoa.sock"),
         (UNIXAddress(b"/run/a\nb\x1b"), "/run/a\\nb\\x1b"),
         (UNIXAddress(None), "unix socket"),
+        (HostnameAddress(b"a.test", 12345), str(HostnameAddress(b"a.test", 12345))),
     ],
 )
 def test_addresses_are_shown_as_they_are_written(address: Any, text: str) -> None:
-    """As in HAProxy's configuration."""
+    """As in HAProxy's configuration; of another kind, as Twisted shows it."""
     assert describe(address) == text
 
 
@@ -873,6 +890,23 @@ class TestUnread:
                 assert len(session.wire.value()) < 16384
                 clock.pump([READ_INTERVAL, 0, 0])
             assert len(session.events()) == 2
+        session.lose()
+
+    def test_what_is_answered_behind_the_last_acks_is_dropped(self, clock: Clock, logged: Logged) -> None:
+        """They are held back, and so is the goodbye: it goes last."""
+        answer: Deferred[Any] = Deferred()
+        handlers = Handlers({"wait": lambda: answer, "long": lambda: {"sess.a": "x" * 9000}})
+        session = Session(SPOAFactory(handlers, reactor=clock))
+        session.notify("wait", "long", "long")
+        session.agent.dataReceived(b"\xff\xff\xff\xff")
+        answer.callback({"sess.late": 1})
+        received: list[Any] = []
+        while not session.wire.disconnecting:
+            received += session.events()
+            clock.advance(READ_INTERVAL)
+        received += session.events()
+        assert [type(event) for event in received] == [Ack, Ack, Disconnect]
+        assert len(logged.take()) == 1
         session.lose()
 
     def test_no_timer_outlives_a_connection(self, clock: Clock) -> None:
@@ -1019,6 +1053,13 @@ class TestFaultsOfOthers:
         second.notify("now")
         assert len(second.events()) == 1
         second.lose()
+
+    def test_the_faults_remembered_are_bounded(self, factory: SPOAFactory) -> None:
+        """However many peers there are."""
+        for number in range(2500):
+            assert not factory._logged_lately(number)
+            assert factory._logged_lately(number)
+        assert len(factory._logged) <= 1000
 
     def test_the_same_fault_of_the_same_peer_is_logged_once_a_minute(
         self, factory: SPOAFactory, clock: Clock, logged: Logged

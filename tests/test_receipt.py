@@ -150,6 +150,21 @@ def test_a_port_is_no_peer(ends: Ends) -> None:
         assert receipt(SimpleNamespace(socket=elsewhere)) is Receipt.UNKNOWN
 
 
+@pytest.mark.parametrize("ends", ["tcp"], indirect=True)
+def test_a_kernel_that_does_not_tell(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers with a socket's addresses and state, and no struct tcp_info."""
+
+    class Silent(socket.socket):
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            # struct nlmsghdr and struct inet_diag_msg.
+            return super().recv(size, flags)[: 16 + 72]
+
+    transport, _ = ends
+    assert receipt(transport) is Receipt.HANDED_OUT
+    monkeypatch.setattr(socket, "socket", Silent)
+    assert receipt(transport) is Receipt.UNKNOWN
+
+
 def test_an_ended_connection(ends: Ends) -> None:
     """Asking does no harm."""
     transport, _ = ends

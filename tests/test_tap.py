@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.application.service import IServiceMaker
+from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import getPlugins
 
 from spoa_twisted.interfaces import IHandlers
 from spoa_twisted.spop.connection import EngineConnection
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.tap import CannotStart, Options, _on_signal, load, makeService
+from tests.conftest import Logged
 from tests.programs import ANY_PORT, TWIST, TWISTD, Program
 
 MODULE = """\
@@ -579,3 +581,15 @@ def test_help_tells_of_every_option(start: Start) -> None:
     assert agent.ended() == 0
     for option in ("--handlers=", "--listen=", "--drain-timeout=", "--async", "tcp:12345:interface=127.0.0.1"):
         assert option in agent.output
+
+
+def test_an_endpoint_that_fails_later_ends_the_agent(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    """It is too late to refuse to start: the agent says why, and stops."""
+    memory = MemoryReactorClock()
+    memory.running = True
+    monkeypatch.setattr("spoa_twisted.tap._reactor", lambda: memory)
+    makeService(options("--handlers=mymod")).listening_failed("onion:1234", OSError("too late"))
+    assert not memory.running
+    assert logged.take() == ["critical: cannot listen on onion:1234: too late"]

@@ -299,14 +299,13 @@ class _LoadProtocol(Protocol):
         if not self._over:
             self._engine.disconnect()
             self._flush()
-        if self.transport is not None:
-            self.transport.loseConnection()
+        assert self.transport is not None
+        self.transport.loseConnection()
         return self._ended
 
     def abort(self) -> None:
         """Close at once."""
-        if self.transport is not None:
-            cast("ITCPTransport", self.transport).abortConnection()
+        cast("ITCPTransport", self.transport).abortConnection()
 
     def _receive_hello(self, data: bytes) -> None:
         end = _LENGTH + int.from_bytes(data[:_LENGTH], "big")
@@ -443,8 +442,7 @@ class _LoadProtocol(Protocol):
 
     def _disconnected(self, goodbye: Disconnect) -> None:
         self._over = True
-        if not self._saying_goodbye:
-            self._load.errors[f"DISCONNECT {goodbye.status_code}"] += 1
+        self._load.errors[f"DISCONNECT {goodbye.status_code}"] += 1
         self.goodbye()
 
     def _broken(self, error: SPOPError) -> None:
@@ -667,13 +665,14 @@ class _LoadProcess(ProcessProtocol):
         return self._answer
 
     def tell(self, fact: object) -> None:
-        if self.transport is not None and self._ended is None:
+        assert self.transport is not None
+        if self._ended is None:
             self.transport.write(json.dumps(fact).encode() + b"\n")
 
     def abort(self) -> None:
-        if self.transport is not None:
-            with suppress(ProcessExitedAlready):
-                self.transport.signalProcess("KILL")
+        assert self.transport is not None
+        with suppress(ProcessExitedAlready):
+            self.transport.signalProcess("KILL")
 
     def outReceived(self, data: bytes) -> None:
         self._received += data

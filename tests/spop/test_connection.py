@@ -529,3 +529,18 @@ def test_a_conversation_survives_any_cut() -> None:
         results.append(received)
     assert results[0] == results[1] == results[2]
     assert [event.messages for event in results[0]] == [MESSAGES, [BODY]] * 3
+
+
+def test_intervals_of_a_haproxy_that_reads_all() -> None:
+    """They change nothing: no ACK is held back from HAProxy <= 3.0."""
+    engine, agent = greeted(OLD)
+    ids = [engine.send_notify(MESSAGES) for _ in range(3)]
+    agent.receive_data(engine.data_to_send())
+    assert len(events(agent)) == 3
+    for notify_ids in ids:
+        agent.send_ack(notify_ids, encode_actions({"sess.a": "x" * 9000}))
+        agent.interval_ends()
+        agent.interval_ended()
+    engine.receive_data(agent.data_to_send())
+    assert [ack.ids for ack in events(engine)] == ids
+    assert not agent.unread
