@@ -246,7 +246,7 @@ class SPOEClient:
         self._connecting = None
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            # One whose request was cancelled meanwhile ignores it: it has no canceller.
+            # A Deferred without a canceller ignores this call when it was cancelled before.
             deferred.callback(result)
 
     async def _greet(self) -> SPOEProtocol:
@@ -270,5 +270,5 @@ class SPOEClient:
 
 
 def _no_answer(result: object, seconds: float) -> NoReturn:
-    # An endpoint that is cancelled may fail with an exception of its own.
+    # Whatever the cancelled Deferred fails with: that of a TCP endpoint fails with ConnectingCancelledError.
     raise TimeoutError(f"no answer within {seconds:g} s")

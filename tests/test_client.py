@@ -195,7 +195,7 @@ def test_a_connection_that_is_not_made_in_time() -> None:
 
 
 def test_what_waits_for_a_connection_is_cancelled() -> None:
-    """By whoever asked, which leaves the others, or with all others by disconnect."""
+    """Each Deferred by itself, which leaves the others, or all of them by disconnect."""
     memory = MemoryReactorClock()
     client = SPOEClient("tcp:127.0.0.1:1", reactor=memory)
     failures: list[Any] = []

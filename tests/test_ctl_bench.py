@@ -303,13 +303,15 @@ class InMemory:
 
 
 class TestLoadInMemory:
-    def test_a_hello_in_pieces(self) -> None:
+    @pytest.mark.parametrize("size", [1, 1000])
+    def test_a_hello_in_pieces(self, size: int) -> None:
         """Behind a frame that SPOP does not know."""
         memory = InMemory()
         connection = memory.accept(greet=False)
-        for byte in UNKNOWN_FRAME + connection.hello():
+        said = UNKNOWN_FRAME + connection.hello()
+        for start in range(0, len(said), size):
             assert memory.greetings == []
-            connection.receive(bytes([byte]))
+            connection.receive(said[start : start + size])
         (greeting,) = memory.greetings
         assert isinstance(greeting, Greeting)
         assert (greeting.version, greeting.in_flight) == ("2.0", 2)
@@ -359,16 +361,18 @@ class TestLoadInMemory:
         assert memory.load.errors["no connection"] == 1
 
     def test_a_new_connection_that_is_refused_after_the_end(self) -> None:
-        """Is no error, and not tried again."""
-        memory = InMemory()
-        first = memory.accept()
+        """While the last ACKs are waited for, it is no error, and not tried again."""
+        memory = InMemory(connections=2)
+        lost, staying = memory.accept(), memory.accept()
         window = memory.run()
-        first.lose()
+        lost.lose()
         memory.reactor.advance(1)
         window.end()
         memory.refuse()
-        memory.reactor.advance(10)
+        memory.reactor.advance(1)
         assert memory.waiting == 0
+        staying.acknowledge()
+        staying.lose()
         (outcome,) = memory.outcomes
         assert outcome.errors == {"connection lost": 1, "unanswered NOTIFY": 2}
 

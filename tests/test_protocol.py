@@ -893,7 +893,7 @@ class TestUnread:
         session.lose()
 
     def test_what_is_answered_behind_the_last_acks_is_dropped(self, clock: Clock, logged: Logged) -> None:
-        """They are held back, and so is the goodbye: it goes last."""
+        """The ACKs are held back, and so is the DISCONNECT, which is sent last."""
         answer: Deferred[Any] = Deferred()
         handlers = Handlers({"wait": lambda: answer, "long": lambda: {"sess.a": "x" * 9000}})
         session = Session(SPOAFactory(handlers, reactor=clock))
