@@ -28,8 +28,13 @@ nox.needs_version = ">=2024.4.15"
 
 
 def temporary(session: nox.Session) -> Path:
-    """Return a folder of the session's own. It is relative to the current folder until it is resolved."""
-    return Path(session.create_tmp()).resolve()
+    """Return a folder of the session's own.
+
+    It is not nox's own, which would be the tests' TMPDIR too: the paths of their Unix sockets would get too long.
+    """
+    folder = ROOT / ".nox" / "folders" / session.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def checkout(session: nox.Session) -> Path:
@@ -92,7 +97,7 @@ def everything(session: nox.Session) -> None:
     """All tests, those that soak too, with each branch of HAProxy."""
     checkout(session)
     session.install("-e", ".[test]")
-    session.run("python", "-m", "pytest", "-m", "", *session.posargs, env=with_haproxy(session))
+    session.run("python", "-m", "pytest", "-m", "", "--durations=20", *session.posargs, env=with_haproxy(session))
 
 
 @nox.session
@@ -153,7 +158,7 @@ def test_on(session: nox.Session, version: str) -> None:
     oldest = OLDEST_PACKAGES if version == OLDEST else []
     session.run(python, "-m", "pip", "-q", "install", *oldest, "-e", ".[test]", external=True)
     session.run(
-        python, "-m", "pytest", "-n0", *smoke(), *session.posargs, env=with_haproxy(session, newest=True), external=True
+        python, "-m", "pytest", "-n2", *smoke(), *session.posargs, env=with_haproxy(session, newest=True), external=True
     )
 
 
@@ -182,7 +187,7 @@ def compiled(session: nox.Session) -> None:
     checkout(session)
     session.install("-e", ".[test]", env={"SPOA_TWISTED_MYPYC": "1"})
     session.run("python", "-c", COMPILED)
-    session.run("python", "-m", "pytest", "-n0", *smoke(), env=with_haproxy(session, newest=True))
+    session.run("python", "-m", "pytest", "-n2", *smoke(), env=with_haproxy(session, newest=True))
 
 
 #: Fails unless each module of spop, but those that are not compiled, is an extension.
@@ -226,7 +231,7 @@ def package(session: nox.Session) -> None:
     session.chdir(elsewhere)
     check_programs(session, Path(session.bin).parent)
     session.chdir(source)
-    session.run("python", "-m", "pytest", "-n0")
+    session.run("python", "-m", "pytest", "-n2")
 
 
 def check_wheel(session: nox.Session, wheel: Path) -> None:

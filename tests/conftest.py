@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,14 @@ pytest_plugins = ["tests.haproxy.summary"]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run a few named files in this process: starting the workers would take longer than the tests."""
+    """Run a few named files in this process: starting the workers would take longer than the tests.
+
+    Else run two workers for each core: a test waits half of its time for agents, for HAProxy, or for a time limit.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
     named = [path for path in map(Path, (argument.partition("::")[0] for argument in config.args)) if path.is_file()]
-    return 0 if named and len(named) == len(config.args) else None
+    return 0 if named and len(named) == len(config.args) else 2 * (os.cpu_count() or 1)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
