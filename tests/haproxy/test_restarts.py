@@ -28,7 +28,7 @@ RESTARTS = 4
 PATHS = ["/now", "/later"]
 
 #: What a drained agent may cost: NOTIFYs that cross its DISCONNECT, of some of its connections at the worst. Of 872
-#: restarts on busy machines one was seen to cost 2 requests, and the others none. An agent that is killed costs CLIENTS.
+#: restarts one was seen to cost 2 requests, and the others none. An agent that is killed costs CLIENTS.
 MOST_LOST = CLIENTS // 4
 
 PID = """\
@@ -117,7 +117,7 @@ async def test_one_agent_after_the_other(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
 ) -> None:
     """Of two agents that HAProxy knows, as the README has it, the busier one is restarted, and then the one that is
-    busier now: that costs a request now and then, even though HAProxy goes on trying to connect to the one that stopped.
+    busier now. That costs a request now and then, though HAProxy goes on trying to connect to the one that stopped.
     """
     agents = [start_agent("--listen=tcp:0:interface=127.0.0.1") for _ in range(2)]
     addresses = [await agent.address() for agent in agents]
