@@ -32,7 +32,7 @@ def temporary(session: nox.Session) -> Path:
 
     It is not nox's own, which would be the tests' TMPDIR too: the paths of their Unix sockets would get too long.
     """
-    folder = ROOT / ".nox" / "folders" / session.name
+    folder: Path = ROOT / ".nox" / "folders" / session.name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -86,6 +86,8 @@ def lint(session: nox.Session) -> None:
     """ruff, mypy, and the fragments of CHANGES.rst."""
     checkout(session)
     session.install("-e", ".[test]", "towncrier")
+    # In the copy, which is below .nox, ruff would find no file: that is one of the folders that it leaves out.
+    session.chdir(ROOT)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
