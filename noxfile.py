@@ -1,6 +1,6 @@
 """What is checked, and how. ``nox -l`` lists it; CI runs all of it, in the order of ``.ci/stages.py``.
 
-Each session works in a copy of the checkout, changes that are not committed included: sessions may run side by side.
+Each session installs and tests a copy of the checkout, with what is not committed: sessions may run side by side.
 """
 
 from __future__ import annotations
