@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Final, NoReturn, cast
@@ -237,8 +238,11 @@ def _merge(sets: list[IHandlers]) -> IHandlers:
         _refuse(str(error))
 
 
+# Once in a process, however often a service is started. gc.get_freeze_count() does not tell whether this was done: with
+# CPython 3.12 it is not 0 from the beginning.
+@cache
 def _look_for_garbage_less_often() -> None:
-    if sys.implementation.name != "cpython" or gc.get_freeze_count():
+    if sys.implementation.name != "cpython":
         return
     # What has been loaded by now stays: nothing in it is looked at again.
     gc.collect()
