@@ -130,13 +130,13 @@ STAGES = [
     # The longest first, so that both cores have work to the end.
     Stage("on-pypy8"),
     Stage("on-pypy7"),
+    Stage("package"),
     Stage("on-3.15"),
     Stage("on-3.14"),
     Stage("on-3.13"),
     Stage("on-3.12"),
     Stage("on-3.10"),
     Stage("compiled"),
-    Stage("package"),
 ]
 
 
