@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final, cast, final
+from typing import Any, Final, cast, final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
@@ -31,41 +31,21 @@ from zope.interface import implementer
 
 from spoa_twisted.drain import REST, Drain
 from spoa_twisted.interfaces import IHandlers
+from spoa_twisted.limits import Limits
 from spoa_twisted.receipt import receipt
 from spoa_twisted.sending import Sender
 from spoa_twisted.spop.connection import (
-    DEFAULT_MAX_FRAME_SIZE,
-    DEFAULT_MAX_PAYLOAD_SIZE,
     AgentConnection,
     Notify,
     PayloadTooBig,
     State,
-    judge_max_frame_size,
 )
 from spoa_twisted.spop.errors import SPOPError, StatusCode
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
 
-#: How many NOTIFYs of one connection may wait for their handlers. HAProxy sends 20 unless told otherwise.
-DEFAULT_MAX_IN_FLIGHT: Final = 256
-
-#: How many bytes they may take, a message counting as ``MESSAGE_SIZE`` more than its own.
-DEFAULT_MAX_IN_FLIGHT_SIZE: Final = 2 * 2**20
-
 #: What a pending message takes besides its arguments, in bytes: a rough figure, for the many that a NOTIFY may hold.
 MESSAGE_SIZE: Final = 1024
-
-#: How many bytes may wait for a peer that stopped taking them.
-DEFAULT_MAX_UNSENT: Final = 2**20
-
-#: Seconds until the HELLO must have come.
-DEFAULT_HELLO_TIMEOUT: Final = 10.0
-
-#: Seconds that a handler may take. HAProxy's ``timeout processing`` is seldom longer than one.
-DEFAULT_HANDLER_TIMEOUT: Final = 10.0
-
-#: How many connections may be open at a time. One HAProxy opens 20 to a few hundred.
-DEFAULT_MAX_CONNECTIONS: Final = 16384
 
 #: Seconds that a peer has to take what was last written to it, once the connection is to be closed.
 CLOSE_TIMEOUT: Final = 10.0
@@ -137,7 +117,9 @@ class SPOAProtocol(Protocol):
     def __init__(self, factory: SPOAFactory) -> None:
         self.factory = factory
         self._log = factory.log
-        self._connection = AgentConnection(factory.max_frame_size, factory.max_payload_size, factory.async_)
+        self._connection = AgentConnection(
+            factory.limits.max_frame_size, factory.limits.max_payload_size, factory.async_
+        )
         # The ids of each NOTIFY that waits for its handlers, and what it counts for.
         self._pending: dict[Deferred[bytes], tuple[bytes, int]] = {}
         self._pending_size = 0
@@ -171,9 +153,9 @@ class SPOAProtocol(Protocol):
         self._tls = ISSLTransport.providedBy(self.transport)
         self.factory.connections.add(self)
         _set_tcp_options(self.transport)
-        if self.factory.hello_timeout:
+        if self.factory.limits.hello_timeout:
             self._timer = self.factory.reactor.callLater(
-                self.factory.hello_timeout, self._time_is_up, self._hello_timed_out
+                self.factory.limits.hello_timeout, self._time_is_up, self._hello_timed_out
             )
         self.transport.registerProducer(self, True)
 
@@ -308,7 +290,7 @@ class SPOAProtocol(Protocol):
             self._log.warn(
                 "{peer}: gave up a NOTIFY whose fragments exceed max_payload_size, {limit} bytes",
                 peer=self._peer,
-                limit=self.factory.max_payload_size,
+                limit=self.factory.limits.max_payload_size,
             )
         else:
             self._log.debug(
@@ -330,7 +312,7 @@ class SPOAProtocol(Protocol):
         ids = notify.ids
         room = self._connection.room_for_actions(ids)
         try:
-            answer = factory.handlers.respond(notify.messages, room, factory.reactor, factory.handler_timeout)
+            answer = factory.handlers.respond(notify.messages, room, factory.reactor, factory.limits.handler_timeout)
         except BaseException:
             self._log.failure("{peer}: the handlers failed to respond", peer=self._peer)
             answer = b""
@@ -400,7 +382,7 @@ class SPOAProtocol(Protocol):
             return
         if self._clogged:
             self._unsent += len(data)
-            if self._unsent > self.factory.max_unsent and self._unsent_timer is None:
+            if self._unsent > self.factory.limits.max_unsent and self._unsent_timer is None:
                 self._unsent_timer = self.factory.reactor.callLater(UNSENT_TIMEOUT, self._unsent_time_is_up)
         if data:
             self._quiet_for = 0
@@ -409,7 +391,7 @@ class SPOAProtocol(Protocol):
             else:
                 self._sender.send_later(data)
         waiting = self._unsent + connection.bytes_to_send
-        if waiting and waiting > max(_MAX_BACKLOG, self.factory.max_unsent):
+        if waiting and waiting > max(_MAX_BACKLOG, self.factory.limits.max_unsent):
             self._drop()
 
     def _read_ended(self) -> None:
@@ -441,7 +423,8 @@ class SPOAProtocol(Protocol):
         if self._clogged or self._connection.bytes_to_send >= _WRITE_SIZE:
             return False
         return not self._pending or (
-            len(self._pending) < self.factory.max_in_flight and self._pending_size < self.factory.max_in_flight_size
+            len(self._pending) < self.factory.limits.max_in_flight
+            and self._pending_size < self.factory.limits.max_in_flight_size
         )
 
     def _read_or_pause(self) -> None:
@@ -519,7 +502,7 @@ class SPOAProtocol(Protocol):
         self._log.warn(
             "{peer}: dropped: it left more than max_unsent, {limit} bytes, unread",
             peer=self._peer,
-            limit=self.factory.max_unsent,
+            limit=self.factory.limits.max_unsent,
         )
         self._close()
         self.transport.abortConnection()
@@ -634,16 +617,7 @@ class SPOAFactory(Factory):
     Every limit has a default that suits HAProxy's own. Sizes are bytes, times seconds.
 
     :param handlers: an :class:`IHandlers`, most often :class:`Handlers`.
-    :param max_frame_size: the longest frame, whatever HAProxy offers; at least 256.
-    :param max_payload_size: the longest NOTIFY that HAProxy <= 3.0 may send in fragments.
-    :param max_in_flight: how many NOTIFYs of a connection may be pending; further ones wait, and when some have come,
-        the connection is not read.
-    :param max_in_flight_size: how many bytes they may take.
-    :param max_unsent: how many bytes may wait for a peer that stopped taking them. While it does not take them it is
-        not read, and when it leaves more than that for 5 seconds, or more than 4 MiB at all, it is dropped.
-    :param max_connections: how many connections may be open; beyond, new ones are closed at once.
-    :param hello_timeout: until when the HELLO must have come; 0 for any time.
-    :param handler_timeout: how long a handler without a timeout of its own may take; 0 for any time.
+    :param limits: the fields of :class:`~spoa_twisted.limits.Limits`, ``max_in_flight=64`` for example.
     :param async_: announce the capability ``async`` (SPOE.txt, section 3.2.1): an ACK whose connection is gone then
         leaves on another one of the same engine. HAProxy <= 3.0 knows it.
     :param log: what the connections are logged to: their beginnings and ends at the level debug, what a peer or the
@@ -659,44 +633,18 @@ class SPOAFactory(Factory):
         self,
         handlers: IHandlers,
         *,
-        max_frame_size: int = DEFAULT_MAX_FRAME_SIZE,
-        max_payload_size: int = DEFAULT_MAX_PAYLOAD_SIZE,
-        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
-        max_in_flight_size: int = DEFAULT_MAX_IN_FLIGHT_SIZE,
-        max_unsent: int = DEFAULT_MAX_UNSENT,
-        max_connections: int = DEFAULT_MAX_CONNECTIONS,
-        hello_timeout: float = DEFAULT_HELLO_TIMEOUT,
-        handler_timeout: float = DEFAULT_HANDLER_TIMEOUT,
         async_: bool = False,
         log: Logger | None = None,
         reactor: IReactorTime | None = None,
+        **limits: float,
     ) -> None:
         self.use(handlers)
-        judge_max_frame_size(max_frame_size)
-        for name, limit in (
-            ("max_payload_size", max_payload_size),
-            ("max_in_flight", max_in_flight),
-            ("max_in_flight_size", max_in_flight_size),
-            ("max_unsent", max_unsent),
-            ("max_connections", max_connections),
-        ):
-            if limit < 1:
-                raise ValueError(f"{name} is {limit}; it must be at least 1")
-        for name, seconds in (("hello_timeout", hello_timeout), ("handler_timeout", handler_timeout)):
-            if not seconds >= 0:
-                raise ValueError(f"{name} is {seconds}; it cannot be negative")
+        #: A value of its own may take its place while the agent runs.
+        self.limits = Limits(**cast("dict[str, Any]", limits))
         if reactor is None:
             from twisted.internet import reactor as default_reactor
 
             reactor = cast("IReactorTime", default_reactor)
-        self.max_frame_size = max_frame_size
-        self.max_payload_size = max_payload_size
-        self.max_in_flight = max_in_flight
-        self.max_in_flight_size = max_in_flight_size
-        self.max_unsent = max_unsent
-        self.max_connections = max_connections
-        self.hello_timeout = hello_timeout
-        self.handler_timeout = handler_timeout
         self.async_ = async_
         self.log = log or Logger("spoa_twisted.protocol")
         self.reactor = reactor
@@ -720,9 +668,11 @@ class SPOAFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """Return a protocol for a new connection; when there are too many, one that ends it."""
-        if len(self.connections) >= self.max_connections:
+        if len(self.connections) >= self.limits.max_connections:
             if not self._logged_lately("max_connections"):
-                self.log.warn("max_connections, {limit}, are open: new ones are refused", limit=self.max_connections)
+                self.log.warn(
+                    "max_connections, {limit}, are open: new ones are refused", limit=self.limits.max_connections
+                )
             return _Refusal()
         return SPOAProtocol(self)
 
