@@ -6,10 +6,10 @@ The way of a NOTIFY through the package::
           -> spop.actions -> spop.frames -> spop.connection -> protocol -> bytes
 """
 
+from spoa_twisted.agent.protocol import SPOAFactory, SPOAProtocol
 from spoa_twisted.client import SPOEClient
-from spoa_twisted.handlers import Handlers
-from spoa_twisted.interfaces import IHandlers
-from spoa_twisted.protocol import SPOAFactory, SPOAProtocol
+from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.service import SPOAService
 from spoa_twisted.spop.actions import Variables
 from spoa_twisted.spop.messages import Message

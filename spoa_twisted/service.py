@@ -17,8 +17,9 @@ from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamSer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from spoa_twisted.interfaces import IHandlers
-from spoa_twisted.protocol import SPOAFactory, describe
+from spoa_twisted.agent.peers import describe
+from spoa_twisted.agent.protocol import SPOAFactory
+from spoa_twisted.handlers.interfaces import IHandlers
 
 #: Where an agent listens unless told otherwise: the port of SPOE.txt's example, for HAProxy on the same machine.
 DEFAULT_ENDPOINT: Final = "tcp:12345:interface=127.0.0.1"

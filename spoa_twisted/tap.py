@@ -24,9 +24,7 @@ from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilte
 from twisted.python.reflect import safe_str
 from twisted.python.usage import Options as UsageOptions
 
-from spoa_twisted.handlers import Handlers
-from spoa_twisted.interfaces import IHandlers
-from spoa_twisted.protocol import (
+from spoa_twisted.agent.protocol import (
     DEFAULT_HANDLER_TIMEOUT,
     DEFAULT_HELLO_TIMEOUT,
     DEFAULT_MAX_CONNECTIONS,
@@ -35,6 +33,8 @@ from spoa_twisted.protocol import (
     DEFAULT_MAX_UNSENT,
     SPOAFactory,
 )
+from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.service import DEFAULT_DRAIN_TIMEOUT, DEFAULT_ENDPOINT, SPOAService
 from spoa_twisted.spop.connection import DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PAYLOAD_SIZE
 from spoa_twisted.version import version
@@ -181,7 +181,7 @@ def _log(debug: bool) -> Logger:
     # twistd has no level below which it logs nothing, and HAProxy's health checks come every two seconds.
     level = LogLevel.debug if debug else LogLevel.info
     observer = FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(level)])
-    return Logger("spoa_twisted.protocol", observer=observer)
+    return Logger("spoa_twisted.agent.protocol", observer=observer)
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -12,9 +12,9 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.client import SPOEProtocol
-from spoa_twisted.interfaces import IHandlers
-from spoa_twisted.protocol import SPOAFactory
+from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import Value

@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, SPOAFactory
-from spoa_twisted.drain import CLOSE_INTERVAL, FIRST_PATIENCE, QUIET_INTERVAL, REST
-from spoa_twisted.protocol import (
+from spoa_twisted.agent.drain import CLOSE_INTERVAL, FIRST_PATIENCE, QUIET_INTERVAL, REST
+from spoa_twisted.agent.protocol import (
     ABORT_TIMEOUT,
     CLOSE_TIMEOUT,
     ENGINE_TIMEOUT,

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.testing import StringTransport
 from zope.interface import directlyProvides
 
-from spoa_twisted.receipt import receipt
+from spoa_twisted.agent.receipt import receipt
 from spoa_twisted.spop.unread import Receipt
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")

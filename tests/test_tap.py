@@ -21,7 +21,7 @@ from twisted.application.service import IServiceMaker
 from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import getPlugins
 
-from spoa_twisted.interfaces import IHandlers
+from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.spop.connection import EngineConnection
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.tap import CannotStart, Options, _on_signal, load, makeService

@@ -30,9 +30,9 @@ from twisted.internet.task import react
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
+from spoa_twisted.agent.outbox import Sender
 from spoa_twisted.client import DEFAULT_HELLO, AgentDisconnected
 from spoa_twisted.ctl.latency import Latencies
-from spoa_twisted.sending import Sender
 from spoa_twisted.spop.actions import decode_actions
 from spoa_twisted.spop.connection import FRAGMENTATION, PIPELINING, EngineConnection
 from spoa_twisted.spop.errors import FragmentationNotSupported, FrameTooBig, InvalidFrame, SPOPError

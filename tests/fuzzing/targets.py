@@ -228,7 +228,7 @@ class _Scene:
             max_in_flight=self._chance.choice([1, 20, 256]),
             async_=self._chance.random() < 0.3,
             reactor=self._clock,
-            log=Logger("spoa_twisted.protocol"),
+            log=Logger("spoa_twisted.agent.protocol"),
         )
         self._received = bytearray()
         self._faults: list[str] = []

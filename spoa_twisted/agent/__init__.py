@@ -1,0 +1,13 @@
+"""One connection of an agent: when is what read, answered, written, closed?
+
+:class:`~spoa_twisted.agent.protocol.SPOAProtocol` holds these parts together, each of which has a state of its own::
+
+    outbox     what was written and the peer has not taken: backpressure
+    in_flight  the NOTIFYs whose handlers have not finished
+    pacing     how fast ACKs may go to a HAProxy >= 3.1; receipt says what it has read
+    engines    with the capability async: ACKs that take another connection of the same engine
+    drain      how connections are closed without losing a request
+    observation  one NOTIFY as an observer sees it
+    peers      addresses as text, and TCP options
+    refusal    a connection that is one too many
+"""

@@ -1,0 +1,154 @@
+"""Bytes -> the peer: at once, and no more than it takes.
+
+``transport.write`` leaves the bytes to the reactor's next turn, and newer versions of Twisted delay small TLS writes by
+one more turn. With one NOTIFY in flight, that takes as long again as the answer itself. :class:`Sender` calls the
+kernel before it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from socket import socket
+from typing import Any, Final, final
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
+from twisted.protocols.policies import ProtocolWrapper
+
+#: Seconds that a peer has to take all that was written to it, once that is more than ``max_unsent``.
+UNSENT_TIMEOUT: Final = 5.0
+
+# Above this many unsent bytes (or max_unsent, if larger) the connection is dropped at once. It is more than 256 ACKs of
+# HAProxy's usual frame size.
+_MAX_BACKLOG: Final = 2**22
+
+
+@final
+class Outbox:
+    """Counts what a peer has not taken, and says when that is too much.
+
+    :param max_unsent: how many bytes may stay unsent for longer than :data:`UNSENT_TIMEOUT`.
+    :param on_overflow: called when the connection is to be dropped.
+    """
+
+    __slots__ = ("_max_unsent", "_on_overflow", "_reactor", "_sender", "_timer", "_unsent", "clogged")
+
+    def __init__(self, transport: Any, reactor: IReactorTime, max_unsent: int, on_overflow: Callable[[], None]) -> None:
+        self._sender = Sender(transport)
+        self._reactor = reactor
+        self._max_unsent = max_unsent
+        self._on_overflow = on_overflow
+        #: True between pauseProducing and resumeProducing: the transport's buffer is full. Bytes written then count as
+        #: unsent.
+        self.clogged = False
+        self._unsent = 0
+        self._timer: IDelayedCall | None = None
+
+    def write(self, data: bytes, at_once: bool, held_back: int) -> None:
+        """Send ``data``, which may be empty.
+
+        :param at_once: call the kernel now, not in the reactor's next turn.
+        :param held_back: the bytes that wait in front of the outbox. They count for the backlog.
+        """
+        if self.clogged:
+            self._unsent += len(data)
+            if self._unsent > self._max_unsent and self._timer is None:
+                self._timer = self._reactor.callLater(UNSENT_TIMEOUT, self._on_timer)
+        if data:
+            if at_once:
+                self._sender.send(data)
+            else:
+                self._sender.send_later(data)
+        backlog = self._unsent + held_back
+        if backlog and backlog > max(_MAX_BACKLOG, self._max_unsent):
+            self._on_overflow()
+
+    def resume(self) -> None:
+        """The transport's buffer is empty: nothing is unsent any more."""
+        self.clogged = False
+        self._unsent = 0
+        self.stop()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the kernel was given all bytes, as far as is known."""
+        return not self.clogged and self._sender.written
+
+    def stop(self) -> None:
+        """Stop the timer."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _on_timer(self) -> None:
+        # If the reactor was blocked, the peer may have taken the bytes in time. The reactor writes before it runs this
+        # call.
+        self._timer = self._reactor.callLater(0, self._on_timeout)
+
+    def _on_timeout(self) -> None:
+        self._timer = None
+        self._on_overflow()
+
+
+@final
+class Sender:
+    """Writes to ``transport``. Nothing else may write to it."""
+
+    __slots__ = ("_descriptor", "_queued", "_socket", "_write")
+
+    def __init__(self, transport: Any) -> None:
+        # TLS and the PROXY protocol are layers above the transport that has the socket.
+        lowest = transport
+        while isinstance(lowest, ProtocolWrapper):
+            lowest = lowest.transport
+        self._descriptor = lowest if isinstance(lowest, FileDescriptor) else None
+        # A transport whose startTLS was called is its own TLS layer.
+        plain = lowest is transport and not ISSLTransport.providedBy(transport)
+        self._socket: socket | None = getattr(self._descriptor, "socket", None) if plain else None
+        self._write = _write_method(transport)
+        # Whether the transport may have bytes queued. Later bytes must not overtake them.
+        self._queued = False
+
+    def send(self, data: bytes) -> None:
+        """Send ``data`` now, or as soon as the kernel takes it."""
+        if self._socket is not None and not self._queued:
+            try:
+                sent = self._socket.send(data)
+            except OSError:
+                # The kernel takes nothing now, or never again. The transport will find out which.
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self._write(data)
+        self._queued = True
+        descriptor = self._descriptor
+        if descriptor is not None and descriptor.connected and not descriptor.disconnecting:
+            # doWrite may resume the producer when all is written, and the producer may send more: so this comes first.
+            self._queued = False
+            descriptor.doWrite()
+            # After its first attempt, doWrite keeps the bytes that the kernel did not take in dataBuffer.
+            if descriptor.dataBuffer:
+                self._queued = True
+
+    @property
+    def written(self) -> bool:
+        """Whether the kernel was given all bytes, as far as is known."""
+        return self._descriptor is None or not self._descriptor.dataBuffer
+
+    def send_later(self, data: bytes) -> None:
+        """Send ``data`` in the reactor's next turn, in one write with everything else that is sent until then."""
+        self._write(data)
+        self._queued = True
+
+
+def _write_method(transport: Any) -> Callable[[bytes], None]:
+    if ISSLTransport.providedBy(transport):
+        from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            # The subclass that newer versions of Twisted use delays small writes.
+            return partial(TLSMemoryBIOProtocol.write, transport)
+    write: Callable[[bytes], None] = transport.write
+    return write

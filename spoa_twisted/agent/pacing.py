@@ -1,0 +1,92 @@
+"""How fast ACKs may go to a HAProxy >= 3.1.
+
+A connection of HAProxy >= 3.1 hangs when one read fills HAProxy's buffer; see :mod:`spoa_twisted.spop.unread`. So while
+ACKs may be unread, the agent asks the kernel at intervals how much HAProxy has read, and the connection holds back ACKs
+that would be too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from spoa_twisted.agent.receipt import receipt
+from spoa_twisted.spop.connection import AgentConnection
+from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
+
+# Seconds. A peer that reads nothing is asked about less and less often, down to this interval.
+_LONGEST_READ_INTERVAL: Final = 0.16
+
+
+@final
+class Pacing:
+    """Tells the connection what HAProxy has read.
+
+    :param on_read: called when ACKs that were held back may be sent.
+    :param on_held_back: called with the number of bytes when the connection begins to hold back ACKs.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_holding_back",
+        "_interval",
+        "_on_held_back",
+        "_on_read",
+        "_reactor",
+        "_timer",
+        "_transport",
+    )
+
+    def __init__(
+        self,
+        connection: AgentConnection,
+        transport: Any,
+        reactor: IReactorTime,
+        on_read: Callable[[], None],
+        on_held_back: Callable[[int], None],
+    ) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._reactor = reactor
+        self._on_read = on_read
+        self._on_held_back = on_held_back
+        self._interval = READ_INTERVAL
+        self._timer: IDelayedCall | None = None
+        self._holding_back = False
+
+    def watch(self) -> None:
+        """Ask what HAProxy has read, in an interval from now on. Called after each write that may be unread."""
+        if self._timer is None:
+            self._timer = self._reactor.callLater(self._interval, self._on_interval)
+        if self._connection.held_back and not self._holding_back:
+            self._holding_back = True
+            self._on_held_back(self._connection.bytes_to_send)
+
+    def stop(self) -> None:
+        """Stop the timer."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _on_interval(self) -> None:
+        # The kernel is asked two turns of the reactor later: bytes written before this call reach the kernel in this
+        # turn, and with TLS in the next one. Bytes written after this call may not have reached it by then, so the
+        # connection counts them for the next interval.
+        self._connection.interval_ends()
+        self._timer = self._reactor.callLater(0, self._on_next_turn)
+
+    def _on_next_turn(self) -> None:
+        self._timer = self._reactor.callLater(0, self._ask)
+
+    def _ask(self) -> None:
+        self._timer = None
+        known = receipt(self._transport)
+        if known is Receipt.MISSING:
+            self._interval = min(2 * self._interval, _LONGEST_READ_INTERVAL)
+        else:
+            self._interval = READ_INTERVAL
+        self._connection.interval_ended(known)
+        self._holding_back = False
+        self._on_read()

@@ -1,0 +1,129 @@
+"""What became of the handler call of each message: its actions for the ACK, and its report to the observers.
+
+Whatever a handler does, its message has a LIST-OF-ACTIONS in the ACK: the variables that it returned, or the variables
+of its ``on_error``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from twisted.python.failure import Failure
+
+from spoa_twisted.handlers.handler import Handler, as_variables
+from spoa_twisted.observer import (
+    CancelFailed,
+    HandlerFailed,
+    HandlerTimedOut,
+    IObserver,
+    MessageUnhandled,
+    Outcome,
+    ResultTooBig,
+    ResultUnsendable,
+    VariableNameLong,
+)
+from spoa_twisted.spop.actions import decode_actions, encode_actions
+from spoa_twisted.spop.messages import Message
+
+#: HAProxy drops a variable when ``scope.prefix.name`` is longer than 63 characters. The agent does not know the prefix
+#: (``option var-prefix``); a name of 40 characters leaves 17 for it.
+LONGEST_SAFE_NAME: Final = 40
+
+
+@final
+class Outcomes:
+    """Reports what became of the messages of a NOTIFY, and says which actions each one has.
+
+    :param observer: hears of failures.
+    :param record: the outcome of each message, each ``Outcome.OK`` at first. ``None`` when nobody asks for it: then
+        one object serves all NOTIFYs.
+    """
+
+    __slots__ = ("_observer", "_record")
+
+    def __init__(self, observer: IObserver, record: list[Outcome] | None = None) -> None:
+        self._observer = observer
+        self._record = record
+
+    def returned(self, position: int, handler: Handler, message: Message, result: Any) -> bytes:
+        """Return the actions for the ``result`` that a handler returned.
+
+        :param position: the message's place in its NOTIFY, counted from 0.
+        """
+        try:
+            variables = result if type(result) is dict else as_variables(result)
+            actions = encode_actions(variables)
+            # An action is longer than the name in it, so this skips the check of most results.
+            if len(actions) > LONGEST_SAFE_NAME:
+                self._check_names(variables)
+            return actions
+        except BaseException as error:
+            self._observer.on_event(ResultUnsendable(message.name, error))
+            self._note(position, Outcome.UNSENDABLE)
+            return handler.on_error
+
+    def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
+        """Return the actions for a handler that raised an exception."""
+        self._observer.on_event(HandlerFailed(message.name, failure))
+        self._note(position, Outcome.ERROR)
+        return handler.on_error
+
+    def timed_out(self, position: int, handler: Handler, message: Message, seconds: float) -> bytes:
+        """Return the actions for a handler that did not finish in time."""
+        self._observer.on_event(HandlerTimedOut(message.name, seconds))
+        self._note(position, Outcome.TIMEOUT)
+        return handler.on_error
+
+    def unhandled(self, position: int, message: Message) -> bytes:
+        """Return the actions for a message without a handler: none."""
+        self._observer.on_event(MessageUnhandled(message.name))
+        self._note(position, Outcome.UNHANDLED)
+        return b""
+
+    def cancel_failed(self, failure: Failure) -> None:
+        """Report a Deferred that raised an exception when it was cancelled."""
+        self._observer.on_event(CancelFailed(failure))
+
+    def join(
+        self, messages: list[Message], parts: list[bytes], max_size: int, find: Callable[[Message], Handler | None]
+    ) -> bytes:
+        """Return ``parts``, the actions of one message each, as one LIST-OF-ACTIONS of at most ``max_size`` bytes.
+
+        A message whose actions do not fit has those of its ``on_error`` instead. If these do not fit either, it has
+        none.
+
+        :param find: returns the handler of a message.
+        """
+        joined = b"".join(parts)
+        if len(joined) <= max_size:
+            return joined
+        fitting: list[bytes] = []
+        room = max_size
+        for position, (message, actions) in enumerate(zip(messages, parts, strict=True)):
+            if len(actions) > room:
+                self._observer.on_event(ResultTooBig(message.name, len(actions), room, _largest(actions)))
+                self._note(position, Outcome.TOO_BIG)
+                handler = find(message)
+                actions = handler.on_error if handler is not None else b""
+                if len(actions) > room:
+                    continue
+            fitting.append(actions)
+            room -= len(actions)
+        return b"".join(fitting)
+
+    def _check_names(self, variables: Any) -> None:
+        for variable in variables:
+            scope, dot, name = variable.partition(".")
+            if len(name if dot else scope) > LONGEST_SAFE_NAME:
+                self._observer.on_event(VariableNameLong(variable))
+
+    def _note(self, position: int, outcome: Outcome) -> None:
+        if self._record is not None:
+            self._record[position] = outcome
+
+
+def _largest(actions: bytes) -> str:
+    """Return the name of the variable that takes most bytes of a LIST-OF-ACTIONS."""
+    variables = decode_actions(actions)
+    return max(variables, key=lambda name: len(encode_actions({name: variables[name]})), default="")

@@ -1,0 +1,233 @@
+"""Handlers: which function answers which message."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, final, overload
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorThreads, IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from spoa_twisted.handlers.coroutines import begin
+from spoa_twisted.handlers.deadlines import Deadlines
+from spoa_twisted.handlers.exchange import Exchange, PendingCall
+from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables
+from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.threads import BlockingThreads
+from spoa_twisted.spop.actions import Variables
+from spoa_twisted.spop.messages import Message
+
+HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
+
+
+@final
+@implementer(IHandlers)
+class Handlers:
+    """The handlers of an agent, by the name of the message that each answers.
+
+    ::
+
+        handlers = Handlers()
+
+        @handlers.message("get-ip-reputation")
+        def get_ip_reputation(ip):
+            return {"txn.allowed": ip not in blocked}
+
+    The mapping form registers functions and bound methods: ``Handlers({"get-ip-reputation": app.check})``.
+
+    A parameter takes the argument of its name; ``-`` and ``.`` in the argument's name match ``_``. The parameter
+    ``message`` takes the :class:`Message`, and ``**kwargs`` every other named argument, under the name that a
+    parameter would have. A missing argument that has no default is an error of that handler.
+
+    A handler that raises an exception, takes longer than its timeout, or returns a value that cannot be sent, affects
+    only its own message: that message sets the variables of ``on_error``.
+
+    :param handlers: message names and their handlers.
+    :param default: the handler of every message that has none of its own.
+    :param timeout: the default timeout of a handler, in seconds; 0 for no limit. Without it, the agent's
+        ``handler_timeout`` counts. A timeout ends only a handler that returned a Deferred or a coroutine: a plain
+        function cannot be interrupted.
+    :param on_error: the default variables to set when a handler fails.
+    :param blocking_threads: how many handlers registered with ``blocking=True`` may run at a time.
+    :raises TypeError: :raises ValueError: as :meth:`message` does.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, HandlerFunction] | None = None,
+        *,
+        default: HandlerFunction | None = None,
+        timeout: float | None = None,
+        on_error: Variables | None = None,
+        blocking_threads: int = 10,
+    ) -> None:
+        if blocking_threads < 1:
+            raise ValueError(f"blocking_threads is {blocking_threads}; at least one is needed")
+        # Checks timeout and on_error now, not when the first handler is registered.
+        Handler("default", lambda: None, timeout, on_error, blocking=False)
+        self._timeout = timeout
+        self._on_error = on_error
+        self._blocking_threads = blocking_threads
+        self._threads: BlockingThreads | None = None
+        self._deadlines: Deadlines | None = None
+        self._by_name: dict[str, Handler] = {}
+        self._default: Handler | None = None
+        for name, function in (handlers or {}).items():
+            self.message(name)(function)
+        if default is not None:
+            self.default(default)
+
+    def message(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,
+        on_error: Variables | None = None,
+        blocking: bool = False,
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Register the decorated function as the handler of the message called ``name``. The function stays unchanged.
+
+        :param timeout: how long the handler may take, in seconds; 0 for no limit.
+        :param on_error: the variables to set when the handler fails.
+        :param blocking: run the handler in a thread, because it blocks. It must be a plain function.
+        :raises TypeError: for an object that is not a function, or a function that takes ``*args``.
+        :raises ValueError: when the message has a handler already, or ``on_error`` cannot be sent.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a message is a str, not a {type(name).__name__}: @handlers.message('name')")
+
+        def register(function: HandlerT) -> HandlerT:
+            handler = self._handler(name, function, timeout, on_error, blocking)
+            self._add(name, handler)
+            return function
+
+        return register
+
+    @overload
+    def default(self, function: HandlerT) -> HandlerT: ...
+
+    @overload
+    def default(
+        self, *, timeout: float | None = None, on_error: Variables | None = None, blocking: bool = False
+    ) -> Callable[[HandlerT], HandlerT]: ...
+
+    def default(
+        self,
+        function: HandlerT | None = None,
+        *,
+        timeout: float | None = None,
+        on_error: Variables | None = None,
+        blocking: bool = False,
+    ) -> HandlerT | Callable[[HandlerT], HandlerT]:
+        """Register the decorated function as the handler of every message that has none of its own.
+
+        Use it as ``@handlers.default``, or with the options of :meth:`message`. Without a default handler, a message
+        that has no handler sets no variables, and the agent logs each such name once.
+
+        :raises TypeError: :raises ValueError: as :meth:`message` does.
+        """
+
+        def register(function: HandlerT) -> HandlerT:
+            handler = self._handler("default", function, timeout, on_error, blocking)
+            if self._default is not None:
+                raise ValueError(f"there are two default handlers: {self._default} and {handler}")
+            self._default = handler
+            return function
+
+        return register if function is None else register(function)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the messages that have a handler."""
+        return iter(self._by_name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    @classmethod
+    def merged(cls, *sets: Handlers) -> Handlers:
+        """Return one set with the handlers of all ``sets``. Each handler keeps its timeout and its ``on_error``.
+
+        :raises ValueError: when two sets have a handler for the same message, or two sets have a default handler.
+        """
+        merged = cls(blocking_threads=max((handlers._blocking_threads for handlers in sets), default=1))
+        for handlers in sets:
+            for name, handler in handlers._by_name.items():
+                merged._add(name, handler)
+            if handlers._default is not None:
+                if merged._default is not None:
+                    raise ValueError(f"there are two default handlers: {merged._default} and {handlers._default}")
+                merged._default = handlers._default
+        return merged
+
+    def respond(
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
+    ) -> bytes | Deferred[bytes]:
+        """Answer the messages of one NOTIFY; see :meth:`IHandlers.respond`."""
+        parts: list[bytes] = []
+        pending: list[PendingCall] | None = None
+        for message in messages:
+            handler = self._by_name.get(message.name) or self._default
+            actions = b""
+            if handler is None:
+                actions = outcomes.unhandled(len(parts), message)
+            else:
+                try:
+                    result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
+                    # Nearly every handler returns a dict.
+                    if type(result) is not dict:
+                        result = begin(result)
+                except BaseException:
+                    actions = outcomes.failed(len(parts), handler, message, Failure())
+                else:
+                    if type(result) is not dict and isinstance(result, Deferred):
+                        pending = pending or []
+                        pending.append(PendingCall(handler, message, len(parts), result))
+                    else:
+                        actions = outcomes.returned(len(parts), handler, message, result)
+            parts.append(actions)
+        if pending is None:
+            if len(parts) == 1 and len(parts[0]) <= max_size:
+                return parts[0]
+            return outcomes.join(messages, parts, max_size, self._find)
+        deadlines = self._deadlines_on(reactor)
+        return Exchange(messages, parts, pending, max_size, self._find, outcomes, deadlines).start(timeout)
+
+    def _handler(
+        self,
+        name: str,
+        function: HandlerFunction,
+        timeout: float | None,
+        on_error: Variables | None,
+        blocking: bool,
+    ) -> Handler:
+        if timeout is None:
+            timeout = self._timeout
+        if on_error is None:
+            on_error = self._on_error
+        return Handler(name, function, timeout, on_error, blocking)
+
+    def _add(self, name: str, handler: Handler) -> None:
+        if name in self._by_name:
+            raise ValueError(f"the message {name!a} has two handlers: {self._by_name[name]} and {handler}")
+        self._by_name[name] = handler
+
+    def _deadlines_on(self, reactor: IReactorTime) -> Deadlines:
+        if self._deadlines is None or self._deadlines.reactor is not reactor:
+            self._deadlines = Deadlines(reactor)
+        return self._deadlines
+
+    def _in_thread(self, handler: Handler, message: Message, reactor: IReactorTime) -> Any:
+        if not IReactorThreads.providedBy(reactor):
+            return handler.call(message)
+        if self._threads is None:
+            self._threads = BlockingThreads(self._blocking_threads)
+            # When these handlers were replaced and nothing refers to them any more, their threads end.
+            weakref.finalize(self, self._threads.end).atexit = False
+        return self._threads.run(reactor, lambda: as_variables(handler.call(message)))
+
+    def _find(self, message: Message) -> Handler | None:
+        return self._by_name.get(message.name) or self._default
