@@ -18,7 +18,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from benchmarks.agent import HANDLERS, KINDS, machine
 from benchmarks.canned import Canned
 from benchmarks.haproxy import Figures
-from spoa_twisted.ctl.bench import SHAPES
+from spoa_twisted.ctl.bench.shapes import SHAPES
 from spoa_twisted.spop import connection
 from spoa_twisted.spop.connection import Ack, EngineConnection, State
 from spoa_twisted.spop.frames import NO_IDS, AgentHello, Disconnect, Flags, FrameType, encode_frame, encode_ids

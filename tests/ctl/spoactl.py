@@ -1,0 +1,13 @@
+"""Run ``spoactl`` as a program."""
+
+from __future__ import annotations
+
+from twisted.internet.utils import getProcessOutputAndValue
+
+from tests.programs import ENVIRONMENT, SPOACTL
+
+
+async def spoactl(*arguments: str) -> tuple[str, str, int]:
+    """Return what it prints on stdout and on stderr, and its exit status."""
+    out, err, status = await getProcessOutputAndValue(SPOACTL[0], [*SPOACTL[1:], *arguments], env=ENVIRONMENT)
+    return out.decode(), err.decode(), status
