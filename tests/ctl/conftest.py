@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory
 from spoa_twisted.ctl import bench
 from tests.haproxy.harness import Process
 
-Start = Callable[[list[str]], Process]
+from .spoactl import Start
 
 
 @pytest.fixture

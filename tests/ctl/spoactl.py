@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.utils import getProcessOutputAndValue
 
+from tests.haproxy.harness import Process
 from tests.programs import ENVIRONMENT, SPOACTL
+
+#: The fixture ``start``: it starts a command as a process, which is killed when the test ends.
+Start = Callable[[list[str]], Process]
 
 
 async def spoactl(*arguments: str) -> tuple[str, str, int]:

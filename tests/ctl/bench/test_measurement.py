@@ -14,8 +14,7 @@ from twisted.internet import reactor
 from spoa_twisted.ctl import bench
 from tests.certificates import self_signed
 from tests.ctl.agents import Agent, ack
-from tests.ctl.conftest import Start
-from tests.ctl.spoactl import spoactl
+from tests.ctl.spoactl import Start, spoactl
 from tests.haproxy.harness import bounded
 from tests.programs import LISTENING, SPOACTL, spoa
 

@@ -17,8 +17,7 @@ from spoa_twisted.spop.actions import encode_actions
 from spoa_twisted.spop.connection import Notify
 from spoa_twisted.spop.frames import Disconnect
 from tests.ctl.agents import Agent, AgentSide, ack
-from tests.ctl.conftest import Start
-from tests.ctl.spoactl import spoactl
+from tests.ctl.spoactl import Start, spoactl
 from tests.haproxy.harness import bounded
 from tests.programs import SPOACTL
 
