@@ -33,7 +33,7 @@ class CPUMeter:
     def __init__(self, pid: int, cpu_time: Callable[[], int | None]) -> None:
         self.pid = pid
         self._cpu_time = cpu_time
-        # What the three clocks said at the beginning.
+        # The readings of the three clocks at the beginning.
         self._cpu_at_begin: int | None = None
         self._began_at = 0.0
         self._waited_at_begin: int | None = None

@@ -1,4 +1,4 @@
-"""Agents in this process. A test says with which bytes they answer."""
+"""Agents in this process. The test chooses the bytes of their answers."""
 
 from __future__ import annotations
 

@@ -129,7 +129,11 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+# argparse puts the text of an ArgumentTypeError behind the name of the option.
+
+
 def _positive(text: str) -> int:
+    """Return a whole number from 1 on."""
     try:
         number = int(text)
     except ValueError as error:
@@ -140,6 +144,7 @@ def _positive(text: str) -> int:
 
 
 def _in_flight(text: str) -> int:
+    """Return a number of NOTIFYs for which the load has enough ids."""
     number = _positive(text)
     if number > MAX_IN_FLIGHT:
         raise argparse.ArgumentTypeError(f"{text!r} is above {MAX_IN_FLIGHT}")
@@ -147,10 +152,12 @@ def _in_flight(text: str) -> int:
 
 
 def _seconds_or_none(text: str) -> float:
+    """Return a number of seconds, which may be 0: a warm-up may be left out, a duration may not."""
     return 0.0 if text in ("0", "0.0") else seconds(text)
 
 
 def _pid(text: str) -> dict[int, None]:
+    """Return a process id as the key of a dictionary, for :class:`_Collect`."""
     pid = _positive(text)
     if pid > _MAX_PID:
         raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
@@ -158,6 +165,7 @@ def _pid(text: str) -> dict[int, None]:
 
 
 def _variable(text: str) -> dict[str, Value]:
+    """Return a variable and its value, for :class:`_Collect`."""
     try:
         # Encoded and decoded, as an agent's variables are: that checks the name, and adds the scope to "score".
         return decode_actions(encode_actions(dict([name_and_value(text)])))

@@ -48,6 +48,7 @@ async def measure(
         remote = [RemoteLoad(reactor, replace(plan, connections=share)) for share in _shares(plan, processes)]
     loads: Sequence[Load | RemoteLoad] = remote or [Load(reactor, plan)]
     try:
+        # The window begins when all connections of all processes are open: before that the load is not constant.
         greetings = await all_of([Deferred.fromCoroutine(load.connect()) for load in loads])
         window = Window(reactor, warm_up, duration)
         for meter in agents:
@@ -60,6 +61,7 @@ async def measure(
         # A worker is still there when another one has failed.
         for load in remote:
             load.abort()
+    # The agent may be several processes that answer the HELLO differently: report the smallest number in flight.
     greeting = replace(greetings[0], in_flight=min(greeting.in_flight for greeting in greetings))
     return Measurement(greeting, outcomes, agents, window.interrupted)
 

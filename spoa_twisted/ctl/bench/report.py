@@ -56,6 +56,7 @@ def _answers(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, Any]:
     for outcome in outcomes:
         latencies.merge(outcome.latencies)
         errors.update(outcome.errors)
+    # In this order: the first ACK of the first process is the one to compare with.
     seen = [
         variables
         for outcome in outcomes
@@ -76,6 +77,7 @@ def _answers(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, Any]:
         "expected": _as_shown(expected),
         "other_variables": _as_shown(other),
         "notifys": sum(outcome.notifys for outcome in outcomes),
+        # The sum of the rates: each process has measured its own seconds.
         "notifys_per_second": sum(outcome.notifys / outcome.seconds for outcome in outcomes if outcome.seconds),
         "latency_us": {
             "p50": latencies.percentile(50) / 1e3,
@@ -127,4 +129,5 @@ def _cpu(agents: Sequence[CPUMeter], outcomes: Sequence[Outcome], rate: float) -
 
 
 def _share(part: float | None, whole: float) -> float | None:
+    """Return ``part / whole``; ``None`` if ``part`` is unknown, or if nothing was measured."""
     return part / whole if part is not None and whole else None

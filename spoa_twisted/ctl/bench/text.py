@@ -31,10 +31,12 @@ def as_text(report: dict[str, Any]) -> str:
     if report["other_variables"] is not None:
         rows += [("expected", _list(report["expected"])), ("received", _list(report["other_variables"]))]
     rows += [("note", note) for note in report["notes"]]
+    # The report has texts of the agent: its capabilities, and the names and values of variables.
     return "\n".join([f"{name:<9}  {show_text(text)}" for name, text in rows])
 
 
 def _agent_cpu(report: dict[str, Any]) -> str:
+    """Return the CPU per NOTIFY of all processes together, and the share of a core of each."""
     per_notify = report["cpu_us_per_notify"]
     cost = "unknown" if per_notify is None else f"{per_notify:.2f} µs a NOTIFY"
     busy = [f"{cpu['busy']:.0%}" for cpu in report["agent_cpu"] if cpu["busy"] is not None]
@@ -42,6 +44,7 @@ def _agent_cpu(report: dict[str, Any]) -> str:
 
 
 def _list(variables: dict[str, str | None]) -> str:
+    """Return the variables as a list that is not too long for a terminal."""
     text = ", ".join([f"{name}={'null' if value is None else value}" for name, value in variables.items()])
     return (text if len(text) <= _MAX_LIST else f"{text[:_MAX_LIST]}...") or "no variables"
 

@@ -1,4 +1,9 @@
-"""One connection of the load: it sends NOTIFYs, checks each ACK, and sends another NOTIFY for each ACK."""
+"""One connection of the load: it sends NOTIFYs, checks each ACK, and sends another NOTIFY for each ACK.
+
+A connection goes through three phases. Until the AGENT-HELLO has come, the engine of ``spop`` decodes what arrives.
+After that ``_receive_acks`` looks up each frame among the good ACKs, and only an unknown frame is decoded, by
+``_check_frame``. When the connection has ended, bytes that arrive are ignored.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ from spoa_twisted.spop.connection import PIPELINING, EngineConnection
 from spoa_twisted.spop.errors import FragmentationNotSupported, FrameTooBig, InvalidFrame, SPOPError
 from spoa_twisted.spop.frames import AgentHello, Disconnect, Flags, FrameBuffer, FrameType, HAProxyHello
 
-# The size of a frame's length field in bytes.
+# The size in bytes of the length that precedes each frame (SPOE.txt, section 3.2).
 _LENGTH_SIZE: Final = 4
 
 
@@ -46,7 +51,8 @@ class LoadProtocol(Protocol):
 
     :param shared: what it has in common with the others.
     :param on_idle: called when the last ACK has come after :meth:`stop`.
-    :param on_lost: called when the connection is closed, with whether it had received the AGENT-HELLO.
+    :param on_lost: called when the connection is closed, with the connection, and with True if it had received the
+        AGENT-HELLO.
     """
 
     def __init__(
@@ -64,7 +70,7 @@ class LoadProtocol(Protocol):
         self._buffer = b""
         # Whether the AGENT-HELLO has come.
         self._greeted = False
-        # Whether the agent, or an error, has ended the connection. What comes after that is ignored.
+        # Whether the agent or an error has ended the connection. Bytes that arrive after that are ignored.
         self._ended = False
         # Whether this side has ended the connection by disconnect().
         self._disconnecting = False
@@ -72,7 +78,7 @@ class LoadProtocol(Protocol):
         self._sending = False
         # The NOTIFYs without an ACK; None before the AGENT-HELLO.
         self._in_flight: InFlight | None = None
-        # How many NOTIFYs got an ACK, good or not, in the current read.
+        # How many NOTIFYs got an ACK, good or not, in the current read. _replace_answered sets it back to 0.
         self._answered = 0
         #: How many NOTIFYs may be in flight: 1 when the agent does not announce pipelining.
         self.max_in_flight = shared.in_flight
@@ -115,6 +121,7 @@ class LoadProtocol(Protocol):
     def disconnect(self) -> Deferred[None]:
         """Send HAPROXY-DISCONNECT and close; fire when the connection is closed."""
         self._disconnecting = True
+        # If the agent or an error has ended the connection, no other HAPROXY-DISCONNECT is sent.
         if not self._ended:
             self._engine.disconnect()
             self._flush()
@@ -152,6 +159,7 @@ class LoadProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Count the NOTIFYs in flight as unanswered."""
         if not self._greeted and not self._ended:
+            # Not counted here. Load knows whether this is the first attempt, which ends the command, or a later one.
             self._hello.errback(reason)
         elif not self._ended and not self._disconnecting:
             self._tally.errors[CONNECTION_LOST] += 1
@@ -161,6 +169,7 @@ class LoadProtocol(Protocol):
         self._on_lost(self, self._greeted)
 
     def _receive_hello(self, data: bytes) -> None:
+        """Decode the first frame when it is complete. The frames after it are not for the engine."""
         end = _LENGTH_SIZE + int.from_bytes(data[:_LENGTH_SIZE], "big")
         # A frame that is too long is passed on at once: the engine raises FrameTooBig for it.
         if len(data) < _LENGTH_SIZE or len(data) < end <= _LENGTH_SIZE + self._engine.max_frame_size:
@@ -183,10 +192,14 @@ class LoadProtocol(Protocol):
         if self._greeted:
             self._receive_acks(data[end:])
         else:
-            # The frame was of an unknown type, which SPOP says to skip. The AGENT-HELLO is still to come.
+            # The engine has skipped a frame of an unknown type. The AGENT-HELLO is still to come.
             self._receive_hello(data[end:])
 
     def _on_agent_hello(self, hello: AgentHello) -> None:
+        """Prepare the frames that this agent can receive.
+
+        :raises ValueError: when the messages do not fit them.
+        """
         if PIPELINING not in hello.capabilities:
             self.max_in_flight = 1
         self._in_flight = InFlight(self._shared.rings.ring_for(self._engine))
@@ -203,12 +216,14 @@ class LoadProtocol(Protocol):
         offset = good = same = latest = 0
         while True:
             start = offset + _LENGTH_SIZE
+            # With fewer than four bytes left this is not the length, but then `end` is behind the data as well.
             end = start + int.from_bytes(data[offset:start], "big")
             if end > len(data):
                 break
             frame = data[offset:end]
             offset = end
             slot = good_acks.get(frame, NO_SLOT)
+            # The frame is a good ACK, but its NOTIFY is answered already, or was never sent on this connection.
             if slot == NO_SLOT or sent[slot] <= ANSWERED:
                 slot = self._check_frame(frame)
                 if self._ended:
@@ -228,6 +243,7 @@ class LoadProtocol(Protocol):
         self._answered += good
         if not self._ended:
             self._buffer = data[offset:]
+            # Without this check the connection would buffer a frame of up to 4 GiB before it decodes it.
             if len(self._buffer) >= _LENGTH_SIZE and end - start > self._engine.max_frame_size:
                 self._on_broken_frame(FrameTooBig(f"a frame of {end - start} bytes"))
         self._replace_answered()
@@ -238,6 +254,7 @@ class LoadProtocol(Protocol):
         answered, self._answered = self._answered, 0
         self._in_flight.count -= answered
         if answered and not self._ended:
+            # In one write: a write for each ACK would cost the load and the agent a system call each.
             if self._sending:
                 self._send(answered)
             elif not self._in_flight.count:
@@ -249,6 +266,7 @@ class LoadProtocol(Protocol):
 
     def _check_frame(self, data: bytes) -> int:
         """Decode a frame that is not among the good ACKs; return the slot that it answers if it is a good ACK."""
+        # Not the engine: it accepts ACKs only for NOTIFYs that it has sent itself, and decodes their actions at once.
         buffer = FrameBuffer(self._engine.max_frame_size)
         buffer.feed(data)
         try:
@@ -261,7 +279,7 @@ class LoadProtocol(Protocol):
                 self._on_agent_disconnect(Disconnect.decode(payload))
             elif frame_type in FrameType.__members__.values():
                 raise InvalidFrame(f"a frame of type {frame_type} instead of an ACK")
-            # SPOP says to skip a frame of an unknown type.
+            # A frame of an unknown type is skipped.
         except SPOPError as error:
             self._on_broken_frame(error)
         return NO_SLOT
@@ -289,11 +307,13 @@ class LoadProtocol(Protocol):
         return slot
 
     def _on_agent_disconnect(self, disconnect: Disconnect) -> None:
+        """Count the AGENT-DISCONNECT by its status code, and close."""
         self._ended = True
         self._tally.errors[f"DISCONNECT {disconnect.status_code}"] += 1
         self.disconnect()
 
     def _on_broken_frame(self, error: SPOPError) -> None:
+        """Send the status code of the error in HAPROXY-DISCONNECT, and close."""
         self._ended = True
         self._tally.errors[BROKEN_FRAME] += 1
         self._engine.disconnect(error.status_code, str(error))

@@ -39,8 +39,8 @@ class InFlight:
         now = time.perf_counter_ns()
         out = []
         for _ in range(number):
-            # A NOTIFY that has waited for a whole round is skipped. There are twice as many slots as NOTIFYs in flight,
-            # so the loop finds one.
+            # Skip a NOTIFY that has waited for its ACK for a whole round. The loop ends, because there are at least
+            # twice as many slots as NOTIFYs in flight.
             while sent[slot] > ANSWERED:
                 slot = (slot + 1) % len(frames)
             sent[slot] = now

@@ -75,6 +75,7 @@ class Load:
         try:
             hellos = await all_of(opening)
         except BaseException:
+            # One connection has failed. Those that are still being opened are aborted when they are open.
             self._finished = True
             for connection in self._connections:
                 connection.abort()
@@ -84,6 +85,7 @@ class Load:
             hello.version,
             hello.max_frame_size,
             sorted(hello.capabilities),
+            # Behind one endpoint there may be several agents that differ. Report the smallest values.
             min(connection.max_in_flight for connection in self._connections),
             min(connection.notify_size for connection in self._connections),
         )
@@ -118,6 +120,7 @@ class Load:
         return outcome
 
     def _start(self) -> None:
+        """Let all connections send."""
         self._sending = True
         for connection in list(self._connections):
             connection.start()
@@ -126,6 +129,7 @@ class Load:
             self._reconnect()
 
     def _stop(self) -> None:
+        """Let no connection send any more, and open no more connections."""
         self._sending = False
         for connection in self._connections:
             connection.stop()
@@ -140,6 +144,8 @@ class Load:
             connection.count_unanswered()
 
     async def _close(self) -> None:
+        """Send HAPROXY-DISCONNECT on all connections, and wait until the agent has closed them."""
+        # A connection that is being opened now comes too late.
         self._finished = True
         closing = gatherResults([connection.disconnect() for connection in self._connections], consumeErrors=True)
         await closing.addTimeout(_CLOSE_TIMEOUT, self._reactor, _ignore_timeout)
@@ -147,13 +153,16 @@ class Load:
             connection.abort()
 
     def _open(self) -> Deferred[AgentHello]:
+        """Open a connection as soon as fewer than _MAX_OPENING others are being opened."""
         return self._opening.run(lambda: Deferred.fromCoroutine(self._connect()))
 
     async def _connect(self) -> AgentHello:
+        """Open a connection, wait for its AGENT-HELLO, and let it send if the load is running."""
         protocol = LoadProtocol(self._shared, self._on_idle, self._on_lost)
         timeout = self._plan.timeout
         await connectProtocol(self._endpoint, protocol).addTimeout(timeout, self._reactor, _raise_timeout)
         self._connections.add(protocol)
+        # The HELLO then fails with the end of the connection, so nothing else is to be done here.
         if self._finished:
             protocol.abort()
         try:
@@ -166,15 +175,18 @@ class Load:
         return hello
 
     def _reconnect(self) -> None:
+        """Open a connection in place of one that ended, unless the window has ended during the delay."""
         if self._sending:
             self._open().addErrback(self._on_reconnect_failed)
 
     def _on_reconnect_failed(self, reason: Failure) -> None:
+        # After the end of the window the connection is not needed, so its failure is not an error.
         if self._sending:
             self._tally.errors[NO_CONNECTION] += 1
             self._reactor.callLater(_RECONNECT_DELAY, self._reconnect)
 
     def _on_lost(self, connection: LoadProtocol, greeted: bool) -> None:
+        """Replace a connection that ended. After the window, it may have been the last that waited for ACKs."""
         self._connections.discard(connection)
         if not self._sending:
             self._on_idle()
@@ -190,7 +202,7 @@ class Load:
 
 
 def _raise_timeout(result: object, seconds: float) -> NoReturn:
-    # Also in place of the exception that a cancelled Deferred fails with, such as ConnectingCancelledError.
+    # addTimeout cancels the Deferred. Its own exception, such as ConnectingCancelledError, says nothing of a timeout.
     raise TimeoutError(f"no answer within {seconds:g} s")
 
 

@@ -1,4 +1,4 @@
-"""A load in a process of its own: one process can load only with one core."""
+"""A load in a process of its own. A process uses one core only, so a fast agent needs the load of several processes."""
 
 from __future__ import annotations
 
@@ -65,9 +65,11 @@ class WorkerProcess(ProcessProtocol):
     """The pipes to a worker process. Each value is one line of JSON."""
 
     def __init__(self) -> None:
+        # The bytes of an answer that is not complete yet.
         self._buffer = b""
-        # The answer that is waited for; None if there is none.
+        # The Deferred of the pending request; None while no request is pending.
         self._answer: Deferred[dict[str, Any]] | None = None
+        # Why the process cannot be asked any more; None while it runs.
         self._ended: LoadFailed | None = None
 
     def ask(self, request: object) -> Deferred[dict[str, Any]]:
@@ -107,7 +109,7 @@ class WorkerProcess(ProcessProtocol):
                 answer.callback(value)
 
     def processEnded(self, reason: Failure) -> None:
-        """Fail the answer that is waited for, and every later one."""
+        """Fail the pending request, and every later one."""
         self._ended = LoadFailed(f"a process of the load ended: {reason.getErrorMessage()}")
         if self._answer is not None:
             answer, self._answer = self._answer, None

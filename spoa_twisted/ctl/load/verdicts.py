@@ -22,10 +22,12 @@ class Verdicts:
     def __init__(self, expected: dict[str, str] | None, varying: bool) -> None:
         self._expected = expected
         self._varying = varying
-        #: The variables of the first ACK; ``None`` before it.
+        #: The variables of the first ACK that could be decoded; ``None`` before it.
         self.first: dict[str, str] | None = None
         #: The variables of the first ACK that did not set the expected ones; ``None`` before it.
         self.first_other: dict[str, str] | None = None
+        # The result of each payload that was checked. Most agents send few different payloads, but with many ids, so
+        # this cache is hit when the cache of whole frames, Ring.good_acks, is not.
         self._known: Cache[str | None] = Cache()
 
     def check(self, payload: bytes) -> str | None:
@@ -37,6 +39,7 @@ class Verdicts:
         return error
 
     def _check(self, payload: bytes) -> str | None:
+        """Decode the payload and compare its variables with the expected ones."""
         try:
             variables = canonical(decode_actions(payload))
         except SPOPError:

@@ -1,4 +1,4 @@
-"""When does the load measure? After the warm-up, for the duration, or until it is told to end."""
+"""When does the load measure? After the warm-up, until the duration is over or Ctrl-C ends it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Window:
-    """The time that is measured. It begins after the warm-up, and ends after the duration or when told to.
+    """The time that is measured. It begins after the warm-up, and ends after the duration, or by :meth:`end`.
 
     :param reactor: the clock.
     :param warm_up: seconds from now to the begin.
@@ -16,6 +16,7 @@ class Window:
 
     def __init__(self, reactor: Any, warm_up: float, duration: float) -> None:
         self._reactor = reactor
+        # The pairs of functions from watch().
         self._callbacks: list[tuple[Callable[[], object], Callable[[], object]]] = []
         #: The warm-up and the duration.
         self.seconds = (warm_up, duration)

@@ -41,7 +41,7 @@ class Requests(LineOnlyReceiver):
     def __init__(self) -> None:
         self._requests: DeferredQueue[Any] = DeferredQueue()
         self._closed: Deferred[None] = Deferred()
-        #: Called when the window is to end: when told to, or when stdin is closed, so that nobody reads the outcome.
+        #: Called when "end" is received, and when stdin is closed, because the outcome then has no reader.
         self.on_end: Callable[[], object] = lambda: None
 
     def next(self) -> Deferred[Any]:
@@ -80,6 +80,7 @@ def main() -> None:
 
 
 async def _run(reactor: Any) -> None:
+    """Serve the requests of stdin, and end when all answers are written."""
     # A terminal sends Ctrl-C to all processes of the command. The one that measures ends the window of this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = Requests()
@@ -99,11 +100,13 @@ async def serve(reactor: Any, requests: Requests) -> None:
     try:
         requests.answer(asdict(await load.connect()))
     except Exception as error:
+        # Whatever it is, the process that measures prints it as one line, as it prints its own errors.
         requests.answer({FAILED: str(error) or type(error).__name__})
         return
     seconds = await requests.next()
     if seconds is None:
         return
+    # Its own clock, and not messages for the begin and the end, so that the pipes do not change the time measured.
     window = Window(reactor, *seconds)
     requests.on_end = window.interrupt
     requests.answer(asdict(await load.run(window)))

@@ -50,7 +50,7 @@ def notes(load_busy: float, *agents: float | None, waited: float = 0.0) -> list[
 
 
 def test_the_load_is_the_bottleneck() -> None:
-    """It is, if it was busy and no process of the agent was."""
+    """The load is the bottleneck if it was busy and no process of the agent was busy."""
     assert notes(0.89, 0.5) == notes(0.95, 0.95) == notes(0.95, 0.3, 0.95) == notes(0.5) == []
     assert "it was the bottleneck; try --processes 2" in notes(0.9, 0.89)[0]
     assert "may have been" in notes(0.9)[0]
@@ -69,7 +69,7 @@ def test_a_process_used_no_cpu() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_more_processes_than_connections(run_bench: Any, listen: Any) -> None:
-    """The processes without a connection are not started, and a note says so."""
+    """Processes without a connection are not started, and the report has a note."""
     listen(Agent(lambda ids, n: ack(ids)))
     result = await run_bench("--connections=1", "--processes=2")
     assert result.report["processes"] == 1

@@ -33,7 +33,7 @@ async def test_the_cpu_of_the_agent(run_bench: Any, listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_process_of_the_agent_ends(run_bench: Any, listen: Any) -> None:
-    """Its CPU is unknown, and a note says so."""
+    """Its CPU is unknown, and the report has a note."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 
     def answer(ids: bytes, n: int) -> bytes:

@@ -15,7 +15,7 @@ from tests.ctl.interrupting import interrupt
 @pytest.mark.parametrize(("capability", "expected"), [("pipelining", 7), ("fragmentation", 1)])
 @pytest_twisted.ensureDeferred
 async def test_the_number_in_flight(capability: str, expected: int, run_bench: Any, listen: Any) -> None:
-    """It is --in-flight. It is 1, and a note says so, when the agent does not announce pipelining."""
+    """The number is --in-flight. Without pipelining the number is 1, and the report has a note."""
     agent = LateAgent()
     agent.capabilities = frozenset({capability})
     listen(agent)

@@ -159,7 +159,7 @@ async def test_more_connections_than_the_listening_socket_queues(endpoint: str) 
 
 @bounded
 async def test_an_agent_that_cannot_be_loaded(endpoint: str, listen: Any) -> None:
-    """The error is one line on stderr: nobody listens, or the first frame is not an AGENT-HELLO, or none comes."""
+    """No agent listens, the first frame is not an AGENT-HELLO, or no frame comes: the error is one line on stderr."""
     arguments = ["bench", endpoint, "--timeout=0.5"]
     out, err, status = await spoactl(*arguments)
     assert (out, err.count("\n"), status) == ("", 1, 1)
