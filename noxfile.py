@@ -19,7 +19,7 @@ DOWNLOADS = ROOT / ".nox" / "downloads"
 #: What can differ between interpreters, without the tests that soak: everything but faults and speed, and of the tests
 #: with HAProxy those of values, transports, and the limits of what one read of HAProxy >= 3.1 takes.
 SMOKE = [
-    *("tests/spop", "tests/conformance"),
+    *("tests/spop", "tests/conformance", "tests/ctl"),
     *[f"tests/haproxy/test_{name}.py" for name in ("handlers", "values", "transports", "wedge")],
 ]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.agent import agent, bench, cores, machine, started
-from spoa_twisted.ctl.bench import ProcessCPU
+from spoa_twisted.ctl.cpu import CPUMeter
 from spoa_twisted.ctl.files import allow_files
 from tests.certificates import self_signed
 from tests.programs import ANY_PORT, ENVIRONMENT, ROOT
@@ -57,7 +57,7 @@ def memory(pid: int) -> int:
 
 def quiet(pid: int) -> float:
     """Return the share of a core that the agent takes while nobody asks."""
-    cpu = ProcessCPU(pid)
+    cpu = CPUMeter.of_process(pid)
     cpu.begin()
     time.sleep(QUIET)
     cpu.end()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.agent import KINDS, agent, machine, started, usable_cores
-from spoa_twisted.ctl.bench import BUSY
+from spoa_twisted.ctl.bench.notes import BUSY
 from tests.haproxy.branches import Branch, NoHAProxy, find_branches
 from tests.programs import ENVIRONMENT, ROOT, Program
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections import Counter
 from typing import Any, Final
@@ -18,9 +19,9 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import react
 from twisted.python.failure import Failure
 
-from spoa_twisted.ctl.bench import ProcessCPU
+from spoa_twisted.ctl.cpu import CPUMeter, waited
 from spoa_twisted.ctl.latency import Latencies
-from spoa_twisted.ctl.load import Window, waited
+from spoa_twisted.ctl.load.window import Window
 
 REQUEST: Final = b"GET / HTTP/1.1\r\nhost: www.example.com\r\nuser-agent: benchmark\r\naccept: */*\r\n\r\n"
 
@@ -80,7 +81,7 @@ class Load:
 
 def waited_here() -> int:
     """Return for how many nanoseconds this process was ready and had no core."""
-    return waited("self") or 0
+    return waited(os.getpid()) or 0
 
 
 class Client(Protocol):
@@ -129,7 +130,7 @@ class Client(Protocol):
 async def run(reactor: Any, options: argparse.Namespace) -> None:
     """Load the web server, print what came of it."""
     load = Load(None if options.expect is None else options.expect.encode())
-    cpus = [ProcessCPU(pid) for pid in options.pid]
+    cpus = [CPUMeter.of_process(pid) for pid in options.pid]
     clients = [Client(load) for _ in range(options.clients)]
     for client in clients:
         await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", options.port), client)

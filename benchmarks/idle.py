@@ -12,7 +12,7 @@ import ssl
 import sys
 from typing import Final
 
-from spoa_twisted.ctl.bench import SHAPES
+from spoa_twisted.ctl.bench.shapes import SHAPES
 from spoa_twisted.ctl.files import OTHER_FILES, allow_files
 from spoa_twisted.spop.connection import PIPELINING, Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, HAProxyHello

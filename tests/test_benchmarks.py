@@ -18,7 +18,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from benchmarks.agent import HANDLERS, KINDS, machine
 from benchmarks.canned import Canned
 from benchmarks.haproxy import Figures
-from spoa_twisted.ctl.bench import SHAPES
+from spoa_twisted.ctl.bench.shapes import SHAPES
 from spoa_twisted.spop import connection
 from spoa_twisted.spop.connection import Ack, EngineConnection, State
 from spoa_twisted.spop.frames import NO_IDS, AgentHello, Disconnect, Flags, FrameType, encode_frame, encode_ids
@@ -157,7 +157,7 @@ async def test_more_connections_than_files(command: str) -> None:
     limited = ["-c", f'ulimit -n 60; exec "$0" -m benchmarks.{command}', sys.executable]
     out, err, status = await getProcessOutputAndValue("/bin/sh", limited, env=ENVIRONMENT, path=str(ROOT))
     assert (out, status) == (b"", 1)
-    assert re.fullmatch(rb"\d+ files are needed, and the hard limit is 60: see ulimit -Hn\n", err)
+    assert re.fullmatch(rb"\d+ open files are needed, but the hard limit is 60: see ulimit -Hn\n", err)
 
 
 @bounded

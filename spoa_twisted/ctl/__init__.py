@@ -1,11 +1,15 @@
-"""``spoactl``: speaks to agents from the command line. One module a subcommand."""
+"""The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does.
+
+Each subcommand is one module of this package. To add a subcommand, write a module with the names that
+:class:`Command` lists, and add a row to :data:`COMMANDS`. Nothing else has to change.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final, NoReturn, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -15,45 +19,71 @@ from spoa_twisted.ctl import bench, ping, send
 from spoa_twisted.ctl.values import show_text
 from spoa_twisted.version import version
 
-#: The modules of the commands.
-COMMANDS = {"send": send, "ping": ping, "bench": bench}
 
-Run = Callable[[Any, argparse.Namespace], Coroutine[Deferred[Any], Any, None]]
+class Command(Protocol):
+    """The names that the module of a subcommand must have."""
+
+    #: What the subcommand does, in one line for the list in ``spoactl --help``.
+    SUMMARY: str
+
+    def parser(self) -> argparse.ArgumentParser:
+        """Return the parser of the arguments that follow the name of the subcommand."""
+
+    def run(self, reactor: Any, options: argparse.Namespace) -> Coroutine[Deferred[Any], Any, None]:
+        """Do the work and print the result. An exception becomes one line on stderr and exit status 1."""
+
+
+#: The module of each subcommand. ``spoactl --help`` lists the subcommands in this order.
+COMMANDS: Final[Mapping[str, Command]] = {"send": send, "ping": ping, "bench": bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ``spoactl``. Raises ``SystemExit``: 0 for success, 1 for an agent that fails, 2 for a wrong command line."""
+    """Run ``spoactl``.
+
+    :param arguments: the words after ``spoactl``; those of the process unless given.
+    :raises SystemExit: always. The status is 0 for success, 1 for a failure, and 2 for a wrong command line.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    command = COMMANDS[_parser().parse_args(arguments[:1]).command]
+    # Each subcommand has a parser of its own. With argparse's subparsers, parse_intermixed_args would not work, and
+    # options could not stand between positional arguments.
+    options = command.parser().parse_intermixed_args(arguments[1:])
+    react(_start, (command, options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the first word, which is the name of a subcommand."""
+    width = max(map(len, COMMANDS))
+    summaries = "".join([f"  {name:<{width}}  {command.SUMMARY}\n" for name, command in COMMANDS.items()])
     parser = argparse.ArgumentParser(
         prog="spoactl",
         usage="%(prog)s COMMAND ...",
-        description="Speaks SPOP to an agent, as HAProxy does.",
-        epilog="commands:\n  send   send a message, print the variables set\n  ping   make a health check\n"
-        "  bench  load the agent, measure it, check its answers\n\n"
-        "spoactl COMMAND --help tells more.",
+        description="Sends SPOP frames to an agent, as HAProxy does.",
+        epilog=f"commands:\n{summaries}\nspoactl COMMAND --help describes a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version())
+    # The epilog lists the commands with their summaries. argparse's own line would repeat the names only.
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS)
-    command = COMMANDS[parser.parse_args(arguments[:1]).command]
-    # Each command has a parser of its own: only so may options stand between its other words.
-    options = command.parser().parse_intermixed_args(arguments[1:])
-    react(_run, (command.run, options))
+    return parser
 
 
-def _run(reactor: Any, run: Run, options: argparse.Namespace) -> Deferred[None]:
-    return Deferred.fromCoroutine(_report(reactor, run, options))
+def _start(reactor: Any, command: Command, options: argparse.Namespace) -> Deferred[None]:
+    return Deferred.fromCoroutine(_run(reactor, command, options))
 
 
-async def _report(reactor: Any, run: Run, options: argparse.Namespace) -> None:
+async def _run(reactor: Any, command: Command, options: argparse.Namespace) -> None:
+    """Run a subcommand; turn its exception into one line on stderr and exit status 1."""
     try:
-        await run(reactor, options)
+        await command.run(reactor, options)
     except ConnectionDone:
-        _fail("the agent closed the connection without an answer")
-    except Exception as error:  # whatever an agent, or the want of one, can do to a command
-        _fail(show_text(str(error)) or type(error).__name__)
+        # Twisted's own text says that the connection was closed cleanly. That does not sound like a failure.
+        _exit_with_error("the agent closed the connection without an answer")
+    except Exception as error:
+        # Endpoints, name resolution, TLS, the protocol and the agent each raise exceptions of their own.
+        _exit_with_error(show_text(str(error)) or type(error).__name__)
 
 
-def _fail(text: str) -> NoReturn:
+def _exit_with_error(text: str) -> NoReturn:
     print(f"spoactl: {text}", file=sys.stderr)
     raise SystemExit(1)

@@ -1,25 +1,29 @@
-"""How many files, and so connections, a process may open."""
+"""How many files this process may open. Each connection needs one."""
 
 from __future__ import annotations
 
 import resource
 from typing import Final
 
-#: So many may be open besides connections: standard streams, the reactor's own, those in which a host's name is found.
+#: Files that a process needs besides its connections: the standard streams, the reactor's own, and those that are open
+#: while the system resolves the name of a host.
 OTHER_FILES: Final = 32
 
 
 def allow_files(needed: int) -> None:
-    """Let this process, and those that it starts, open so many files: raise the soft limit if it is lower.
+    """Allow this process, and the processes that it starts, to open ``needed`` files.
 
-    :raises OSError: when the hard limit is lower, too.
+    This raises the soft limit to the hard limit if the soft limit is too low.
+
+    :raises OSError: when the hard limit is too low as well.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if _below(soft, needed):
-        if _below(hard, needed):
-            raise OSError(f"{needed} files are needed, and the hard limit is {hard}: see ulimit -Hn")
+    if _is_below(soft, needed):
+        if _is_below(hard, needed):
+            raise OSError(f"{needed} open files are needed, but the hard limit is {hard}: see ulimit -Hn")
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _below(limit: int, needed: int) -> bool:
+def _is_below(limit: int, needed: int) -> bool:
+    # RLIM_INFINITY is -1 on Linux, so a comparison alone would be wrong.
     return limit != resource.RLIM_INFINITY and limit < needed

@@ -1,4 +1,4 @@
-"""Values as a person types and reads them: ``ipv4:192.0.2.1``."""
+"""The text form of values on the command line: ``type:value``, as in ``ipv4:192.0.2.1``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ _BOOLS: Final = {"true": True, "false": False}
 def parse_value(text: str) -> Value:
     """Return the value of ``type:value``, or of a bare ``value`` whose type is guessed.
 
-    :raises ValueError: for a value that its type does not allow.
+    :raises ValueError: for a text that is not a value of its type, such as ``int32:x``, or a value out of range.
     """
     type_name, colon, rest = text.partition(":")
     parse = _PARSERS.get(type_name)
+    # "null" has no value, so its colon is optional. The name of another type without a colon is a string.
     value = parse(rest) if parse is not None and (colon or type_name == "null") else _guess(text)
+    # Int64 and the other integers accept any number; the range is checked when they are encoded.
     encode_typed_data(value)
     return value
 
 
 def show_value(value: Value) -> str:
-    """Return ``value`` as ``type:value``, in one line: what :func:`parse_value` takes."""
+    """Return ``value`` as ``type:value``, in one line that :func:`parse_value` accepts.
+
+    :raises TypeError: for a value that SPOP has no type for.
+    """
     for data_class, (type_name, show) in _SHOWN.items():
         if isinstance(value, data_class):
             return f"{type_name}:{show(value)}" if show else type_name
@@ -32,11 +37,13 @@ def show_value(value: Value) -> str:
 
 
 def _guess(text: str) -> Value:
+    """Return ``text`` as the first of these that it is: a BOOL, an INT64, an address, a STRING."""
     if text in _BOOLS:
         return _BOOLS[text]
     for guess in (_integer, ip_address):
         try:
             value = guess(text)
+            # An integer of more than 64 bits is a string.
             encode_typed_data(value)
         except ValueError:
             continue
@@ -45,10 +52,10 @@ def _guess(text: str) -> Value:
 
 
 def _integer(text: str) -> int:
-    # Only what an integer is shown as: "007" and "1_000" are rather names of something.
     number = int(text)
+    # int() also accepts "007" and "1_000". These are more likely names than numbers, so they stay strings.
     if str(number) != text:
-        raise ValueError(f"{text!r} is no plain integer")
+        raise ValueError(f"{text!r} is not a plain integer")
     return number
 
 
@@ -58,6 +65,7 @@ def _bool(text: str) -> bool:
     return _BOOLS[text]
 
 
+# Each parser raises ValueError for a text that is not a value of its type.
 _PARSERS: Final[dict[str, Callable[[str], Value]]] = {
     "null": lambda text: None,
     "bool": _bool,
@@ -73,11 +81,15 @@ _PARSERS: Final[dict[str, Callable[[str], Value]]] = {
 
 
 def show_text(text: str) -> str:
-    """Return ``text``, which came from the network, as one line that does not steer the terminal."""
+    """Return ``text`` as one line without control characters.
+
+    The text comes from the network. Its control characters could move the cursor, or change the terminal's settings.
+    """
     return "".join([char if char.isprintable() else repr(char)[1:-1] for char in text])
 
 
-# In this order: bool and the integers of a given width are subclasses of int.
+# The name of each class's type, and a function that shows its values. The order matters: bool, Int32, UInt32 and UInt64
+# are subclasses of int.
 _SHOWN: Final[dict[type, tuple[str, Callable[..., str] | None]]] = {
     Null: ("null", None),
     bool: ("bool", lambda value: str(value).lower()),

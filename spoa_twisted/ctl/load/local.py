@@ -1,0 +1,210 @@
+"""A load in this process: it opens the connections, runs them for a window, and closes them."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn, final
+
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.endpoints import clientFromString, connectProtocol
+from twisted.python.failure import Failure
+
+from spoa_twisted.client import DEFAULT_HELLO
+from spoa_twisted.ctl.cpu import CPUMeter
+from spoa_twisted.ctl.load.connection import LoadProtocol, Shared
+from spoa_twisted.ctl.load.deferreds import all_of
+from spoa_twisted.ctl.load.errors import NO_CONNECTION
+from spoa_twisted.ctl.load.plan import Greeting, Outcome, Plan
+from spoa_twisted.ctl.load.ring import Rings
+from spoa_twisted.ctl.load.tally import Tally
+from spoa_twisted.ctl.load.verdicts import Verdicts
+from spoa_twisted.ctl.load.window import Window
+from spoa_twisted.spop.connection import PIPELINING
+from spoa_twisted.spop.frames import AgentHello, HAProxyHello
+from spoa_twisted.spop.messages import decode_messages
+
+# Seconds between the end of a connection, or a failed attempt, and the next attempt. Without this pause an agent that
+# refuses all connections would keep the load busy with them.
+_RECONNECT_DELAY: Final = 0.1
+
+# Seconds that the agent has to close the connections after HAPROXY-DISCONNECT. Then they are aborted.
+_CLOSE_TIMEOUT: Final = 1.0
+
+# How many connections are opened at a time. When the queue of the listening socket is full, connecting to a Unix socket
+# fails, and TCP tries again only a second later.
+_MAX_OPENING: Final = 32
+
+
+@final
+class Load:
+    """Load from this process. Call :meth:`connect` once, and then :meth:`run` once.
+
+    :param reactor: the clock, and what opens the connections.
+    :param plan: what to do.
+    """
+
+    def __init__(self, reactor: Any, plan: Plan) -> None:
+        self._reactor = reactor
+        self._plan = plan
+        self._endpoint = clientFromString(reactor, plan.endpoint)
+        self._tally = Tally()
+        self._verdicts = Verdicts(plan.expected, plan.varying)
+        self._shared = Shared(
+            # Not the HELLO of HAProxy >= 3.1: for these an agent may hold back long ACKs.
+            hello=DEFAULT_HELLO if plan.async_ else HAProxyHello(capabilities=frozenset({PIPELINING})),
+            in_flight=plan.in_flight,
+            rings=Rings(decode_messages(bytes.fromhex(plan.messages)), plan.in_flight),
+            verdicts=self._verdicts,
+            tally=self._tally,
+        )
+        # Open connections, including those that have no AGENT-HELLO yet.
+        self._connections: set[LoadProtocol] = set()
+        self._opening = DeferredSemaphore(_MAX_OPENING)
+        # True from run() to the end of the window. Connections that end are replaced during this time only.
+        self._sending = False
+        # True when a connection that is opened late is not needed any more.
+        self._finished = False
+        # Fires when all ACKs have come; None while nothing waits for that.
+        self._drained: Deferred[None] | None = None
+
+    async def connect(self) -> Greeting:
+        """Open the connections; return what the agent announces on the first one.
+
+        The exceptions are those of :meth:`LoadProtocol.hello` and of the endpoint, and TimeoutError.
+        """
+        opening = [self._open() for _ in range(self._plan.connections)]
+        try:
+            hellos = await all_of(opening)
+        except BaseException:
+            # One connection has failed. Those that are still being opened are aborted when they are open.
+            self._finished = True
+            for connection in self._connections:
+                connection.abort()
+            raise
+        hello = hellos[0]
+        return Greeting(
+            hello.version,
+            hello.max_frame_size,
+            sorted(hello.capabilities),
+            # Behind one endpoint there may be several agents that differ. Report the smallest values.
+            min(connection.max_in_flight for connection in self._connections),
+            min(connection.notify_size for connection in self._connections),
+        )
+
+    async def run(self, window: Window) -> Outcome:
+        """Load the agent until the window ends; wait for the last ACKs, close the connections."""
+        outcome = Outcome()
+        ended: Deferred[None] = Deferred()
+        cpu = CPUMeter.of_this_process()
+
+        def end() -> None:
+            cpu.end()
+            outcome.notifys, outcome.seconds = self._tally.answered, cpu.measured
+            outcome.cpu, outcome.waited = cpu.seconds, cpu.waited
+            self._stop()
+            ended.callback(None)
+
+        def begin() -> None:
+            cpu.begin()
+            self._tally.begin()
+
+        window.watch(begin, end)
+        self._start()
+        await ended
+        await self._drain()
+        await self._close()
+        # These include the latencies of the last ACKs, which came after the window: a long one must not be left out.
+        outcome.latencies = self._tally.latencies.to_json()
+        outcome.errors = {kind: number for kind, number in self._tally.errors.items() if number}
+        outcome.variables = self._verdicts.first
+        outcome.other_variables = self._verdicts.first_other
+        return outcome
+
+    def _start(self) -> None:
+        """Let all connections send."""
+        self._sending = True
+        for connection in list(self._connections):
+            connection.start()
+        # Some connections may have ended since connect().
+        for _ in range(self._plan.connections - len(self._connections)):
+            self._reconnect()
+
+    def _stop(self) -> None:
+        """Let no connection send any more, and open no more connections."""
+        self._sending = False
+        for connection in self._connections:
+            connection.stop()
+
+    async def _drain(self) -> None:
+        """Wait until all ACKs have come, or for the timeout. Count the NOTIFYs that are still unanswered."""
+        if any(connection.waiting for connection in self._connections):
+            drained: Deferred[None] = Deferred()
+            self._drained = drained
+            await drained.addTimeout(self._plan.timeout, self._reactor, _ignore_timeout)
+        for connection in self._connections:
+            connection.count_unanswered()
+
+    async def _close(self) -> None:
+        """Send HAPROXY-DISCONNECT on all connections, and wait until the agent has closed them."""
+        # A connection that is being opened now comes too late.
+        self._finished = True
+        closing = gatherResults([connection.disconnect() for connection in self._connections], consumeErrors=True)
+        await closing.addTimeout(_CLOSE_TIMEOUT, self._reactor, _ignore_timeout)
+        for connection in list(self._connections):
+            connection.abort()
+
+    def _open(self) -> Deferred[AgentHello]:
+        """Open a connection as soon as fewer than _MAX_OPENING others are being opened."""
+        return self._opening.run(lambda: Deferred.fromCoroutine(self._connect()))
+
+    async def _connect(self) -> AgentHello:
+        """Open a connection, wait for its AGENT-HELLO, and let it send if the load is running."""
+        protocol = LoadProtocol(self._shared, self._on_idle, self._on_lost)
+        timeout = self._plan.timeout
+        await connectProtocol(self._endpoint, protocol).addTimeout(timeout, self._reactor, _raise_timeout)
+        self._connections.add(protocol)
+        # The HELLO then fails with the end of the connection, so nothing else is to be done here.
+        if self._finished:
+            protocol.abort()
+        try:
+            hello = await protocol.hello().addTimeout(timeout, self._reactor, _raise_timeout)
+        except BaseException:
+            protocol.abort()
+            raise
+        if self._sending:
+            protocol.start()
+        return hello
+
+    def _reconnect(self) -> None:
+        """Open a connection in place of one that ended, unless the window has ended during the delay."""
+        if self._sending:
+            self._open().addErrback(self._on_reconnect_failed)
+
+    def _on_reconnect_failed(self, reason: Failure) -> None:
+        # After the end of the window the connection is not needed, so its failure is not an error.
+        if self._sending:
+            self._tally.errors[NO_CONNECTION] += 1
+            self._reactor.callLater(_RECONNECT_DELAY, self._reconnect)
+
+    def _on_lost(self, connection: LoadProtocol, greeted: bool) -> None:
+        """Replace a connection that ended. After the window, it may have been the last that waited for ACKs."""
+        self._connections.discard(connection)
+        if not self._sending:
+            self._on_idle()
+        elif greeted:
+            self._reactor.callLater(_RECONNECT_DELAY, self._reconnect)
+        # A connection without an AGENT-HELLO was an attempt that failed: _on_reconnect_failed makes the next one.
+
+    def _on_idle(self) -> None:
+        """Go on when no connection waits for an ACK any more."""
+        if self._drained is not None and not any(connection.waiting for connection in self._connections):
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+
+def _raise_timeout(result: object, seconds: float) -> NoReturn:
+    # addTimeout cancels the Deferred. Its own exception, such as ConnectingCancelledError, says nothing of a timeout.
+    raise TimeoutError(f"no answer within {seconds:g} s")
+
+
+def _ignore_timeout(result: object, seconds: float) -> None:
+    """Go on after the timeout."""

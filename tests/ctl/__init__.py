@@ -1,0 +1,1 @@
+"""Tests of ``spoactl``: a file for each module of ``spoa_twisted.ctl``."""

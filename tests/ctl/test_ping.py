@@ -1,0 +1,43 @@
+"""ctl.ping: make a health check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest_twisted
+from twisted.internet.protocol import Factory, Protocol
+
+from spoa_twisted import Handlers, SPOAFactory
+
+from .agents import agent_disconnect
+from .spoactl import spoactl
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_agent_hello_is_printed(endpoint: str, listen: Any) -> None:
+    """The line has the version, the frame size and the capabilities."""
+    listen(SPOAFactory(Handlers()))
+    assert await spoactl("ping", endpoint) == (
+        "SPOP 2.0, frames up to 16380 bytes, capabilities: fragmentation, pipelining\n",
+        "",
+        0,
+    )
+
+
+class Disconnecting(Protocol):
+    """An agent that answers with an AGENT-DISCONNECT whose message has control characters."""
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(agent_disconnect(4, "\x1b[31m\n"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_control_characters_are_escaped(endpoint: str, listen: Any) -> None:
+    """A text from the agent must not change the terminal."""
+    listen(Factory.forProtocol(Disconnecting))
+    assert await spoactl("ping", endpoint) == (
+        "",
+        "spoactl: the agent disconnected: \\x1b[31m\\n (status code 4)\n",
+        1,
+    )
