@@ -76,7 +76,7 @@ async def test_many_at_a_time(
 
     assert [(response.error, response["echo"]) for response in responses] == [(None, str(n)) for n in range(MANY)]
     assert sum(connection.sent_types().count("NOTIFY") for connection in relay.connections) == MANY + 1
-    assert 1 <= max(connection.most_in_flight for connection in relay.connections) <= most
+    assert 1 <= max(connection.max_in_flight for connection in relay.connections) <= most
     if branch.rewritten:
         assert len({connection.engine_id for connection in relay.connections}) == 1
     # It depends on what comes first, so it is only told: "pytest --junit-xml" writes it.

@@ -74,7 +74,7 @@ async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures:
     status = await agent.ended()
     took = reactor.seconds() - began
     assert status in (STOPPED if number is signal.SIGTERM else (-number,))
-    await load.further(SOME)
+    await load.wait_for_more(SOME)
     lost = load.failed - failed
     why = dict(load.failures - failures)
     figures.append(f"{number.name}: {lost} lost {why}, {connections} connections, {took:.2f} s to its end")
@@ -129,7 +129,7 @@ async def test_one_agent_after_the_other(
             for _ in range(2):
                 # HAProxy <= 3.0 may give all the work to either.
                 before = load.answers.copy()
-                await load.further(SOME)
+                await load.wait_for_more(SOME)
                 done = load.answers - before
                 i = max(range(2), key=lambda i: done[agents[i].pid])
                 lost, _ = await stop(agents[i], signal.SIGTERM, load, figures)
@@ -163,6 +163,6 @@ async def test_killed_agents(start_agent: StartAgent, start_haproxy: StartHAProx
                 assert lost >= CLIENTS
                 agent = new
             failed = load.failed
-            await load.further(SOME)
+            await load.wait_for_more(SOME)
 
     assert failed == load.failed

@@ -78,7 +78,7 @@ async def test_shares(
     haproxy = Example(branch, tmp_path, [await agent.address() for agent in agents])
     processes.append(haproxy)
     async with haproxy.load(CLIENTS, "/") as load:
-        await load.further(SOME)
+        await load.wait_for_more(SOME)
     shares = [load.answers[agent.pid] / load.requests for agent in agents]
     figures.append(f"{shares} of {load.requests} requests")
     assert load.failures == {}

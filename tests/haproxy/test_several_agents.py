@@ -55,9 +55,9 @@ async def answers(agent: AgentProcess, load: Load) -> None:
 
 async def nothing_fails(load: Load) -> None:
     """Wait until some requests were answered, none of which may fail but those under way at first."""
-    await load.further(2 * CLIENTS)
+    await load.wait_for_more(2 * CLIENTS)
     failures = load.failures.copy()
-    await load.further(SOME)
+    await load.wait_for_more(SOME)
     assert load.failures == failures
 
 
@@ -128,9 +128,9 @@ async def test_frozen(branch: Branch, start_agent: StartAgent, start_haproxy: St
     servers = {name: f"{await agent.address()} {SERVER}" for name, agent in agents.items()}
     haproxy = start_haproxy(servers, backend=BACKEND, spoe=PID, web=SHOW_PID)
     async with haproxy.load(CLIENTS, "/") as load:
-        await load.further(SOME)
+        await load.wait_for_more(SOME)
         before = load.answers.copy()
-        await load.further(SOME)
+        await load.wait_for_more(SOME)
         assert load.failures == {}
         name = max(agents, key=lambda name: load.answers[agents[name].pid] - before[agents[name].pid])
         agents[name].signal(signal.SIGSTOP)
@@ -169,7 +169,7 @@ async def test_spread(
         web=SHOW_PID,
     )
     async with haproxy.load(CLIENTS, "/") as load:
-        await load.further(3 * SOME)
+        await load.wait_for_more(3 * SOME)
 
     shares = [load.answers[agent.pid] / load.requests for agent in agents]
     figures.append(f"{shares} of {load.requests} requests")

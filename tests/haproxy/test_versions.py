@@ -17,7 +17,7 @@ from spoa_twisted.spop.frames import Flags, FrameType
 from tests.readme_commands import README
 
 from .branches import Branch
-from .conftest import ReadmeSays, Serve, StartHAProxy, StartRelay
+from .conftest import CheckReadme, Serve, StartHAProxy, StartRelay
 from .features import FEATURES, Table, feature
 from .harness import HAPROXY_CFG, SPOE_CONF, Response, bound_socket, bounded, listening_socket, shown
 from .test_sizes import LongestAnswer
@@ -100,7 +100,7 @@ def test_the_column_for_a_branch(version: str, column: str) -> None:
 
 
 @feature("mode of the agents' backend")
-def test_modes(branch: Branch, tmp_path: Path, readme_says: ReadmeSays) -> None:
+def test_modes(branch: Branch, tmp_path: Path, check_readme: CheckReadme) -> None:
     """HAProxy takes a configuration with these modes."""
     spoe_conf, haproxy_cfg = tmp_path / "spoe.conf", tmp_path / "haproxy.cfg"
     spoe_conf.write_text(SPOE_CONF.format(spoe=SCORE))
@@ -132,7 +132,7 @@ def test_modes(branch: Branch, tmp_path: Path, readme_says: ReadmeSays) -> None:
         else:
             # Of whatever else might be wrong with the file, no complaint speaks so.
             assert re.search(r"unknown proxy mode|HTTP mode|SPOP mode", check.stderr), check.stderr
-    readme_says(", ".join(taken))
+    check_readme(", ".join(taken))
 
 
 async def at_a_time(serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, options: str = "") -> int:
@@ -154,25 +154,25 @@ async def at_a_time(serve: Serve, start_haproxy: StartHAProxy, start_relay: Star
     await haproxy.get("/first")
     responses = await gatherResults([Deferred.fromCoroutine(haproxy.get()) for _ in range(MANY)])
     assert [(response.error, response["txn.spoa.score"]) for response in responses] == [(None, "42")] * MANY
-    return max(connection.most_in_flight for connection in relay.connections)
+    return max(connection.max_in_flight for connection in relay.connections)
 
 
 @feature("NOTIFYs at a time on a connection")
 @bounded
 async def test_pipelining(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
     """HAProxy sends so many NOTIFYs over a connection before it waits for an ACK."""
-    readme_says(str(await at_a_time(serve, start_haproxy, start_relay)))
+    check_readme(str(await at_a_time(serve, start_haproxy, start_relay)))
 
 
 @feature("the same with ``no option pipelining``")
 @bounded
 async def test_no_pipelining(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
     """So many when it is told not to."""
-    readme_says(str(await at_a_time(serve, start_haproxy, start_relay, "    no option pipelining\n")))
+    check_readme(str(await at_a_time(serve, start_haproxy, start_relay, "    no option pipelining\n")))
 
 
 async def answer_elsewhere(
@@ -200,21 +200,21 @@ async def answer_elsewhere(
 @feature("ACK over another connection, ``--async``")
 @bounded
 async def test_async(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
     """With the capability async, an ACK whose connection is gone reaches HAProxy over another one."""
     response = await answer_elsewhere(serve, start_haproxy, start_relay)
-    readme_says("yes" if (response.error, response["txn.spoa.score"]) == (None, "42") else error_of(response))
+    check_readme("yes" if (response.error, response["txn.spoa.score"]) == (None, "42") else error_of(response))
 
 
 @feature("the same with ``no option async``")
 @bounded
 async def test_no_async(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
     """HAProxy does not wait for that when it is told not to."""
     response = await answer_elsewhere(serve, start_haproxy, start_relay, "    no option async\n")
-    readme_says(error_of(response))
+    check_readme(error_of(response))
 
 
 async def post_a_long_body(serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, spoe: str) -> str:
@@ -234,27 +234,27 @@ async def post_a_long_body(serve: Serve, start_haproxy: StartHAProxy, start_rela
 @feature("body longer than a frame")
 @bounded
 async def test_long_body(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
     """It comes in fragments, or not at all."""
     spoe = "    max-frame-size 1024\n" + SCAN
-    readme_says(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
+    check_readme(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
 
 
 @feature("the same with ``no option send-frag-payload``")
 @bounded
 async def test_no_fragments(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
     """Not at all, when HAProxy is told so."""
     spoe = "    max-frame-size 1024\n    no option send-frag-payload\n" + SCAN
-    readme_says(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
+    check_readme(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
 
 
 @feature("client goes away amid such a body")
 @bounded
 async def test_aborted_body(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays, agent_log: list[str]
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme, agent_log: list[str]
 ) -> None:
     """HAProxy takes back what it began to send, no handler gets a part of it, and the connection goes on."""
     sizes: list[int] = []
@@ -285,25 +285,25 @@ async def test_aborted_body(
         await haproxy.said("ended:")
     relay.holding = False
     for held in [connection for connection in relay.connections if connection.held]:
-        held.let_go()
+        held.release()
         await relay.until(lambda held=held: held.sent[-1].flags != 0)  # type: ignore[misc]
         assert held.sent_types()[:2] == ["HAPROXY_HELLO", "NOTIFY"]
         assert (held.sent[-1].type, held.sent[-1].flags) == (FrameType.UNSET, Flags.FIN | Flags.ABORT)
     after = await haproxy.post("/", bytes(100))
     assert (after.error, after["txn.spoa.size"], sizes) == (None, "100", [100])
     assert agent_log == []
-    readme_says("taken back" if any(connection.held for connection in relay.connections) else "never sent")
+    check_readme("taken back" if any(connection.held for connection in relay.connections) else "never sent")
 
 
 @feature("longest answer, in bytes")
 @bounded
-async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, readme_says: ReadmeSays) -> None:
+async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
     """What a handler sets may be so long, by default: HAProxy takes it."""
     handlers = LongestAnswer()
     haproxy = start_haproxy(serve(handlers), spoe=SCORE, web=SHOW_LENGTH)
     response = await haproxy.get()
     assert (response.error, response["length"]) == (None, str(handlers.lengths[0]))
-    readme_says(str(handlers.sizes[0]))
+    check_readme(str(handlers.sizes[0]))
 
 
 async def lose_connection(
@@ -326,10 +326,10 @@ async def lose_connection(
 @feature("connection ends before the answer")
 @bounded
 async def test_lost(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
     """What HAProxy sets when a connection ends while it waits for an answer."""
-    readme_says(error_of(await lose_connection(serve, start_haproxy, start_relay, reset=False)))
+    check_readme(error_of(await lose_connection(serve, start_haproxy, start_relay, reset=False)))
 
 
 @bounded
@@ -342,7 +342,7 @@ async def test_reset(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, 
 @feature("connection ends between requests")
 @bounded
 async def test_idle(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
     """HAProxy notices before the next request that the agent ended a connection."""
     relay, server = await start_relay(serve(Handlers({"score": score})))
@@ -353,23 +353,23 @@ async def test_idle(
     after = await haproxy.get()
     assert (before.error, before["txn.spoa.score"]) == (None, "42")
     assert any(not connection.closed for connection in relay.connections)
-    readme_says("no error" if (after.error, after["txn.spoa.score"]) == (None, "42") else error_of(after))
+    check_readme("no error" if (after.error, after["txn.spoa.score"]) == (None, "42") else error_of(after))
 
 
 @feature("no agent is up")
 @bounded
-async def test_no_agent(start_haproxy: StartHAProxy, readme_says: ReadmeSays) -> None:
+async def test_no_agent(start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
     """What HAProxy sets when its checks find no agent."""
     with bound_socket() as nobody:
         server = f"127.0.0.1:{nobody.getsockname()[1]} check inter 100ms fall 1"
         haproxy = start_haproxy(server, backend="option spop-check", spoe=SCORE, web=SHOW_SCORE)
         await haproxy.said("Server agents/agent is DOWN")
-        readme_says(error_of(await haproxy.get()))
+        check_readme(error_of(await haproxy.get()))
 
 
 @feature("answer after ``timeout processing``")
 @bounded
-async def test_late(serve: Serve, start_haproxy: StartHAProxy, readme_says: ReadmeSays, agent_log: list[str]) -> None:
+async def test_late(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme, agent_log: list[str]) -> None:
     """What HAProxy sets after ``timeout processing``. An answer that comes later does no harm."""
     pending = Pending()
     haproxy = start_haproxy(
@@ -380,12 +380,12 @@ async def test_late(serve: Serve, start_haproxy: StartHAProxy, readme_says: Read
     after = await haproxy.get()
     assert (after.error, after["txn.spoa.score"]) == (None, "42")
     assert agent_log == []
-    readme_says(error_of(late))
+    check_readme(error_of(late))
 
 
 @feature("``on-client-session`` in 3 kept-alive requests")
 @bounded
-async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, readme_says: ReadmeSays) -> None:
+async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
     """The event comes so often in the session of a client that asks three times."""
     sessions: list[int] = []
     haproxy = start_haproxy(
@@ -397,13 +397,13 @@ async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, readme_
     async with haproxy.client() as client:
         responses = [await client.get() for _ in range(3)]
     assert [(response.error, response["txn.spoa.score"]) for response in responses] == [(None, "42")] * 3
-    readme_says(str(len(sessions)))
+    check_readme(str(len(sessions)))
 
 
 @feature("idle connection is ended with")
 @bounded
 async def test_idle_for_long(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays, agent_log: list[str]
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme, agent_log: list[str]
 ) -> None:
     """How HAProxy ends a connection that was idle for so long: newer ones for ``pool-purge-delay``."""
     relay, server = await start_relay(serve(Handlers({"score": score})))
@@ -414,13 +414,13 @@ async def test_idle_for_long(
     (ended, *_) = [connection for connection in relay.connections if connection.closed]
     goodbye = FrameType(ended.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
     assert agent_log == []
-    readme_says("DISCONNECT" if goodbye else "no message")
+    check_readme("DISCONNECT" if goodbye else "no message")
 
 
 @feature("soft stop ends connections with")
 @bounded
 async def test_soft_stop(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays, agent_log: list[str]
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme, agent_log: list[str]
 ) -> None:
     """How HAProxy ends an idle connection when it stops."""
     relay, server = await start_relay(serve(Handlers({"score": score})))
@@ -432,4 +432,4 @@ async def test_soft_stop(
     (used,) = [connection for connection in relay.connections if "NOTIFY" in connection.sent_types()]
     goodbye = FrameType(used.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
     assert agent_log == []
-    readme_says("DISCONNECT" if goodbye else "no message")
+    check_readme("DISCONNECT" if goodbye else "no message")

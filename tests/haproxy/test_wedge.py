@@ -251,12 +251,12 @@ async def stand_still(haproxy: HAProxy, figures: list[str]) -> None:
     await haproxy.get("/?size=4000")
     async with haproxy.load(IN_FLIGHT, "/?size=4000") as load:
         for _ in range(4):
-            await load.further(2 * IN_FLIGHT)
+            await load.wait_for_more(2 * IN_FLIGHT)
             haproxy.signal(signal.SIGSTOP)
             # So long it stands still.
             await deferLater(reactor, 0.15)
             haproxy.signal(signal.SIGCONT)
-        await load.further(10 * IN_FLIGHT)
+        await load.wait_for_more(10 * IN_FLIGHT)
     figures.append(f"{load.requests} requests, {dict(load.failures)} failed")
     assert load.failures == {}
 
