@@ -121,10 +121,10 @@ handlers.message("together")(Together(20, timeout=0.5))
 handlers.message("long")(_long)
 
 
-@handlers.message("stand-still")
-def stand_still(size: int) -> Variables:
+@handlers.message("block")
+def block(size: int) -> Variables:
     """Block the reactor for 1.5 s, so that the agent answers no NOTIFY meanwhile, and then answer."""
-    log.info("stand-still: begins")
+    log.info("block: begins")
     time.sleep(1.5)
     return _long(size)
 
