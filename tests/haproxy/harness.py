@@ -411,8 +411,8 @@ class HAProxy(Process):
         command = [str(branch.executable), "-db", "-f", str(haproxy_cfg), *options]
         super().__init__(command, sockets=[web_socket, origin_socket])
         if listeners is None:
-            # HAProxy has inherited both sockets. This process closes its copies, so that the kernel refuses clients once
-            # HAProxy has ended. Otherwise the clients would wait in the queue.
+            # HAProxy has inherited both sockets. This process closes its copies, so that the kernel refuses clients
+            # once HAProxy has ended. Otherwise the clients would wait in the queue.
             web_socket.close()
             origin_socket.close()
 
