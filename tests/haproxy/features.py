@@ -1,7 +1,7 @@
 """The README's table of what each branch of HAProxy does. It has a row for each feature and a column for each branch.
 
-Each test in ``test_versions.py`` that has a feature observes one value, and compares this value with the table. No
-other file holds the expected values. If the observed table differs, or has a branch without a column yet, the end of
+Each test in ``test_versions.py`` that has a feature observes one value, and compares this value with the table. The
+tests themselves hold no expected values. If the observed table differs, or if a branch has no column yet, the end of
 the run prints the new table, which can be pasted into the README.
 """
 

@@ -101,7 +101,7 @@ def test_the_column_for_a_branch(version: str, column: str) -> None:
 
 @feature("mode of the agents' backend")
 def test_modes(branch: Branch, tmp_path: Path, check_readme: CheckReadme) -> None:
-    """These modes of the agents' backend are valid in HAProxy's configuration: HAProxy >= 3.1 adds ``mode spop``."""
+    """The table says which modes HAProxy accepts for the agents' backend. HAProxy >= 3.1 adds ``mode spop``."""
     spoe_conf, haproxy_cfg = tmp_path / "spoe.conf", tmp_path / "haproxy.cfg"
     spoe_conf.write_text(SPOE_CONF.format(spoe=SCORE))
     accepted = []
@@ -162,7 +162,7 @@ async def max_in_flight(serve: Serve, start_haproxy: StartHAProxy, start_relay: 
 async def test_pipelining(
     serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """With pipelining, HAProxy has this many NOTIFYs in flight on one connection."""
+    """The table says how many NOTIFYs HAProxy has in flight on one connection, with pipelining."""
     check_readme(str(await max_in_flight(serve, start_haproxy, start_relay)))
 
 
@@ -171,7 +171,7 @@ async def test_pipelining(
 async def test_no_pipelining(
     serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """With ``no option pipelining``, HAProxy has one NOTIFY in flight on one connection."""
+    """The table says how many NOTIFYs HAProxy has in flight on one connection, with ``no option pipelining``."""
     check_readme(str(await max_in_flight(serve, start_haproxy, start_relay, "    no option pipelining\n")))
 
 
@@ -304,7 +304,7 @@ async def test_aborted_body(
 @feature("longest answer, in bytes")
 @bounded
 async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
-    """With its default settings, HAProxy accepts an ACK with this many bytes of actions."""
+    """The table says how many bytes of actions an ACK may have. HAProxy accepts an ACK of this length."""
     handlers = LongestAnswer()
     haproxy = start_haproxy(serve(handlers), spoe=SCORE, web=SHOW_LENGTH)
     response = await haproxy.get()
@@ -334,7 +334,7 @@ async def lose_connection(
 async def test_lost(
     serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """When a connection is closed while a NOTIFY is pending, HAProxy sets this error."""
+    """The table says which error HAProxy sets when a connection is closed while a NOTIFY is pending."""
     check_readme(error_of(await lose_connection(serve, start_haproxy, start_relay, reset=False)))
 
 
@@ -368,7 +368,7 @@ async def test_idle(
 @feature("no agent is up")
 @bounded
 async def test_no_agent(start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
-    """When the health checks have marked all agents DOWN, HAProxy sets this error: 2 before 3.1, 257 since."""
+    """The table says which error HAProxy sets when the health checks have marked all agents DOWN."""
     with bound_socket() as nobody:
         server = f"127.0.0.1:{nobody.getsockname()[1]} check inter 100ms fall 1"
         haproxy = start_haproxy(server, backend="option spop-check", spoe=SCORE, web=SHOW_SCORE)
@@ -379,7 +379,7 @@ async def test_no_agent(start_haproxy: StartHAProxy, check_readme: CheckReadme) 
 @feature("answer after ``timeout processing``")
 @bounded
 async def test_late(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme, agent_log: list[str]) -> None:
-    """After ``timeout processing`` HAProxy sets this error. It ignores the late ACK, and the next request succeeds."""
+    """The table says which error HAProxy sets after ``timeout processing``. HAProxy ignores the late ACK."""
     pending = Pending()
     haproxy = start_haproxy(
         serve(Handlers({"score": pending})), spoe="    timeout processing 200ms\n" + SCORE, web=SHOW_SCORE
