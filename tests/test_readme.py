@@ -411,9 +411,9 @@ def test_haproxy_and_the_handlers(
     assert request(**{"X-Token": "sesame"})[0] == 401
     assert request(client="127.0.0.66", **{"X-Token": "swordfish"})[0] == 403
     assert request(client="127.0.0.99", **{"X-Token": "swordfish"})[0] == 403
-    said = agent.stop()
-    assert "Server Shut Down." in said
-    assert "Traceback" not in said
+    output = agent.stop()
+    assert "Server Shut Down." in output
+    assert "Traceback" not in output
 
 
 @readme(old="haproxy.cfg", new="haproxy.cfg, HAProxy >= 3.1")
@@ -511,9 +511,9 @@ async def test_the_tac_file(handlers: str, text: str, command: str, machine: Mac
 
     assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1")) == {"txn.allowed": True}
     await client.disconnect()
-    said = agent.stop()
-    assert "Server Shut Down." in said
-    assert "Traceback" not in said
+    output = agent.stop()
+    assert "Server Shut Down." in output
+    assert "Traceback" not in output
 
 
 # Testing handlers.

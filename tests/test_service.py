@@ -75,7 +75,7 @@ class TestListening:
             (["nonsense:1"], {}, "nonsense"),
             ("nonsense:1", {}, "bad endpoint .nonsense:1.: ValueError: "),
             (["tcp"], {}, "bad endpoint .tcp.: TypeError: "),
-            (["ssl:1:privateKey=nobody.pem"], {}, "bad endpoint .*: (FileNotFound|ModuleNotFound)Error: "),
+            (["ssl:1:privateKey=missing.pem"], {}, "bad endpoint .*: (FileNotFound|ModuleNotFound)Error: "),
             (["tcp:1"], {"drain_timeout": -1}, "drain_timeout is -1"),
         ],
     )

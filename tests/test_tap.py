@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("twice", "handlers.message('x')(handlers.message('x')(lambda: None))"),
         ("scope", "handlers.message('x', on_error={'scope.a': 1})(lambda: None)"),
         ("client", "from twisted.internet import endpoints, reactor; endpoints.clientFromString(reactor, 'x:1')"),
-        ("deep", "import importlib; importlib.import_module('nobody')"),
+        ("deep", "import importlib; importlib.import_module('missing')"),
     ):
         (tmp_path / f"{name}.py").write_text(
             f"from spoa_twisted import Handlers\nhandlers = Handlers()\n{registered}\n"
@@ -126,8 +126,8 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("specification", "text"),
         [
-            ("nobody", "cannot import nobody: ModuleNotFoundError: No module named 'nobody'"),
-            ("nobody.py", "cannot import nobody.py: FileNotFoundError"),
+            ("missing", "cannot import missing: ModuleNotFoundError: No module named 'missing'"),
+            ("missing.py", "cannot import missing.py: FileNotFoundError"),
             ("./pkg", "cannot import ./pkg: ImportError"),
             ("raises", r"cannot import raises: LookupError: boom \(.*raises.py, line 3\)"),
             ("raises.py", r"cannot import raises.py: LookupError: boom \(.*raises.py, line 3\)"),
@@ -142,7 +142,7 @@ class TestLoad:
             ("stand_in", "stand_in has no 'handlers'; it has: anything"),
             ("lazy", "lazy has no 'handlers'"),
             ("syntax", r"cannot import syntax: SyntaxError: .*syntax.py, line 1"),
-            ("mymod:nobody", "mymod has no 'nobody'; it has: handlers, other"),
+            ("mymod:missing", "mymod has no 'missing'; it has: handlers, other"),
             ("empty", "empty has no 'handlers'; it has: nothing"),
             ("mymod:number", "'number' of mymod is a int, not Handlers"),
             ("wrong", "'handlers' of wrong is a dict, not Handlers"),
@@ -182,7 +182,7 @@ class TestMakeService:
         assert (factory.max_unsent, factory.max_connections) == (1003, 1004)
         assert (factory.hello_timeout, factory.handler_timeout, service.drain_timeout) == (1.5, 2.5, 3.5)
 
-    def test_it_listens_on_the_loopback_interface_unless_told_otherwise(self) -> None:
+    def test_it_listens_on_the_loopback_interface_by_default(self) -> None:
         """Without ``--listen``, other machines cannot reach the agent."""
         assert options()["listen"] == ["tcp:12345:interface=127.0.0.1"]
         assert options("--listen=tcp:1", "--listen=unix:/x")["listen"] == ["tcp:1", "unix:/x"]
@@ -200,7 +200,7 @@ class TestMakeService:
             (["--handlers=mymod", "--listen=nonsense:1"], "bad endpoint 'nonsense:1': ValueError: Unknown endpoint"),
             (["--handlers=mymod", "--listen=tcp:x"], "bad endpoint 'tcp:x'"),
             (["--handlers=mymod", "--listen="], "bad endpoint ''"),
-            (["--handlers=mymod", "--listen=ssl:1:privateKey=nobody.pem"], "bad endpoint .*nobody.pem"),
+            (["--handlers=mymod", "--listen=ssl:1:privateKey=missing.pem"], "bad endpoint .*missing.pem"),
             (["--handlers=mymod", "--max-frame-size=255"], "max_frame_size is 255"),
             (["--handlers=mymod", "--drain-timeout=-1"], "drain_timeout is -1"),
             (["--handlers=mymod", "--max-connections=0"], "max_connections is 0"),
@@ -362,8 +362,8 @@ def test_the_socket_of_a_killed_agent_is_taken_over(start: Start, folder: Path) 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--handlers=nobody"], "spoa: cannot import nobody: ModuleNotFoundError"),
-        (["--handlers=mymod:nobody"], "spoa: mymod has no 'nobody'; it has: handlers, other"),
+        (["--handlers=missing"], "spoa: cannot import missing: ModuleNotFoundError"),
+        (["--handlers=mymod:missing"], "spoa: mymod has no 'missing'; it has: handlers, other"),
         (["--handlers=mymod", "--listen=nonsense:1"], "spoa: bad endpoint 'nonsense:1'"),
         (["--handlers=mymod", "--listen=unix:/nowhere/agent"], "spoa: cannot listen on unix:/nowhere/agent: "),
     ],
@@ -525,7 +525,7 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_second_signal(self, program: list[str], number: signal.Signals, start: Start) -> None:
-        """A second SIGINT (Ctrl-C) ends the drain: the agent sends AGENT-DISCONNECT at once. A second SIGTERM is ignored.
+        """A second SIGINT (Ctrl-C) ends the drain with AGENT-DISCONNECT. A second SIGTERM is ignored.
 
         Supervisors often forward SIGTERM twice.
         """

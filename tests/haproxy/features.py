@@ -25,7 +25,7 @@ FEATURES: list[str] = []
 
 
 def feature(name: str) -> Callable[[FunctionT], FunctionT]:
-    """Mark a test as the one that observes the row ``name`` of the table."""
+    """Decorate the test that observes the value of the table's row ``name``."""
 
     def register(test: FunctionT) -> FunctionT:
         FEATURES.append(name)

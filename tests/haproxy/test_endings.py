@@ -84,7 +84,7 @@ async def test_haproxy_ends(
 
 @bounded
 async def test_agent_stops(start_agent: StartAgent, start_haproxy: StartHAProxy) -> None:
-    """An agent that gets SIGTERM answers the request in flight before it ends, cleanly."""
+    """On SIGTERM, the agent answers the NOTIFY in flight, and then ends without an error."""
     agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
     haproxy = start_haproxy(
         await agent.address(),

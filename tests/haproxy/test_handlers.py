@@ -209,7 +209,7 @@ async def test_failing_handlers_beside_good_ones(serve: Serve, start_haproxy: St
 async def test_nothing_to_set(
     serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str], variables: Variables | None
 ) -> None:
-    """An ACK that sets nothing lets the request go on without an error."""
+    """A handler that sets no variable causes no error: the request continues."""
     server = serve(Handlers({"one": lambda: variables}))
     haproxy = start_haproxy(server, spoe=ONE_MESSAGE, web="    http-request return status 200\n")
 

@@ -369,8 +369,8 @@ async def test_idle(
 @bounded
 async def test_no_agent(start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
     """The table says which error HAProxy sets when the health checks have marked all agents DOWN."""
-    with bound_socket() as nobody:
-        server = f"127.0.0.1:{nobody.getsockname()[1]} check inter 100ms fall 1"
+    with bound_socket() as unused_socket:
+        server = f"127.0.0.1:{unused_socket.getsockname()[1]} check inter 100ms fall 1"
         haproxy = start_haproxy(server, backend="option spop-check", spoe=SCORE, web=SHOW_SCORE)
         await haproxy.said("Server agents/agent is DOWN")
         check_readme(error_of(await haproxy.get()))
