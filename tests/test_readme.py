@@ -1,4 +1,4 @@
-"""Every code block of README.rst does what the README says, and its tables are true."""
+"""Runs every code block of README.rst, and checks the README's tables against the code."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ TEXT = readme_commands.README.read_text("utf-8")
 
 
 def name_blocks() -> dict[str, str]:
-    """Return the code blocks: a file by its name, which its first line says; others by section and number."""
+    """Return the code blocks by name.
+
+    The name of a file's block is in its first line, as a comment. Other blocks are named by section and number.
+    """
     named: dict[str, str] = {}
     sections: dict[str, int] = {}
     for block in readme_commands.blocks():
@@ -67,20 +70,21 @@ def name_blocks() -> dict[str, str]:
 
 
 BLOCKS = name_blocks()
-RUN: set[str] = set()
+#: The names of the blocks that tests get from :func:`readme`.
+TESTED: set[str] = set()
 
 
 def readme(**names: str) -> pytest.MarkDecorator:
-    """Give a test code blocks as arguments, and count them as run."""
-    RUN.update(names.values())
+    """Parametrize a test with the named code blocks, and record that they are tested."""
+    TESTED.update(names.values())
     return pytest.mark.parametrize(tuple(names), [[BLOCKS[name] for name in names.values()]], ids=["README"])
 
 
-# What the blocks are run with.
+# The web server, the agents and HAProxy with which the tests run the blocks.
 
 
 class App(http.server.BaseHTTPRequestHandler):
-    """The web server behind HAProxy: it answers with the user that HAProxy tells it."""
+    """The web server behind HAProxy. Its response contains the header X-User, which HAProxy sets."""
 
     def do_GET(self) -> None:
         body = f"user: {self.headers.get('X-User')}".encode()
@@ -90,13 +94,13 @@ class App(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Agent:
-    """An agent that runs, or an application with one in it, and the port where it listens.
+    """A running agent, or an application that contains an agent, and its port.
 
-    :param ready: what it prints when it listens, with the port behind the last colon.
+    :param ready: matches the line that it prints when it listens. Group 1 ends with the port, after the last colon.
     """
 
     def __init__(self, program: Program, ready: str | re.Pattern[str]) -> None:
@@ -104,13 +108,13 @@ class Agent:
         self.port = program.said(ready)[1].rpartition(":")[2]
 
     def stop(self) -> str:
-        """End it as a service manager does; return all that it printed."""
+        """Stop it with SIGTERM, as a service manager does, and return its whole output."""
         assert self.program.stop() in STOPPED, self.program.describe()
         return self.program.output
 
 
 class Machine:
-    """A folder to work in, and a PATH with the programs of this package and of Twisted."""
+    """A working folder, and a PATH with the programs of this package and of Twisted, as if they were installed."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder = folder
@@ -126,18 +130,18 @@ class Machine:
         for name, entry in scripts.items():
             module, _, function = entry.partition(":")
             script = programs / name
-            # No "-c": as with an installed script, the current folder is on the path only if the program puts it there.
+            # A script, not "python -c": -c puts the current folder on sys.path, which an installed script does not.
             script.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
             script.chmod(0o755)
         self.environment = {**ENVIRONMENT, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
 
     def write(self, **texts: str) -> None:
-        """Write files: ``iprep_py`` is iprep.py."""
+        """Write files into the folder. The keyword ``iprep_py`` names the file iprep.py."""
         for name, text in texts.items():
             (self.folder / name.replace("_", ".")).write_text(text)
 
     def run(self, command: str) -> str:
-        """Run a command to its end; return what it printed."""
+        """Run a command to its end, check that it succeeds, and return its output."""
         ended = subprocess.run(
             ["/bin/sh", "-c", command],
             cwd=self.folder,
@@ -151,19 +155,19 @@ class Machine:
         return ended.stdout
 
     def start(self, command: str, ready: str | re.Pattern[str] = LISTENING) -> Agent:
-        """Start a command that goes on, and wait until it prints that it listens."""
+        """Start a command that keeps running, and wait until it prints that it listens."""
         words = shlex.split(command)
         environment = dict(self.environment)
         while re.match(r"[A-Z]+=", words[0]):
             name, _, value = words.pop(0).partition("=")
-            # The package is installed, as it were, whatever the command says.
+            # Keep this checkout on PYTHONPATH, as if the package were installed.
             environment[name] = f"{value}{os.pathsep}{ROOT}" if name == "PYTHONPATH" else value
         words[0] = shutil.which(words[0], path=environment["PATH"]) or words[0]
         program = self._stack.enter_context(Program(words, cwd=self.folder, environment=environment))
         return Agent(program, ready)
 
     def app(self) -> str:
-        """Start the web server; return its port."""
+        """Start the web server, and return its port."""
         app = http.server.ThreadingHTTPServer(("127.0.0.1", 0), App)
         self._stack.callback(app.server_close)
         threading.Thread(target=app.serve_forever).start()
@@ -171,10 +175,10 @@ class Machine:
         return str(app.server_port)
 
     def haproxy(self, branch: Branch, **files: str) -> Callable[..., tuple[int, str]]:
-        """Start HAProxy with ``haproxy_cfg`` and the other files; return what makes a request."""
+        """Start HAProxy with ``haproxy_cfg`` and the other files. Return a function that sends a request to it."""
         website = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.website: tuple[str, int] = website.getsockname()
-        # HAProxy takes a listener that is there already: who connects early waits.
+        # HAProxy inherits a listening socket, so requests that come before HAProxy has started wait in the queue.
         files["haproxy_cfg"] = files["haproxy_cfg"].replace("127.0.0.1:8080", f"fd@{website.fileno()}")
         self.write(**files)
         command = [str(branch.executable), "-f", "haproxy.cfg"]
@@ -193,14 +197,14 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    """A machine with a folder of its own. What was started on it is ended."""
+    """A machine with a new folder. After the test, its programs and servers are ended."""
     with contextlib.ExitStack() as stack:
         yield Machine(tmp_path, stack)
 
 
 @pytest.fixture
 def load_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], IHandlers]]:
-    """Writes a module, and loads its handlers as ``twistd spoa`` does."""
+    """Writes a module, and loads its handlers as ``twistd spoa --handlers`` does."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     before = set(sys.modules)
@@ -216,12 +220,15 @@ def load_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 def on_any_port(command: str) -> str:
-    """Return a ``twistd spoa`` command that listens on a port that is free."""
+    """Return the ``twistd spoa`` command with an option that makes it listen on a free port."""
     return f"{command.strip()} --listen tcp:0:interface=127.0.0.1"
 
 
 def with_backend(haproxy_cfg: str, server: str, backend: str, branch: Branch) -> str:
-    """Return the configuration as the README says it for this branch, with another ``server`` line."""
+    """Return the README's configuration for this branch of HAProxy, with ``server`` in its ``server`` line.
+
+    :param backend: the README's backend for HAProxy >= 3.1.
+    """
     if branch.rewritten:
         haproxy_cfg = (
             haproxy_cfg[: haproxy_cfg.index("backend agents\n")] + backend[backend.index("backend agents\n") :]
@@ -239,7 +246,7 @@ def doctree() -> nodes.document:
 
 
 def table(section: str) -> list[list[str]]:
-    """Return the rows, without the head, of the table in a section: the text of each cell."""
+    """Return the cells' texts of the table in a section, row by row, without the table's head."""
     rows = []
     for part in doctree().findall(nodes.section):
         if part.next_node(nodes.title).astext() == section:
@@ -249,16 +256,16 @@ def table(section: str) -> list[list[str]]:
     return rows
 
 
-def test_it_is_valid() -> None:
-    """docutils reads it without a complaint, and finds the code blocks that these tests find, and no others."""
+def test_the_readme_is_valid() -> None:
+    """docutils parses the README without a warning, and finds the same code blocks as these tests."""
     found = [node.astext() + "\n" for node in doctree().findall(nodes.literal_block)]
     assert found == [block.text for block in readme_commands.blocks()]
     assert not list(doctree().findall(nodes.doctest_block))
 
 
-def test_every_block_is_run() -> None:
-    """No code block is left out by the tests here."""
-    assert sorted(BLOCKS) == sorted(RUN)
+def test_every_block_is_tested() -> None:
+    """Each code block of the README has a test in this file."""
+    assert sorted(BLOCKS) == sorted(TESTED)
 
 
 # Try it.
@@ -266,7 +273,10 @@ def test_every_block_is_run() -> None:
 
 @readme(command="Try it 1", output="Try it 2")
 def test_the_command_that_runs_the_example(command: str, output: str, checkout: Checkout, branch: Branch) -> None:
-    """Its last step, as written, prints what the README shows; .ci/run runs all of it on a machine that has nothing."""
+    """The last step of the command prints what the README shows.
+
+    .ci/run runs the whole command on a fresh Debian machine.
+    """
     python = checkout.folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
@@ -288,7 +298,7 @@ def test_the_command_that_runs_the_example(command: str, output: str, checkout: 
 
 @readme(example="Try it 1", tests="Try it 3")
 def test_the_set_up_commands(example: str, tests: str) -> None:
-    """They are what ``python3 -m tests.readme_commands`` prints for .ci/run, and the extras that they name exist."""
+    """``python3 -m tests.readme_commands`` prints the set-up commands for .ci/run, and the extras in them exist."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     for number, command in enumerate((example, tests), 1):
@@ -310,7 +320,7 @@ def test_the_set_up_commands(example: str, tests: str) -> None:
 @readme(text="iprep.py")
 @pytest_twisted.ensureDeferred
 async def test_the_handlers(text: str, load_text: Callable[[str, str], IHandlers]) -> None:
-    """A function, a Deferred and a coroutine answer, and what one that fails sets is set."""
+    """The README's plain function, Deferred and coroutine return the variables that its comments describe."""
     haproxy = FakeHAProxy(load_text("iprep", text))
     bad, listed, unknown = (ipaddress.IPv4Address(f"127.0.0.{number}") for number in (66, 99, 1))
 
@@ -327,7 +337,7 @@ async def test_the_handlers(text: str, load_text: Callable[[str, str], IHandlers
 
 @readme(text="iprep.py")
 def test_the_handler_with_a_timeout(text: str, load_text: Callable[[str, str], IHandlers], logged: Any) -> None:
-    """After its 0.2 s, its on_error is set in its stead."""
+    """When the handler of check-token takes longer than its 0.2 s, its ``on_error`` is set instead."""
     haproxy = FakeHAProxy(load_text("iprep", text))
     variables: list[Any] = []
 
@@ -340,7 +350,7 @@ def test_the_handler_with_a_timeout(text: str, load_text: Callable[[str, str], I
 
 @readme(text="more.py")
 def test_the_options(text: str, load_text: Callable[[str, str], IHandlers], logged: Any) -> None:
-    """The mapping, the options, the default handler and the binding of arguments are what the comments say."""
+    """The mapping, the options, the default handler and the binding of arguments work as more.py's comments say."""
     handlers = load_text("more", text)
     assert isinstance(handlers, Handlers)
     haproxy = FakeHAProxy(handlers)
@@ -361,7 +371,7 @@ def test_the_options(text: str, load_text: Callable[[str, str], IHandlers], logg
 
 
 def test_the_whole_message() -> None:
-    """The parameter ``message`` has what the README lists."""
+    """The parameter ``message`` has the attributes and items that the README lists."""
     handlers = Handlers()
     seen: list[Any] = []
 
@@ -384,10 +394,10 @@ def test_the_whole_message() -> None:
     spoe_conf="spoe.conf",
     backend="haproxy.cfg, HAProxy >= 3.1",
 )
-def test_haproxy_asks(
+def test_haproxy_and_the_handlers(
     handlers: str, command: str, haproxy_cfg: str, spoe_conf: str, backend: str, machine: Machine, branch: Branch
 ) -> None:
-    """HAProxy finds no fault with the files as they stand, and decides by what the three handlers set."""
+    """HAProxy accepts the README's files unchanged, and allows or denies by the variables of the three handlers."""
     haproxy_cfg = with_backend(haproxy_cfg, "127.0.0.1:12345 check", backend, branch)
     machine.write(iprep_py=handlers, haproxy_cfg=haproxy_cfg, spoe_conf=spoe_conf)
     machine.run(f"{shlex.quote(str(branch.executable))} -c -f haproxy.cfg")
@@ -401,14 +411,14 @@ def test_haproxy_asks(
     assert request(**{"X-Token": "sesame"})[0] == 401
     assert request(client="127.0.0.66", **{"X-Token": "swordfish"})[0] == 403
     assert request(client="127.0.0.99", **{"X-Token": "swordfish"})[0] == 403
-    said = agent.stop()
-    assert "Server Shut Down." in said
-    assert "Traceback" not in said
+    output = agent.stop()
+    assert "Server Shut Down." in output
+    assert "Traceback" not in output
 
 
 @readme(old="haproxy.cfg", new="haproxy.cfg, HAProxy >= 3.1")
-def test_the_backend_for_newer_haproxys(old: str, new: str) -> None:
-    """It differs in its mode only."""
+def test_the_backend_for_newer_branches(old: str, new: str) -> None:
+    """The backend for HAProxy >= 3.1 differs from the one for older branches only in its mode."""
     before, after = (text[text.index("backend agents\n") :] for text in (old, new))
     assert before != after
     assert before.replace("mode tcp\n", "mode spop\n") == after
@@ -416,7 +426,7 @@ def test_the_backend_for_newer_haproxys(old: str, new: str) -> None:
 
 @readme(handlers="iprep.py", command="Handlers 2", backend="haproxy.cfg, two agents")
 def test_two_agents(handlers: str, command: str, backend: str, machine: Machine, branch: Branch) -> None:
-    """HAProxy goes on with one of them when the other is stopped."""
+    """HAProxy uses the second agent when the first one is stopped."""
     if branch.rewritten:
         backend = backend.replace("mode tcp\n", "mode spop\n").replace(" on-marked-down shutdown-sessions", "")
     machine.write(iprep_py=handlers)
@@ -437,12 +447,12 @@ def test_two_agents(handlers: str, command: str, backend: str, machine: Machine,
 
 
 def server_of(text: str) -> str:
-    """Return what a block with a ``server`` line has behind the server's name."""
+    """Return the rest of the ``server`` line in a block, after the server's name."""
     return text.split("    server agent1 ")[1].strip()
 
 
 def check_endpoint(machine: Machine, branch: Branch, agent: Agent, server: str) -> None:
-    """Let HAProxy ask the agent through this ``server`` line."""
+    """Start HAProxy with this ``server`` line, and check that the agent answers its NOTIFYs."""
     haproxy_cfg = with_backend(BLOCKS["haproxy.cfg"], server, BLOCKS["haproxy.cfg, HAProxy >= 3.1"], branch)
     haproxy_cfg = haproxy_cfg.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}")
     request = machine.haproxy(branch, haproxy_cfg=haproxy_cfg, spoe_conf=BLOCKS["spoe.conf"])
@@ -454,7 +464,7 @@ def check_endpoint(machine: Machine, branch: Branch, agent: Agent, server: str) 
 
 @readme(handlers="iprep.py", command="Endpoints 1", server="haproxy.cfg, unix")
 def test_unix_socket(handlers: str, command: str, server: str, machine: Machine, branch: Branch) -> None:
-    """HAProxy reaches the agent by its Unix socket, which only owner and group may use."""
+    """HAProxy reaches the agent over its Unix socket, which only the owner and the group may use (mode 660)."""
     machine.write(iprep_py=handlers)
     path = str(machine.folder / "agent.sock")
     agent = machine.start(command.replace("/run/spoa/agent.sock", path))
@@ -464,7 +474,7 @@ def test_unix_socket(handlers: str, command: str, server: str, machine: Machine,
 
 @readme(handlers="iprep.py", command="Endpoints 3", server="haproxy.cfg, TLS")
 def test_tls(handlers: str, command: str, server: str, machine: Machine, branch: Branch) -> None:
-    """HAProxy reaches the agent by TLS, and trusts its certificate."""
+    """HAProxy reaches the agent over TLS, and verifies its certificate."""
     machine.write(iprep_py=handlers)
     self_signed(machine.folder)
     agent = machine.start(command.replace(":12345:", ":0:"))
@@ -477,9 +487,9 @@ def test_tls(handlers: str, command: str, server: str, machine: Machine, branch:
 @readme(text="app.py")
 @pytest_twisted.ensureDeferred
 async def test_the_application(text: str, machine: Machine) -> None:
-    """It serves its method."""
+    """The application's agent answers with its method."""
     machine.write(app_py=text.replace("tcp:12345", "tcp:0"))
-    # It logs nowhere by itself; this says which port it got.
+    # app.py itself does not log. Log to stdout, because the test reads the port from the log.
     log = "import runpy, sys; from twisted.python.log import startLogging; startLogging(sys.stdout)"
     command = shlex.join([sys.executable, "-c", f"{log}; runpy.run_path('app.py', run_name='__main__')"])
     app = machine.start(command, ready=r"SPOAFactory starting on (\d+)")
@@ -494,24 +504,24 @@ async def test_the_application(text: str, machine: Machine) -> None:
 @readme(handlers="iprep.py", text="agent.tac", command="In an application 3")
 @pytest_twisted.ensureDeferred
 async def test_the_tac_file(handlers: str, text: str, command: str, machine: Machine) -> None:
-    """twistd serves it."""
+    """twistd runs the .tac file, and its agent answers."""
     machine.write(iprep_py=handlers, agent_tac=text.replace("tcp:12345", "tcp:0"))
     agent = machine.start(command)
     client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
 
     assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1")) == {"txn.allowed": True}
     await client.disconnect()
-    said = agent.stop()
-    assert "Server Shut Down." in said
-    assert "Traceback" not in said
+    output = agent.stop()
+    assert "Server Shut Down." in output
+    assert "Traceback" not in output
 
 
 # Testing handlers.
 
 
 @readme(handlers="iprep.py", test="test_iprep.py")
-def test_the_test(handlers: str, test: str, machine: Machine) -> None:
-    """pytest runs it, and it passes."""
+def test_the_test_of_handlers(handlers: str, test: str, machine: Machine) -> None:
+    """The README's test of the handlers passes with pytest."""
     machine.write(iprep_py=handlers)
     (machine.folder / "test_iprep.py").write_text(test)
     command = shlex.join([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_iprep.py"])
@@ -520,7 +530,7 @@ def test_the_test(handlers: str, test: str, machine: Machine) -> None:
 
 @readme(handlers="iprep.py", command="Handlers 2", console="Testing handlers 2")
 def test_spoactl(handlers: str, command: str, console: str, machine: Machine) -> None:
-    """It prints what the README shows of a session with the agent above."""
+    """``spoactl`` prints what the README shows, with the README's agent."""
     machine.write(iprep_py=handlers)
     agent = machine.start(on_any_port(command))
     endpoint = f"tcp:127.0.0.1:{agent.port}"
@@ -535,7 +545,7 @@ def test_spoactl(handlers: str, command: str, console: str, machine: Machine) ->
 
 @readme(handlers="iprep.py", command="Handlers 2", console="Speed 1")
 def test_spoactl_bench(handlers: str, command: str, console: str, machine: Machine) -> None:
-    """It prints what the README shows, but for the figures and a note on them."""
+    """``spoactl bench`` prints what the README shows, apart from the figures and the notes on them."""
     machine.write(iprep_py=handlers)
     agent = machine.start(on_any_port(command))
     typed, _, shown = console.partition("\n")
@@ -568,7 +578,7 @@ TYPES: dict[str, list[Any]] = {
 
 
 def type_name(value: object) -> str:
-    """Return how the README calls the class of a value."""
+    """Return the name of a value's class as the README's table has it."""
     if value in (None, NULL):
         return repr(value)
     name = type(value).__name__
@@ -576,7 +586,7 @@ def type_name(value: object) -> str:
 
 
 def test_the_types() -> None:
-    """What is sent for a type goes as that type, and arrives as what the table says."""
+    """Each Python value in the table of types is encoded as its row's SPOE type, and decoded as the table says."""
     arrived: list[Any] = []
     haproxy = FakeHAProxy(Handlers({"value": lambda value: arrived.append(value)}))
     rows = []
@@ -592,7 +602,7 @@ def test_the_types() -> None:
 
 
 def test_the_values_of_a_handler(logged: Any) -> None:
-    """``None`` unsets, ``NULL`` is sent, integers may be negative; the rest is an error of the handler."""
+    """A handler may set ``NULL`` and negative integers, and unset by ``None``. Other values make it fail."""
     values: dict[str, Any] = {"txn.a": None, "txn.b": NULL, "txn.c": -5}
     haproxy = FakeHAProxy(Handlers({"value": lambda: values}))
     assert haproxy.notify("value") == {"txn.a": None, "txn.b": NULL, "txn.c": -5}
@@ -603,7 +613,7 @@ def test_the_values_of_a_handler(logged: Any) -> None:
 
 
 def test_the_options_of_the_command_line() -> None:
-    """The table has all options of ``twistd spoa`` with their defaults, and they are the keywords that it says."""
+    """The table has all options of ``twistd spoa`` with their defaults. Each option is a keyword of the same name."""
     options: Any = Options()
     defaults = {f"--{name}": str(default).removesuffix(".0") for name, _, default, *_ in options.optParameters}
     defaults |= {f"--{name}": "off" for name, *_ in options.optFlags}
@@ -624,7 +634,7 @@ def test_the_options_of_the_command_line() -> None:
 
 
 def test_the_python_versions() -> None:
-    """The table, the first section and setup.cfg name the same Pythons, and the same oldest Twisted."""
+    """The table, the first section and setup.cfg name the same Python versions and the same oldest Twisted."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     classifiers = setup["metadata"]["classifiers"]

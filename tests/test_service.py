@@ -1,4 +1,4 @@
-"""The agent as a Twisted service."""
+"""``SPOAService``: an agent as a Twisted service."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def factory(handlers: Handlers | None = None, clock: Any = None) -> SPOAFactory:
 
 @implementer(IStreamServerEndpoint)
 class SlowEndpoint:
-    """An endpoint that takes its time to listen."""
+    """An endpoint whose ``listen`` returns a Deferred that the test fires."""
 
     def __init__(self) -> None:
         self.listening: Deferred[Any] = Deferred()
@@ -47,7 +47,7 @@ class SlowEndpoint:
 
 class TestListening:
     def test_it_listens_on_every_endpoint_once(self) -> None:
-        """While twistd still may open any port, and not again afterwards."""
+        """``privilegedStartService`` listens, while twistd may be root. ``startService`` does not listen again."""
         memory = MemoryReactorClock()
         service = SPOAService(factory(), ["tcp:1234:interface=127.0.0.1", "unix:/run/a:mode=660"], reactor=memory)
         service.privilegedStartService()
@@ -56,13 +56,13 @@ class TestListening:
         assert [server[0] for server in memory.unixServers] == ["/run/a"]
 
     def test_without_twistd_it_listens_when_it_starts(self) -> None:
-        """As twist and applications start services."""
+        """twist and applications call only ``startService``: then it listens there."""
         memory = MemoryReactorClock()
         SPOAService(factory(), reactor=memory).startService()
         assert [(server[0], server[3]) for server in memory.tcpServers] == [(12345, "127.0.0.1")]
 
     def test_it_goes_into_an_application(self) -> None:
-        """As a .tac file makes one."""
+        """An application, as in a .tac file, finds the service under the name spoa."""
         application = Application("test")
         service = SPOAService(factory(), [TCP4ServerEndpoint(MemoryReactorClock(), 1)], reactor=MemoryReactorClock())
         service.setServiceParent(application)
@@ -75,20 +75,20 @@ class TestListening:
             (["nonsense:1"], {}, "nonsense"),
             ("nonsense:1", {}, "bad endpoint .nonsense:1.: ValueError: "),
             (["tcp"], {}, "bad endpoint .tcp.: TypeError: "),
-            (["ssl:1:privateKey=nobody.pem"], {}, "bad endpoint .*: (FileNotFound|ModuleNotFound)Error: "),
+            (["ssl:1:privateKey=missing.pem"], {}, "bad endpoint .*: (FileNotFound|ModuleNotFound)Error: "),
             (["tcp:1"], {"drain_timeout": -1}, "drain_timeout is -1"),
         ],
     )
-    def test_what_makes_no_sense_is_refused(self, endpoints: list[str], options: dict[str, Any], text: str) -> None:
-        """At once, not when it starts."""
+    def test_invalid_arguments_are_refused(self, endpoints: list[str], options: dict[str, Any], text: str) -> None:
+        """The constructor raises ValueError for a bad endpoint or option; it does not wait for the start."""
         with pytest.raises(ValueError, match=text):
             SPOAService(factory(), endpoints, reactor=MemoryReactorClock(), **options)
 
-    # Twisted before 23 leaves the socket that it could not bind to the garbage collector.
+    # Twisted before 23 does not close a socket that it could not bind, so the garbage collector warns about it.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest_twisted.ensureDeferred
-    async def test_what_cannot_be_listened_on_stops_all(self) -> None:
-        """The error is raised, and the other endpoints are closed."""
+    async def test_one_endpoint_that_cannot_listen_closes_all(self) -> None:
+        """If one endpoint cannot listen, ``startService`` raises its error, and the other endpoints are closed."""
         taken = SPOAService(factory(), ["tcp:0:interface=127.0.0.1"])
         taken.startService()
         port = taken.addresses[0].port
@@ -98,13 +98,13 @@ class TestListening:
         assert service.addresses == []
         await taken.stopService()
 
-    def test_what_is_no_endpoint_is_refused(self) -> None:
-        """Nor is it kept for later."""
+    def test_a_wrong_type_of_endpoint_is_refused(self) -> None:
+        """The constructor raises TypeError for an object that is not an endpoint."""
         with pytest.raises(TypeError, match="a int is no endpoint"):
             SPOAService(factory(), [5], reactor=MemoryReactorClock())  # type: ignore[list-item]
 
     def test_an_endpoint_that_fails_later_is_logged(self, logged: Logged) -> None:
-        """It cannot be raised any more."""
+        """An error after ``startService`` has returned is logged, because it cannot be raised any more."""
         endpoint = SlowEndpoint()
         SPOAService(factory(), [endpoint], reactor=MemoryReactorClock()).startService()
         endpoint.listening.errback(OSError("too late"))
@@ -113,7 +113,7 @@ class TestListening:
         assert "too late" in line
 
     def test_an_endpoint_that_listens_too_late_is_closed(self) -> None:
-        """When the service was stopped meanwhile."""
+        """If an endpoint begins to listen after the service was stopped, its port is closed at once."""
         memory = MemoryReactorClock()
         endpoint = SlowEndpoint()
         service = SPOAService(factory(), [endpoint], reactor=memory)
@@ -126,8 +126,8 @@ class TestListening:
         assert stopped == [True]
         assert service.addresses == []
 
-    def test_an_endpoint_that_raises_is_like_one_that_fails(self) -> None:
-        """Whatever it raises."""
+    def test_any_error_of_an_endpoint_is_raised(self) -> None:
+        """``startService`` also raises an error that is not a CannotListenError."""
 
         @implementer(IStreamServerEndpoint)
         class Failing:
@@ -139,11 +139,11 @@ class TestListening:
 
 
 class TestLocks:
-    """Of Unix sockets, which Twisted makes: each names a process."""
+    """The lock file that Twisted makes beside a Unix socket. It is a symlink to the number of a process."""
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
-        """Where an agent listened until it was killed, which had the number of this process."""
+        """The Unix socket and the lock of a killed agent, which had the same process number as this process."""
         path = tmp_path / "agent"
         with socket.socket(socket.AF_UNIX) as killed:
             killed.bind(str(path))
@@ -151,8 +151,11 @@ class TestLocks:
         return path
 
     @pytest_twisted.ensureDeferred
-    async def test_one_that_a_killed_agent_left_is_removed(self, path: Path) -> None:
-        """Though the number is that of a process which lives: in a container, all agents have the same."""
+    async def test_the_lock_of_a_killed_agent_is_removed(self, path: Path) -> None:
+        """The agent listens despite the lock, although it names a live process.
+
+        In a container, each agent has the same process number as the one before.
+        """
         service = SPOAService(factory(clock=reactor), f"unix:{path}")
         service.startService()
         client = SPOEClient(f"unix:{path}")
@@ -162,8 +165,8 @@ class TestLocks:
         assert list(path.parent.iterdir()) == []
 
     @pytest_twisted.ensureDeferred
-    async def test_one_that_this_process_holds_stays(self, tmp_path: Path) -> None:
-        """And serves who came first."""
+    async def test_a_lock_of_this_process_is_kept(self, tmp_path: Path) -> None:
+        """A second service of this process cannot take the socket of the first one, which still serves it."""
         path = tmp_path / "agent"
         first = SPOAService(factory(clock=reactor), f"unix:{path}")
         first.startService()
@@ -174,8 +177,8 @@ class TestLocks:
         await client.disconnect()
         await first.stopService()
 
-    def test_one_that_another_process_holds_is_named(self, path: Path) -> None:
-        """Whatever process that is: who reads it can look whether that one listens at all."""
+    def test_the_error_names_the_process_with_the_lock(self, path: Path) -> None:
+        """The error names the process and the lock, so that the user can see whether that process is an agent."""
         lock = path.with_name("agent.lock")
         lock.unlink()
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
@@ -185,15 +188,15 @@ class TestLocks:
             other.communicate(b"\n")
         assert path.is_socket()
 
-    def test_one_that_has_gone_meanwhile(self, path: Path) -> None:
-        """Is no reason not to try again."""
+    def test_a_lock_that_was_removed_meanwhile(self, path: Path) -> None:
+        """If the lock is gone when ``_take_over`` looks, it raises nothing, and its caller listens again."""
         path.with_name("agent.lock").unlink()
         _take_over(CannotListenError(None, os.fsencode(path), "Cannot acquire lock."))
 
-    # Twisted leaves the socket that it could not bind to the garbage collector.
+    # Twisted does not close a socket that it could not bind, so the garbage collector warns about it.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    def test_what_is_no_socket_stays(self, path: Path) -> None:
-        """A path may be mistyped."""
+    def test_a_file_at_the_path_is_kept(self, path: Path) -> None:
+        """An ordinary file at the path is not removed: the user may have mistyped the path."""
         path.unlink()
         path.write_text("precious")
         with pytest.raises(CannotListenError, match="in use"):
@@ -204,7 +207,7 @@ class TestLocks:
 class TestServing:
     @pytest_twisted.ensureDeferred
     async def test_every_endpoint_serves(self, tmp_path: Path) -> None:
-        """TCP and unix sockets alike."""
+        """One service serves a TCP port and a Unix socket at the same time."""
         service = SPOAService(factory(clock=reactor), ["tcp:0:interface=127.0.0.1", f"unix:{tmp_path}/agent"])
         service.startService()
         tcp, unix = service.addresses
@@ -216,7 +219,7 @@ class TestServing:
 
     @pytest_twisted.ensureDeferred
     async def test_stopping_drains(self, tmp_path: Path) -> None:
-        """What is in flight is answered, then comes the goodbye; new connections are refused."""
+        """``stopService`` refuses new connections, and waits for the ACK of the NOTIFY in flight."""
         asked: Deferred[None] = Deferred()
         waits: Deferred[Any] = Deferred()
 
@@ -230,18 +233,18 @@ class TestServing:
         answer = client.notify("m")
         ping = SPOEClient(f"tcp:127.0.0.1:{service.addresses[0].port}")
         await asked
-        ended: list[object] = []
-        stopped = service.stopService().addCallback(ended.append)
+        results: list[object] = []
+        stopped = service.stopService().addCallback(results.append)
         with pytest.raises(ConnectionRefusedError):
             await ping.ping()
-        assert ended == []
+        assert results == []
         waits.callback({"sess.b": 2})
         assert await answer == {"sess.b": 2}
         await stopped
 
     @pytest_twisted.ensureDeferred
     async def test_draining_ends_in_time(self, logged: Logged) -> None:
-        """Whoever waits is told goodbye."""
+        """After ``drain_timeout``, ``stopService`` sends AGENT-DISCONNECT although a NOTIFY is still pending."""
         asked: Deferred[None] = Deferred()
 
         def handler() -> Deferred[Any]:
@@ -263,7 +266,7 @@ class TestServing:
 
     @pytest_twisted.ensureDeferred
     async def test_it_can_be_started_again(self) -> None:
-        """As services can."""
+        """After ``stopService``, ``startService`` makes it listen and serve again."""
         service = SPOAService(factory(clock=reactor), ["tcp:0:interface=127.0.0.1"])
         for _ in range(2):
             service.startService()
@@ -274,7 +277,7 @@ class TestServing:
 
     @pytest_twisted.ensureDeferred
     async def test_handlers_can_be_replaced(self) -> None:
-        """On open connections too."""
+        """After ``reload``, the new handlers answer, also on connections that are already open."""
         service = SPOAService(factory(clock=reactor), ["tcp:0:interface=127.0.0.1"])
         service.startService()
         client = SPOEClient(f"tcp:127.0.0.1:{service.addresses[0].port}")
@@ -285,7 +288,7 @@ class TestServing:
         await service.stopService()
 
 
-# Twisted itself still gives pyOpenSSL what newer releases of that warn about.
+# Twisted still makes calls that newer pyOpenSSL releases warn about.
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 class TestTLS:
     @pytest.fixture
@@ -301,8 +304,8 @@ class TestTLS:
         return SPOEClient(wrapClientTLS(ssl.CertificateOptions(), TCP4ClientEndpoint(reactor, "127.0.0.1", port)))
 
     @pytest_twisted.ensureDeferred
-    async def test_it_serves_and_refuses(self, endpoint: str, logged: Logged) -> None:
-        """One connection too many is ended, as without TLS."""
+    async def test_it_serves_and_limits_connections(self, endpoint: str, logged: Logged) -> None:
+        """Over TLS, too, the agent closes a connection above ``max_connections``, and still serves the others."""
         agent = SPOAFactory(Handlers({"m": lambda: {"sess.a": 1}}), max_connections=1)
         service = SPOAService(agent, [endpoint])
         service.startService()
@@ -316,13 +319,13 @@ class TestTLS:
         await service.stopService()
 
     @pytest_twisted.ensureDeferred
-    async def test_who_says_nothing_does_not_hold_it_up(self, endpoint: str) -> None:
-        """A connection without a TLS handshake is closed when the service stops."""
+    async def test_a_connection_without_handshake_does_not_delay_the_stop(self, endpoint: str) -> None:
+        """``stopService`` closes a connection without a TLS handshake at once, not after ``drain_timeout``."""
         service = SPOAService(factory(clock=reactor), [endpoint], drain_timeout=60)
         service.startService()
-        silent = Protocol()
-        await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", service.addresses[0].port), silent)
-        speaks = self.client(service)
-        assert await speaks.notify("m") == {"sess.a": 1}
+        without_handshake = Protocol()
+        await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", service.addresses[0].port), without_handshake)
+        client = self.client(service)
+        assert await client.notify("m") == {"sess.a": 1}
         assert len(service.factory.connections) == 2
         await service.stopService().addTimeout(5, reactor)

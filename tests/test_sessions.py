@@ -1,4 +1,7 @@
-"""Whole sessions: random handlers, cuts, pauses, ends. Each NOTIFY has one ACK, and nothing is left over."""
+"""Random sessions of an agent: random handlers, chunk sizes, pauses and closes of connections, made by Hypothesis.
+
+Each NOTIFY must get one ACK, and no connection, timer or error may be left over.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,14 @@ from tests.profile import SOAK, run_machine
 
 TIMEOUT = 5.0
 
+#: Chunk sizes in bytes, from single bytes to everything that is pending.
 sizes = st.integers(1, 60) | st.integers(1, 10_000) | st.just(2**20)
 
+#: The results of the handlers, in turn. The last one is too long for an ACK.
 RESULTS: list[Variables | None] = [None, {"txn.v": 1}, {"sess.big": "x" * 15_000}, {"sess.too_big": b"x" * 70_000}]
 
 
-#: The messages of several NOTIFYs.
+#: The names of the messages in several NOTIFYs. Each name stands for a kind of handler; "unknown" has none.
 notifies = st.lists(
     st.lists(
         st.sampled_from(["deferred", "sync", "coroutine", "stubborn", "nested", "fired", "raise", "failed", "unknown"]),
@@ -38,11 +43,14 @@ notifies = st.lists(
 
 
 class Expected(Exception):
-    """A handler fails so."""
+    """The exception of the handlers that fail."""
 
 
 class Peer:
-    """A HAProxy with a connection to the agent."""
+    """HAProxy with one connection to the agent.
+
+    :param old: announce async, as HAProxy <= 3.0 does.
+    """
 
     def __init__(self, factory: SPOAFactory, old: bool) -> None:
         capabilities = frozenset({"pipelining", "async"} if old else {"pipelining"})
@@ -56,7 +64,7 @@ class Peer:
         agent.makeConnection(self.wire)
 
     def deliver(self, size: int) -> None:
-        """Let the agent read, as far as it does."""
+        """Pass up to ``size`` pending bytes to the agent, unless it has paused reading."""
         self.to_agent += self.engine.data_to_send()
         if self.wire.reading and self.to_agent:
             data = bytes(self.to_agent[:size])
@@ -65,7 +73,7 @@ class Peer:
         self.wire.turn()
 
     def read(self, size: int) -> None:
-        """Read what the agent wrote."""
+        """Read up to ``size`` bytes that the agent wrote. Each ACK must answer a pending NOTIFY."""
         self.engine.receive_data(self.wire.take(size))
         while (event := self.engine.next_event()) is not None:
             if isinstance(event, Ack):
@@ -76,6 +84,8 @@ class Peer:
 
 
 class Sessions(RuleBasedStateMachine):
+    """The rules by which Hypothesis makes sessions: each step calls one of them with random arguments."""
+
     @initialize(
         in_flight=st.sampled_from([256, 5, 1]),
         in_flight_size=st.sampled_from([2**21, 3000]),
@@ -139,7 +149,7 @@ class Sessions(RuleBasedStateMachine):
         return self._result()
 
     def _nested(self) -> Deferred[Any]:
-        """Answers another one while it is called itself."""
+        """Finish another handler while this one is being called."""
         self._fire(0, fails=False)
         return self._wait()
 
@@ -197,7 +207,7 @@ class Sessions(RuleBasedStateMachine):
         )
     )
     def be_busy(self, steps: list[tuple[int, list[list[str]], int, int, bool, int, bool]]) -> None:
-        """All at once: Hypothesis leaves out a part of the rules in each of its examples."""
+        """Run several rules in one step: Hypothesis leaves out some of the rules in each example."""
         for which, notified, size, finished, fails, taken, late in steps:
             self.notify(which, notified, size)
             self.handlers_finish(finished, fails, finished)
@@ -241,7 +251,7 @@ class Sessions(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "clock"):
             return
-        # Everybody reads, and every handler finishes or runs out of time.
+        # Let all peers and the agent read everything, and let every handler finish or run into its timeout.
         for _ in range(400):
             for peer in self.peers:
                 peer.deliver(2**20)
@@ -249,7 +259,7 @@ class Sessions(RuleBasedStateMachine):
             self._fire(0, fails=False)
             self.clock.advance(0.03)
         for peer in self.peers:
-            # All that was asked is answered, unless the connection ended.
+            # Every NOTIFY has its ACK, unless the agent is closing the connection.
             if not peer.wire.disconnecting:
                 assert peer.engine.state is State.RUNNING
                 assert not peer.waiting
@@ -261,18 +271,18 @@ class Sessions(RuleBasedStateMachine):
         assert self.clock.getDelayedCalls() == []
         for deferred in self.deferreds:
             if not deferred.called:
-                # Only what was asked again after it was given up is still waited for.
+                # Only the second Deferred of the handler "stubborn" may still be pending: the first was cancelled.
                 deferred.callback(None)
 
 
 def test_sessions(logged: Logged) -> None:
-    """Whatever the handlers, the peers and the time do, in whatever order."""
+    """Every NOTIFY gets its ACK and nothing is left over, for random orders of handlers, peers and time."""
     run_sessions(logged)
 
 
 @pytest.mark.soak
 def test_many_sessions(logged: Logged) -> None:
-    """The same with many more examples."""
+    """The test above, with many more examples."""
     run_sessions(logged, times=SOAK)
 
 

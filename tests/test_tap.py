@@ -1,4 +1,4 @@
-"""The command line -> SPOAService."""
+"""``twistd spoa`` and ``twist spoa``: options, loading of handlers, signals, and the running agent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ number = 42
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with modules of handlers, the current one."""
+    """A folder with modules of handlers, good and bad ones. It is the current folder of the test."""
     (tmp_path / "mymod.py").write_text(MODULE)
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "__init__.py").write_text("")
@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("twice", "handlers.message('x')(handlers.message('x')(lambda: None))"),
         ("scope", "handlers.message('x', on_error={'scope.a': 1})(lambda: None)"),
         ("client", "from twisted.internet import endpoints, reactor; endpoints.clientFromString(reactor, 'x:1')"),
-        ("deep", "import importlib; importlib.import_module('nobody')"),
+        ("deep", "import importlib; importlib.import_module('missing')"),
     ):
         (tmp_path / f"{name}.py").write_text(
             f"from spoa_twisted import Handlers\nhandlers = Handlers()\n{registered}\n"
@@ -96,19 +96,19 @@ class TestLoad:
         ["mymod", "mymod:handlers", "mymod:other", "pkg.inner", "pkg.inner:other", "mymod.py", "./mymod.py:other"],
     )
     def test_handlers_are_found(self, folder: Path, specification: str) -> None:
-        """By module or by file, under their usual name or another; the current directory is importable."""
+        """``load`` finds handlers by module or file, under the name handlers or another, in the current folder."""
         handlers = load(specification)
         assert IHandlers.providedBy(handlers)
         assert list(handlers) == (["n"] if specification.endswith("other") else ["m"])  # type: ignore[call-overload]
 
     def test_a_file_may_be_anywhere(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """And imports what lies beside it."""
+        """A file in another folder is loaded, and can import the modules beside it."""
         monkeypatch.chdir("/")
         (folder / "user.py").write_text("from mymod import other as handlers\n")
         assert list(load(f"{folder}/user.py")) == ["n"]  # type: ignore[call-overload]
 
     def test_a_file_is_run_once(self, folder: Path) -> None:
-        """However many sets of it are asked for, by its path or as a module."""
+        """A file that is loaded several times, by its path or as a module, is executed only once."""
         (folder / "counted.py").write_text(
             "import sys\nsys.counted = getattr(sys, 'counted', 0) + 1\nfrom mymod import handlers, other\n"
         )
@@ -117,7 +117,7 @@ class TestLoad:
         assert vars(sys).pop("counted") == 1
 
     def test_a_file_may_be_called_like_a_module(self, folder: Path) -> None:
-        """Of the standard library, say, which stays what it is."""
+        """A file with the name of an imported module, here ``string``, does not replace that module."""
         import string
 
         load("files/string.py")
@@ -126,8 +126,8 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("specification", "text"),
         [
-            ("nobody", "cannot import nobody: ModuleNotFoundError: No module named 'nobody'"),
-            ("nobody.py", "cannot import nobody.py: FileNotFoundError"),
+            ("missing", "cannot import missing: ModuleNotFoundError: No module named 'missing'"),
+            ("missing.py", "cannot import missing.py: FileNotFoundError"),
             ("./pkg", "cannot import ./pkg: ImportError"),
             ("raises", r"cannot import raises: LookupError: boom \(.*raises.py, line 3\)"),
             ("raises.py", r"cannot import raises.py: LookupError: boom \(.*raises.py, line 3\)"),
@@ -142,15 +142,15 @@ class TestLoad:
             ("stand_in", "stand_in has no 'handlers'; it has: anything"),
             ("lazy", "lazy has no 'handlers'"),
             ("syntax", r"cannot import syntax: SyntaxError: .*syntax.py, line 1"),
-            ("mymod:nobody", "mymod has no 'nobody'; it has: handlers, other"),
+            ("mymod:missing", "mymod has no 'missing'; it has: handlers, other"),
             ("empty", "empty has no 'handlers'; it has: nothing"),
             ("mymod:number", "'number' of mymod is a int, not Handlers"),
             ("wrong", "'handlers' of wrong is a dict, not Handlers"),
             ("", "cannot import : "),
         ],
     )
-    def test_what_is_wrong_is_told_in_one_line(self, folder: Path, specification: str, text: str) -> None:
-        """And the exit status is 1."""
+    def test_a_failed_load_is_one_line(self, folder: Path, specification: str, text: str) -> None:
+        """If handlers cannot be loaded, ``load`` raises a SystemExit whose text is one line with the reason."""
         with pytest.raises(CannotStart, match=f"^spoa: {text}") as caught:
             load(specification)
         assert isinstance(caught.value, SystemExit)
@@ -159,7 +159,7 @@ class TestLoad:
 
 class TestMakeService:
     def test_options_have_the_names_of_keywords(self, folder: Path) -> None:
-        """A knob has one name everywhere."""
+        """Each option sets the attribute of the factory or of the service that has the same name."""
         service = makeService(
             options(
                 "--handlers=mymod",
@@ -182,13 +182,13 @@ class TestMakeService:
         assert (factory.max_unsent, factory.max_connections) == (1003, 1004)
         assert (factory.hello_timeout, factory.handler_timeout, service.drain_timeout) == (1.5, 2.5, 3.5)
 
-    def test_it_listens_on_the_loopback_interface_unless_told_otherwise(self) -> None:
-        """An agent is not to be reached by everybody."""
+    def test_it_listens_on_the_loopback_interface_by_default(self) -> None:
+        """Without ``--listen``, other machines cannot reach the agent."""
         assert options()["listen"] == ["tcp:12345:interface=127.0.0.1"]
         assert options("--listen=tcp:1", "--listen=unix:/x")["listen"] == ["tcp:1", "unix:/x"]
 
     def test_sets_are_merged(self, folder: Path) -> None:
-        """From several modules, or of one."""
+        """Handlers from several ``--handlers`` options are merged into one set."""
         service = makeService(options("--handlers=mymod", "--handlers=pkg.inner:other"))
         assert sorted(service.factory.handlers) == ["m", "n"]  # type: ignore[call-overload]
 
@@ -200,20 +200,20 @@ class TestMakeService:
             (["--handlers=mymod", "--listen=nonsense:1"], "bad endpoint 'nonsense:1': ValueError: Unknown endpoint"),
             (["--handlers=mymod", "--listen=tcp:x"], "bad endpoint 'tcp:x'"),
             (["--handlers=mymod", "--listen="], "bad endpoint ''"),
-            (["--handlers=mymod", "--listen=ssl:1:privateKey=nobody.pem"], "bad endpoint .*nobody.pem"),
+            (["--handlers=mymod", "--listen=ssl:1:privateKey=missing.pem"], "bad endpoint .*missing.pem"),
             (["--handlers=mymod", "--max-frame-size=255"], "max_frame_size is 255"),
             (["--handlers=mymod", "--drain-timeout=-1"], "drain_timeout is -1"),
             (["--handlers=mymod", "--max-connections=0"], "max_connections is 0"),
         ],
     )
-    def test_what_is_wrong_is_told_in_one_line(self, folder: Path, arguments: list[str], text: str) -> None:
-        """Before anything listens."""
+    def test_a_bad_option_is_one_line(self, folder: Path, arguments: list[str], text: str) -> None:
+        """Invalid options raise CannotStart with one line of text, before the agent listens."""
         with pytest.raises(CannotStart, match=f"^spoa: {text}") as caught:
             makeService(options(*arguments))
         assert "\n" not in str(caught.value)
 
-    def test_other_handlers_stand_alone(self, folder: Path) -> None:
-        """Only instances of Handlers can be merged."""
+    def test_other_implementations_cannot_be_merged(self, folder: Path) -> None:
+        """Another implementation of IHandlers works alone, but only instances of Handlers can be merged."""
         (folder / "own.py").write_text(
             "from zope.interface import implementer\n"
             "from spoa_twisted import IHandlers\n"
@@ -228,7 +228,7 @@ class TestMakeService:
 
 
 def test_one_plugin_makes_the_command() -> None:
-    """twistd, twist and python -m twisted know it by this."""
+    """There is one plugin named spoa, by which twistd, twist and ``python -m twisted`` find the command."""
     (maker,) = [maker for maker in getPlugins(IServiceMaker) if maker.tapname == "spoa"]
     assert maker.module == "spoa_twisted.tap"  # type: ignore[attr-defined]
     assert maker.options is Options
@@ -240,13 +240,13 @@ Start = Callable[..., Program]
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Starts a command in the folder."""
+    """Starts a command in the folder with the modules, and kills it after the test."""
     with ExitStack() as programs:
         yield lambda *command: programs.enter_context(Program(command, cwd=folder))
 
 
 class Engine:
-    """HAProxy's side on a blocking socket; a context manager that closes it."""
+    """HAProxy's side of a connection, on a blocking socket. The context manager says HELLO, and closes the socket."""
 
     def __init__(self, address: Any) -> None:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
@@ -267,7 +267,7 @@ class Engine:
         self.socket.sendall(self.connection.data_to_send())
 
     def next_event(self) -> Any:
-        """Return the next event, ``None`` when the agent has closed."""
+        """Return the next event, or ``None`` if the agent has closed the connection."""
         while (event := self.connection.next_event()) is None:
             data = self.socket.recv(65536)
             if not data:
@@ -278,7 +278,7 @@ class Engine:
 
 @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
 def test_it_serves_and_drains(program: list[str], start: Start) -> None:
-    """On SIGTERM, it finishes what is in flight, says goodbye, and ends."""
+    """On SIGTERM, the agent answers the NOTIFY in flight, sends AGENT-DISCONNECT on each connection, and ends."""
     (Path.cwd() / "slow.py").write_text(
         "from twisted.internet import reactor, task\n"
         "from spoa_twisted import Handlers\n"
@@ -303,16 +303,19 @@ def test_it_serves_and_drains(program: list[str], start: Start) -> None:
         assert (ack.ids, ack.variables) == (ids, {"sess.slow": 1})
         assert busy.next_event().status_code == 0
         assert busy.next_event() is None
-    # Twisted's programs end with the signal that ended them.
+    # twistd and twist end by the signal that stopped them.
     assert agent.ended() == -signal.SIGTERM
     assert "Traceback" not in agent.output
     assert "Unhandled" not in agent.output
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="others have no gc.freeze, and are left alone")
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython has gc.freeze")
 @pytest.mark.parametrize(("chosen", "threshold"), [(700, 5000), (0, 0), (9000, 9000)])
-def test_what_is_loaded_is_no_garbage(chosen: int, threshold: int, start: Start, folder: Path) -> None:
-    """CPython does not look for any in it, and less often than of itself, unless the handlers' author chose."""
+def test_the_garbage_collector_is_tuned(chosen: int, threshold: int, start: Start, folder: Path) -> None:
+    """On CPython, the agent freezes all objects loaded at the start, and raises the collector's threshold to 5000.
+
+    It keeps a threshold of the handlers' module that is larger, or 0 (never).
+    """
     (folder / "collected.py").write_text(
         "import gc\n"
         "from spoa_twisted import Handlers\n"
@@ -332,7 +335,7 @@ def test_what_is_loaded_is_no_garbage(chosen: int, threshold: int, start: Start,
 
 
 def test_a_unix_socket_has_the_mode_asked_for(start: Start, folder: Path) -> None:
-    """And is served, and gone when the agent is."""
+    """The Unix socket has the mode of the endpoint, is served, and is removed when the agent stops."""
     path = folder / "agent.sock"
     agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", f"--listen=unix:{path}:mode=600")
     agent.said("SPOA listening on .*agent.sock")
@@ -345,8 +348,8 @@ def test_a_unix_socket_has_the_mode_asked_for(start: Start, folder: Path) -> Non
     assert not path.exists()
 
 
-def test_an_agent_that_was_killed_leaves_no_trap(start: Start, folder: Path) -> None:
-    """Its unix socket is taken over."""
+def test_the_socket_of_a_killed_agent_is_taken_over(start: Start, folder: Path) -> None:
+    """After an agent was killed, the next agent can listen on the same Unix socket."""
     path = folder / "agent.sock"
     for _ in range(2):
         agent = start(*TWISTD, "-n", "--pidfile=", "spoa", "--handlers=mymod", f"--listen=unix:{path}")
@@ -359,16 +362,14 @@ def test_an_agent_that_was_killed_leaves_no_trap(start: Start, folder: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--handlers=nobody"], "spoa: cannot import nobody: ModuleNotFoundError"),
-        (["--handlers=mymod:nobody"], "spoa: mymod has no 'nobody'; it has: handlers, other"),
+        (["--handlers=missing"], "spoa: cannot import missing: ModuleNotFoundError"),
+        (["--handlers=mymod:missing"], "spoa: mymod has no 'missing'; it has: handlers, other"),
         (["--handlers=mymod", "--listen=nonsense:1"], "spoa: bad endpoint 'nonsense:1'"),
         (["--handlers=mymod", "--listen=unix:/nowhere/agent"], "spoa: cannot listen on unix:/nowhere/agent: "),
     ],
 )
-def test_what_is_wrong_is_one_line_and_an_exit(
-    program: list[str], arguments: list[str], text: str, start: Start
-) -> None:
-    """Not a log line of a process that goes on, nor a traceback."""
+def test_an_agent_that_cannot_start_exits(program: list[str], arguments: list[str], text: str, start: Start) -> None:
+    """An agent that cannot start prints one line with the reason, no traceback, and exits with status 1."""
     agent = start(*program, "spoa", *arguments)
     assert agent.ended() == 1
     assert re.search(text, agent.output)
@@ -376,13 +377,13 @@ def test_what_is_wrong_is_one_line_and_an_exit(
     assert "SPOA listening" not in agent.output
     deadline = time.monotonic() + 30
     while Path("twistd.pid").exists():
-        # A daemon lets the command end before it removes this.
+        # As a daemon, twistd removes its pid file after the command has ended.
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def test_a_daemon_serves_and_stops(start: Start, folder: Path) -> None:
-    """As twistd starts it by default."""
+    """Without ``-n``, twistd starts a daemon. It serves, begins a new log file on SIGUSR1, and stops on SIGTERM."""
     started = start(*TWISTD, "--pidfile=agent.pid", "spoa", "--handlers=mymod", "--listen=unix:agent.sock")
     assert started.ended() == 0
     pid = int((folder / "agent.pid").read_text())
@@ -395,13 +396,13 @@ def test_a_daemon_serves_and_stops(start: Start, folder: Path) -> None:
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         raise
-    # SIGUSR1 has twistd begin a new log file.
+    # On SIGUSR1, twistd renames the log file and begins a new one.
     assert (folder / "twistd.log.1").exists()
 
 
 @pytest.fixture
 def collector() -> Iterator[None]:
-    """The garbage collector, whose threshold is as it was after a test that starts the service in this process."""
+    """Restores the garbage collector's threshold after a test that starts the service in this process."""
     threshold = gc.get_threshold() if sys.implementation.name == "cpython" else None
     yield
     if threshold is not None:
@@ -410,8 +411,8 @@ def collector() -> Iterator[None]:
 
 @pytest.mark.usefixtures("collector")
 @pytest_twisted.ensureDeferred
-async def test_a_service_that_stops_alone(folder: Path) -> None:
-    """Leaves SIGTERM and Ctrl-C to whoever goes on."""
+async def test_a_stopped_service_leaves_the_signals(folder: Path) -> None:
+    """If only the service stops, not the reactor, SIGTERM and SIGINT keep their signal handlers."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     service = makeService(options("--handlers=mymod", "--listen=unix:agent.sock"))
@@ -421,30 +422,30 @@ async def test_a_service_that_stops_alone(folder: Path) -> None:
 
 
 def test_a_reactor_in_another_thread(folder: Path) -> None:
-    """Signals are somebody else's there."""
-    told: list[bool] = []
+    """In a thread that is not the main thread, ``_on_signal`` installs no signal handler, and raises nothing."""
+    returned: list[bool] = []
 
     def start() -> None:
         _on_signal(signal.SIGWINCH, lambda: None, instead_of=signal.getsignal(signal.SIGWINCH))
-        told.append(True)
+        returned.append(True)
 
     before = signal.getsignal(signal.SIGWINCH)
     thread = threading.Thread(target=start)
     thread.start()
     thread.join()
-    assert told == [True]
+    assert returned == [True]
     assert signal.getsignal(signal.SIGWINCH) == before
 
 
 class TestSignals:
-    """What starts and ends programs sends more of them than SIGTERM, once."""
+    """SIGHUP, SIGUSR1, and signals that come twice: shells, terminals and supervisors send all of them."""
 
     MODULE = """\
 import signal
 from twisted.internet.defer import Deferred
 from spoa_twisted import Handlers
 
-# What started the tests may ignore them.
+# The process that started the tests may ignore these signals, and a child process inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGUSR1, signal.SIG_DFL)
@@ -454,33 +455,36 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
 
     @pytest.fixture
     def start(self, start: Start, folder: Path) -> Start:
-        """Start an agent that listens on a Unix socket, with handlers that take their time."""
-        (folder / "told.py").write_text(self.MODULE)
+        """Starts an agent on a Unix socket. Its handler ``now`` answers at once, and ``never`` does not answer."""
+        (folder / "signals.py").write_text(self.MODULE)
 
-        def started(program: list[str], handlers: str = "told") -> Program:
+        def started(program: list[str], handlers: str = "signals") -> Program:
             agent = start(
                 *(*program, "spoa", "--listen=unix:agent.sock", f"--handlers={handlers}"),
                 *("--handler-timeout=0", "--drain-timeout=600"),
             )
             agent.said("SPOA listening")
             with Engine("agent.sock"):
-                # It was served: the reactor runs.
+                # AGENT-HELLO has come, so the reactor runs and the signal handlers are installed.
                 return agent
 
         return started
 
     @staticmethod
-    def goes_on(engine: Engine) -> None:
-        """Judge that a signal has not ended the drain."""
+    def check_still_draining(engine: Engine) -> None:
+        """Check that the agent still answers: the last signal has not ended the drain."""
         for _ in range(2):
-            # The first may be read together with the signal.
+            # Send two NOTIFYs: the agent may read the first one before it handles the signal.
             engine.connection.send_notify([Message("now")])
             engine.send()
             assert engine.next_event().variables == {"sess.a": 1}
 
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
-    def test_a_terminal_that_is_closed(self, program: list[str], start: Start) -> None:
-        """Is as good as SIGTERM, however often it is told: the shell says it too."""
+    def test_sighup(self, program: list[str], start: Start) -> None:
+        """On SIGHUP, the agent drains and stops, as on SIGTERM. A second SIGHUP changes nothing.
+
+        When a terminal is closed, both the kernel and the shell send SIGHUP.
+        """
         agent = start(program)
         with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
             busy.connection.send_notify([Message("never")])
@@ -488,17 +492,17 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
             agent.signal(signal.SIGHUP)
             assert idle.next_event().status_code == 0
             agent.signal(signal.SIGHUP)
-            self.goes_on(busy)
+            self.check_still_draining(busy)
             agent.signal(signal.SIGINT)
             assert busy.next_event().status_code == 0
         assert agent.ended() == 0
         assert agent.output.count("Received SIGHUP") == 1
         assert "Traceback" not in agent.output
 
-    def test_a_terminal_that_does_not_matter(self, start: Start, folder: Path) -> None:
-        """Under nohup, say, or where the handlers' author has other uses for the signal."""
+    def test_sighup_that_is_ignored(self, start: Start, folder: Path) -> None:
+        """If SIGHUP is ignored, as under nohup or by the handlers' module, the agent leaves it ignored."""
         (folder / "ignores.py").write_text(
-            "import signal\nfrom told import handlers\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+            "import signal\nfrom signals import handlers\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         )
         agent = start([*TWISTD, "-n"], "ignores")
         agent.signal(signal.SIGHUP)
@@ -507,8 +511,8 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
         assert "Received SIGHUP" not in agent.output
 
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
-    def test_a_log_that_is_no_file(self, program: list[str], start: Start) -> None:
-        """Is not begun anew, and the agent goes on."""
+    def test_sigusr1_without_a_log_file(self, program: list[str], start: Start) -> None:
+        """On SIGUSR1, an agent that logs to stdout continues to serve: by default the signal would kill it."""
         agent = start(program)
         agent.signal(signal.SIGUSR1)
         with Engine("agent.sock") as engine:
@@ -520,8 +524,11 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
 
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_one_that_comes_again(self, program: list[str], number: signal.Signals, start: Start) -> None:
-        """Ctrl-C makes haste, and SIGTERM does not: whoever waits is told goodbye, as when the time is over."""
+    def test_a_second_signal(self, program: list[str], number: signal.Signals, start: Start) -> None:
+        """A second SIGINT (Ctrl-C) ends the drain with AGENT-DISCONNECT. A second SIGTERM is ignored.
+
+        Supervisors often forward SIGTERM twice.
+        """
         agent = start(program)
         with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
             busy.connection.send_notify([Message("never")])
@@ -530,7 +537,7 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
             assert idle.next_event().status_code == 0
             agent.signal(number)
             if number is signal.SIGTERM:
-                self.goes_on(busy)
+                self.check_still_draining(busy)
                 agent.signal(signal.SIGINT)
             assert busy.next_event().status_code == 0
             assert busy.next_event() is None
@@ -539,8 +546,11 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
         assert "Traceback" not in agent.output
 
 
-def test_there_are_files_enough_for_all(start: Start) -> None:
-    """However many connections are accepted in one turn of the reactor: those that are refused keep no file."""
+def test_the_limit_of_open_files(start: Start) -> None:
+    """The agent does not run out of file descriptors, even if 300 connections come in one turn of the reactor.
+
+    It lowers ``max_connections`` to fit ``ulimit -n``, and closes the sockets of refused connections at once.
+    """
     agent = start(
         *("sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *TWISTD, "-n"),
         *("spoa", "--handlers=mymod", "--listen=unix:agent.sock"),
@@ -562,7 +572,7 @@ def test_there_are_files_enough_for_all(start: Start) -> None:
 
 @pytest.mark.parametrize(("options", "seen"), [([], False), (["--debug"], True)])
 def test_health_checks_are_logged_when_asked_for(options: list[str], seen: bool, start: Start, folder: Path) -> None:
-    """twistd logs whatever it gets: an agent that HAProxy checks every two seconds says nothing of it by default."""
+    """The agent logs connections only with ``--debug``: HAProxy's health checks come every two seconds."""
     agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", "--listen=unix:agent.sock", *options)
     agent.said("SPOA listening")
     with Engine("agent.sock"):
@@ -575,8 +585,8 @@ def test_health_checks_are_logged_when_asked_for(options: list[str], seen: bool,
     assert (": ended: " in agent.output) is seen
 
 
-def test_help_tells_of_every_option(start: Start) -> None:
-    """And what it is by default."""
+def test_help_lists_the_options(start: Start) -> None:
+    """``twistd spoa --help`` lists the options, and the default endpoint."""
     agent = start(*TWISTD, "spoa", "--help")
     assert agent.ended() == 0
     for option in ("--handlers=", "--listen=", "--drain-timeout=", "--async", "tcp:12345:interface=127.0.0.1"):
@@ -586,7 +596,7 @@ def test_help_tells_of_every_option(start: Start) -> None:
 def test_an_endpoint_that_fails_later_ends_the_agent(
     folder: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
-    """It is too late to refuse to start: the agent says why, and stops."""
+    """If an endpoint fails after the start, the agent logs the error and stops the reactor."""
     memory = MemoryReactorClock()
     memory.running = True
     monkeypatch.setattr("spoa_twisted.tap._reactor", lambda: memory)

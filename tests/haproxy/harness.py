@@ -1,8 +1,8 @@
-"""What the tests are made of: processes, a HAProxy with its configuration, an agent in a process of its own.
+"""The processes of the tests: HAProxy with its configuration, agents in processes of their own, and web clients.
 
-Nothing here sleeps or guesses a port. HAProxy takes its listeners from sockets that listen before it starts, so the
-kernel queues what comes too early; an agent on port 0 is asked, or says, which port it got; and whatever else has to
-have happened before a test may go on is read from what the processes print.
+Nothing here sleeps or guesses a port. HAProxy inherits its listening sockets from the test, so the kernel queues
+connections that come before HAProxy has started. An agent listens on port 0, and the test reads the port from the
+service or from the agent's log. To wait for anything else, a test waits for a line in the output of a process.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ AsyncTest = Callable[..., Coroutine[Deferred[Any], Any, None]]
 
 HERE = Path(__file__).parent
 
-#: Seconds for a whole test.
+#: Seconds for a whole test, to end a test that hangs.
 TEST_LIMIT = 40.0
 
-#: Seconds for a process that was killed.
+#: Seconds for a process to end after SIGKILL.
 KILL_LIMIT = 10.0
 
-# The frontend origin-web is the web server: HAProxy itself. HAProxy needs no agent for it.
+# The frontend origin-web is the web server behind the backend origin. It asks no agent.
 HAPROXY_CFG = """\
 global
     maxconn 500
@@ -78,11 +78,12 @@ backend agents
 {servers}
 """
 
+# With "option set-on-error error", HAProxy sets this variable when the agent did not answer. See Response.error.
 SHOW_ERROR = """\
     http-after-response set-header spoe-error %[var(txn.spoa.error)] if { var(txn.spoa.error) -m found }
 """
 
-# The time for processing is long enough for a slow machine, and shorter than a test may take.
+# "timeout processing" is long enough for an agent on a slow machine, and shorter than TEST_LIMIT.
 SPOE_CONF = """\
 [test]
 spoe-agent test
@@ -97,7 +98,7 @@ spoe-agent test
 
 
 def bounded(test: AsyncTest) -> AsyncTest:
-    """Run an async test on the reactor, and let it fail when it takes too long: pytest-twisted has no limit."""
+    """Run an async test on the reactor, and fail it after ``TEST_LIMIT``: pytest-twisted has no limit of its own."""
 
     @pytest_twisted.ensureDeferred
     @functools.wraps(test)
@@ -108,21 +109,21 @@ def bounded(test: AsyncTest) -> AsyncTest:
 
 
 def bound_socket() -> socket.socket:
-    """Return a socket on a port of its own, which refuses connections until it listens."""
+    """Return a socket that is bound to a free port. The kernel refuses connections until ``listen`` is called."""
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
     return bound
 
 
 def listening_socket() -> socket.socket:
-    """Return a socket on a port of its own, whose connections are queued until somebody accepts them."""
+    """Return a socket that listens on a free port. The kernel queues connections until a process accepts them."""
     listening = bound_socket()
     listening.listen(128)
     return listening
 
 
 def as_server(address: IAddress) -> str:
-    """Return ``address`` as the line ``server`` of HAProxy writes it."""
+    """Return ``address`` in the syntax of HAProxy's ``server`` line."""
     if isinstance(address, UNIXAddress):
         assert address.name is not None
         return f"unix@{os.fsdecode(address.name)}"
@@ -131,7 +132,7 @@ def as_server(address: IAddress) -> str:
 
 
 def several_agents(branch: Branch) -> str:
-    """Return the options of the README's backend for two agents, as it stands there."""
+    """Return the options of the README's backend for two agents, changed for ``branch`` as the README says."""
     (text,) = [block.text for block in blocks() if block.text.startswith("# haproxy.cfg, two agents\n")]
     _, _, options = text.partition("    mode tcp\n")
     options, _, _ = options.partition("    server ")
@@ -141,19 +142,19 @@ def several_agents(branch: Branch) -> str:
 
 
 def shown(*variables: str) -> str:
-    """Return rules that answer with a header for each of ``variables`` that is set, even if it is empty."""
+    """Return rules that answer with one header for each of ``variables`` that is set, even if its value is empty."""
     show = "    http-after-response set-header {0} %[var({0})] if {{ var({0}) -m found }}\n"
     return "".join(show.format(variable) for variable in variables) + "    http-request return status 200\n"
 
 
 class Process:
-    """A :class:`Program` for tests on the reactor. They wait without blocking it: an agent may be in this process.
+    """A :class:`Program` for tests on the reactor. A test waits without blocking the reactor, which may run an agent.
 
     :param keywords: see :class:`Program`.
     """
 
     def __init__(self, command: Sequence[str], **keywords: Any) -> None:
-        #: Copied from the program in the reactor's thread only: they do not change between two awaits of a test.
+        #: Both are copied from the program in the reactor's thread only, so they do not change between two awaits.
         self.output = ""
         self.status: int | None = None
         self._waiting: list[Deferred[None]] = []
@@ -162,21 +163,21 @@ class Process:
         self.pid = self._program.pid
 
     def describe(self) -> str:
-        """Return what a reader of a failed test wants to know of it."""
+        """Return the exit status and the output, for the report of a failed test."""
         return self._program.describe()
 
     def signal(self, number: signal.Signals) -> None:
         self._program.signal(number)
 
     async def said(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
-        """Wait until it has printed what matches ``pattern``, which it cannot do any more when it has ended."""
+        """Wait until the output matches ``pattern``. If the process ends without a match, the test fails."""
         while (match := re.search(pattern, self.output)) is None:
             assert self.status is None, f"it ended without {pattern!r}"
             await self._change()
         return match
 
     async def says(self, pattern: str) -> re.Match[str]:
-        """As :meth:`said`, but what this found before does not count again."""
+        """Wait as :meth:`said` does, for a match after the one that the last call with this pattern returned."""
         seen = self._matched.get(pattern, 0)
         while (match := re.compile(pattern).search(self.output, seen)) is None:
             assert self.status is None, f"it ended without {pattern!r}"
@@ -185,7 +186,7 @@ class Process:
         return match
 
     async def ended(self) -> int:
-        """Wait for its end, and return the exit status."""
+        """Wait for the end of the process, and return the exit status."""
         while self.status is None:
             await self._change()
         return self.status
@@ -200,7 +201,7 @@ class Process:
         return change
 
     def _changed(self) -> None:
-        # In this order: the output is complete when there is a status.
+        # The output is complete once the status is set. So read the status first, or the last output could be missed.
         self.status = self._program.status
         self.output = self._program.output
         waiting, self._waiting = self._waiting, []
@@ -209,10 +210,10 @@ class Process:
 
 
 class AgentProcess(Process):
-    """An agent on the command line, with the handlers of ``handlers.py``.
+    """An agent that the command line starts, with the handlers of ``handlers.py``.
 
     :param options: options of ``spoa``, with the endpoints as ``--listen``.
-    :param socket: a listening socket, which is passed on as systemd does, and replaces the endpoints.
+    :param socket: a listening socket. The agent inherits it as from systemd, instead of listening on endpoints.
     """
 
     def __init__(self, *options: str, socket: socket.socket | None = None) -> None:
@@ -220,17 +221,17 @@ class AgentProcess(Process):
         super().__init__(command, sockets=[] if socket is None else [socket])
 
     async def address(self) -> str:
-        """Wait until it listens, and return where, as the line ``server`` of HAProxy writes it."""
+        """Wait until the agent listens, and return its address in the syntax of HAProxy's ``server`` line."""
         address = (await self.said(LISTENING))[1]
         return f"unix@{address}" if address.startswith("/") else address
 
     @property
     def connections(self) -> int:
-        """How many connections it has open, when it listens on one socket."""
+        """The number of open connections. The agent must listen on exactly one socket, which is not counted."""
         folder = f"/proc/{self.pid}/fd"
         files = set()
         for number in os.listdir(folder):
-            # What is open now may be closed before it is looked at.
+            # The agent may close the descriptor between listdir and readlink.
             with suppress(FileNotFoundError):
                 files.add(os.readlink(f"{folder}/{number}"))
         return sum(file.startswith("socket:") for file in files) - 1
@@ -238,23 +239,23 @@ class AgentProcess(Process):
 
 @dataclass(frozen=True)
 class Response:
-    """HAProxy's answer to a client."""
+    """HAProxy's response to a web client."""
 
     status: int
     headers: dict[str, str]
 
     def __getitem__(self, header: str) -> str | None:
-        """Return a header's value, ``None`` for none."""
+        """Return a header's value, or ``None`` if the response has no such header."""
         return self.headers.get(header)
 
     @property
     def error(self) -> str | None:
-        """What HAProxy set the variable of ``option set-on-error`` to: ``None`` when nothing failed."""
+        """The number that HAProxy set by ``option set-on-error``, or ``None`` if HAProxy saw no error."""
         return self["spoe-error"]
 
 
 class Client(Protocol):
-    """A web client's connection: one request after the other."""
+    """A web client's connection, which sends one request after the other."""
 
     transport: Connection
 
@@ -294,12 +295,12 @@ class Client(Protocol):
 
 
 class Load:
-    """What clients that request as fast as they are answered were told. :meth:`HAProxy.load` makes it."""
+    """The results of clients that send their next request as soon as they get a response. See :meth:`HAProxy.load`."""
 
     def __init__(self) -> None:
-        #: How many requests were answered by the agent of each process, whose handlers set ``txn.pid``.
+        #: The number of requests that each agent answered, by its process id, which its handlers set as ``txn.pid``.
         self.answers: Counter[int] = Counter()
-        #: How many were not, by the error that HAProxy told, else by the status.
+        #: The number of other requests, by the error that HAProxy set, or by the HTTP status if it set none.
         self.failures: Counter[str] = Counter()
         self._waiting: list[Deferred[None]] = []
         self._stopped = False
@@ -314,17 +315,17 @@ class Load:
         return sum(self.answers.values()) + self.failed
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds after a request."""
+        """Wait until ``condition`` is true. It is checked now and after each response."""
         while not condition():
             assert not self._ended, "a client lost its connection"
             change: Deferred[None] = Deferred()
             self._waiting.append(change)
             await change
 
-    async def further(self, requests: int) -> None:
-        """Wait until so many more requests were answered or have failed."""
-        enough = self.requests + requests
-        await self.until(lambda: self.requests >= enough)
+    async def wait_for_more(self, requests: int) -> None:
+        """Wait until ``requests`` more requests were answered or failed."""
+        target = self.requests + requests
+        await self.until(lambda: self.requests >= target)
 
     async def _run(self, haproxy: HAProxy, path: str) -> None:
         try:
@@ -350,20 +351,22 @@ class Load:
 
 
 class HAProxy(Process):
-    """A HAProxy of ``branch`` between a client and an agent, or several.
+    """A HAProxy of ``branch`` between web clients and one or more agents.
 
-    :param folder: where its configuration is written.
-    :param server: where the agent is, with the options of HAProxy's ``server``; for several, by their names.
+    :param folder: the folder into which the configuration is written.
+    :param server: the agent's address and further options of HAProxy's ``server`` line. For several agents, a mapping
+        from the server's name to these.
     :param spoe: the rest of the section spoe-agent, and the sections spoe-message and spoe-group.
-    :param web: the rules of the frontend that the client talks to.
-    :param origin: the rules of the web server.
-    :param backend: options of the agent's backend.
+    :param web: the rules of the frontend that the web clients connect to.
+    :param origin: the rules of the web server behind HAProxy.
+    :param backend: options of the backend of the agents.
     :param process: settings of the section global.
-    :param threads: each has connections of its own to the agent. Unless told so, HAProxy has one for each of the
-        machine's cores.
-    :param web_mode: what the client's frontend speaks: with ``tcp``, a response has no ``error``.
-    :param listeners: the sockets of the client's frontend and of the web server, when others listen on them too; the
-        caller closes them.
+    :param threads: the number of HAProxy's threads. Each thread has its own connections to the agent. Without
+        ``nbthread``, HAProxy would start one thread for each core.
+    :param web_mode: the mode of the web clients' frontend, ``http`` or ``tcp``. With ``tcp``, :attr:`Response.error`
+        is always ``None``.
+    :param listeners: the sockets of the web clients' frontend and of the web server, if other processes listen on them
+        too. The caller closes them. By default HAProxy gets two sockets of its own.
     :param options: more options of the command line.
     """
 
@@ -408,13 +411,14 @@ class HAProxy(Process):
         command = [str(branch.executable), "-db", "-f", str(haproxy_cfg), *options]
         super().__init__(command, sockets=[web_socket, origin_socket])
         if listeners is None:
-            # Passed on and closed here: a HAProxy that has ended refuses its clients instead of letting them wait.
+            # HAProxy has inherited both sockets. This process closes its copies, so that the kernel refuses clients
+            # once HAProxy has ended. Otherwise the clients would wait in the queue.
             web_socket.close()
             origin_socket.close()
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
-        """A client with a connection for several requests."""
+        """Connect a client that can send several requests over its connection."""
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self._port)
         client = await connectProtocol(endpoint, Client())
         try:
@@ -424,7 +428,7 @@ class HAProxy(Process):
 
     @asynccontextmanager
     async def load(self, clients: int, *paths: str) -> AsyncIterator[Load]:
-        """So many clients, each of which gets one of ``paths`` over its one connection as fast as it is answered."""
+        """Run ``clients`` clients. Each requests one of ``paths`` over and over, as soon as it gets a response."""
         load = Load()
         running = gatherResults(
             [Deferred.fromCoroutine(load._run(self, paths[i % len(paths)])) for i in range(clients)], True
@@ -436,12 +440,12 @@ class HAProxy(Process):
             await running
 
     async def get(self, path: str = "/", **headers: str) -> Response:
-        """Get ``path`` over a connection of its own."""
+        """Send a GET request over a new connection."""
         async with self.client() as client:
             return await client.get(path, **headers)
 
     async def post(self, path: str, body: bytes, **headers: str) -> Response:
-        """Post ``body`` over a connection of its own."""
+        """Send a POST request over a new connection."""
         async with self.client() as client:
             return await client.post(path, body, **headers)
 

@@ -1,4 +1,4 @@
-"""A relay between HAProxy and the agent, which sees every frame, and can hold a connection or cut it."""
+"""A relay between HAProxy and the agent. It records every frame, and can pause or close a connection."""
 
 from __future__ import annotations
 
@@ -19,37 +19,40 @@ from tests.frames import Frame, next_frames
 
 from .harness import bound_socket
 
-#: What the kernel is asked to keep, at most, for a connection that is not read, in bytes. It keeps some more.
+#: SO_RCVBUF, in bytes, for connections from HAProxy. It is small, so that a paused connection soon blocks HAProxy. The
+#: kernel buffers somewhat more than this.
 RECEIVE_BUFFER = 4096
 
 
 class Relayed(Protocol):
-    """HAProxy's end of a connection."""
+    """The relay's connection from HAProxy."""
 
     transport: Connection
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        self._agent = _AgentsEnd(self)
-        self._before: list[bytes] = []
+        self._agent = _AgentConnection(self)
+        # What HAProxy sent before the connection to the agent was established.
+        self._pending: list[bytes] = []
         self._frames = FrameBuffer(2**24)
         #: The frames that HAProxy sent.
         self.sent: list[Frame] = []
         #: The frames that the agent sent.
         self.received: list[Frame] = []
-        #: The largest number of NOTIFYs without an ACK that there was at a time.
-        self.most_in_flight = 0
-        #: Whether it was held.
+        #: The largest number of NOTIFYs that were in flight at the same time.
+        self.max_in_flight = 0
+        #: True from the first call of :meth:`hold` on, also after :meth:`release`.
         self.held = False
         self.closed = False
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What HAProxy said in its HELLO that it can."""
+        """The capabilities in HAPROXY-HELLO."""
         return HAProxyHello.decode(self.sent[0].payload).capabilities
 
     @property
     def engine_id(self) -> str:
+        """The engine-id in HAPROXY-HELLO."""
         return HAProxyHello.decode(self.sent[0].payload).engine_id
 
     def sent_types(self) -> list[str]:
@@ -57,6 +60,7 @@ class Relayed(Protocol):
 
     @property
     def in_flight(self) -> int:
+        """The number of complete NOTIFYs without an ACK. An UNSET with FIN is the last fragment of a NOTIFY."""
         complete = [f for f in self.sent if f.type in (FrameType.NOTIFY, FrameType.UNSET) and f.flags == Flags.FIN]
         return len(complete) - [f.type for f in self.received].count(FrameType.ACK)
 
@@ -71,11 +75,11 @@ class Relayed(Protocol):
             self.sent.append(frame)
             if self._relay.holding and frame.type == FrameType.NOTIFY and not frame.flags & Flags.FIN:
                 self.hold()
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         if self._agent.connected:
             self._agent.transport.write(data)
         else:
-            self._before.append(data)
+            self._pending.append(data)
         self._relay.changed()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -85,7 +89,7 @@ class Relayed(Protocol):
         self._relay.changed()
 
     def agent_connected(self) -> None:
-        for data in self._before:
+        for data in self._pending:
             self._agent.transport.write(data)
         if self.closed:
             self._agent.transport.loseConnection()
@@ -99,15 +103,16 @@ class Relayed(Protocol):
         self.transport.loseConnection()
 
     def hold(self) -> None:
-        """Read no more of what HAProxy sends."""
+        """Stop reading from HAProxy."""
         self.held = True
         self.transport.pauseProducing()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
+        """Read from HAProxy again."""
         self.transport.resumeProducing()
 
     def cut(self, *, reset: bool = False) -> None:
-        """End both sides at once: for HAProxy as a process does that ends, or with a reset."""
+        """Close both connections at once. HAProxy sees a FIN, as when an agent ends, or an RST if ``reset`` is true."""
         if reset:
             self.transport.abortConnection()
         else:
@@ -116,8 +121,8 @@ class Relayed(Protocol):
             self._agent.transport.abortConnection()
 
 
-class _AgentsEnd(Protocol):
-    """The agent's end of a connection."""
+class _AgentConnection(Protocol):
+    """The relay's connection to the agent."""
 
     transport: Connection
 
@@ -137,9 +142,9 @@ class _AgentsEnd(Protocol):
 
 
 class Relay(Factory):
-    """Listens for HAProxy, and connects to the agent for each of its connections.
+    """Listens for HAProxy, and opens a connection to the agent for each connection from HAProxy.
 
-    :param agent: where the agent is, as HAProxy writes it.
+    :param agent: the agent's address, ``host:port``.
     """
 
     noisy = False
@@ -147,9 +152,9 @@ class Relay(Factory):
     def __init__(self, agent: str) -> None:
         host, _, port = agent.partition(":")
         self.agent = (host, int(port))
-        #: Those that are open and those that were, in the order in which they came.
+        #: All connections from HAProxy, open and closed, in the order in which HAProxy opened them.
         self.connections: list[Relayed] = []
-        #: Whether a connection is held when the first of several fragments has come.
+        #: If true, a connection is paused when the first fragment of a fragmented NOTIFY has come.
         self.holding = False
         self._waiting: list[Deferred[None]] = []
         self._port: Any = None
@@ -158,16 +163,17 @@ class Relay(Factory):
         return Relayed(self)
 
     async def listen(self) -> str:
-        """Listen, and return where, as HAProxy writes it."""
+        """Listen on a free port, and return the address in the syntax of HAProxy's ``server`` line."""
         listening = bound_socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         listening.listen(128)
-        # Twisted makes it its own.
+        # The endpoint closes the descriptor, so the socket object must not close it too.
         endpoint = AdoptedStreamServerEndpoint(reactor, listening.detach(), socket.AF_INET)
         self._port = await endpoint.listen(self)
         return f"127.0.0.1:{self._port.getHost().port}"
 
     async def stop(self) -> None:
+        """Close the listening port and all connections."""
         if self._port is not None:
             await self._port.stopListening()
         for connection in self.connections:
@@ -175,13 +181,14 @@ class Relay(Factory):
                 connection.cut()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds, which it may begin to when frames have come or a connection is lost."""
+        """Wait until ``condition`` is true. It is checked now, after each read, and when a connection is lost."""
         while not condition():
             change: Deferred[None] = Deferred()
             self._waiting.append(change)
             await change
 
     def changed(self) -> None:
+        """Let :meth:`until` check its condition again."""
         waiting, self._waiting = self._waiting, []
         for change in waiting:
             change.callback(None)

@@ -1,7 +1,7 @@
-"""The end of a run: which branches of the README's table were not tested, and what the tests observed of the others.
+"""A pytest plugin that prints, at the end of a run, which branches were not tested and how the README's table changed.
 
-A plugin of pytest, and not in a ``conftest.py``: with pytest-xdist the tests run in other processes than the one that
-prints the end, and that one loads no ``conftest.py`` of this folder. The workers hand over what they have seen.
+This is a plugin, not a ``conftest.py``. With pytest-xdist the workers run the tests, and the controller prints the end
+of the run. The controller does not load this folder's ``conftest.py``, so the workers send their results to it here.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import pytest
 from .branches import Branch
 from .features import FEATURES, Table
 
-#: What was observed, by the feature and the name of the branch.
+#: The observed values of the README's table, by feature and name of the branch.
 OBSERVED = pytest.StashKey[dict[tuple[str, str], str]]()
 
+#: The names of the branches for which tests were collected.
 _TESTED = pytest.StashKey[set[str]]()
 
+#: The key in xdist's ``workeroutput`` under which a worker sends its results.
 _WORKER_OUTPUT = "spoa_haproxy_branches"
 
 
@@ -39,7 +41,7 @@ def _branches_of(items: Iterable[pytest.Item]) -> Iterable[str]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand over what this process has seen, if it is a worker of pytest-xdist."""
+    """If this process is a pytest-xdist worker, send its results to the controller."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         tested, observed = session.config.stash[_TESTED], session.config.stash[OBSERVED]
@@ -48,14 +50,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Take what a worker hands over. A worker that crashed has nothing to hand over."""
+    """Add a worker's results to those of the controller. A worker that crashed sends none."""
     tested, observed = getattr(node, "workeroutput", {}).get(_WORKER_OUTPUT, ([], []))
     node.config.stash[_TESTED].update(tested)
     node.config.stash[OBSERVED].update(observed)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say which branches of the README's table were not there, and print the table as it should be when it is not."""
+    """Print which branches of the README's table were not tested. If the observed table differs, print that too."""
     table = Table.of_readme()
     tested = config.stash[_TESTED]
     absent = [branch for branch in table.branches if branch not in tested]
@@ -63,5 +65,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"HAProxy {', '.join(absent)} NOT TESTED: not found; see tests/haproxy/branches.py")
     observed = table.updated(config.stash[OBSERVED])
     if (observed.cells, observed.features) != (table.cells, FEATURES or table.features):
-        terminalreporter.section("HAProxy's branches: the README's table as it was observed")
+        terminalreporter.section("HAProxy branches: the README's table with the observed values")
         terminalreporter.write(observed.as_rst())

@@ -1,4 +1,4 @@
-"""More answers at a time than HAProxy reads at once."""
+"""A burst of ACKs that is longer than HAProxy's buffer."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from spoa_twisted import Handlers, Variables
 from .conftest import Serve, StartHAProxy
 from .harness import bounded
 
-#: As many requests as HAProxy >= 3.1 sends over one connection at a time.
-MANY = 20
+#: HAProxy >= 3.1 has at most 20 NOTIFYs in flight on one connection.
+IN_FLIGHT = 20
 
-#: As many of these are twice as long as HAProxy's buffer.
+#: ``IN_FLIGHT`` of these values are about twice as long as HAProxy's buffer of 16 KiB.
 VALUE = "x" * 1500
 
 
 @bounded
 async def test_many_long_answers(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
-    """Answers that are ready at once, and together longer than HAProxy's buffer, all arrive: HAProxy >= 3.1 never
-    reads again from a connection on which as much as its buffer holds stands unread.
+    """All of 20 long answers arrive when their handlers finish at the same time.
+
+    A HAProxy >= 3.1 connection hangs if one read fills its buffer, so the agent must not send them all at once.
     """
     waiting: list[Deferred[Variables]] = []
 
@@ -29,7 +30,7 @@ async def test_many_long_answers(serve: Serve, start_haproxy: StartHAProxy, agen
             return {"txn.value": VALUE}
         result: Deferred[Variables] = Deferred()
         waiting.append(result)
-        if len(waiting) == MANY:
+        if len(waiting) == IN_FLIGHT:
             reactor.callLater(0, answer_all)
         return result
 
@@ -49,10 +50,10 @@ spoe-message long
         web="    http-request return status 200 hdr length %[var(txn.spoa.value),length]\n",
     )
 
-    # HAProxy >= 3.1 shares a connection when it is there before the requests.
+    # HAProxy >= 3.1 shares only a connection that is already established, so open one first.
     await haproxy.get("/alone")
     for _ in range(3):
-        responses = await gatherResults([Deferred.fromCoroutine(haproxy.get()) for _ in range(MANY)])
-        assert [response.error for response in responses] == [None] * MANY
-        assert [response["length"] for response in responses] == [str(len(VALUE))] * MANY
+        responses = await gatherResults([Deferred.fromCoroutine(haproxy.get()) for _ in range(IN_FLIGHT)])
+        assert [response.error for response in responses] == [None] * IN_FLIGHT
+        assert [response["length"] for response in responses] == [str(len(VALUE))] * IN_FLIGHT
     assert agent_log == []

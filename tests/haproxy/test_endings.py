@@ -1,4 +1,4 @@
-"""HAProxy or the agent ends while the other one waits for it."""
+"""HAProxy or the agent ends while a NOTIFY is pending."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOW_SCORE = shown("txn.spoa.score")
 
 
 class Pending:
-    """A handler whose first call is answered when the test says so, and all later ones at once."""
+    """A handler whose first call returns a Deferred that the test fires. All later calls answer at once."""
 
     def __init__(self) -> None:
         self.called: Deferred[None] = Deferred()
@@ -43,7 +43,7 @@ class Pending:
 
 @bounded
 async def test_haproxy_stops_softly(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
-    """A HAProxy that was told to finish its work gets the answer it waits for, and the agent logs nothing."""
+    """After a soft stop (SIGUSR1), HAProxy still gets the pending answer, and the agent logs nothing."""
     score = Pending()
     haproxy = start_haproxy(serve(Handlers({"score": score})), spoe=SCORE, web=SHOW_SCORE)
     request = Deferred.fromCoroutine(haproxy.get())
@@ -64,7 +64,7 @@ async def test_haproxy_stops_softly(serve: Serve, start_haproxy: StartHAProxy, a
 async def test_haproxy_ends(
     serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str], number: signal.Signals
 ) -> None:
-    """What a HAProxy that is gone waited for is cancelled, silently, and the next HAProxy is served."""
+    """When HAProxy ends, the agent cancels the pending handler, logs nothing, and serves the next HAProxy."""
     score = Pending()
     server = serve(Handlers({"score": score}))
     haproxy = start_haproxy(server, spoe=SCORE, web=SHOW_SCORE)
@@ -84,7 +84,7 @@ async def test_haproxy_ends(
 
 @bounded
 async def test_agent_stops(start_agent: StartAgent, start_haproxy: StartHAProxy) -> None:
-    """An agent that gets SIGTERM answers the request in flight before it ends, cleanly."""
+    """On SIGTERM, the agent answers the NOTIFY in flight, and then ends without an error."""
     agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
     haproxy = start_haproxy(
         await agent.address(),
@@ -108,20 +108,22 @@ spoe-message after-stop
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def same_place(request: pytest.FixtureRequest, tmp_path: Path, start_agent: StartAgent) -> Iterator[StartAgent]:
-    """Starts agents that listen at the same place, one after the other."""
+def start_at_same_address(
+    request: pytest.FixtureRequest, tmp_path: Path, start_agent: StartAgent
+) -> Iterator[StartAgent]:
+    """Starts agents one after the other, all at the same address."""
     if request.param == "unix":
         yield lambda: start_agent(f"--listen=unix:{tmp_path}/spoa.sock")
         return
-    # What comes while there is no agent waits in the socket, as with systemd.
+    # While no agent runs, connections wait in the socket's queue, as with systemd.
     with listening_socket() as agents_socket:
         yield lambda: start_agent(socket=agents_socket)
 
 
 @bounded
-async def test_agent_restarts(same_place: StartAgent, start_haproxy: StartHAProxy) -> None:
-    """An agent that is killed costs the request in flight its variables; the next agent answers the next request."""
-    agent = same_place()
+async def test_agent_restarts(start_at_same_address: StartAgent, start_haproxy: StartHAProxy) -> None:
+    """When the agent is killed, the request in flight gets error 257. The next agent answers the next request."""
+    agent = start_at_same_address()
     haproxy = start_haproxy(
         await agent.address(),
         spoe="""\
@@ -142,7 +144,7 @@ spoe-message score
     agent.signal(signal.SIGKILL)
     in_flight = await request
     await agent.ended()
-    await same_place().address()
+    await start_at_same_address().address()
     after = await haproxy.get()
 
     assert (before.status, before.error, before["txn.spoa.score"]) == (200, None, "42")

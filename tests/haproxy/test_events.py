@@ -1,4 +1,4 @@
-"""Each event and each group of messages, for HTTP and for TCP."""
+"""Every SPOE event, and groups of messages, in modes http and tcp."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .harness import HAProxy, bounded, listening_socket
 
 @implementer(IHandlers)
 class Recorder:
-    """Handlers that count NOTIFYs in a variable of the session, and note which messages came together.
+    """Handlers that count NOTIFYs in ``sess.count``, and record which messages came in the same NOTIFY.
 
-    :param denied: the message whose answer sets another variable.
+    :param denied: the name of the message whose handler sets ``sess.denied`` to true.
     """
 
     def __init__(self, denied: str = "") -> None:
         self._denied = denied
         self.notifies: list[list[str]] = []
-        #: What each NOTIFY was told of the count.
+        #: The value of ``sess.count`` that HAProxy sent in each NOTIFY.
         self.counts: list[Value] = []
         self._handlers = Handlers()
         self._handlers.default(self._count_up)
@@ -43,14 +43,14 @@ class Recorder:
 
 
 def messages(**events: str) -> str:
-    """Return the sections spoe-message, each with its event."""
+    """Return a section spoe-message for each message name, with its event."""
     return "".join(
         f"\nspoe-message {name.replace('_', '-')}\n    args count=var(sess.spoa.count)\n    event {event}\n"
         for name, event in events.items()
     )
 
 
-#: Messages that no event sends, in a group.
+#: A group of messages that no event sends: only ``send-spoe-group`` does.
 GROUPS = """
 spoe-message grouped
     args count=var(sess.spoa.count)
@@ -102,7 +102,7 @@ TCP = f"""\
 
 @bounded
 async def test_http(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
-    """Each event, and each group, is a NOTIFY with all of its messages, whose variables the next one finds."""
+    """Each event and each group is one NOTIFY with all its messages. The next NOTIFY sees their variables."""
     recorder = Recorder()
     haproxy = start_haproxy(
         serve(recorder),
@@ -130,13 +130,13 @@ async def test_http(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[s
         ["response"],
         ["answered"],
     ]
-    # Those of one NOTIFY are told the same count.
+    # Two messages of one NOTIFY both set the count, from the same old value: it grows by one for each NOTIFY.
     assert recorder.counts == [None, *range(1, 10)]
     assert response["count"] == "10"
     assert agent_log == []
 
 
-#: A backend of its own: the rules of a response belong there.
+#: This has a backend of its own, because rules for the response go into the backend.
 TCP_WEB = """\
     tcp-request inspect-delay 5s
     tcp-request content reject if {{ var(sess.spoa.denied) -m bool }}
@@ -164,7 +164,7 @@ TCP_NOTIFIES = [
 
 @pytest.fixture
 def start_tcp(start_haproxy: StartHAProxy) -> Callable[[str], HAProxy]:
-    """Starts a HAProxy that knows nothing of HTTP on the client's side."""
+    """Starts a HAProxy whose frontend for the web clients, and the backend behind it, are in mode tcp."""
 
     def start(server: str) -> HAProxy:
         with listening_socket() as web, listening_socket() as origin:
@@ -176,7 +176,7 @@ def start_tcp(start_haproxy: StartHAProxy) -> Callable[[str], HAProxy]:
 
 @bounded
 async def test_tcp(serve: Serve, start_tcp: Callable[[str], HAProxy], agent_log: list[str]) -> None:
-    """The same for a frontend and a backend that know nothing of HTTP."""
+    """In mode tcp, too, HAProxy sends one NOTIFY for each event and group, with all its messages."""
     recorder = Recorder()
 
     response = await start_tcp(serve(recorder)).get()
@@ -190,7 +190,7 @@ async def test_tcp(serve: Serve, start_tcp: Callable[[str], HAProxy], agent_log:
 @pytest.mark.parametrize("denied", ["frontend-tcp", "backend-tcp", "tcp-response"])
 @bounded
 async def test_tcp_denied(serve: Serve, start_tcp: Callable[[str], HAProxy], agent_log: list[str], denied: str) -> None:
-    """What a handler sets when a TCP connection comes, goes to a server, or is answered, ends it there."""
+    """By a handler's variable, HAProxy rejects a TCP connection in the frontend, in the backend, or at the response."""
     recorder = Recorder(denied)
 
     with pytest.raises((ConnectionDone, ConnectionLost)):

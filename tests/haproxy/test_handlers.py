@@ -1,4 +1,4 @@
-"""Every kind of handler, and what is left of a NOTIFY whose handlers fail."""
+"""Every kind of handler, and handlers that fail, behind a real HAProxy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ spoe-message one
 
 @implementer(IHandlers)
 class Recorder:
-    """Handlers that note which messages came together."""
+    """Handlers that record which messages came in the same NOTIFY."""
 
     def __init__(self, handlers: Handlers) -> None:
         self.notifies: list[list[str]] = []
@@ -46,7 +46,7 @@ class Recorder:
 
 @bounded
 async def test_kinds_of_handlers(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
-    """Plain functions, Deferreds, coroutines and threads answer the messages of one NOTIFY together."""
+    """Plain functions, Deferreds, coroutines and threads answer the messages of one NOTIFY in one ACK."""
     handlers = Handlers()
 
     @handlers.message("plain")
@@ -123,8 +123,9 @@ spoe-message thread
 
 @bounded
 async def test_failing_handlers(start_agent: StartAgent, start_haproxy: StartHAProxy) -> None:
-    """A handler that raises, one that is late and one whose result cannot be sent yield their on_error; the other
-    one's variables are set, and HAProxy sees no error.
+    """For a handler that raises, is late or returns an invalid value, its ``on_error`` is set.
+
+    The variables of the good handler in the same NOTIFY are set too, and HAProxy sees no error.
     """
     agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
     haproxy = start_haproxy(
@@ -177,7 +178,7 @@ FAILING: dict[str, Callable[[], Any]] = {
 
 @bounded
 async def test_failing_handlers_beside_good_ones(serve: Serve, start_haproxy: StartHAProxy, logged: Logged) -> None:
-    """In one NOTIFY, each failing handler yields its on_error, and the variables of the others are set."""
+    """In one NOTIFY, the ``on_error`` of each failing handler and the variables of the other handlers are set."""
     handlers = Handlers({"first": lambda: {"txn.first": 1}, "last": lambda: {"txn.last": "x" * 9000}})
     for name, function in FAILING.items():
         handlers.message(name, on_error={f"txn.on_error_{name}": True})(function)
@@ -208,7 +209,7 @@ async def test_failing_handlers_beside_good_ones(serve: Serve, start_haproxy: St
 async def test_nothing_to_set(
     serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str], variables: Variables | None
 ) -> None:
-    """An ACK that sets nothing lets the request go on without an error."""
+    """A handler that sets no variable causes no error: the request continues."""
     server = serve(Handlers({"one": lambda: variables}))
     haproxy = start_haproxy(server, spoe=ONE_MESSAGE, web="    http-request return status 200\n")
 
@@ -220,14 +221,14 @@ async def test_nothing_to_set(
 
 @bounded
 async def test_no_handler(start_agent: StartAgent, start_haproxy: StartHAProxy) -> None:
-    """A message without a handler sets nothing, fails nothing, and is logged once."""
+    """A message without a handler sets no variable and causes no error. The agent logs it once."""
     agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
     haproxy = start_haproxy(await agent.address(), spoe=ONE_MESSAGE, web="    http-request return status 200\n")
 
     responses = [await haproxy.get(), await haproxy.get()]
 
     assert [(response.status, response.error) for response in responses] == [(200, None)] * 2
-    # It prints in order: what it says of its end comes after what it said of the requests.
+    # Wait for the agent's end, so that its output is complete.
     agent.signal(signal.SIGTERM)
     assert await agent.ended() in STOPPED
     assert agent.output.count("no handler for the message") == 1

@@ -1,4 +1,4 @@
-"""HAProxy asks whether the agent is alive."""
+"""HAProxy's health checks of the agent."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from .branches import Branch
 from .conftest import Serve, StartHAProxy
 from .harness import bound_socket, bounded, shown
 
-#: Without this a check may take no longer than the interval between two of them, which is too short on a busy machine.
-PATIENT = "timeout check 10s"
+#: Without ``timeout check``, a check must end within ``inter`` (100 ms here), which is too short on a busy machine.
+CHECK_TIMEOUT = "timeout check 10s"
 
 
 @bounded
 async def test_health_check(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
-    """Without an agent requests go on at once with an error; ``option spop-check`` finds the agent when it comes,
-    calls no handler and leaves nothing in its log.
+    """``option spop-check`` finds an agent that starts later. The check calls no handler and logs nothing.
+
+    As long as the server is DOWN, HAProxy does not wait for an agent: the request continues at once with an error.
     """
     received: list[Message] = []
     handlers = Handlers()
@@ -35,7 +36,7 @@ async def test_health_check(branch: Branch, serve: Serve, start_haproxy: StartHA
     with bound_socket() as agents_socket:
         haproxy = start_haproxy(
             f"127.0.0.1:{agents_socket.getsockname()[1]} check inter 100ms rise 3 fall 1",
-            backend=f"option spop-check\n    {PATIENT}",
+            backend=f"option spop-check\n    {CHECK_TIMEOUT}",
             spoe="""\
     messages score
 
@@ -54,7 +55,7 @@ spoe-message score
     with_agent = await haproxy.get()
 
     assert (without_agent.status, without_agent["txn.spoa.score"]) == (200, None)
-    # "No server is up" for the old, "connection closed" for the new.
+    # HAProxy <= 3.0 sets 2 when no server is up. HAProxy >= 3.1 sets 257, as for a closed connection.
     assert without_agent.error == ("257" if branch.rewritten else "2")
     assert (with_agent.status, with_agent.error, with_agent["txn.spoa.score"]) == (200, None, "42")
     assert len(received) == 1
@@ -64,11 +65,11 @@ spoe-message score
 @pytest.mark.parametrize("check", ["option spop-check", ""], ids=["spop-check", "connect"])
 @bounded
 async def test_down_and_up_again(start_haproxy: StartHAProxy, tmp_path: Path, agent_log: list[str], check: str) -> None:
-    """The agent is found when it comes, missed when it is stopped, and found when it comes again."""
+    """HAProxy marks the agent UP when it starts, DOWN when it stops, and UP when it starts again. Nothing is logged."""
     handlers = Handlers({"score": lambda: {"txn.score": 42}})
     haproxy = start_haproxy(
         f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1",
-        backend=f"{check}\n    {PATIENT}",
+        backend=f"{check}\n    {CHECK_TIMEOUT}",
         spoe="""\
     messages score
 

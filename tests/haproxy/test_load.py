@@ -1,4 +1,4 @@
-"""Many requests at a time, and a HAProxy that stops or is replaced among them: none is without its answer."""
+"""Every request gets its answer: with many requests in flight, at a soft stop of HAProxy, and at reloads."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .branches import Branch
 from .conftest import Serve, StartHAProxy, StartRelay
 from .harness import HAProxy, Response, bounded, listening_socket
 
-#: More requests than HAProxy sends over one connection at a time, which is 20.
+#: More requests than HAProxy has in flight on one connection, which is at most 20.
 MANY = 60
 
-#: Seconds that a handler takes.
+#: Seconds until the handler answers.
 PAUSE = 0.1
 
 ECHO = """\
@@ -41,7 +41,7 @@ def echo(number: str) -> Deferred[Variables]:
 
 
 @pytest.mark.parametrize(
-    ("option", "threads", "async_", "most"),
+    ("option", "threads", "async_", "max_in_flight"),
     [
         ("", 1, False, 20),
         ("no option pipelining", 1, False, 1),
@@ -61,32 +61,32 @@ async def test_many_at_a_time(
     option: str,
     threads: int,
     async_: bool,
-    most: int,
+    max_in_flight: int,
     branch: Branch,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Each of many requests gets its own answer, over connections none of which has more than HAProxy's limit."""
+    """Each of many requests gets its own answer. No connection has more NOTIFYs in flight than HAProxy's limit."""
     relay, server = await start_relay(serve(Handlers({"echo": echo}), async_=async_))
     haproxy = start_haproxy(server, spoe=f"    {option}\n{ECHO}", web=SHOW_ECHO, threads=threads)
 
-    # HAProxy >= 3.1 shares a connection when it is there before the requests.
+    # HAProxy >= 3.1 shares only a connection that is already established, so open one first.
     await haproxy.get(number="first")
     requests = [Deferred.fromCoroutine(haproxy.get(number=str(number))) for number in range(MANY)]
     responses = await gatherResults(requests, consumeErrors=True)
 
     assert [(response.error, response["echo"]) for response in responses] == [(None, str(n)) for n in range(MANY)]
     assert sum(connection.sent_types().count("NOTIFY") for connection in relay.connections) == MANY + 1
-    assert 1 <= max(connection.most_in_flight for connection in relay.connections) <= most
+    assert 1 <= max(connection.max_in_flight for connection in relay.connections) <= max_in_flight
     if branch.rewritten:
         assert len({connection.engine_id for connection in relay.connections}) == 1
-    # It depends on what comes first, so it is only told: "pytest --junit-xml" writes it.
+    # The number of connections depends on timing, so it is not checked. "pytest --junit-xml" writes it into the report.
     record_property("connections", len(relay.connections))
     assert agent_log == []
 
 
 @bounded
 async def test_soft_stop(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
-    """All requests that are under way when HAProxy is told to stop softly get their answers, and then it ends."""
+    """After a soft stop (SIGUSR1), all requests in flight get their answers, and then HAProxy ends."""
     waiting: list[tuple[str, Deferred[Variables]]] = []
     all_called: Deferred[None] = Deferred()
 
@@ -113,25 +113,26 @@ async def test_soft_stop(serve: Serve, start_haproxy: StartHAProxy, agent_log: l
 
 @dataclass
 class Clients:
-    """Clients that ask again as soon as they have an answer, each request with a number of its own."""
+    """Clients that send their next request as soon as they get a response. Each request has a different number."""
 
     get: Callable[[int], Deferred[Response]]
     responses: list[tuple[int, Response]] = field(default_factory=list)
     stopping: bool = False
-    _asked: int = 0
+    _sent: int = 0
     _waiting: list[Deferred[None]] = field(default_factory=list)
 
-    async def ask(self) -> None:
+    async def run(self) -> None:
+        """Send requests as one client, until ``stopping`` is true."""
         while not self.stopping:
-            self._asked += 1
-            number = self._asked
+            self._sent += 1
+            number = self._sent
             self.responses.append((number, await self.get(number)))
             waiting, self._waiting = self._waiting, []
             for change in waiting:
                 change.callback(None)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds after an answer."""
+        """Wait until ``condition`` is true. It is checked now and after each response."""
         while not condition():
             change: Deferred[None] = Deferred()
             self._waiting.append(change)
@@ -140,8 +141,8 @@ class Clients:
 
 @bounded
 async def test_reload(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
-    """While HAProxy is replaced, and replaced again, each request of clients that never pause has its own answer."""
-    # They take long enough for some to be under way whenever it happens.
+    """While HAProxy is reloaded twice, each request of clients that never pause gets its own answer."""
+    # The handler takes 20 ms, so that requests are in flight during each reload.
     server = serve(Handlers({"echo": lambda number: deferLater(reactor, 0.02, lambda: {"txn.echo": number})}))
     with listening_socket() as web, listening_socket() as origin:
 
@@ -150,9 +151,9 @@ async def test_reload(serve: Serve, start_haproxy: StartHAProxy, agent_log: list
             return start_haproxy(server, spoe=ECHO, web=rules, listeners=(web, origin), options=options)
 
         haproxy = start(0)
-        # The port is the same for all of them.
+        # ``haproxy`` is another HAProxy after each reload, but all of them listen on the same port.
         clients = Clients(lambda number: Deferred.fromCoroutine(haproxy.get(number=str(number))))
-        asking = [Deferred.fromCoroutine(clients.ask()) for _ in range(8)]
+        running = [Deferred.fromCoroutine(clients.run()) for _ in range(8)]
 
         def answered_by(generation: int) -> int:
             return [response["generation"] for _, response in clients.responses].count(str(generation))
@@ -163,7 +164,7 @@ async def test_reload(serve: Serve, start_haproxy: StartHAProxy, agent_log: list
             assert await old.ended() == 0
             await clients.until(lambda generation=generation: answered_by(generation) >= 20)  # type: ignore[misc]
         clients.stopping = True
-        await gatherResults(asking, consumeErrors=True)
+        await gatherResults(running, consumeErrors=True)
 
     outcomes = [(number, response.status, response.error, response["echo"]) for number, response in clients.responses]
     assert [outcome for outcome in outcomes if outcome[1:] != (200, None, str(outcome[0]))] == []

@@ -1,4 +1,4 @@
-"""Agents are restarted one after the other, and requests go on meanwhile."""
+"""Restarts of agents while clients send requests: how many requests fail."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from .branches import Branch
 from .conftest import StartAgent, StartHAProxy
 from .harness import AgentProcess, HAProxy, Load, bounded, listening_socket, several_agents, shown
 
-#: Agents start and end under load, several times each.
+#: These tests are long: agents start and end under load, several times in each test.
 pytestmark = pytest.mark.soak
 
-#: How many clients request as fast as they are answered. HAProxy sends as many NOTIFYs over one connection at a time.
+#: The number of clients. Each sends its next request as soon as it gets a response. HAProxy, too, has up to 20 NOTIFYs
+#: in flight on one connection.
 CLIENTS = 20
 
-#: How many requests come between the steps of a test.
-SOME = 200
+#: The number of requests between two steps of a test.
+REQUESTS_PER_STEP = 200
 
+#: The number of restarts in each test.
 RESTARTS = 4
 
-#: An answer that is there at once, and one that takes a while.
+#: The handler for ``/now`` answers at once, the handler for ``/later`` after 20 ms.
 PATHS = ["/now", "/later"]
 
-#: What a drained agent may cost: NOTIFYs that cross its DISCONNECT, of some of its connections at the worst. Of 872
-#: restarts one was seen to cost 2 requests, and the others none. An agent that is killed costs CLIENTS.
-MOST_LOST = CLIENTS // 4
+#: The largest number of requests that may fail when an agent drains and stops. A NOTIFY fails if it crosses the agent's
+#: AGENT-DISCONNECT, at the worst on several connections. Of 872 restarts, one lost 2 requests and the others lost none.
+#: A killed agent loses CLIENTS requests.
+MAX_LOST = CLIENTS // 4
 
 PID = """\
     messages pid-now pid-later
@@ -41,32 +44,33 @@ spoe-message pid-later
     event on-frontend-http-request if { path /later }
 """
 
-#: A request that the agent has no part in.
-UNASKED = "/unasked"
+#: The path of a request for which HAProxy sends no NOTIFY.
+WITHOUT_AGENT = "/without-agent"
 
 SHOW_PID = shown("txn.spoa.pid")
 
 
-async def at_work(agent: AgentProcess, load: Load) -> None:
-    """Wait until ``agent`` has answered a while."""
-    enough = load.answers[agent.pid] + CLIENTS
-    await load.until(lambda: load.answers[agent.pid] >= enough)
+async def until_busy(agent: AgentProcess, load: Load) -> None:
+    """Wait until ``agent`` has answered ``CLIENTS`` more requests."""
+    target = load.answers[agent.pid] + CLIENTS
+    await load.until(lambda: load.answers[agent.pid] >= target)
 
 
-async def all_in_flight(haproxy: HAProxy, load: Load) -> None:
-    """Wait until HAProxy has sent all that it was asked to an agent that stands still."""
+async def until_all_in_flight(haproxy: HAProxy, load: Load) -> None:
+    """Wait until all requests of the clients are in flight to the agent, which is stopped with SIGSTOP."""
     requests = -1
     while requests != load.requests:
         requests = load.requests
-        # It comes to the first one when it has done what it was asked before; until the second one is there, clients
-        # that it answered meanwhile have told so.
+        # HAProxy handles the first of these requests after the clients' earlier ones. The second request gives the
+        # responses to the earlier ones time to arrive and to be counted.
         for _ in range(2):
-            assert (await haproxy.get(UNASKED)).error is None
+            assert (await haproxy.get(WITHOUT_AGENT)).error is None
 
 
 async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures: list[str]) -> tuple[int, int]:
-    """Stop an agent that is at work; return how many requests fail, from then until some more were answered, and how
-    many connections it had.
+    """Stop a busy agent with signal ``number``, and wait for ``REQUESTS_PER_STEP`` more requests.
+
+    Return the number of requests that failed since the signal, and the number of connections that the agent had.
     """
     failed, failures, connections = load.failed, load.failures.copy(), agent.connections
     began = reactor.seconds()
@@ -74,10 +78,10 @@ async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures:
     status = await agent.ended()
     took = reactor.seconds() - began
     assert status in (STOPPED if number is signal.SIGTERM else (-number,))
-    await load.further(SOME)
+    await load.wait_for_more(REQUESTS_PER_STEP)
     lost = load.failed - failed
     why = dict(load.failures - failures)
-    figures.append(f"{number.name}: {lost} lost {why}, {connections} connections, {took:.2f} s to its end")
+    figures.append(f"{number.name}: {lost} lost {why}, {connections} connections, ended after {took:.2f} s")
     return lost, connections
 
 
@@ -87,18 +91,19 @@ async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures:
 async def test_overlapping_agents(
     start_agent: StartAgent, start_haproxy: StartHAProxy, path: str, threads: int, figures: list[str]
 ) -> None:
-    """When a new agent listens on the same socket before the old one is told to stop, as with systemd's, a restart
-    costs a request now and then.
+    """A restart rarely loses a request if the new agent listens on the same socket before the old one is stopped.
+
+    systemd can hold the socket for both agents.
     """
     with listening_socket() as agents_socket:
         agent = start_agent(socket=agents_socket)
         address = await agent.address()
         costs = []
         for _ in range(RESTARTS):
-            # HAProxy 2.8 and 3.0 have many connections at the beginning only.
+            # Start a new HAProxy each time: 2.8 and 3.0 have many connections only at the beginning.
             haproxy = start_haproxy(address, spoe=PID, web=SHOW_PID, threads=threads)
             async with haproxy.load(CLIENTS, path) as load:
-                await at_work(agent, load)
+                await until_busy(agent, load)
                 new = start_agent(socket=agents_socket)
                 await new.address()
                 lost, connections = await stop(agent, signal.SIGTERM, load, figures)
@@ -109,15 +114,16 @@ async def test_overlapping_agents(
             costs.append(lost)
             agent = new
 
-    assert max(costs) <= MOST_LOST, costs
+    assert max(costs) <= MAX_LOST, costs
 
 
 @bounded
 async def test_one_agent_after_the_other(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
 ) -> None:
-    """Of two agents that HAProxy knows, as the README has it, the busier one is restarted, and then the one that is
-    busier now. That costs a request now and then, though HAProxy goes on trying to connect to the one that stopped.
+    """HAProxy has two agents, as in the README. A restart of the busier one rarely loses a request.
+
+    HAProxy still tries to connect to the stopped agent until its check has failed, and redispatches those requests.
     """
     agents = [start_agent("--listen=tcp:0:interface=127.0.0.1") for _ in range(2)]
     addresses = [await agent.address() for agent in agents]
@@ -127,9 +133,9 @@ async def test_one_agent_after_the_other(
         haproxy = start_haproxy(servers, backend=several_agents(branch), spoe=PID, web=SHOW_PID)
         async with haproxy.load(CLIENTS, *PATHS) as load:
             for _ in range(2):
-                # HAProxy <= 3.0 may give all the work to either.
+                # HAProxy <= 3.0 may send nearly all NOTIFYs to one agent, so find the busier one.
                 before = load.answers.copy()
-                await load.further(SOME)
+                await load.wait_for_more(REQUESTS_PER_STEP)
                 done = load.answers - before
                 i = max(range(2), key=lambda i: done[agents[i].pid])
                 lost, _ = await stop(agents[i], signal.SIGTERM, load, figures)
@@ -142,27 +148,27 @@ async def test_one_agent_after_the_other(
         figures.append(f"{load.requests} requests")
         assert load.failed == sum(costs[-2:])
 
-    assert max(costs) <= MOST_LOST, costs
+    assert max(costs) <= MAX_LOST, costs
 
 
 @bounded
 async def test_killed_agents(start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]) -> None:
-    """An agent that is killed costs what was in flight, on each connection, and nothing after that."""
+    """When an agent is killed, the requests in flight on its connections fail, and no later request fails."""
     with listening_socket() as agents_socket:
         agent = start_agent(socket=agents_socket)
         haproxy = start_haproxy(await agent.address(), spoe=PID, web=SHOW_PID)
         async with haproxy.load(CLIENTS, *PATHS) as load:
             for _ in range(RESTARTS):
-                await at_work(agent, load)
+                await until_busy(agent, load)
                 new = start_agent(socket=agents_socket)
                 await new.address()
                 agent.signal(signal.SIGSTOP)
-                await all_in_flight(haproxy, load)
+                await until_all_in_flight(haproxy, load)
                 lost, _ = await stop(agent, signal.SIGKILL, load, figures)
-                # As many as there are clients, and so at least one on each connection that is busy.
+                # Each client has one request in flight, so each busy connection loses at least one.
                 assert lost >= CLIENTS
                 agent = new
             failed = load.failed
-            await load.further(SOME)
+            await load.wait_for_more(REQUESTS_PER_STEP)
 
     assert failed == load.failed

@@ -1,4 +1,4 @@
-"""HAProxy has several agents, and one of them is killed, frozen, or late."""
+"""HAProxy with several agents, of which one starts late, is killed, or is frozen with SIGSTOP."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .branches import Branch
 from .conftest import StartAgent, StartHAProxy
 from .harness import AgentProcess, Load, bound_socket, bounded, several_agents, shown
 
-#: How many clients request as fast as they are answered.
+#: The number of clients. Each sends its next request as soon as it gets a response.
 CLIENTS = 20
 
-#: How many requests come between the steps of a test.
-SOME = 200
+#: The number of requests between two steps of a test.
+REQUESTS_PER_STEP = 200
 
-#: What the SPOE itself waits for an answer: longer than a handler takes on a slow machine.
+#: How long HAProxy waits for an ACK: longer than a handler takes on a slow machine.
 PROCESSING = "1s"
 
 PID = f"""\
@@ -29,7 +29,8 @@ spoe-message pid-later
 
 SHOW_PID = shown("txn.spoa.pid")
 
-#: A check that is not answered in time has failed: later than the requests that wait for the same agent.
+#: ``timeout check`` is longer than ``timeout processing``. So requests that wait for a frozen agent time out before the
+#: agent is marked DOWN.
 BACKEND = """\
 balance roundrobin
     option spop-check
@@ -37,27 +38,27 @@ balance roundrobin
     timeout connect 100ms
     timeout check 2s"""
 
-#: HAProxy <= 3.0 goes on using connections to an agent that is DOWN, unless it is told to shut them down.
+#: HAProxy <= 3.0 keeps using its connections to a server that is DOWN, unless ``shutdown-sessions`` closes them.
 SERVER = "check inter 100ms fall 1 rise 1 on-marked-down shutdown-sessions"
 
-#: With ``option set-on-error``: the agent did not answer in time.
+#: The error that ``option set-on-error`` sets when ``timeout processing`` is over.
 TIMEOUT = "1"
 
-#: The agent's connection has ended.
+#: The error that ``option set-on-error`` sets when the connection to the agent has ended.
 CLOSED = "257"
 
 
-async def answers(agent: AgentProcess, load: Load) -> None:
-    """Wait until ``agent`` has answered a while."""
-    enough = load.answers[agent.pid] + CLIENTS
-    await load.until(lambda: load.answers[agent.pid] >= enough)
+async def until_answering(agent: AgentProcess, load: Load) -> None:
+    """Wait until ``agent`` has answered ``CLIENTS`` more requests."""
+    target = load.answers[agent.pid] + CLIENTS
+    await load.until(lambda: load.answers[agent.pid] >= target)
 
 
-async def nothing_fails(load: Load) -> None:
-    """Wait until some requests were answered, none of which may fail but those under way at first."""
-    await load.further(2 * CLIENTS)
+async def check_no_failures(load: Load) -> None:
+    """Check that of the next requests only those that are in flight now fail, at most."""
+    await load.wait_for_more(2 * CLIENTS)
     failures = load.failures.copy()
-    await load.further(SOME)
+    await load.wait_for_more(REQUESTS_PER_STEP)
     assert load.failures == failures
 
 
@@ -66,9 +67,10 @@ async def nothing_fails(load: Load) -> None:
 async def test_late_and_killed(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
 ) -> None:
-    """An agent that is not there yet costs nothing once HAProxy's check has noticed, and one that is killed nothing
-    after what was in flight. When it is back, HAProxy >= 3.1 gives it work at once, HAProxy <= 3.0 when that next
-    connects.
+    """No request fails because of an agent that is not yet started or was killed, once HAProxy has marked it DOWN.
+
+    When an agent is killed, only the requests in flight to it fail. When it is UP again, HAProxy >= 3.1 sends it
+    NOTIFYs at once. HAProxy <= 3.0 keeps its connections, and sends it NOTIFYs when it opens new ones.
     """
     with bound_socket() as late_socket:
         host, port = late_socket.getsockname()
@@ -82,38 +84,38 @@ async def test_late_and_killed(
         )
         async with haproxy.load(CLIENTS, "/") as load:
             await haproxy.says("Server agents/late is DOWN")
-            await nothing_fails(load)
+            await check_no_failures(load)
             figures.append(f"late: {dict(load.failures)}")
             assert set(load.failures) <= {CLOSED}
             late_socket.listen(128)
             late = start_agent(socket=late_socket)
-            # When this agent is killed, nobody may hold its socket open.
+            # Close this process's copy: when the agent is killed, the kernel must refuse connections to its port.
             late_socket.close()
             await haproxy.says("Server agents/late is UP")
             if branch.rewritten:
-                await answers(late, load)
-            await nothing_fails(load)
+                await until_answering(late, load)
+            await check_no_failures(load)
 
-            await answers(first, load)
+            await until_answering(first, load)
             first.signal(signal.SIGKILL)
             await haproxy.says("Server agents/first is DOWN")
-            await answers(late, load)
-            await nothing_fails(load)
+            await until_answering(late, load)
+            await check_no_failures(load)
             figures.append(f"killed: {dict(load.failures)}")
-            # None, if HAProxy had just nothing in flight to it.
+            # There may be no failures, if HAProxy had no request in flight to it.
             assert set(load.failures) <= {CLOSED}
 
             back = start_agent(f"--listen=tcp:{address.rpartition(':')[2]}:interface=127.0.0.1")
             await haproxy.says("Server agents/first is UP")
             if branch.rewritten:
-                await answers(back, load)
-            await nothing_fails(load)
+                await until_answering(back, load)
+            await check_no_failures(load)
             late.signal(signal.SIGKILL)
-            await answers(back, load)
+            await until_answering(back, load)
             await haproxy.says("Server agents/late is DOWN")
-            await nothing_fails(load)
+            await check_no_failures(load)
             figures.append(f"and the other: {dict(load.failures)}; {load.requests} requests")
-            # HAProxy 2.6 forgets some that it had not sent yet, when no connection is left.
+            # When no connection is left, HAProxy 2.6 lets some requests that it had not sent yet run into the timeout.
             lost = {CLOSED, TIMEOUT} if branch.version == (2, 6) else {CLOSED}
             assert set(load.failures) <= lost
 
@@ -121,21 +123,23 @@ async def test_late_and_killed(
 @pytest.mark.soak
 @bounded
 async def test_frozen(branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]) -> None:
-    """An agent that stands still fails requests with a timeout until HAProxy's check has noticed, and those that
-    wait for it then; after that none. When it goes on it gets work again, from HAProxy <= 3.0 when that next connects.
+    """Requests to a frozen agent fail with a timeout until HAProxy has marked it DOWN. After that no request fails.
+
+    When the agent continues, HAProxy >= 3.1 sends it NOTIFYs again at once. HAProxy <= 3.0 does so when it opens new
+    connections.
     """
     agents = {f"agent{i}": start_agent("--listen=tcp:0:interface=127.0.0.1") for i in range(3)}
     servers = {name: f"{await agent.address()} {SERVER}" for name, agent in agents.items()}
     haproxy = start_haproxy(servers, backend=BACKEND, spoe=PID, web=SHOW_PID)
     async with haproxy.load(CLIENTS, "/") as load:
-        await load.further(SOME)
+        await load.wait_for_more(REQUESTS_PER_STEP)
         before = load.answers.copy()
-        await load.further(SOME)
+        await load.wait_for_more(REQUESTS_PER_STEP)
         assert load.failures == {}
         name = max(agents, key=lambda name: load.answers[agents[name].pid] - before[agents[name].pid])
         agents[name].signal(signal.SIGSTOP)
         await haproxy.says(f"Server agents/{name} is DOWN")
-        await nothing_fails(load)
+        await check_no_failures(load)
         figures.append(f"frozen: {dict(load.failures)}; {load.requests} requests")
         assert load.failures[TIMEOUT]
         assert set(load.failures) <= {TIMEOUT, CLOSED}
@@ -144,13 +148,13 @@ async def test_frozen(branch: Branch, start_agent: StartAgent, start_haproxy: St
         await haproxy.says(f"Server agents/{name} is UP")
         frozen = agents.pop(name)
         if branch.rewritten:
-            await answers(frozen, load)
-        await nothing_fails(load)
+            await until_answering(frozen, load)
+        await check_no_failures(load)
         for name, other in agents.items():
             other.signal(signal.SIGKILL)
             await haproxy.says(f"Server agents/{name} is DOWN")
-        await answers(frozen, load)
-        await nothing_fails(load)
+        await until_answering(frozen, load)
+        await check_no_failures(load)
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.soak)])
@@ -158,8 +162,9 @@ async def test_frozen(branch: Branch, start_agent: StartAgent, start_haproxy: St
 async def test_spread(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str], count: int
 ) -> None:
-    """Behind the README's backend the agents answer about as many requests each: those of HAProxy <= 3.0 if it is told
-    not to pipeline.
+    """With the README's backend, all agents answer about the same number of requests.
+
+    HAProxy <= 3.0 needs ``no option pipelining`` for this: with pipelining, one agent may get nearly all requests.
     """
     agents = [start_agent("--listen=tcp:0:interface=127.0.0.1") for _ in range(count)]
     haproxy = start_haproxy(
@@ -169,10 +174,10 @@ async def test_spread(
         web=SHOW_PID,
     )
     async with haproxy.load(CLIENTS, "/") as load:
-        await load.further(3 * SOME)
+        await load.wait_for_more(3 * REQUESTS_PER_STEP)
 
     shares = [load.answers[agent.pid] / load.requests for agent in agents]
     figures.append(f"{shares} of {load.requests} requests")
     assert load.failures == {}
-    # HAProxy <= 3.0 shares by how soon the agents answer, which the rest of a busy machine decides too.
+    # With HAProxy <= 3.0 the faster agent gets more requests, and on a busy machine the speed of the agents varies.
     assert min(shares) >= (0.9 if branch.rewritten else 0.2) / count

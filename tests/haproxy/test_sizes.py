@@ -1,4 +1,4 @@
-"""NOTIFYs and ACKs of the sizes that HAProxy has trouble with."""
+"""NOTIFYs and ACKs near HAProxy's size limits."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ SHOW_LENGTH = """\
 async def test_body_bigger_than_a_frame(
     branch: Branch, serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]
 ) -> None:
-    """HAProxy <= 3.0 sends it in fragments, and the handler gets it whole. Later ones cannot: they say so, and
-    what comes after is none the worse for it.
+    """HAProxy <= 3.0 sends a body that is longer than a frame in fragments, and the handler gets the whole body.
+
+    HAProxy >= 3.1 has no fragmentation: it sets error 3 and sends nothing. The next request succeeds in all branches.
     """
     received: list[bytes] = []
 
@@ -68,11 +69,12 @@ spoe-message scan
 
 @implementer(IHandlers)
 class LongestAnswer:
-    """Answers with the longest string that fits."""
+    """Sets a variable to the longest string that fits into an ACK."""
 
     def __init__(self) -> None:
+        #: The length of the string in each ACK.
         self.lengths: list[int] = []
-        #: As the lengths, of all that was set.
+        #: The length of all actions in each ACK, in bytes.
         self.sizes: list[int] = []
 
     def respond(self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float) -> bytes:
@@ -87,13 +89,13 @@ class LongestAnswer:
 
 @bounded
 async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
-    """HAProxy takes the longest ACK that the agent lets handlers make, and what comes after it."""
+    """HAProxy accepts the longest ACK that the agent allows, and the ACKs after it."""
     handlers = LongestAnswer()
     haproxy = start_haproxy(serve(handlers), spoe=ONE_MESSAGE, web=SHOW_LENGTH)
 
     responses = [await haproxy.get() for _ in range(3)]
 
-    # Of the buffer's 16384 bytes, the frame may use nearly all.
+    # The ACK may be nearly as long as HAProxy's buffer of 16384 bytes.
     assert min(handlers.lengths) > 16000
     assert [response.error for response in responses] == [None] * 3
     assert [response["length"] for response in responses] == [str(length) for length in handlers.lengths]

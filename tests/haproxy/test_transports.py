@@ -1,4 +1,4 @@
-"""What a handler sets decides what HAProxy does, however HAProxy reaches the agent."""
+"""HAProxy's rules act on the variables that a handler sets, over TCP, Unix sockets and TLS, and with many requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.certificates import self_signed
 from .conftest import Serve, StartHAProxy
 from .harness import bounded
 
-#: More requests than HAProxy sends over one connection at a time, which is 20.
+#: More requests than HAProxy has in flight on one connection, which is at most 20.
 MANY = 60
 
 CHECK_IP = """\
@@ -35,7 +35,7 @@ DENY_BY_SCORE = """\
 
 @pytest.fixture(params=["tcp", "unix", "tls"])
 def endpoint(request: pytest.FixtureRequest) -> tuple[Callable[[Path], str], str]:
-    """How to describe the endpoint of an agent, and what HAProxy's ``server`` needs to connect to it."""
+    """A function that returns the agent's endpoint for a folder, and the options that the ``server`` line needs."""
     return {
         "tcp": (lambda folder: "tcp:0:interface=127.0.0.1", ""),
         "unix": (lambda folder: f"unix:{folder}/spoa.sock:mode=660", ""),
@@ -48,7 +48,7 @@ def tls_endpoint(folder: Path) -> str:
     return f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
 
 
-# Twisted itself still gives pyOpenSSL what newer releases of that warn about.
+# Twisted still makes calls that newer pyOpenSSL releases warn about.
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
 @bounded
 async def test_handler_decides(
@@ -58,7 +58,7 @@ async def test_handler_decides(
     endpoint: tuple[Callable[[Path], str], str],
     agent_log: list[str],
 ) -> None:
-    """The variable that a handler sets lets one request pass and another not, and nothing is logged for it."""
+    """By a handler's variable HAProxy allows one request and denies another one. The agent logs nothing."""
     describe, options = endpoint
 
     def check_ip(ip: IPv4Address, user: str) -> Variables:
@@ -78,7 +78,7 @@ async def test_handler_decides(
 
 @bounded
 async def test_keep_alive(serve: Serve, start_haproxy: StartHAProxy) -> None:
-    """Each request on one client connection has its own NOTIFY."""
+    """On a kept-alive client connection, HAProxy sends a NOTIFY for each request."""
     scores = iter([1, 2, 3, 4])
     server = serve(Handlers({"check-ip": lambda: {"sess.score": next(scores)}}))
     haproxy = start_haproxy(server, spoe=CHECK_IP, web=DENY_BY_SCORE)
@@ -94,8 +94,9 @@ async def test_keep_alive(serve: Serve, start_haproxy: StartHAProxy) -> None:
 @pytest.mark.parametrize("async_", [False, True], ids=["pipelining", "async"])
 @bounded
 async def test_many_in_flight(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str], async_: bool) -> None:
-    """Many requests wait at a time, and each gets what its own handler returned, although the last to come is the
-    first to be answered. HAProxy <= 3.0 takes an ACK from any connection with async; later ones do not know it.
+    """Each of many pending requests gets the variables of its own handler, although the last one is answered first.
+
+    With async, HAProxy <= 3.0 accepts an ACK over any connection. HAProxy >= 3.1 has no async.
     """
     waiting: list[tuple[str, Deferred[Variables]]] = []
 
@@ -116,7 +117,7 @@ async def test_many_in_flight(serve: Serve, start_haproxy: StartHAProxy, agent_l
     server = serve(Handlers({"check-ip": check_ip}), async_=async_)
     haproxy = start_haproxy(server, spoe=CHECK_IP, web=DENY_BY_SCORE)
 
-    # HAProxy >= 3.1 shares a connection when it is there before the requests.
+    # HAProxy >= 3.1 shares only a connection that is already established, so open one first.
     await haproxy.get(user="first")
     requests = [Deferred.fromCoroutine(haproxy.get(user=str(number))) for number in range(MANY)]
     responses = await gatherResults(requests, consumeErrors=True)

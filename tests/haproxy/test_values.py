@@ -1,4 +1,4 @@
-"""Values of every type, in variables of every scope, there and back."""
+"""Values of every type between HAProxy and handlers in both directions, and variables of every scope."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from spoa_twisted import NULL, Handlers, Int32, Int64, Message, UInt32, UInt64, 
 from .conftest import Serve, StartHAProxy
 from .harness import bounded, shown
 
-#: HAProxy's samples, and what a handler gets for them.
+#: For each argument: HAProxy's sample expression, and the value that a handler gets.
 SAMPLES: dict[str, tuple[str, Value]] = {
     "yes": ("bool(true)", True),
     "no": ("bool(false)", False),
@@ -27,7 +27,7 @@ SAMPLES: dict[str, tuple[str, Value]] = {
     "method": ("method", "POST"),
 }
 
-#: What a handler sets, and how HAProxy shows it; None for a variable that is not there.
+#: For each variable: the value that a handler sets, and HAProxy's text for it, or None if the variable is not set.
 SET: dict[str, tuple[Value, str | None]] = {
     "yes": (True, "1"),
     "no": (False, "0"),
@@ -37,7 +37,7 @@ SET: dict[str, tuple[Value, str | None]] = {
     "int32": (Int32(-5), "-5"),
     "uint32": (UInt32(2**32 - 1), "4294967295"),
     "int64": (Int64(-5), "-5"),
-    # HAProxy's integers have a sign.
+    # HAProxy's integers are signed.
     "uint64": (UInt64(2**64 - 1), "-1"),
     "v4": (IPv4Address("192.0.2.1"), "192.0.2.1"),
     "v6": (IPv6Address("2001:db8::1"), "2001:db8::1"),
@@ -52,7 +52,7 @@ SET: dict[str, tuple[Value, str | None]] = {
 
 @bounded
 async def test_every_type_there_and_back(serve: Serve, start_haproxy: StartHAProxy) -> None:
-    """HAProxy's samples arrive with their types, and come back so when they were sent back as variables."""
+    """HAProxy's samples arrive with their types, also after a handler has set them as variables."""
     handlers = Handlers()
     received: list[Message] = []
 
@@ -101,7 +101,7 @@ spoe-group back
 
 @bounded
 async def test_every_type_from_a_handler(serve: Serve, start_haproxy: StartHAProxy) -> None:
-    """HAProxy has the value that a handler set, of whatever type; NULL and None set none."""
+    """HAProxy gets a handler's value of every type. NULL and None set no variable."""
     variables = {f"txn.{name}": value for name, (value, _) in SET.items()}
     haproxy = start_haproxy(
         serve(Handlers({"all": lambda: variables})),
@@ -122,7 +122,7 @@ spoe-message all
 
 @bounded
 async def test_unnamed_arguments(serve: Serve, start_haproxy: StartHAProxy) -> None:
-    """Arguments without a name are found by their position."""
+    """A handler gets an argument without a name by its position in the message."""
     received: list[Message] = []
     haproxy = start_haproxy(
         serve(Handlers({"mixed": lambda message: received.append(message)})),
@@ -146,8 +146,9 @@ spoe-message mixed
 
 @bounded
 async def test_scopes(serve: Serve, start_haproxy: StartHAProxy) -> None:
-    """A variable lives as long as its scope says: the process, the session, the transaction, the request or the
-    response; and setting it to None ends it before.
+    """A variable exists as long as its scope: process, session, transaction, request or response.
+
+    A handler that sets a variable to None removes it earlier.
     """
     handlers = Handlers()
 
@@ -187,7 +188,8 @@ spoe-message set-res
 spoe-message unset-res
     event on-http-response if { res.hdr(from) origin }
 """,
-        # The variables of the request are gone when the response comes: they go with it to the server and back.
+        # Variables of scope req no longer exist in the response. So a request header carries the value to the web
+        # server, which returns it.
         web="""\
     http-request set-header req %[var(req.spoa.v)] if { var(req.spoa.v) -m found }
     http-response set-header proc %[var(proc.spoa.v)] if { var(proc.spoa.v) -m found }

@@ -1,4 +1,4 @@
-"""What each branch of HAProxy does: each test observes a row of the README's table, and compares it."""
+"""How the branches of HAProxy differ. Each test with a feature observes and checks one row of the README's table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spoa_twisted.spop.frames import Flags, FrameType
 from tests.readme_commands import README
 
 from .branches import Branch
-from .conftest import ReadmeSays, Serve, StartHAProxy, StartRelay
+from .conftest import CheckReadme, Serve, StartHAProxy, StartRelay
 from .features import FEATURES, Table, feature
 from .harness import HAPROXY_CFG, SPOE_CONF, Response, bound_socket, bounded, listening_socket, shown
 from .test_sizes import LongestAnswer
@@ -42,12 +42,12 @@ SHOW_SCORE = shown("txn.spoa.score")
 SHOW_LENGTH = "    http-request return status 200 hdr length %[var(txn.spoa.value),length]\n"
 SHOW_SIZE = "    option http-buffer-request\n" + shown("txn.spoa.size")
 
-#: More requests than HAProxy sends over one connection at a time.
+#: More requests than HAProxy has in flight on one connection, which is at most 20.
 MANY = 60
 
 
 def error_of(response: Response) -> str:
-    """Return what ``option set-on-error`` set in a request that the agent had no part in."""
+    """Return the cell text for the error of a request for which the agent set no variable."""
     assert (response.status, response["txn.spoa.score"], response["txn.spoa.size"]) == (200, None, None)
     assert response.error is not None
     return f"error {response.error}"
@@ -62,7 +62,7 @@ def scan(body: bytes) -> Variables:
 
 
 class Pending:
-    """A handler that answers a request for ``/pending`` when the test says so, and all others at once."""
+    """A handler whose call for ``/pending`` returns a Deferred that the test fires. All other calls answer at once."""
 
     def __init__(self) -> None:
         self.called: Deferred[None] = Deferred()
@@ -75,13 +75,13 @@ class Pending:
         return self.result
 
 
-def test_the_table_is_whole() -> None:
-    """The README's table has the rows that the tests here observe, in their order, and no others."""
+def test_the_table_has_all_rows() -> None:
+    """The rows of the README's table are the features of the tests in this file, in the same order."""
     assert Table.of_readme().features == FEATURES
 
 
-def test_the_table_is_written_as_it_is_printed() -> None:
-    """What is printed to be pasted in, when nothing has changed, is what stands there."""
+def test_the_table_is_printed_as_the_readme_has_it() -> None:
+    """Without new observations, the printed table is the README's text. A new branch becomes a new column."""
     table = Table.of_readme()
     assert max(map(len, table.as_rst().splitlines())) <= 120
     assert table.as_rst() in README.read_text("utf-8")
@@ -94,17 +94,17 @@ def test_the_table_is_written_as_it_is_printed() -> None:
     [("2.4", "2.6"), ("2.6", "2.6"), ("2.9", "2.8"), ("3.1", "3.2"), ("3.3", "3.2"), ("3.5", "3.4"), ("3.10", "3.4")],
 )
 def test_the_column_for_a_branch(version: str, column: str) -> None:
-    """A branch that has none is compared with one that has the same SPOE."""
+    """A branch without a column is compared with the column of a branch that has the same SPOE."""
     major, minor = version.split(".")
     assert Table.of_readme().column_for(Branch((int(major), int(minor)), Path())) == column
 
 
 @feature("mode of the agents' backend")
-def test_modes(branch: Branch, tmp_path: Path, readme_says: ReadmeSays) -> None:
-    """HAProxy takes a configuration with these modes."""
+def test_modes(branch: Branch, tmp_path: Path, check_readme: CheckReadme) -> None:
+    """The table says which modes HAProxy accepts for the agents' backend. HAProxy >= 3.1 adds ``mode spop``."""
     spoe_conf, haproxy_cfg = tmp_path / "spoe.conf", tmp_path / "haproxy.cfg"
     spoe_conf.write_text(SPOE_CONF.format(spoe=SCORE))
-    taken = []
+    accepted = []
     for mode in ("tcp", "spop", "http"):
         haproxy_cfg.write_text(
             HAPROXY_CFG.format(
@@ -128,15 +128,15 @@ def test_modes(branch: Branch, tmp_path: Path, readme_says: ReadmeSays) -> None:
                 timeout=20,
             )
         if check.returncode == 0:
-            taken.append(mode)
+            accepted.append(mode)
         else:
-            # Of whatever else might be wrong with the file, no complaint speaks so.
+            # HAProxy must refuse the file because of the mode, and for no other reason.
             assert re.search(r"unknown proxy mode|HTTP mode|SPOP mode", check.stderr), check.stderr
-    readme_says(", ".join(taken))
+    check_readme(", ".join(accepted))
 
 
-async def at_a_time(serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, options: str = "") -> int:
-    """Return how many of ``MANY`` NOTIFYs HAProxy has under way on a connection before one is answered."""
+async def max_in_flight(serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, options: str = "") -> int:
+    """Send ``MANY`` requests, and return the largest number of NOTIFYs that HAProxy had in flight on one connection."""
     waiting: list[Deferred[Variables]] = []
 
     def answer(path: str) -> Deferred[Variables] | Variables:
@@ -150,35 +150,38 @@ async def at_a_time(serve: Serve, start_haproxy: StartHAProxy, start_relay: Star
 
     relay, server = await start_relay(serve(Handlers({"score": answer})))
     haproxy = start_haproxy(server, spoe=options + SCORE, web=SHOW_SCORE)
-    # HAProxy >= 3.1 shares a connection when it is there before the requests.
+    # HAProxy >= 3.1 shares only a connection that is already established, so open one first.
     await haproxy.get("/first")
     responses = await gatherResults([Deferred.fromCoroutine(haproxy.get()) for _ in range(MANY)])
     assert [(response.error, response["txn.spoa.score"]) for response in responses] == [(None, "42")] * MANY
-    return max(connection.most_in_flight for connection in relay.connections)
+    return max(connection.max_in_flight for connection in relay.connections)
 
 
 @feature("NOTIFYs at a time on a connection")
 @bounded
 async def test_pipelining(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """HAProxy sends so many NOTIFYs over a connection before it waits for an ACK."""
-    readme_says(str(await at_a_time(serve, start_haproxy, start_relay)))
+    """The table says how many NOTIFYs HAProxy has in flight on one connection, with pipelining."""
+    check_readme(str(await max_in_flight(serve, start_haproxy, start_relay)))
 
 
 @feature("the same with ``no option pipelining``")
 @bounded
 async def test_no_pipelining(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """So many when it is told not to."""
-    readme_says(str(await at_a_time(serve, start_haproxy, start_relay, "    no option pipelining\n")))
+    """The table says how many NOTIFYs HAProxy has in flight on one connection, with ``no option pipelining``."""
+    check_readme(str(await max_in_flight(serve, start_haproxy, start_relay, "    no option pipelining\n")))
 
 
-async def answer_elsewhere(
+async def answer_over_another_connection(
     serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, options: str = ""
 ) -> Response:
-    """Return the response when the connection of a NOTIFY ends, and the agent, with async, answers on another one."""
+    """Close the connection of a pending NOTIFY, and return the response to its request.
+
+    If HAProxy announced async, the agent answers over another connection.
+    """
     pending = Pending()
     relay, server = await start_relay(serve(Handlers({"score": pending}), async_=True))
     haproxy = start_haproxy(server, spoe=options + SCORE, web=SHOW_SCORE)
@@ -200,25 +203,25 @@ async def answer_elsewhere(
 @feature("ACK over another connection, ``--async``")
 @bounded
 async def test_async(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """With the capability async, an ACK whose connection is gone reaches HAProxy over another one."""
-    response = await answer_elsewhere(serve, start_haproxy, start_relay)
-    readme_says("yes" if (response.error, response["txn.spoa.score"]) == (None, "42") else error_of(response))
+    """With async (HAProxy <= 3.0 only), an ACK reaches HAProxy over another connection when its own is closed."""
+    response = await answer_over_another_connection(serve, start_haproxy, start_relay)
+    check_readme("yes" if (response.error, response["txn.spoa.score"]) == (None, "42") else error_of(response))
 
 
 @feature("the same with ``no option async``")
 @bounded
 async def test_no_async(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """HAProxy does not wait for that when it is told not to."""
-    response = await answer_elsewhere(serve, start_haproxy, start_relay, "    no option async\n")
-    readme_says(error_of(response))
+    """With ``no option async``, a request fails as soon as the connection of its NOTIFY is closed."""
+    response = await answer_over_another_connection(serve, start_haproxy, start_relay, "    no option async\n")
+    check_readme(error_of(response))
 
 
 async def post_a_long_body(serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, spoe: str) -> str:
-    """Return how HAProxy sends a body that is longer than a frame. A shorter one gets its answer afterwards."""
+    """Return the cell text for how HAProxy sends a body longer than a frame. A short body must work afterwards."""
     relay, server = await start_relay(serve(Handlers({"scan": scan})))
     haproxy = start_haproxy(server, spoe=spoe, web=SHOW_SIZE)
     long = await haproxy.post("/", bytes(4000))
@@ -234,36 +237,39 @@ async def post_a_long_body(serve: Serve, start_haproxy: StartHAProxy, start_rela
 @feature("body longer than a frame")
 @bounded
 async def test_long_body(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """It comes in fragments, or not at all."""
+    """HAProxy <= 3.0 sends a body that is longer than a frame in fragments. HAProxy >= 3.1 does not send it."""
     spoe = "    max-frame-size 1024\n" + SCAN
-    readme_says(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
+    check_readme(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
 
 
 @feature("the same with ``no option send-frag-payload``")
 @bounded
 async def test_no_fragments(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """Not at all, when HAProxy is told so."""
+    """With ``no option send-frag-payload``, no branch sends a body that is longer than a frame."""
     spoe = "    max-frame-size 1024\n    no option send-frag-payload\n" + SCAN
-    readme_says(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
+    check_readme(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
 
 
 @feature("client goes away amid such a body")
 @bounded
 async def test_aborted_body(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays, agent_log: list[str]
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme, agent_log: list[str]
 ) -> None:
-    """HAProxy takes back what it began to send, no handler gets a part of it, and the connection goes on."""
+    """When the client closes amid the fragments, HAProxy aborts the NOTIFY with an UNSET frame (FIN and ABORT).
+
+    No handler gets a part of the body, and the next request succeeds. HAProxy >= 3.1 sends no fragments.
+    """
     sizes: list[int] = []
 
     def scan_first(body0: bytes) -> Variables:
         sizes.append(len(body0))
         return {"txn.size": len(body0)}
 
-    # So many times the body that neither HAProxy nor the kernel can keep it all until the agent reads it.
+    # The body is sent 10 times, so that HAProxy and the kernel cannot buffer it all while the relay does not read.
     arguments = " ".join(f"body{number}=req.body" for number in range(10))
     relay, server = await start_relay(serve(Handlers({"scan": scan_first})))
     haproxy = start_haproxy(
@@ -279,37 +285,37 @@ async def test_aborted_body(
         request.addBoth(outcome.append).addCallback(lambda _: relay.changed())
         await relay.until(lambda: bool(outcome) or any(connection.held for connection in relay.connections))
         if not outcome:
-            # With a reset, HAProxy cannot take it for a client that only has nothing more to say.
+            # Close with a reset: after a FIN, HAProxy could assume that the client still reads the response.
             client.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.transport.abortConnection()
         await haproxy.said("ended:")
     relay.holding = False
     for held in [connection for connection in relay.connections if connection.held]:
-        held.let_go()
+        held.release()
         await relay.until(lambda held=held: held.sent[-1].flags != 0)  # type: ignore[misc]
         assert held.sent_types()[:2] == ["HAPROXY_HELLO", "NOTIFY"]
         assert (held.sent[-1].type, held.sent[-1].flags) == (FrameType.UNSET, Flags.FIN | Flags.ABORT)
     after = await haproxy.post("/", bytes(100))
     assert (after.error, after["txn.spoa.size"], sizes) == (None, "100", [100])
     assert agent_log == []
-    readme_says("taken back" if any(connection.held for connection in relay.connections) else "never sent")
+    check_readme("taken back" if any(connection.held for connection in relay.connections) else "never sent")
 
 
 @feature("longest answer, in bytes")
 @bounded
-async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, readme_says: ReadmeSays) -> None:
-    """What a handler sets may be so long, by default: HAProxy takes it."""
+async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
+    """The table says how many bytes of actions an ACK may have. HAProxy accepts an ACK of this length."""
     handlers = LongestAnswer()
     haproxy = start_haproxy(serve(handlers), spoe=SCORE, web=SHOW_LENGTH)
     response = await haproxy.get()
     assert (response.error, response["length"]) == (None, str(handlers.lengths[0]))
-    readme_says(str(handlers.sizes[0]))
+    check_readme(str(handlers.sizes[0]))
 
 
 async def lose_connection(
     serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, *, reset: bool
 ) -> Response:
-    """Return the response to a request whose connection ends while HAProxy waits for an answer."""
+    """Close or reset the connection of a pending NOTIFY, and return the response to its request."""
     pending = Pending()
     relay, server = await start_relay(serve(Handlers({"score": pending})))
     haproxy = start_haproxy(server, spoe="    timeout processing 1s\n" + SCORE, web=SHOW_SCORE)
@@ -326,15 +332,18 @@ async def lose_connection(
 @feature("connection ends before the answer")
 @bounded
 async def test_lost(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """What HAProxy sets when a connection ends while it waits for an answer."""
-    readme_says(error_of(await lose_connection(serve, start_haproxy, start_relay, reset=False)))
+    """The table says which error HAProxy sets when a connection is closed while a NOTIFY is pending."""
+    check_readme(error_of(await lose_connection(serve, start_haproxy, start_relay, reset=False)))
 
 
 @bounded
 async def test_reset(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay) -> None:
-    """The same for a reset, which HAProxy >= 3.1 sometimes notices by nothing but ``timeout processing``."""
+    """When a connection is reset while a NOTIFY is pending, HAProxy sets error 257.
+
+    HAProxy >= 3.1 sometimes does not notice the reset, and sets error 1 after ``timeout processing``.
+    """
     lost = error_of(await lose_connection(serve, start_haproxy, start_relay, reset=True))
     assert lost in (["error 257", "error 1"] if branch.rewritten else ["error 257"])
 
@@ -342,9 +351,9 @@ async def test_reset(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, 
 @feature("connection ends between requests")
 @bounded
 async def test_idle(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
 ) -> None:
-    """HAProxy notices before the next request that the agent ended a connection."""
+    """When the agent closes an idle connection, HAProxy opens another one, and the next request does not fail."""
     relay, server = await start_relay(serve(Handlers({"score": score})))
     haproxy = start_haproxy(server, spoe=SCORE, web=SHOW_SCORE)
     before = await haproxy.get()
@@ -353,24 +362,24 @@ async def test_idle(
     after = await haproxy.get()
     assert (before.error, before["txn.spoa.score"]) == (None, "42")
     assert any(not connection.closed for connection in relay.connections)
-    readme_says("no error" if (after.error, after["txn.spoa.score"]) == (None, "42") else error_of(after))
+    check_readme("no error" if (after.error, after["txn.spoa.score"]) == (None, "42") else error_of(after))
 
 
 @feature("no agent is up")
 @bounded
-async def test_no_agent(start_haproxy: StartHAProxy, readme_says: ReadmeSays) -> None:
-    """What HAProxy sets when its checks find no agent."""
-    with bound_socket() as nobody:
-        server = f"127.0.0.1:{nobody.getsockname()[1]} check inter 100ms fall 1"
+async def test_no_agent(start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
+    """The table says which error HAProxy sets when the health checks have marked all agents DOWN."""
+    with bound_socket() as unused_socket:
+        server = f"127.0.0.1:{unused_socket.getsockname()[1]} check inter 100ms fall 1"
         haproxy = start_haproxy(server, backend="option spop-check", spoe=SCORE, web=SHOW_SCORE)
         await haproxy.said("Server agents/agent is DOWN")
-        readme_says(error_of(await haproxy.get()))
+        check_readme(error_of(await haproxy.get()))
 
 
 @feature("answer after ``timeout processing``")
 @bounded
-async def test_late(serve: Serve, start_haproxy: StartHAProxy, readme_says: ReadmeSays, agent_log: list[str]) -> None:
-    """What HAProxy sets after ``timeout processing``. An answer that comes later does no harm."""
+async def test_late(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme, agent_log: list[str]) -> None:
+    """The table says which error HAProxy sets after ``timeout processing``. HAProxy ignores the late ACK."""
     pending = Pending()
     haproxy = start_haproxy(
         serve(Handlers({"score": pending})), spoe="    timeout processing 200ms\n" + SCORE, web=SHOW_SCORE
@@ -380,13 +389,13 @@ async def test_late(serve: Serve, start_haproxy: StartHAProxy, readme_says: Read
     after = await haproxy.get()
     assert (after.error, after["txn.spoa.score"]) == (None, "42")
     assert agent_log == []
-    readme_says(error_of(late))
+    check_readme(error_of(late))
 
 
 @feature("``on-client-session`` in 3 kept-alive requests")
 @bounded
-async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, readme_says: ReadmeSays) -> None:
-    """The event comes so often in the session of a client that asks three times."""
+async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
+    """HAProxy runs ``on-client-session`` once for each request, although a kept-alive connection is one session."""
     sessions: list[int] = []
     haproxy = start_haproxy(
         serve(Handlers({"session": lambda: sessions.append(1), "score": score})),
@@ -397,32 +406,35 @@ async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, readme_
     async with haproxy.client() as client:
         responses = [await client.get() for _ in range(3)]
     assert [(response.error, response["txn.spoa.score"]) for response in responses] == [(None, "42")] * 3
-    readme_says(str(len(sessions)))
+    check_readme(str(len(sessions)))
 
 
 @feature("idle connection is ended with")
 @bounded
 async def test_idle_for_long(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays, agent_log: list[str]
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme, agent_log: list[str]
 ) -> None:
-    """How HAProxy ends a connection that was idle for so long: newer ones for ``pool-purge-delay``."""
+    """HAProxy <= 3.0 sends HAPROXY-DISCONNECT after ``timeout idle``. HAProxy >= 3.1 sends no frame.
+
+    HAProxy >= 3.1 ignores ``timeout idle``, and closes the connection after ``pool-purge-delay``.
+    """
     relay, server = await start_relay(serve(Handlers({"score": score})))
     options = " pool-purge-delay 100ms"
     haproxy = start_haproxy(server + options, spoe="    timeout idle 100ms\n" + SCORE, web=SHOW_SCORE)
     assert (await haproxy.get()).error is None
     await relay.until(lambda: any(connection.closed for connection in relay.connections))
-    (ended, *_) = [connection for connection in relay.connections if connection.closed]
-    goodbye = FrameType(ended.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
+    (closed, *_) = [connection for connection in relay.connections if connection.closed]
+    disconnected = FrameType(closed.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
     assert agent_log == []
-    readme_says("DISCONNECT" if goodbye else "no message")
+    check_readme("DISCONNECT" if disconnected else "no message")
 
 
 @feature("soft stop ends connections with")
 @bounded
 async def test_soft_stop(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, readme_says: ReadmeSays, agent_log: list[str]
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme, agent_log: list[str]
 ) -> None:
-    """How HAProxy ends an idle connection when it stops."""
+    """At a soft stop, HAProxy <= 3.0 sends HAPROXY-DISCONNECT on an idle connection. HAProxy >= 3.1 sends no frame."""
     relay, server = await start_relay(serve(Handlers({"score": score})))
     haproxy = start_haproxy(server, spoe=SCORE, web=SHOW_SCORE)
     assert (await haproxy.get()).error is None
@@ -430,6 +442,6 @@ async def test_soft_stop(
     assert await haproxy.ended() == 0
     await relay.until(lambda: all(connection.closed for connection in relay.connections))
     (used,) = [connection for connection in relay.connections if "NOTIFY" in connection.sent_types()]
-    goodbye = FrameType(used.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
+    disconnected = FrameType(used.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
     assert agent_log == []
-    readme_says("DISCONNECT" if goodbye else "no message")
+    check_readme("DISCONNECT" if disconnected else "no message")

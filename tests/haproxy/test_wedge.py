@@ -1,7 +1,8 @@
-"""HAProxy >= 3.1 never reads again from a connection once one read has filled its buffer.
+"""A HAProxy >= 3.1 connection hangs if one read fills HAProxy's buffer; these tests check that the agent avoids this.
 
-It goes on giving such a connection requests, and each of them times out. What the agent sends has to be read before as
-much as the buffer holds stands unread. Earlier branches, which read on, run the same tests.
+HAProxy then never reads from this connection again, but still sends NOTIFYs over it, and each of them times out. The
+agent must wait until HAProxy has read, before the unread bytes can fill the buffer. HAProxy <= 3.0 does not have this
+fault, and runs the same tests.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from .branches import Branch
 from .conftest import Serve, StartAgent, StartHAProxy
 from .harness import AgentProcess, HAProxy, bounded, shown
 
-#: As many requests as HAProxy keeps in flight on one connection.
+#: HAProxy has at most 20 NOTIFYs in flight on one connection.
 IN_FLIGHT = 20
 
-#: So many clients keep a connection full, however HAProxy spreads their requests over two.
+#: With 40 clients, at least one of two connections has 20 NOTIFYs in flight, however HAProxy spreads the requests.
 CLIENTS = 2 * IN_FLIGHT
 
-#: How many requests of a kind are tried, where the fault is and where it is not.
-REQUESTS, FEW = 2000, 200
+#: The number of requests in a test, with the branches that have the fault and with those that do not.
+REQUESTS, FEW_REQUESTS = 2000, 200
 
-#: The same where answers wait for each other.
+#: The number of requests with the longest answers, which wait for each other and so take longer.
 LONG_REQUESTS = 1000
 
-#: The longest value that fits into an ACK of HAProxy's usual max-frame-size beside the variable's name.
+#: The longest value of ``txn.value`` that fits into an ACK, with HAProxy's default max-frame-size of 16380 bytes.
 LONGEST = 16380 - 1 - 25
 
 SPOE = """\
@@ -58,7 +59,8 @@ def tls(folder: Path) -> str:
     return f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
 
 
-#: Where the agent listens, and what HAProxy's ``server`` needs to connect to it.
+#: For each transport: a function that returns the agent's endpoint for a folder, and the options that the ``server``
+#: line needs.
 TRANSPORTS = {
     "tcp": (lambda folder: "tcp:0:interface=127.0.0.1", ""),
     "unix": (lambda folder: f"unix:{folder}/spoa.sock", ""),
@@ -66,28 +68,29 @@ TRANSPORTS = {
 }
 
 
-def soaking(*values: Any) -> Any:
-    """Parameters of a test that is left out of the default run: the same fault with other sizes and transports."""
+def soak(*values: Any) -> Any:
+    """Return parameters with the mark ``soak``: the default run leaves out these further sizes and transports."""
     return pytest.param(*values, marks=pytest.mark.soak)
 
 
 class Requests:
-    """What clients were told that send requests for answers of ``size`` bytes, each as soon as its last was answered.
+    """Clients that request answers of ``size`` bytes. Each sends its next request as soon as it gets a response.
 
-    None may fail.
+    The test fails if a request fails.
     """
 
     def __init__(self, haproxy: HAProxy, agent: AgentProcess, size: int) -> None:
         self._haproxy = haproxy
         self._agent = agent
         self._size = size
-        #: How many requests were answered together with so many, themselves included, on the same connection.
+        #: By the number of ACKs that the agent wrote to a connection together: how many requests got their answer so.
         self.together: Counter[int] = Counter()
-        #: The largest number of connections to the agent that was seen.
-        self.connections = 0
+        #: The largest number of connections that the agent had open.
+        self.max_connections = 0
 
     async def send(self, count: int, clients: int) -> None:
-        # HAProxy >= 3.1 shares a connection that is there before the requests.
+        """Send about ``count`` requests in total, by ``clients`` clients."""
+        # HAProxy >= 3.1 shares only a connection that is already established, so open one first.
         await self._haproxy.get(f"/?size={self._size}")
         sending = [Deferred.fromCoroutine(self._one_client(count // clients)) for _ in range(clients)]
         await gatherResults(sending, consumeErrors=True)
@@ -98,7 +101,7 @@ class Requests:
                 response = await client.get(f"/?size={self._size}")
                 assert (number, response.error, response["length"]) == (number, None, str(self._size))
                 self.together[int(response["together"] or 1)] += 1
-                self.connections = max(self.connections, self._agent.connections)
+                self.max_connections = max(self.max_connections, self._agent.connections)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +110,9 @@ class Requests:
         (900, "tcp"),
         (4000, "unix"),
         (900, "tls"),
-        *[soaking(size, "tcp") for size in (200, 1500, 4000, 8000)],
-        soaking(900, "unix"),
-        soaking(4000, "tls"),
+        *[soak(size, "tcp") for size in (200, 1500, 4000, 8000)],
+        soak(900, "unix"),
+        soak(4000, "tls"),
     ],
 )
 @bounded
@@ -122,29 +125,30 @@ async def test_many_in_flight_on_one_connection(
     transport: str,
     figures: list[str],
 ) -> None:
-    """Twenty ACKs are ready at once, time after time, and each of them arrives."""
+    """The handlers of 20 NOTIFYs finish at the same time, again and again, and HAProxy gets every ACK."""
     endpoint, options = TRANSPORTS[transport]
     agent = start_agent(f"--listen={endpoint(tmp_path)}")
     server, spoe = await agent.address() + options, SPOE.format(message="together", options="")
     haproxy = start_haproxy(server, spoe=spoe, web=WEB)
     requests = Requests(haproxy, agent, size)
-    await requests.send(REQUESTS if branch.rewritten else FEW, CLIENTS)
-    figures.append(f"together {dict(requests.together)}, {requests.connections} connections at most")
-    # HAProxy <= 3.0 spreads its first requests over as many connections as there are clients.
+    await requests.send(REQUESTS if branch.rewritten else FEW_REQUESTS, CLIENTS)
+    figures.append(f"together {dict(requests.together)}, at most {requests.max_connections} connections")
+    # HAProxy <= 3.0 opens as many connections as there are clients for its first requests.
     least = requests.together.total() / 2 if branch.rewritten else IN_FLIGHT
     assert requests.together[IN_FLIGHT] >= least
 
 
-@pytest.mark.parametrize("size", [LONGEST, *[soaking(size) for size in (8000, 12000, 16000)]])
+@pytest.mark.parametrize("size", [LONGEST, *[soak(size) for size in (8000, 12000, 16000)]])
 @bounded
 async def test_one_in_flight(branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, size: int) -> None:
-    """Without pipelining the longest ACKs go one after the other, and none waits for anything."""
+    """Without pipelining, HAProxy gets the longest ACKs one after the other, and no ACK is delayed."""
     agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
     haproxy = start_haproxy(
         await agent.address(), spoe=SPOE.format(message="long", options="no option pipelining"), web=WEB
     )
-    # Without pipelining, HAProxy 2.6 forgets one of several requests once in a while.
-    requests, clients = (REQUESTS, 5) if branch.rewritten else (FEW, 1)
+    # Without pipelining, HAProxy 2.6 sometimes loses one of several parallel requests in its own queue. So use one
+    # client with the branches that do not have the fault.
+    requests, clients = (REQUESTS, 5) if branch.rewritten else (FEW_REQUESTS, 1)
     await Requests(haproxy, agent, size).send(requests, clients)
 
 
@@ -153,22 +157,22 @@ async def test_one_in_flight(branch: Branch, start_agent: StartAgent, start_hapr
 async def test_longest_with_pipelining(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
 ) -> None:
-    """The longest ACKs wait for each other when HAProxy might have more in flight."""
+    """With pipelining, the agent sends the longest ACKs one by one, and HAProxy gets each of them."""
     agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
     haproxy = start_haproxy(await agent.address(), spoe=SPOE.format(message="long", options=""), web=WEB)
     requests = Requests(haproxy, agent, LONGEST)
-    await requests.send(LONG_REQUESTS if branch.rewritten else FEW, IN_FLIGHT)
-    figures.append(f"{requests.connections} connections at most")
+    await requests.send(LONG_REQUESTS if branch.rewritten else FEW_REQUESTS, IN_FLIGHT)
+    figures.append(f"at most {requests.max_connections} connections")
     if branch.rewritten:
-        assert requests.connections <= 2
+        assert requests.max_connections <= 2
 
 
-@pytest.mark.parametrize("transport", ["tcp", soaking("unix")])
+@pytest.mark.parametrize("transport", ["tcp", soak("unix")])
 @bounded
 async def test_mixed_sizes(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, tmp_path: Path, transport: str
 ) -> None:
-    """Answers of all sizes, some at once and some later, write at any time while others are waited for."""
+    """HAProxy gets every ACK when the ACKs have many sizes, and some handlers answer at once and others later."""
     endpoint, options = TRANSPORTS[transport]
     agent = start_agent(f"--listen={endpoint(tmp_path)}")
     haproxy = start_haproxy(
@@ -187,13 +191,14 @@ async def test_mixed_sizes(
     await gatherResults([Deferred.fromCoroutine(one_client(number)) for number in range(IN_FLIGHT)], consumeErrors=True)
 
 
-@pytest.mark.parametrize("transport", ["tcp", soaking("unix"), soaking("tls")])
+@pytest.mark.parametrize("transport", ["tcp", soak("unix"), soak("tls")])
 @bounded
-async def test_agent_stands_still(
+async def test_agent_blocks(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, tmp_path: Path, transport: str
 ) -> None:
-    """HAProxy gives up hundreds of NOTIFYs meanwhile, and the ACKs of all these come at once. What comes afterwards is
-    none the worse for it.
+    """After the agent has been blocked for 1.5 s, its late ACKs come all at once, and later requests do not fail.
+
+    Meanwhile HAProxy gives up hundreds of NOTIFYs, because ``timeout processing`` is 200 ms.
     """
     endpoint, options = TRANSPORTS[transport]
     agent = start_agent(f"--listen={endpoint(tmp_path)}")
@@ -201,11 +206,11 @@ async def test_agent_stands_still(
         await agent.address() + options,
         spoe="""\
     timeout processing 200ms
-    messages stand-still long
+    messages block long
 
-spoe-message stand-still
+spoe-message block
     args size=url_param(size)
-    event on-frontend-http-request if { path /stand-still }
+    event on-frontend-http-request if { path /block }
 
 spoe-message long
     args size=url_param(size)
@@ -215,20 +220,20 @@ spoe-message long
     )
     requests = Requests(haproxy, agent, 200)
     await requests.send(100, IN_FLIGHT)
-    still = Deferred.fromCoroutine(haproxy.get("/stand-still?size=200"))
-    await agent.said("stand-still: begins")
+    blocking = Deferred.fromCoroutine(haproxy.get("/block?size=200"))
+    await agent.said("block: begins")
 
-    async def impatient_client() -> int:
-        """Request until an answer holds the variable again; return how many did not."""
+    async def client_until_answered() -> int:
+        """Send requests until a response has the variable again. Return the number of responses without it."""
         failures = 0
         async with haproxy.client() as client:
             while (await client.get("/?size=200"))["length"] != "200":
                 failures += 1
         return failures
 
-    failures = await gatherResults([Deferred.fromCoroutine(impatient_client()) for _ in range(IN_FLIGHT)])
-    assert (await still).error == "1"
-    # More than HAProxy's buffer holds ACKs.
+    failures = await gatherResults([Deferred.fromCoroutine(client_until_answered()) for _ in range(IN_FLIGHT)])
+    assert (await blocking).error == "1"
+    # The late ACKs, of more than 200 bytes each, are together longer than HAProxy's buffer.
     assert sum(failures) * 200 > 16384
     await requests.send(1000, IN_FLIGHT)
 
@@ -246,39 +251,39 @@ spoe-message pid-now
 """
 
 
-async def stand_still(haproxy: HAProxy, figures: list[str]) -> None:
-    """Let HAProxy stand still again and again while clients ask: no request fails."""
+async def freeze_repeatedly(haproxy: HAProxy, figures: list[str]) -> None:
+    """Freeze HAProxy four times while clients send requests, and check that no request fails."""
     await haproxy.get("/?size=4000")
     async with haproxy.load(IN_FLIGHT, "/?size=4000") as load:
         for _ in range(4):
-            await load.further(2 * IN_FLIGHT)
+            await load.wait_for_more(2 * IN_FLIGHT)
             haproxy.signal(signal.SIGSTOP)
-            # So long it stands still.
+            # HAProxy is frozen for 0.15 s.
             await deferLater(reactor, 0.15)
             haproxy.signal(signal.SIGCONT)
-        await load.further(10 * IN_FLIGHT)
+        await load.wait_for_more(10 * IN_FLIGHT)
     figures.append(f"{load.requests} requests, {dict(load.failures)} failed")
     assert load.failures == {}
 
 
-@pytest.mark.parametrize("transport", ["tcp", soaking("unix"), soaking("tls")])
+@pytest.mark.parametrize("transport", ["tcp", soak("unix"), soak("tls")])
 @bounded
-async def test_haproxy_stands_still(
+async def test_haproxy_is_frozen(
     start_agent: StartAgent, start_haproxy: StartHAProxy, tmp_path: Path, transport: str, figures: list[str]
 ) -> None:
-    """What the agent sends meanwhile waits for HAProxy, and is no more than that reads at once."""
+    """While HAProxy is frozen, the agent sends no more than HAProxy's buffer holds, so no request fails."""
     endpoint, options = TRANSPORTS[transport]
     agent = start_agent(f"--listen={endpoint(tmp_path)}")
     haproxy = start_haproxy(await agent.address() + options, spoe=LONG_LOAD, web=shown("txn.spoa.pid"))
-    await stand_still(haproxy, figures)
+    await freeze_repeatedly(haproxy, figures)
 
 
 @bounded
-async def test_haproxy_elsewhere_stands_still(
+async def test_haproxy_on_another_machine_is_frozen(
     serve: Serve, start_haproxy: StartHAProxy, monkeypatch: pytest.MonkeyPatch, figures: list[str]
 ) -> None:
-    """Of one on another machine nobody knows what it has read: it is given time."""
+    """If the agent cannot know what HAProxy has read, as on another machine, it paces its ACKs by time."""
     monkeypatch.setattr(protocol, "receipt", lambda transport: Receipt.UNKNOWN)
     handlers = Handlers({"long": lambda size: {"txn.value": "x" * int(size)}, "pid-now": lambda: {"txn.pid": 1}})
     haproxy = start_haproxy(serve(handlers), spoe=LONG_LOAD, web=shown("txn.spoa.pid"))
-    await stand_still(haproxy, figures)
+    await freeze_repeatedly(haproxy, figures)
