@@ -57,7 +57,7 @@ class Observation:
     def _finish(self, answer: AnswerT) -> AnswerT:
         if isinstance(answer, Failure):
             # Either the connection ended, and the agent cancelled the Deferred, or the handlers failed as a whole.
-            outcome = Outcome.CANCELLED if answer.check(CancelledError) else Outcome.ERROR
+            outcome = Outcome.CANCELLED if isinstance(answer.value, CancelledError) else Outcome.ERROR
             self._outcomes[:] = [outcome if known is Outcome.OK else known for known in self._outcomes]
         seconds = self._reactor.seconds() - self._started
         self._observer.on_notify(self._peer, self._notify, self._outcomes, seconds)

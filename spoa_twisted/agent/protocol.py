@@ -70,7 +70,7 @@ DISCONNECT_TIMEOUT: Final = 0.5
 # Read this many bytes beyond the in-flight limit, so that EOF is still noticed.
 _READ_AHEAD: Final = 2**16
 
-# Bytes. The ACKs of one read leave in one write, unless they grow longer than this: small NOTIFYs may have long answers.
+# Bytes. The ACKs of one read leave in one write, unless they are longer than this together.
 _WRITE_SIZE: Final = 2**16
 
 _RUNNING: Final = State.RUNNING

@@ -18,13 +18,13 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from spoa_twisted.agent.outbox import Sender
 from spoa_twisted.client import AgentDisconnected
 from spoa_twisted.ctl.load.errors import ABORTED, BROKEN_FRAME, CONNECTION_LOST, UNANSWERED
 from spoa_twisted.ctl.load.in_flight import ANSWERED, NO_SLOT, InFlight
 from spoa_twisted.ctl.load.ring import Rings
 from spoa_twisted.ctl.load.tally import Tally
 from spoa_twisted.ctl.load.verdicts import Verdicts
-from spoa_twisted.agent.outbox import Sender
 from spoa_twisted.spop.connection import PIPELINING, EngineConnection
 from spoa_twisted.spop.errors import FragmentationNotSupported, FrameTooBig, InvalidFrame, SPOPError
 from spoa_twisted.spop.frames import AgentHello, Disconnect, Flags, FrameBuffer, FrameType, HAProxyHello
