@@ -38,9 +38,9 @@ from spoa_twisted import (
     UInt32,
     UInt64,
 )
-from spoa_twisted.service import DEFAULT_ENDPOINT
+from spoa_twisted.runner.loading import load
 from spoa_twisted.spop.typeddata import DataType, encode_typed_data
-from spoa_twisted.tap import Options, load
+from spoa_twisted.tap import Options
 from spoa_twisted.testing import FakeHAProxy
 from tests import readme_commands
 from tests.certificates import self_signed
