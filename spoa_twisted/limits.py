@@ -84,18 +84,20 @@ class Limit:
         return f"between {self.smallest:,} and {self.largest:,} {self.unit}"
 
 
-# The metadata of a field are the other arguments of its Limit. The return type is Any, as that of dataclasses.field:
-# mypy refuses a Field as the default of an int.
+# The metadata of a field of Limits are the arguments of its Limit, without the name. These functions return Any, as
+# dataclasses.field does: mypy would not allow any other type as the default of an int.
 
 
-def _whole(default: int, unit: str, help_text: str, *, smallest: int = 1, largest: int = _MAX_WHOLE_NUMBER) -> Any:
-    arguments = {"number": int, "unit": unit, "help": help_text, "smallest": smallest, "largest": largest}
-    return field(default=default, metadata=arguments)
+def _whole(default: int, unit: str, text: str, *, smallest: int = 1, largest: int = _MAX_WHOLE_NUMBER) -> Any:
+    return _field(default=default, number=int, unit=unit, smallest=smallest, largest=largest, help=text)
 
 
-def _seconds(default: float, help_text: str) -> Any:
-    arguments = {"number": float, "unit": "seconds", "help": help_text, "smallest": 0, "largest": _MAX_SECONDS}
-    return field(default=default, metadata=arguments)
+def _seconds(default: float, text: str) -> Any:
+    return _field(default=default, number=float, unit="seconds", smallest=0, largest=_MAX_SECONDS, help=text)
+
+
+def _field(**arguments: Any) -> Any:
+    return field(default=arguments["default"], metadata=arguments)
 
 
 @final
@@ -150,6 +152,4 @@ class Limits:
 
 
 #: The definition of each field of :class:`Limits`, by its name and in the same order.
-LIMITS: Final[Mapping[str, Limit]] = {
-    limit.name: Limit(name=limit.name, default=limit.default, **limit.metadata) for limit in fields(Limits)
-}
+LIMITS: Final[Mapping[str, Limit]] = {limit.name: Limit(name=limit.name, **limit.metadata) for limit in fields(Limits)}

@@ -72,11 +72,10 @@ class SPOAService(Service):
         for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
             if isinstance(endpoint, str):
                 self._endpoints.append((endpoint, _endpoint(reactor, endpoint)))
-            elif IStreamServerEndpoint.providedBy(endpoint):
-                self._endpoints.append((repr(endpoint), endpoint))
+            elif not IStreamServerEndpoint.providedBy(endpoint):
+                raise TypeError(f"an endpoint is a string or an IStreamServerEndpoint, not a {type(endpoint).__name__}")
             else:
-                kind = type(endpoint).__name__
-                raise TypeError(f"an endpoint must be a string or an IStreamServerEndpoint, not of the type {kind}")
+                self._endpoints.append((repr(endpoint), endpoint))
         if not self._endpoints:
             raise ValueError("an agent needs an endpoint to listen on")
         self._ports: list[IListeningPort] = []

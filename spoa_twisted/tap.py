@@ -53,7 +53,7 @@ class Options(UsageOptions):
     # The docstring of an option is its text in --help and in the README.
 
     def opt_handlers(self, value: str) -> None:
-        """The handlers: pkg.mod, pkg.mod:name, file.py or file.py:name. The default name is handlers. Repeatable."""
+        """Where the handlers are: pkg.mod or path/file.py, and :name if they are not called handlers. Repeatable."""
         self["handlers"].append(value)
 
     def opt_listen(self, value: str) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
-import socket
-import subprocess
-import sys
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,6 @@ from zope.interface import implementer
 
 from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
 from spoa_twisted.client import AgentDisconnected
-from spoa_twisted.service import _take_over
 from tests.certificates import self_signed
 from tests.conftest import Logged
 
@@ -98,9 +93,23 @@ class TestListening:
         assert service.addresses == []
         await taken.stopService()
 
+    def test_a_drain_timeout_that_is_not_a_number_is_refused(self) -> None:
+        """The constructor checks it like the limit of the same name."""
+        with pytest.raises(TypeError, match="drain_timeout is '1', which is not a number of seconds"):
+            SPOAService(factory(), drain_timeout="1", reactor=MemoryReactorClock())  # type: ignore[arg-type]
+
+    def test_the_drain_timeout(self) -> None:
+        """It is the factory's limit, also after that was replaced, unless the service has its own."""
+        agent = SPOAFactory(Handlers(), drain_timeout=3, reactor=Clock())
+        shared = SPOAService(agent, reactor=MemoryReactorClock())
+        own = SPOAService(agent, drain_timeout=0, reactor=MemoryReactorClock())
+        assert (shared.drain_timeout, own.drain_timeout) == (3, 0)
+        agent.limits = dataclasses.replace(agent.limits, drain_timeout=4)
+        assert (shared.drain_timeout, own.drain_timeout) == (4, 0)
+
     def test_what_is_no_endpoint_is_refused(self) -> None:
         """Nor is it kept for later."""
-        with pytest.raises(TypeError, match="a int is no endpoint"):
+        with pytest.raises(TypeError, match="an endpoint is a string or an IStreamServerEndpoint, not a int"):
             SPOAService(factory(), [5], reactor=MemoryReactorClock())  # type: ignore[list-item]
 
     def test_an_endpoint_that_fails_later_is_logged(self, logged: Logged) -> None:
@@ -136,69 +145,6 @@ class TestListening:
 
         with pytest.raises(LookupError):
             SPOAService(factory(), [Failing()], reactor=MemoryReactorClock()).startService()
-
-
-class TestLocks:
-    """Of Unix sockets, which Twisted makes: each names a process."""
-
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> Path:
-        """Where an agent listened until it was killed, which had the number of this process."""
-        path = tmp_path / "agent"
-        with socket.socket(socket.AF_UNIX) as killed:
-            killed.bind(str(path))
-        (tmp_path / "agent.lock").symlink_to(str(os.getpid()))
-        return path
-
-    @pytest_twisted.ensureDeferred
-    async def test_one_that_a_killed_agent_left_is_removed(self, path: Path) -> None:
-        """Though the number is that of a process which lives: in a container, all agents have the same."""
-        service = SPOAService(factory(clock=reactor), f"unix:{path}")
-        service.startService()
-        client = SPOEClient(f"unix:{path}")
-        assert await client.notify("m") == {"sess.a": 1}
-        await client.disconnect()
-        await service.stopService()
-        assert list(path.parent.iterdir()) == []
-
-    @pytest_twisted.ensureDeferred
-    async def test_one_that_this_process_holds_stays(self, tmp_path: Path) -> None:
-        """And serves who came first."""
-        path = tmp_path / "agent"
-        first = SPOAService(factory(clock=reactor), f"unix:{path}")
-        first.startService()
-        with pytest.raises(CannotListenError, match=re.escape(f"process {os.getpid()} holds its lock, {path}.lock")):
-            SPOAService(factory(), f"unix:{path}").startService()
-        client = SPOEClient(f"unix:{path}")
-        assert await client.notify("m") == {"sess.a": 1}
-        await client.disconnect()
-        await first.stopService()
-
-    def test_one_that_another_process_holds_is_named(self, path: Path) -> None:
-        """Whatever process that is: who reads it can look whether that one listens at all."""
-        lock = path.with_name("agent.lock")
-        lock.unlink()
-        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-            lock.symlink_to(str(other.pid))
-            with pytest.raises(CannotListenError, match=re.escape(f"process {other.pid} holds its lock, {lock}")):
-                SPOAService(factory(), f"unix:{path}").startService()
-            other.communicate(b"\n")
-        assert path.is_socket()
-
-    def test_one_that_has_gone_meanwhile(self, path: Path) -> None:
-        """Is no reason not to try again."""
-        path.with_name("agent.lock").unlink()
-        _take_over(CannotListenError(None, os.fsencode(path), "Cannot acquire lock."))
-
-    # Twisted leaves the socket that it could not bind to the garbage collector.
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    def test_what_is_no_socket_stays(self, path: Path) -> None:
-        """A path may be mistyped."""
-        path.unlink()
-        path.write_text("precious")
-        with pytest.raises(CannotListenError, match="in use"):
-            SPOAService(factory(), f"unix:{path}").startService()
-        assert path.read_text() == "precious"
 
 
 class TestServing:
