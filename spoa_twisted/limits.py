@@ -1,105 +1,155 @@
-"""Every limit of an agent, each defined once: its name, default, unit, check and help text.
+"""The limits of an agent. Each limit is defined once: its name, default, unit, range and help text.
 
-``SPOAFactory`` takes them as keywords, ``twistd spoa`` as options (``max_frame_size`` is ``--max-frame-size``), and the
-README's table of options shows them. All three read this file.
+A field of :class:`Limits` is a keyword of ``SPOAFactory`` and an option of ``twistd spoa``: ``max_frame_size`` is
+``--max-frame-size``. The option's help and the table of options in the README come from here too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, final
 
 from spoa_twisted.spop.connection import DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PAYLOAD_SIZE
 from spoa_twisted.spop.frames import MIN_MAX_FRAME_SIZE
 
-# Seconds, about four months: Twisted's timers fail with numbers that are much larger.
-_LONGEST_TIME: Final = 10_000_000
+# SPOP sends max-frame-size as a UINT32.
+_MAX_MAX_FRAME_SIZE: Final = 2**32 - 1
+
+# The other sizes and counts: a larger number is a mistake. 2**40 bytes are 1 TiB.
+_MAX_WHOLE_NUMBER: Final = 2**40
+
+# Seconds, about four months. With much larger numbers, Twisted's timers fail.
+_MAX_SECONDS: Final = 10_000_000
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """The definition of one limit."""
+    """The definition of one limit, without a value."""
 
+    #: The name of the field of :class:`Limits`, and so the keyword of ``SPOAFactory``.
+    name: str
     default: float
-    #: ``bytes``, ``seconds``, or what is counted.
+    #: ``float`` allows ``int`` values too.
+    number: type[int | float]
+    #: The unit of the value, in the plural: ``bytes``.
     unit: str
-    #: What the limit is for: the text of ``--help`` and of the README.
+    #: The smallest and the largest value.
+    smallest: float
+    largest: float
+    #: One or two short sentences about the purpose, for ``--help`` and for the README.
     help: str
-    at_least: float
-    at_most: float
-    #: The keyword of ``SPOAFactory``: ``max_frame_size``.
-    name: str = ""
 
     @property
     def option(self) -> str:
-        """The option of ``twistd spoa``, without its dashes: ``max-frame-size``."""
+        """The name of the option of ``twistd spoa``, without the two dashes in front."""
         return self.name.replace("_", "-")
 
     def check(self, value: object) -> None:
-        """Check a value for this limit.
+        """Check a value that Python code gives.
 
-        :raises TypeError: for a value that is not a number, or not a whole number where the unit is not seconds.
+        :raises TypeError: for a value that is not a number, or that is not a whole number where one is needed.
         :raises ValueError: for a number outside the range.
         """
-        number = (int, float) if self.unit == "seconds" else int
-        if not isinstance(value, number) or isinstance(value, bool):
-            kind = "a number of seconds" if self.unit == "seconds" else f"a whole number of {self.unit}"
-            raise TypeError(f"{self.name} must be {kind}, not {value!r}")
-        # NaN is outside every range: each comparison with it is false.
-        if not self.at_least <= value <= self.at_most:
-            raise ValueError(f"{self.name} is {value}; it must be from {self.at_least} to {self.at_most} {self.unit}")
+        # bool is a subclass of int, but True is not a sensible number.
+        if isinstance(value, bool) or not isinstance(value, (int, self.number)):
+            raise TypeError(f"{self.name} is {value!r}, which is not {self._kind}")
+        if not self._is_in_range(value):
+            raise ValueError(f"{self.name} is {value}, which is not {self._range}")
+
+    def parse(self, text: str) -> float:
+        """Return the value that the command line gives as ``text``.
+
+        :raises ValueError: for a text that is not a number of the right kind, or a number outside the range.
+        """
+        try:
+            value = self.number(text)
+        except ValueError:
+            raise ValueError(f"--{self.option}: {text!r} is not {self._kind}") from None
+        if not self._is_in_range(value):
+            raise ValueError(f"--{self.option}: {text!r} is not {self._range}")
+        return value
+
+    def _is_in_range(self, number: float) -> bool:
+        # NaN is outside every range, because each comparison with it is false.
+        return self.smallest <= number <= self.largest
+
+    @property
+    def _kind(self) -> str:
+        return f"{'a whole number' if self.number is int else 'a number'} of {self.unit}"
+
+    @property
+    def _range(self) -> str:
+        return f"between {self.smallest:,} and {self.largest:,} {self.unit}"
 
 
-def _size(default: int, unit: str, text: str, *, at_least: int = 1, at_most: int = 2**40) -> Any:
-    return field(default=default, metadata={"limit": Limit(default, unit, text, at_least, at_most)})
+# The metadata of a field of Limits are the arguments of its Limit, without the name. These functions return Any, as
+# dataclasses.field does: mypy would not allow any other type as the default of an int.
 
 
-def _time(default: float, text: str) -> Any:
-    return field(default=default, metadata={"limit": Limit(default, "seconds", text, 0, _LONGEST_TIME)})
+def _whole(default: int, unit: str, text: str, *, smallest: int = 1, largest: int = _MAX_WHOLE_NUMBER) -> Any:
+    return _field(default=default, number=int, unit=unit, smallest=smallest, largest=largest, help=text)
+
+
+def _seconds(default: float, text: str) -> Any:
+    return _field(default=default, number=float, unit="seconds", smallest=0, largest=_MAX_SECONDS, help=text)
+
+
+def _field(**arguments: Any) -> Any:
+    return field(default=arguments["default"], metadata=arguments)
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The limits of one agent: ``Limits(max_in_flight=64)``. Each keyword is described by a :class:`Limit`.
+    """The values of all limits of one agent: ``Limits(max_in_flight=64)``. :data:`LIMITS` describes each keyword.
 
-    :raises TypeError: for a keyword that is not a limit, or a value that is not a number.
+    :raises TypeError: for a keyword that is not a limit, or for a value that :meth:`Limit.check` does not accept.
     :raises ValueError: for a number outside the range of its limit.
     """
 
     # HAProxy offers 16,380 bytes, or more with a larger tune.bufsize.
-    max_frame_size: int = _size(
+    max_frame_size: int = _whole(
         DEFAULT_MAX_FRAME_SIZE,
         "bytes",
-        "longest frame, in bytes; the agent does not agree to more, whatever HAProxy offers",
-        at_least=MIN_MAX_FRAME_SIZE,
-        at_most=2**32 - 1,
+        "The longest frame, in bytes. The agent agrees to the size that HAProxy offers, but not to more than this.",
+        smallest=MIN_MAX_FRAME_SIZE,
+        largest=_MAX_MAX_FRAME_SIZE,
     )
-    max_payload_size: int = _size(
-        DEFAULT_MAX_PAYLOAD_SIZE, "bytes", "longest NOTIFY, in bytes, that HAProxy <= 3.0 may send in fragments"
+    max_payload_size: int = _whole(
+        DEFAULT_MAX_PAYLOAD_SIZE,
+        "bytes",
+        "The longest NOTIFY, in bytes, that HAProxy <= 3.0 may send in fragments. The agent aborts a longer one.",
     )
-    # HAProxy keeps 20 in flight on a connection, unless its max-waiting-frames says otherwise.
-    max_in_flight: int = _size(
-        256, "NOTIFYs", "pending NOTIFYs of a connection; with so many, the agent stops reading from it"
+    # HAProxy has up to 20 NOTIFYs in flight on a connection, unless its max-waiting-frames says otherwise.
+    max_in_flight: int = _whole(
+        256,
+        "NOTIFYs",
+        "How many NOTIFYs of one connection may be pending. The agent handles no other until one is answered.",
     )
-    max_in_flight_size: int = _size(
-        2 * 2**20, "bytes", "bytes of pending NOTIFYs of a connection; with so many, the agent stops reading from it"
+    max_in_flight_size: int = _whole(
+        2 * 2**20,
+        "bytes",
+        "How many bytes the pending NOTIFYs of one connection may take. Then the agent handles no other.",
     )
-    max_unsent: int = _size(
-        2**20, "bytes", "bytes that HAProxy may leave unread; with more for 5 seconds, the connection is dropped"
+    max_unsent: int = _whole(
+        2**20,
+        "bytes",
+        "How many bytes HAProxy may leave unread on one connection. "
+        "After 5 seconds with more, the agent drops the connection.",
     )
     # One HAProxy opens 20 to a few hundred.
-    max_connections: int = _size(16384, "connections", "open connections; the agent refuses further ones")
-    hello_timeout: float = _time(10.0, "seconds for a new connection to send its HAPROXY-HELLO; 0 for no limit")
+    max_connections: int = _whole(16384, "connections", "How many connections may be open. The agent refuses others.")
+    hello_timeout: float = _seconds(10.0, "Seconds for HAProxy to send HAPROXY-HELLO after it connects; 0: no limit.")
     # HAProxy's "timeout processing" is seldom longer than one second.
-    handler_timeout: float = _time(10.0, "seconds for a handler without a timeout of its own; 0 for no limit")
-    drain_timeout: float = _time(10.0, "seconds to answer what is pending when the agent stops")
+    handler_timeout: float = _seconds(10.0, "Seconds for a handler that has no timeout of its own; 0: no limit.")
+    drain_timeout: float = _seconds(10.0, "Seconds to answer pending NOTIFYs when the agent stops.")
 
     def __post_init__(self) -> None:
-        for limit in LIMITS:
-            limit.check(getattr(self, limit.name))
+        for name, limit in LIMITS.items():
+            limit.check(getattr(self, name))
 
 
-#: The definition of each field of :class:`Limits`, in the same order.
-LIMITS: Final[tuple[Limit, ...]] = tuple([replace(knob.metadata["limit"], name=knob.name) for knob in fields(Limits)])
+#: The definition of each field of :class:`Limits`, by its name and in the same order.
+LIMITS: Final[Mapping[str, Limit]] = {limit.name: Limit(name=limit.name, **limit.metadata) for limit in fields(Limits)}

@@ -1,12 +1,8 @@
-"""The agent as a Twisted service: listens, drains when it is stopped, takes new handlers while it runs."""
+"""The agent as a Twisted service: it listens, drains when it stops, and takes new handlers while it runs."""
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 from twisted.application.service import Service
@@ -20,33 +16,35 @@ from twisted.python.failure import Failure
 from spoa_twisted.agent.peers import describe
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.limits import LIMITS
+from spoa_twisted.unix_lock import remove_stale_lock
 
-#: Where an agent listens unless told otherwise: the port of SPOE.txt's example, for HAProxy on the same machine.
+#: Where an agent listens by default: the port is that of SPOE.txt's example, and only HAProxy on the same machine can
+#: connect.
 DEFAULT_ENDPOINT: Final = "tcp:12345:interface=127.0.0.1"
 
-#: How many connections may wait until they are accepted, where the endpoint leaves it to Twisted, which lets 50 wait:
-#: of more that come together, TCP's try again after a second, and a Unix socket's fail.
+#: How many connections the kernel keeps until the agent accepts them. It replaces Twisted's default: when more than 50
+#: connections come together, those to a TCP port are tried again after a second, and those to a Unix socket fail.
 BACKLOG: Final = 1024
 _TWISTED_BACKLOG: Final = 50
-
-#: Seconds that what is in flight may take when the service stops.
-DEFAULT_DRAIN_TIMEOUT: Final = 10.0
 
 
 class SPOAService(Service):
     """Serves an agent on one or more endpoints, for .tac files and for applications that have services already.
 
-    It listens as soon as it may: with twistd, before privileges are shed. When one endpoint cannot be listened on,
-    none is, and starting raises what was wrong. Stopping closes the ports, finishes what is in flight, says
-    goodbye to each HAProxy, and is done when all connections are closed.
+    Under twistd it listens before twistd gives up root privileges, so that it may use any port. If one endpoint cannot
+    listen, the others are closed, and starting raises the error. Stopping closes the ports, answers the pending
+    NOTIFYs, sends AGENT-DISCONNECT to each HAProxy, and has ended when all connections are closed.
 
     :param factory: the agent.
-    :param endpoints: Twisted server endpoints, or strings that describe them, or one such string.
-    :param drain_timeout: the seconds that stopping may take; then connections are closed with what they have
-        pending.
-    :param reactor: what the strings are resolved with; Twisted's own unless given.
-    :raises TypeError: for what is no endpoint.
-    :raises ValueError: for a string that describes no endpoint, no endpoint at all, or a negative timeout.
+    :param endpoints: Twisted server endpoints, or strings that describe them, or a single such string.
+    :param drain_timeout: the seconds that stopping may take. After that, connections are closed although NOTIFYs are
+        pending. Without it, ``factory.limits.drain_timeout`` applies.
+    :param reactor: the reactor for endpoints that are strings. Without it, Twisted's global reactor.
+    :raises TypeError: for an endpoint that is neither a string nor an ``IStreamServerEndpoint``, or a ``drain_timeout``
+        that is not a number.
+    :raises ValueError: for a string that does not describe an endpoint, for no endpoint at all, or for a
+        ``drain_timeout`` out of range.
     """
 
     name = "spoa"
@@ -58,23 +56,25 @@ class SPOAService(Service):
         factory: SPOAFactory,
         endpoints: str | Iterable[str | IStreamServerEndpoint] = DEFAULT_ENDPOINT,
         *,
-        drain_timeout: float = DEFAULT_DRAIN_TIMEOUT,
+        drain_timeout: float | None = None,
         reactor: IReactorCore | None = None,
     ) -> None:
-        if not drain_timeout >= 0:
-            raise ValueError(f"drain_timeout is {drain_timeout}; it cannot be negative")
+        if drain_timeout is not None:
+            LIMITS["drain_timeout"].check(drain_timeout)
         if reactor is None:
             from twisted.internet import reactor as default_reactor
 
             reactor = cast("IReactorCore", default_reactor)
         self.factory = factory
-        self.drain_timeout = drain_timeout
+        self._own_drain_timeout = drain_timeout
+        self._reactor = reactor
+        # Each with the text that errors and the log use for it.
         self._endpoints: list[tuple[str, IStreamServerEndpoint]] = []
         for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
             if isinstance(endpoint, str):
                 self._endpoints.append((endpoint, _endpoint(reactor, endpoint)))
             elif not IStreamServerEndpoint.providedBy(endpoint):
-                raise TypeError(f"a {type(endpoint).__name__} is no endpoint")
+                raise TypeError(f"an endpoint is a string or an IStreamServerEndpoint, not a {type(endpoint).__name__}")
             else:
                 self._endpoints.append((repr(endpoint), endpoint))
         if not self._endpoints:
@@ -84,47 +84,67 @@ class SPOAService(Service):
 
     @property
     def addresses(self) -> list[Any]:
-        """The ``IAddress`` of each port that is listened on: with ``tcp:0``, the number that the system chose."""
+        """The ``IAddress`` of each open port. For ``tcp:0`` it has the port number that the system chose."""
         return [port.getHost() for port in self._ports]
 
-    def privilegedStartService(self) -> None:
-        """Listen: twistd calls this while it still may open any port.
+    @property
+    def drain_timeout(self) -> float:
+        """The seconds that stopping may take."""
+        if self._own_drain_timeout is None:
+            return self.factory.limits.drain_timeout
+        return self._own_drain_timeout
 
-        :raises twisted.internet.error.CannotListenError: or whatever else an endpoint fails with.
+    def privilegedStartService(self) -> None:
+        """Listen. twistd calls this first, while it still has root privileges.
+
+        :raises twisted.internet.error.CannotListenError: or any other error that an endpoint fails with.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         self._listen()
 
     def startService(self) -> None:
-        """Listen, unless that was done.
+        """Listen, unless ``privilegedStartService`` did.
 
-        :raises twisted.internet.error.CannotListenError: or whatever else an endpoint fails with.
+        :raises twisted.internet.error.CannotListenError: or any other error that an endpoint fails with.
         """
         super().startService()  # type: ignore[no-untyped-call]
         self._listen()
 
     def stopService(self) -> Deferred[None]:
-        """Stop listening, and drain. Fires when all connections are closed."""
+        """Stop listening, and drain. The Deferred fires when all connections are closed."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._listening = False
-        closed = self._stop_listening()
+        closed = self._close_ports()
+        # The factory waits for later connections too, so the ports are closed first.
         closed.addCallback(lambda _: self.factory.drain(self.drain_timeout))
         return closed
 
     def reload(self, handlers: IHandlers) -> None:
-        """Let ``handlers`` answer from now on. What is pending finishes with those that it began with.
+        """Let ``handlers`` answer from now on. The handlers before finish the NOTIFYs that are pending.
 
         :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
         """
         self.factory.use(handlers)
 
     def listening_failed(self, description: str, error: BaseException) -> None:
-        """Called when an endpoint that took its time, as few do, could not be listened on after all."""
+        """Log that an endpoint cannot listen. Called only if that is known after ``startService`` has returned.
+
+        The endpoints of Twisted itself fail at once. An endpoint that needs the network, as a Tor service does, may
+        fail later.
+        """
         self._log.critical("cannot listen on {endpoint}: {error}", endpoint=description, error=error)
+
+    def _before_listening(self) -> None:
+        """Do nothing. A subclass prepares its process here, just before the first port is opened."""
+
+    def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
+        """Raise ``error``, with which an endpoint failed at once. A subclass raises another one, with a description."""
+        raise error
 
     def _listen(self) -> None:
         if self._listening:
             return
+        self._before_listening()
         self._listening = True
         failures: list[tuple[str, BaseException]] = []
         starting = True
@@ -144,27 +164,26 @@ class SPOAService(Service):
         starting = False
         if failures:
             self._listening = False
-            self._stop_listening()
+            self._close_ports()
             self._cannot_listen(*failures[0])
-
-    def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
-        raise error
 
     def _listen_again(self, failure: Failure, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
         failure.trap(CannotListenError)
         assert isinstance(failure.value, CannotListenError)
-        _take_over(failure.value)
+        remove_stale_lock(failure.value)
         return endpoint.listen(self.factory)
 
     def _opened(self, port: IListeningPort) -> None:
         self._ports.append(port)
+        # The number is replaced only if it is Twisted's default: an endpoint string may name another.
         if getattr(port, "backlog", None) == _TWISTED_BACKLOG:
             port.socket.listen(BACKLOG)  # type: ignore[attr-defined]
         self._log.info("SPOA listening on {address}", address=describe(port.getHost()))
+        # The service was stopped, or another endpoint failed, before this endpoint was ready.
         if not self._listening:
-            self._stop_listening()
+            self._close_ports()
 
-    def _stop_listening(self) -> Deferred[Any]:
+    def _close_ports(self) -> Deferred[Any]:
         ports, self._ports = self._ports, []
         return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)
 
@@ -173,37 +192,6 @@ def _endpoint(reactor: IReactorCore, text: str) -> IStreamServerEndpoint:
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
     except Exception as error:
-        # Each plugin of an endpoint parser fails in its own way.
+        # Twisted's parsers and those of plugins raise many types: ValueError, TypeError, FileNotFoundError.
         raise ValueError(f"bad endpoint {text!r}: {type(error).__name__}: {error}") from error
     return endpoint
-
-
-def _take_over(error: CannotListenError) -> None:
-    """Remove what an agent that was killed has left of its Unix socket, if it had this process's number.
-
-    Twisted does it for any number but its own, which a process in a container has each time.
-
-    :raises CannotListenError: ``error``, when it is about anything else, or one that names the lock that stands in the
-        way.
-    """
-    # What the system refuses is about no lock.
-    if not isinstance(error.port, bytes) or isinstance(error.socketError, OSError):
-        raise error
-    path = Path(os.fsdecode(error.port))
-    lock = Path(f"{path}.lock")
-    try:
-        process = os.readlink(lock)
-    except FileNotFoundError:
-        # Who held it has just gone.
-        return
-    if process != str(os.getpid()) or _is_listened_on(path):
-        raise CannotListenError(None, error.port, f"process {process} holds its lock, {lock}")
-    lock.unlink(missing_ok=True)
-    if path.is_socket():
-        path.unlink(missing_ok=True)
-
-
-def _is_listened_on(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.setblocking(False)
-        return client.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

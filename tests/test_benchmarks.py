@@ -19,10 +19,10 @@ from benchmarks.agent import HANDLERS, KINDS, machine
 from benchmarks.canned import Canned
 from benchmarks.haproxy import Figures
 from spoa_twisted.ctl.bench.shapes import SHAPES
+from spoa_twisted.runner.loading import load
 from spoa_twisted.spop import connection
 from spoa_twisted.spop.connection import Ack, EngineConnection, State
 from spoa_twisted.spop.frames import NO_IDS, AgentHello, Disconnect, Flags, FrameType, encode_frame, encode_ids
-from spoa_twisted.tap import load
 from spoa_twisted.testing import FakeHAProxy
 from tests.certificates import skip_without_tls
 from tests.haproxy.branches import VARIABLE, Branch, find_branches

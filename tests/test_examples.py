@@ -186,7 +186,7 @@ def test_a_signal_stops_all(checkout: Checkout, branch: Branch, number: signal.S
 def test_the_networks() -> None:
     """Of the networks that an address is in, the worst counts; an address that is in none is allowed."""
     code = (
-        "import sys; from ipaddress import ip_address; from spoa_twisted.tap import load;"
+        "import sys; from ipaddress import ip_address; from spoa_twisted.runner.loading import load;"
         "from spoa_twisted.testing import FakeHAProxy;"
         "haproxy = FakeHAProxy(load('examples/ip_reputation/handlers.py'));"
         "print([haproxy.notify('get-ip-reputation', ip=ip_address(ip))['txn.allowed'] for ip in sys.argv[1:]])"

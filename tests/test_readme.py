@@ -6,7 +6,6 @@ import configparser
 import contextlib
 import http.client
 import http.server
-import inspect
 import ipaddress
 import os
 import re
@@ -38,11 +37,11 @@ from spoa_twisted import (
     UInt32,
     UInt64,
 )
-from spoa_twisted.service import DEFAULT_ENDPOINT
+from spoa_twisted.limits import LIMITS
+from spoa_twisted.runner.loading import load
 from spoa_twisted.spop.typeddata import DataType, encode_typed_data
-from spoa_twisted.tap import Options, load
 from spoa_twisted.testing import FakeHAProxy
-from tests import readme_commands
+from tests import readme_commands, readme_options
 from tests.certificates import self_signed
 from tests.haproxy.branches import Branch
 from tests.programs import ENVIRONMENT, LISTENING, ROOT, STOPPED, Program
@@ -613,24 +612,21 @@ def test_the_values_of_a_handler(logged: Any) -> None:
 
 
 def test_the_options_of_the_command_line() -> None:
-    """The table has all options of ``twistd spoa`` with their defaults. Each option is a keyword of the same name."""
-    options: Any = Options()
-    defaults = {f"--{name}": str(default).removesuffix(".0") for name, _, default, *_ in options.optParameters}
-    defaults |= {f"--{name}": "off" for name, *_ in options.optFlags}
-    defaults |= {"--listen": DEFAULT_ENDPOINT, "--handlers": "none"}
-    assert {f"--{name.rstrip('=')}" for name in options.longOpt} - {"--help", "--version"} == set(defaults)
+    """The table is what ``tests.readme_options`` makes of the options, and docutils finds each of them in it."""
+    assert readme_options.with_table(TEXT) == TEXT, "run: python -m tests.readme_options"
+    assert [option for option, *_ in table("Options")] == [option.strip("`") for option, *_ in readme_options.rows()]
 
-    rows = table("Options")
-    assert {option: default for option, default, _ in rows} == defaults
-    keywords = [option[2:].replace("-", "_") for option, _, _ in rows]
-    assert keywords[-4:] == ["drain_timeout", "debug", "listen", "handlers"]
-    of_factory = inspect.signature(SPOAFactory).parameters
-    assert {"async_" if name == "async" else name for name in keywords[:-4]} == set(of_factory) - {
-        "handlers",
-        "log",
-        "reactor",
-    }
-    assert "drain_timeout" in inspect.signature(SPOAService).parameters
+
+def test_the_options_that_are_keywords() -> None:
+    """The text above the table names the first and the last limit of the table, and the keywords that it names exist."""
+    text = " ".join(TEXT.partition("\nOptions\n-------\n")[2].partition("===")[0].split())
+    first, last = re.findall(r"``--([a-z-]+)`` to ``--([a-z-]+)``", text)[0]
+    names = [option[2:] for option, *_ in table("Options")]
+    limits = names[names.index(first) : names.index(last) + 1]
+    assert [name.replace("-", "_") for name in limits] == list(LIMITS)
+    factory = SPOAFactory(Handlers(), async_=True, drain_timeout=2)
+    assert SPOAService(factory).drain_timeout == 2
+    assert SPOAService(factory, drain_timeout=1).drain_timeout == 1
 
 
 def test_the_python_versions() -> None:

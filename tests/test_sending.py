@@ -26,8 +26,8 @@ from twisted.python.failure import Failure
 
 from spoa_twisted import Handlers, Message, SPOAFactory
 from spoa_twisted.agent.drain import QUIET_INTERVAL, REST
-from spoa_twisted.agent.protocol import ABORT_TIMEOUT, LEAVE_TIMEOUT
 from spoa_twisted.agent.outbox import Sender
+from spoa_twisted.agent.protocol import ABORT_TIMEOUT, LEAVE_TIMEOUT
 from spoa_twisted.spop.connection import Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from tests.certificates import self_signed, skip_without_tls

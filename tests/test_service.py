@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
-import socket
-import subprocess
-import sys
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,6 @@ from zope.interface import implementer
 
 from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
 from spoa_twisted.client import AgentDisconnected
-from spoa_twisted.service import _take_over
 from tests.certificates import self_signed
 from tests.conftest import Logged
 
@@ -98,9 +93,23 @@ class TestListening:
         assert service.addresses == []
         await taken.stopService()
 
+    def test_a_drain_timeout_that_is_not_a_number_is_refused(self) -> None:
+        """The constructor checks it like the limit of the same name."""
+        with pytest.raises(TypeError, match="drain_timeout is '1', which is not a number of seconds"):
+            SPOAService(factory(), drain_timeout="1", reactor=MemoryReactorClock())  # type: ignore[arg-type]
+
+    def test_the_drain_timeout(self) -> None:
+        """It is the factory's limit, also after that was replaced, unless the service has its own."""
+        agent = SPOAFactory(Handlers(), drain_timeout=3, reactor=Clock())
+        shared = SPOAService(agent, reactor=MemoryReactorClock())
+        own = SPOAService(agent, drain_timeout=0, reactor=MemoryReactorClock())
+        assert (shared.drain_timeout, own.drain_timeout) == (3, 0)
+        agent.limits = dataclasses.replace(agent.limits, drain_timeout=4)
+        assert (shared.drain_timeout, own.drain_timeout) == (4, 0)
+
     def test_a_wrong_type_of_endpoint_is_refused(self) -> None:
         """The constructor raises TypeError for an object that is not an endpoint."""
-        with pytest.raises(TypeError, match="a int is no endpoint"):
+        with pytest.raises(TypeError, match="an endpoint is a string or an IStreamServerEndpoint, not a int"):
             SPOAService(factory(), [5], reactor=MemoryReactorClock())  # type: ignore[list-item]
 
     def test_an_endpoint_that_fails_later_is_logged(self, logged: Logged) -> None:
@@ -136,72 +145,6 @@ class TestListening:
 
         with pytest.raises(LookupError):
             SPOAService(factory(), [Failing()], reactor=MemoryReactorClock()).startService()
-
-
-class TestLocks:
-    """The lock file that Twisted makes beside a Unix socket. It is a symlink to the number of a process."""
-
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> Path:
-        """The Unix socket and the lock of a killed agent, which had the same process number as this process."""
-        path = tmp_path / "agent"
-        with socket.socket(socket.AF_UNIX) as killed:
-            killed.bind(str(path))
-        (tmp_path / "agent.lock").symlink_to(str(os.getpid()))
-        return path
-
-    @pytest_twisted.ensureDeferred
-    async def test_the_lock_of_a_killed_agent_is_removed(self, path: Path) -> None:
-        """The agent listens despite the lock, although it names a live process.
-
-        In a container, each agent has the same process number as the one before.
-        """
-        service = SPOAService(factory(clock=reactor), f"unix:{path}")
-        service.startService()
-        client = SPOEClient(f"unix:{path}")
-        assert await client.notify("m") == {"sess.a": 1}
-        await client.disconnect()
-        await service.stopService()
-        assert list(path.parent.iterdir()) == []
-
-    @pytest_twisted.ensureDeferred
-    async def test_a_lock_of_this_process_is_kept(self, tmp_path: Path) -> None:
-        """A second service of this process cannot take the socket of the first one, which still serves it."""
-        path = tmp_path / "agent"
-        first = SPOAService(factory(clock=reactor), f"unix:{path}")
-        first.startService()
-        with pytest.raises(CannotListenError, match=re.escape(f"process {os.getpid()} holds its lock, {path}.lock")):
-            SPOAService(factory(), f"unix:{path}").startService()
-        client = SPOEClient(f"unix:{path}")
-        assert await client.notify("m") == {"sess.a": 1}
-        await client.disconnect()
-        await first.stopService()
-
-    def test_the_error_names_the_process_with_the_lock(self, path: Path) -> None:
-        """The error names the process and the lock, so that the user can see whether that process is an agent."""
-        lock = path.with_name("agent.lock")
-        lock.unlink()
-        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-            lock.symlink_to(str(other.pid))
-            with pytest.raises(CannotListenError, match=re.escape(f"process {other.pid} holds its lock, {lock}")):
-                SPOAService(factory(), f"unix:{path}").startService()
-            other.communicate(b"\n")
-        assert path.is_socket()
-
-    def test_a_lock_that_was_removed_meanwhile(self, path: Path) -> None:
-        """If the lock is gone when ``_take_over`` looks, it raises nothing, and its caller listens again."""
-        path.with_name("agent.lock").unlink()
-        _take_over(CannotListenError(None, os.fsencode(path), "Cannot acquire lock."))
-
-    # Twisted does not close a socket that it could not bind, so the garbage collector warns about it.
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    def test_a_file_at_the_path_is_kept(self, path: Path) -> None:
-        """An ordinary file at the path is not removed: the user may have mistyped the path."""
-        path.unlink()
-        path.write_text("precious")
-        with pytest.raises(CannotListenError, match="in use"):
-            SPOAService(factory(), f"unix:{path}").startService()
-        assert path.read_text() == "precious"
 
 
 class TestServing:

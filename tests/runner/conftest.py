@@ -1,0 +1,78 @@
+"""A folder with modules of handlers, and agents that are started in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.programs import Program
+
+MODULE = """\
+from spoa_twisted import Handlers
+
+handlers = Handlers()
+other = Handlers()
+
+@handlers.message("m")
+def m():
+    return {"sess.file": __name__}
+
+@other.message("n")
+def n():
+    return {"sess.n": 2}
+
+number = 42
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with modules of handlers, the current one."""
+    (tmp_path / "mymod.py").write_text(MODULE)
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("")
+    (tmp_path / "pkg" / "inner.py").write_text("from mymod import handlers, other\n")
+    (tmp_path / "raises.py").write_text("import os\n\nraise LookupError('boom')\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "lines.py").write_text("raise LookupError('one\\ntwo')\n")
+    for name, registered in (
+        ("star", "handlers.message('x')(lambda *a: None)"),
+        ("twice", "handlers.message('x')(handlers.message('x')(lambda: None))"),
+        ("scope", "handlers.message('x', on_error={'scope.a': 1})(lambda: None)"),
+        ("client", "from twisted.internet import endpoints, reactor; endpoints.clientFromString(reactor, 'x:1')"),
+        ("deep", "import importlib; importlib.import_module('nobody')"),
+    ):
+        (tmp_path / f"{name}.py").write_text(
+            f"from spoa_twisted import Handlers\nhandlers = Handlers()\n{registered}\n"
+        )
+    (tmp_path / "interrupts.py").write_text("raise KeyboardInterrupt\n")
+    (tmp_path / "stand_in.py").write_text(
+        "class _StandIn:\n    def __getattr__(self, name): raise RuntimeError('not there yet')\nanything = _StandIn()\n"
+    )
+    (tmp_path / "lazy.py").write_text("def __getattr__(name): raise LookupError(name)\n")
+    (tmp_path / "syntax.py").write_text("def 1\n")
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "wrong.py").write_text("handlers = {}\n")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "string.py").write_text("from spoa_twisted import Handlers\nhandlers = Handlers()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", os.getcwd())])
+    modules = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """Starts a command in the folder."""
+    with ExitStack() as programs:
+        yield lambda *command: programs.enter_context(Program(command, cwd=folder))

@@ -1,0 +1,344 @@
+"""The process around an agent: signals, garbage collector, descriptors, log."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as default_reactor
+from twisted.internet.testing import MemoryReactorClock
+
+from spoa_twisted import Handlers, SPOAFactory
+from spoa_twisted.runner.process import ProcessService, handle_signal
+from spoa_twisted.spop.connection import EngineConnection
+from spoa_twisted.spop.messages import Message
+from tests.conftest import Logged
+from tests.programs import ANY_PORT, TWIST, TWISTD, Program
+from tests.runner.conftest import Start
+
+reactor: Any = default_reactor
+
+
+class Engine:
+    """HAProxy's side on a blocking socket; a context manager that closes it."""
+
+    def __init__(self, address: Any) -> None:
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self.socket = socket.socket(family)
+        self.socket.settimeout(30)
+        self.socket.connect(address)
+        self.connection = EngineConnection()
+
+    def __enter__(self) -> Engine:
+        self.send()
+        assert self.next_event().max_frame_size == 16380
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.socket.close()
+
+    def send(self) -> None:
+        self.socket.sendall(self.connection.data_to_send())
+
+    def next_event(self) -> Any:
+        """Return the next event, ``None`` when the agent has closed."""
+        while (event := self.connection.next_event()) is None:
+            data = self.socket.recv(65536)
+            if not data:
+                return None
+            self.connection.receive_data(data)
+        return event
+
+
+@pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+def test_it_serves_and_drains(program: list[str], start: Start) -> None:
+    """On SIGTERM, it finishes what is in flight, says goodbye, and ends."""
+    (Path.cwd() / "slow.py").write_text(
+        "from twisted.internet import reactor, task\n"
+        "from spoa_twisted import Handlers\n"
+        "handlers = Handlers()\n"
+        "@handlers.message('slow')\n"
+        "async def slow():\n"
+        "    print('in flight', flush=True)\n"
+        "    await task.deferLater(reactor, 0.5)\n"
+        "    return {'sess.slow': 1}\n"
+    )
+    agent = start(*program, "spoa", "--handlers=slow", f"--listen={ANY_PORT}")
+    host, _, port = agent.address().rpartition(":")
+    assert host == "127.0.0.1"
+    with Engine((host, int(port))) as idle, Engine((host, int(port))) as busy:
+        ids = busy.connection.send_notify([Message("slow")])
+        busy.send()
+        agent.said("in flight")
+        agent.signal(signal.SIGTERM)
+        assert idle.next_event().status_code == 0
+        assert idle.next_event() is None
+        ack = busy.next_event()
+        assert (ack.ids, ack.variables) == (ids, {"sess.slow": 1})
+        assert busy.next_event().status_code == 0
+        assert busy.next_event() is None
+    # Twisted's programs end with the signal that ended them.
+    assert agent.ended() == -signal.SIGTERM
+    assert "Traceback" not in agent.output
+    assert "Unhandled" not in agent.output
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="others have no gc.freeze, and are left alone")
+@pytest.mark.parametrize(("chosen", "threshold"), [(700, 5000), (0, 0), (9000, 9000)])
+def test_what_is_loaded_is_no_garbage(chosen: int, threshold: int, start: Start, folder: Path) -> None:
+    """CPython does not look for any in it, and less often than of itself, unless the handlers' author chose."""
+    (folder / "collected.py").write_text(
+        "import gc\n"
+        "from spoa_twisted import Handlers\n"
+        f"gc.set_threshold({chosen})\n"
+        "def look(): return {'sess.threshold': gc.get_threshold()[0], 'sess.frozen': gc.get_freeze_count()}\n"
+        "handlers = Handlers({'look': look})\n"
+    )
+    agent = start(*TWISTD, "-n", "spoa", "--handlers=collected", "--listen=unix:agent.sock")
+    agent.said("SPOA listening")
+    with Engine("agent.sock") as engine:
+        engine.connection.send_notify([Message("look")])
+        engine.send()
+        variables = engine.next_event().variables
+        agent.stop()
+    assert variables["sess.threshold"] == threshold
+    assert variables["sess.frozen"] > 10_000
+
+
+def test_a_unix_socket_has_the_mode_asked_for(start: Start, folder: Path) -> None:
+    """And is served, and gone when the agent is."""
+    path = folder / "agent.sock"
+    agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", f"--listen=unix:{path}:mode=600")
+    agent.said("SPOA listening on .*agent.sock")
+    assert path.stat().st_mode & 0o777 == 0o600
+    with Engine(str(path)) as engine:
+        engine.connection.send_notify([Message("m")])
+        engine.send()
+        assert engine.next_event().variables == {"sess.file": "mymod"}
+        agent.stop()
+    assert not path.exists()
+
+
+def test_an_agent_that_was_killed_leaves_no_trap(start: Start, folder: Path) -> None:
+    """Its unix socket is taken over."""
+    path = folder / "agent.sock"
+    for _ in range(2):
+        agent = start(*TWISTD, "-n", "--pidfile=", "spoa", "--handlers=mymod", f"--listen=unix:{path}")
+        agent.said("SPOA listening on .*agent.sock")
+        with Engine(str(path)):
+            agent.kill()
+
+
+def test_a_daemon_serves_and_stops(start: Start, folder: Path) -> None:
+    """As twistd starts it by default."""
+    started = start(*TWISTD, "--pidfile=agent.pid", "spoa", "--handlers=mymod", "--listen=unix:agent.sock")
+    assert started.ended() == 0
+    pid = int((folder / "agent.pid").read_text())
+    try:
+        with Engine("agent.sock") as engine:
+            os.kill(pid, signal.SIGUSR1)
+            os.kill(pid, signal.SIGTERM)
+            assert engine.next_event().status_code == 0
+            assert engine.next_event() is None
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    # SIGUSR1 has twistd begin a new log file.
+    assert (folder / "twistd.log.1").exists()
+
+
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """The garbage collector, whose threshold is as it was after a test that starts the service in this process."""
+    threshold = gc.get_threshold() if sys.implementation.name == "cpython" else None
+    yield
+    if threshold is not None:
+        gc.set_threshold(*threshold)
+
+
+@pytest.mark.usefixtures("collector")
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_stops_alone(folder: Path) -> None:
+    """Leaves SIGTERM and Ctrl-C to whoever goes on."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    service = ProcessService(SPOAFactory(Handlers()), "unix:agent.sock")
+    service.startService()
+    await service.stopService()
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_reactor_in_another_thread(folder: Path) -> None:
+    """Signals are somebody else's there."""
+    told: list[bool] = []
+
+    def start() -> None:
+        present = signal.getsignal(signal.SIGWINCH)
+        handle_signal(reactor, signal.SIGWINCH, lambda: None, instead_of=present)
+        told.append(True)
+
+    before = signal.getsignal(signal.SIGWINCH)
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert told == [True]
+    assert signal.getsignal(signal.SIGWINCH) == before
+
+
+class TestSignals:
+    """What starts and ends programs sends more of them than SIGTERM, once."""
+
+    MODULE = """\
+import signal
+from twisted.internet.defer import Deferred
+from spoa_twisted import Handlers
+
+# What started the tests may ignore them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
+"""
+
+    @pytest.fixture
+    def start(self, start: Start, folder: Path) -> Start:
+        """Start an agent that listens on a Unix socket, with handlers that take their time."""
+        (folder / "told.py").write_text(self.MODULE)
+
+        def started(program: list[str], handlers: str = "told") -> Program:
+            agent = start(
+                *(*program, "spoa", "--listen=unix:agent.sock", f"--handlers={handlers}"),
+                *("--handler-timeout=0", "--drain-timeout=600"),
+            )
+            agent.said("SPOA listening")
+            with Engine("agent.sock"):
+                # It was served: the reactor runs.
+                return agent
+
+        return started
+
+    @staticmethod
+    def goes_on(engine: Engine) -> None:
+        """Judge that a signal has not ended the drain."""
+        for _ in range(2):
+            # The first may be read together with the signal.
+            engine.connection.send_notify([Message("now")])
+            engine.send()
+            assert engine.next_event().variables == {"sess.a": 1}
+
+    @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+    def test_a_terminal_that_is_closed(self, program: list[str], start: Start) -> None:
+        """Is as good as SIGTERM, however often it is told: the shell says it too."""
+        agent = start(program)
+        with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
+            busy.connection.send_notify([Message("never")])
+            busy.send()
+            agent.signal(signal.SIGHUP)
+            assert idle.next_event().status_code == 0
+            agent.signal(signal.SIGHUP)
+            self.goes_on(busy)
+            agent.signal(signal.SIGINT)
+            assert busy.next_event().status_code == 0
+        assert agent.ended() == 0
+        assert agent.output.count("Received SIGHUP") == 1
+        assert "Traceback" not in agent.output
+
+    def test_a_terminal_that_does_not_matter(self, start: Start, folder: Path) -> None:
+        """Under nohup, say, or where the handlers' author has other uses for the signal."""
+        (folder / "ignores.py").write_text(
+            "import signal\nfrom told import handlers\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        )
+        agent = start([*TWISTD, "-n"], "ignores")
+        agent.signal(signal.SIGHUP)
+        agent.signal(signal.SIGTERM)
+        assert agent.ended() == -signal.SIGTERM
+        assert "Received SIGHUP" not in agent.output
+
+    @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+    def test_a_log_that_is_no_file(self, program: list[str], start: Start) -> None:
+        """Is not begun anew, and the agent goes on."""
+        agent = start(program)
+        agent.signal(signal.SIGUSR1)
+        with Engine("agent.sock") as engine:
+            engine.connection.send_notify([Message("now")])
+            engine.send()
+            assert engine.next_event().variables == {"sess.a": 1}
+            agent.signal(signal.SIGTERM)
+        assert agent.ended() == -signal.SIGTERM
+
+    @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_one_that_comes_again(self, program: list[str], number: signal.Signals, start: Start) -> None:
+        """Ctrl-C makes haste, and SIGTERM does not: whoever waits is told goodbye, as when the time is over."""
+        agent = start(program)
+        with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
+            busy.connection.send_notify([Message("never")])
+            busy.send()
+            agent.signal(number)
+            assert idle.next_event().status_code == 0
+            agent.signal(number)
+            if number is signal.SIGTERM:
+                self.goes_on(busy)
+                agent.signal(signal.SIGINT)
+            assert busy.next_event().status_code == 0
+            assert busy.next_event() is None
+        assert agent.ended() == -number
+        assert "connections were not drained in time" in agent.output
+        assert "Traceback" not in agent.output
+
+
+def test_there_are_files_enough_for_all(start: Start) -> None:
+    """However many connections are accepted in one turn of the reactor: those that are refused keep no file."""
+    agent = start(
+        *("sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *TWISTD, "-n"),
+        *("spoa", "--handlers=mymod", "--listen=unix:agent.sock"),
+    )
+    agent.said("max_connections is 64")
+    agent.said("SPOA listening")
+    with Engine("agent.sock"):
+        agent.signal(signal.SIGSTOP)
+        with ExitStack() as connections:
+            for _ in range(300):
+                connection = connections.enter_context(socket.socket(socket.AF_UNIX))
+                connection.setblocking(False)
+                connection.connect_ex("agent.sock")
+            agent.signal(signal.SIGCONT)
+            agent.said("max_connections, 64, are open")
+        agent.stop()
+    assert "EMFILE" not in agent.output
+
+
+@pytest.mark.parametrize(("options", "seen"), [([], False), (["--debug"], True)])
+def test_health_checks_are_logged_when_asked_for(options: list[str], seen: bool, start: Start, folder: Path) -> None:
+    """twistd logs whatever it gets: an agent that HAProxy checks every two seconds says nothing of it by default."""
+    agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", "--listen=unix:agent.sock", *options)
+    agent.said("SPOA listening")
+    with Engine("agent.sock"):
+        pass
+    with Engine("agent.sock") as engine:
+        agent.signal(signal.SIGTERM)
+        assert engine.next_event().status_code == 0
+    agent.ended()
+    assert ("HAProxyHello(" in agent.output) is seen
+    assert (": ended: " in agent.output) is seen
+
+
+def test_an_endpoint_that_fails_later_ends_the_agent(logged: Logged) -> None:
+    """It is too late to refuse to start: the agent says why, and stops."""
+    memory = MemoryReactorClock()
+    memory.running = True
+    service = ProcessService(SPOAFactory(Handlers()), reactor=memory)
+    service.listening_failed("onion:1234", OSError("too late"))
+    assert not memory.running
+    assert logged.take() == ["critical: cannot listen on onion:1234: too late"]
