@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spoa_twisted import Handlers, SPOAFactory
-from spoa_twisted.agent.protocol import UNSENT_TIMEOUT
+from spoa_twisted.agent.outbox import UNSENT_TIMEOUT
 from spoa_twisted.limits import LIMITS, Limit, Limits
 from spoa_twisted.spop.connection import AgentConnection
 from spoa_twisted.tap import Options
