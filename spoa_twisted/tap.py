@@ -47,7 +47,7 @@ class Options(UsageOptions):
         super().__init__()  # type: ignore[no-untyped-call]
         self["handlers"] = []
         self["listen"] = []
-        # For --help only. parseOptions does not use it, because each --listen adds to the list.
+        # Only --help uses this. The value is a list, and postOptions puts the default into it.
         self.defaults["listen"] = DEFAULT_ENDPOINT
 
     # The docstring of an option is its text in --help and in the README.

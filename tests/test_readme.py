@@ -608,7 +608,7 @@ def test_the_options_of_the_command_line() -> None:
 
 
 def test_the_options_that_are_keywords() -> None:
-    """The text above the table names the first and the last limit of the table, and the keywords that it names exist."""
+    """The text above the table names the first and the last limit, and keywords that exist."""
     text = " ".join(TEXT.partition("\nOptions\n-------\n")[2].partition("===")[0].split())
     first, last = re.findall(r"``--([a-z-]+)`` to ``--([a-z-]+)``", text)[0]
     names = [option[2:] for option, *_ in table("Options")]
