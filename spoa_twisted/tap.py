@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.python.usage import Options as UsageOptions
-from twisted.python.usage import UsageError
 
 from spoa_twisted.limits import LIMITS, Limit
 from spoa_twisted.protocol import SPOAFactory
@@ -23,8 +22,8 @@ def _row(limit: Limit) -> list[Any]:
         try:
             return limit.parse(text)
         except ValueError as error:
-            # For a ValueError, usage would put "Parameter type enforcement failed" in front of the text.
-            raise UsageError(str(error)) from None
+            # Not UsageError: the oldest twistd that we support exits with status 0 then, as if all were well.
+            raise CannotStart(str(error)) from None
 
     # --help shows the default with str(): 10, not 10.0.
     default = int(limit.default) if limit.default == int(limit.default) else limit.default
