@@ -13,14 +13,14 @@ from typing import Any, Final, final
 from spoa_twisted.spop.connection import DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PAYLOAD_SIZE
 from spoa_twisted.spop.frames import MIN_MAX_FRAME_SIZE
 
-# SPOP sends max-frame-size as a UINT32.
-_MAX_MAX_FRAME_SIZE: Final = 2**32 - 1
+# Bytes. SPOP sends max-frame-size as a UINT32.
+_LARGEST_FRAME_SIZE: Final = 2**32 - 1
 
-# The other sizes and counts: a larger number is a mistake. 2**40 bytes are 1 TiB.
-_MAX_WHOLE_NUMBER: Final = 2**40
+# For the other sizes and counts. A larger number is a mistake: 2**40 bytes are 1 TiB.
+_LARGEST_WHOLE_NUMBER: Final = 2**40
 
-# Seconds, about four months. With much larger numbers, Twisted's timers fail.
-_MAX_SECONDS: Final = 10_000_000
+# About four months. Twisted's timers fail with numbers that are much larger.
+_MOST_SECONDS: Final = 10_000_000
 
 
 @final
@@ -88,12 +88,12 @@ class Limit:
 # dataclasses.field does: mypy would not allow any other type as the default of an int.
 
 
-def _whole(default: int, unit: str, text: str, *, smallest: int = 1, largest: int = _MAX_WHOLE_NUMBER) -> Any:
+def _whole(default: int, unit: str, text: str, *, smallest: int = 1, largest: int = _LARGEST_WHOLE_NUMBER) -> Any:
     return _field(default=default, number=int, unit=unit, smallest=smallest, largest=largest, help=text)
 
 
 def _seconds(default: float, text: str) -> Any:
-    return _field(default=default, number=float, unit="seconds", smallest=0, largest=_MAX_SECONDS, help=text)
+    return _field(default=default, number=float, unit="seconds", smallest=0, largest=_MOST_SECONDS, help=text)
 
 
 def _field(**arguments: Any) -> Any:
@@ -115,7 +115,7 @@ class Limits:
         "bytes",
         "The longest frame, in bytes. The agent agrees to the size that HAProxy offers, but not to more than this.",
         smallest=MIN_MAX_FRAME_SIZE,
-        largest=_MAX_MAX_FRAME_SIZE,
+        largest=_LARGEST_FRAME_SIZE,
     )
     max_payload_size: int = _whole(
         DEFAULT_MAX_PAYLOAD_SIZE,

@@ -34,7 +34,7 @@ class SPOAService(Service):
 
     Under twistd it listens before twistd gives up root privileges, so that it may use any port. If one endpoint cannot
     listen, the others are closed, and starting raises the error. Stopping closes the ports, answers the pending
-    NOTIFYs, sends AGENT-DISCONNECT to each HAProxy, and has ended when all connections are closed.
+    NOTIFYs, sends AGENT-DISCONNECT to each HAProxy, and is complete when all connections are closed.
 
     :param factory: the agent.
     :param endpoints: Twisted server endpoints, or strings that describe them, or a single such string.
@@ -68,7 +68,7 @@ class SPOAService(Service):
         self.factory = factory
         self._own_drain_timeout = drain_timeout
         self._reactor = reactor
-        # Each with the text that errors and the log use for it.
+        # Pairs of the text for errors and the log, and the endpoint.
         self._endpoints: list[tuple[str, IStreamServerEndpoint]] = []
         for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
             if isinstance(endpoint, str):
@@ -135,10 +135,10 @@ class SPOAService(Service):
         self._log.critical("cannot listen on {endpoint}: {error}", endpoint=description, error=error)
 
     def _before_listening(self) -> None:
-        """Do nothing. A subclass prepares its process here, just before the first port is opened."""
+        """Do nothing. A subclass may prepare its process here, before the service opens its ports."""
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
-        """Raise ``error``, with which an endpoint failed at once. A subclass raises another one, with a description."""
+        """Raise the error of an endpoint that failed at once. A subclass may raise another error that names it."""
         raise error
 
     def _listen(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.python.usage import Options as UsageOptions
-from twisted.python.usage import UsageError
 
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.limits import LIMITS, Limit
@@ -23,8 +22,8 @@ def _row(limit: Limit) -> list[Any]:
         try:
             return limit.parse(text)
         except ValueError as error:
-            # For a ValueError, usage would put "Parameter type enforcement failed" in front of the text.
-            raise UsageError(str(error)) from None
+            # Not UsageError: the oldest twistd that we support exits with status 0 then, as if all were well.
+            raise CannotStart(str(error)) from None
 
     # --help shows the default with str(): 10, not 10.0.
     default = int(limit.default) if limit.default == int(limit.default) else limit.default
@@ -47,7 +46,7 @@ class Options(UsageOptions):
         super().__init__()  # type: ignore[no-untyped-call]
         self["handlers"] = []
         self["listen"] = []
-        # For --help only. parseOptions does not use it, because each --listen adds to the list.
+        # Only --help uses this. The value is a list, and postOptions puts the default into it.
         self.defaults["listen"] = DEFAULT_ENDPOINT
 
     # The docstring of an option is its text in --help and in the README.

@@ -1,8 +1,8 @@
 """The Unix socket and its lock that a killed agent has left behind.
 
-Twisted makes a lock beside each Unix socket that it listens on: a symlink ``agent.sock.lock`` to the number of the
-process. Twisted itself removes a lock when no process has that number. That is not enough in a container: there the
-killed agent had the same number as the new one, often 1.
+Twisted makes a lock beside each Unix socket on which it listens: ``agent.sock.lock``, a symlink whose target is the
+number of the process. Twisted itself removes a lock if no process has that number. In a container, the new agent often
+has the same number as the killed one, so Twisted keeps the lock.
 """
 
 from __future__ import annotations

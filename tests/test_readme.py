@@ -1,4 +1,4 @@
-"""Runs every code block of README.rst, and checks the README's tables against the code."""
+"""Every code block of README.rst does what the README says, and its tables are true."""
 
 from __future__ import annotations
 
@@ -53,10 +53,7 @@ TEXT = readme_commands.README.read_text("utf-8")
 
 
 def name_blocks() -> dict[str, str]:
-    """Return the code blocks by name.
-
-    The name of a file's block is in its first line, as a comment. Other blocks are named by section and number.
-    """
+    """Return the code blocks: a file by its name, which its first line says; others by section and number."""
     named: dict[str, str] = {}
     sections: dict[str, int] = {}
     for block in readme_commands.blocks():
@@ -69,21 +66,20 @@ def name_blocks() -> dict[str, str]:
 
 
 BLOCKS = name_blocks()
-#: The names of the blocks that tests get from :func:`readme`.
-TESTED: set[str] = set()
+RUN: set[str] = set()
 
 
 def readme(**names: str) -> pytest.MarkDecorator:
-    """Parametrize a test with the named code blocks, and record that they are tested."""
-    TESTED.update(names.values())
+    """Give a test code blocks as arguments, and count them as run."""
+    RUN.update(names.values())
     return pytest.mark.parametrize(tuple(names), [[BLOCKS[name] for name in names.values()]], ids=["README"])
 
 
-# The web server, the agents and HAProxy with which the tests run the blocks.
+# What the blocks are run with.
 
 
 class App(http.server.BaseHTTPRequestHandler):
-    """The web server behind HAProxy. Its response contains the header X-User, which HAProxy sets."""
+    """The web server behind HAProxy: it answers with the user that HAProxy tells it."""
 
     def do_GET(self) -> None:
         body = f"user: {self.headers.get('X-User')}".encode()
@@ -93,13 +89,13 @@ class App(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Log nothing."""
+        """Say nothing."""
 
 
 class Agent:
-    """A running agent, or an application that contains an agent, and its port.
+    """An agent that runs, or an application with one in it, and the port where it listens.
 
-    :param ready: matches the line that it prints when it listens. Group 1 ends with the port, after the last colon.
+    :param ready: what it prints when it listens, with the port behind the last colon.
     """
 
     def __init__(self, program: Program, ready: str | re.Pattern[str]) -> None:
@@ -107,13 +103,13 @@ class Agent:
         self.port = program.said(ready)[1].rpartition(":")[2]
 
     def stop(self) -> str:
-        """Stop it with SIGTERM, as a service manager does, and return its whole output."""
+        """End it as a service manager does; return all that it printed."""
         assert self.program.stop() in STOPPED, self.program.describe()
         return self.program.output
 
 
 class Machine:
-    """A working folder, and a PATH with the programs of this package and of Twisted, as if they were installed."""
+    """A folder to work in, and a PATH with the programs of this package and of Twisted."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder = folder
@@ -129,18 +125,18 @@ class Machine:
         for name, entry in scripts.items():
             module, _, function = entry.partition(":")
             script = programs / name
-            # A script, not "python -c": -c puts the current folder on sys.path, which an installed script does not.
+            # No "-c": as with an installed script, the current folder is on the path only if the program puts it there.
             script.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
             script.chmod(0o755)
         self.environment = {**ENVIRONMENT, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
 
     def write(self, **texts: str) -> None:
-        """Write files into the folder. The keyword ``iprep_py`` names the file iprep.py."""
+        """Write files: ``iprep_py`` is iprep.py."""
         for name, text in texts.items():
             (self.folder / name.replace("_", ".")).write_text(text)
 
     def run(self, command: str) -> str:
-        """Run a command to its end, check that it succeeds, and return its output."""
+        """Run a command to its end; return what it printed."""
         ended = subprocess.run(
             ["/bin/sh", "-c", command],
             cwd=self.folder,
@@ -154,19 +150,19 @@ class Machine:
         return ended.stdout
 
     def start(self, command: str, ready: str | re.Pattern[str] = LISTENING) -> Agent:
-        """Start a command that keeps running, and wait until it prints that it listens."""
+        """Start a command that goes on, and wait until it prints that it listens."""
         words = shlex.split(command)
         environment = dict(self.environment)
         while re.match(r"[A-Z]+=", words[0]):
             name, _, value = words.pop(0).partition("=")
-            # Keep this checkout on PYTHONPATH, as if the package were installed.
+            # The package is installed, as it were, whatever the command says.
             environment[name] = f"{value}{os.pathsep}{ROOT}" if name == "PYTHONPATH" else value
         words[0] = shutil.which(words[0], path=environment["PATH"]) or words[0]
         program = self._stack.enter_context(Program(words, cwd=self.folder, environment=environment))
         return Agent(program, ready)
 
     def app(self) -> str:
-        """Start the web server, and return its port."""
+        """Start the web server; return its port."""
         app = http.server.ThreadingHTTPServer(("127.0.0.1", 0), App)
         self._stack.callback(app.server_close)
         threading.Thread(target=app.serve_forever).start()
@@ -174,10 +170,10 @@ class Machine:
         return str(app.server_port)
 
     def haproxy(self, branch: Branch, **files: str) -> Callable[..., tuple[int, str]]:
-        """Start HAProxy with ``haproxy_cfg`` and the other files. Return a function that sends a request to it."""
+        """Start HAProxy with ``haproxy_cfg`` and the other files; return what makes a request."""
         website = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.website: tuple[str, int] = website.getsockname()
-        # HAProxy inherits a listening socket, so requests that come before HAProxy has started wait in the queue.
+        # HAProxy takes a listener that is there already: who connects early waits.
         files["haproxy_cfg"] = files["haproxy_cfg"].replace("127.0.0.1:8080", f"fd@{website.fileno()}")
         self.write(**files)
         command = [str(branch.executable), "-f", "haproxy.cfg"]
@@ -196,14 +192,14 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    """A machine with a new folder. After the test, its programs and servers are ended."""
+    """A machine with a folder of its own. What was started on it is ended."""
     with contextlib.ExitStack() as stack:
         yield Machine(tmp_path, stack)
 
 
 @pytest.fixture
 def load_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], IHandlers]]:
-    """Writes a module, and loads its handlers as ``twistd spoa --handlers`` does."""
+    """Writes a module, and loads its handlers as ``twistd spoa`` does."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     before = set(sys.modules)
@@ -219,15 +215,12 @@ def load_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 def on_any_port(command: str) -> str:
-    """Return the ``twistd spoa`` command with an option that makes it listen on a free port."""
+    """Return a ``twistd spoa`` command that listens on a port that is free."""
     return f"{command.strip()} --listen tcp:0:interface=127.0.0.1"
 
 
 def with_backend(haproxy_cfg: str, server: str, backend: str, branch: Branch) -> str:
-    """Return the README's configuration for this branch of HAProxy, with ``server`` in its ``server`` line.
-
-    :param backend: the README's backend for HAProxy >= 3.1.
-    """
+    """Return the configuration as the README says it for this branch, with another ``server`` line."""
     if branch.rewritten:
         haproxy_cfg = (
             haproxy_cfg[: haproxy_cfg.index("backend agents\n")] + backend[backend.index("backend agents\n") :]
@@ -245,7 +238,7 @@ def doctree() -> nodes.document:
 
 
 def table(section: str) -> list[list[str]]:
-    """Return the cells' texts of the table in a section, row by row, without the table's head."""
+    """Return the rows, without the head, of the table in a section: the text of each cell."""
     rows = []
     for part in doctree().findall(nodes.section):
         if part.next_node(nodes.title).astext() == section:
@@ -255,16 +248,16 @@ def table(section: str) -> list[list[str]]:
     return rows
 
 
-def test_the_readme_is_valid() -> None:
-    """docutils parses the README without a warning, and finds the same code blocks as these tests."""
+def test_it_is_valid() -> None:
+    """docutils reads it without a complaint, and finds the code blocks that these tests find, and no others."""
     found = [node.astext() + "\n" for node in doctree().findall(nodes.literal_block)]
     assert found == [block.text for block in readme_commands.blocks()]
     assert not list(doctree().findall(nodes.doctest_block))
 
 
-def test_every_block_is_tested() -> None:
-    """Each code block of the README has a test in this file."""
-    assert sorted(BLOCKS) == sorted(TESTED)
+def test_every_block_is_run() -> None:
+    """No code block is left out by the tests here."""
+    assert sorted(BLOCKS) == sorted(RUN)
 
 
 # Try it.
@@ -272,10 +265,7 @@ def test_every_block_is_tested() -> None:
 
 @readme(command="Try it 1", output="Try it 2")
 def test_the_command_that_runs_the_example(command: str, output: str, checkout: Checkout, branch: Branch) -> None:
-    """The last step of the command prints what the README shows.
-
-    .ci/run runs the whole command on a fresh Debian machine.
-    """
+    """Its last step, as written, prints what the README shows; .ci/run runs all of it on a machine that has nothing."""
     python = checkout.folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
@@ -297,7 +287,7 @@ def test_the_command_that_runs_the_example(command: str, output: str, checkout: 
 
 @readme(example="Try it 1", tests="Try it 3")
 def test_the_set_up_commands(example: str, tests: str) -> None:
-    """``python3 -m tests.readme_commands`` prints the set-up commands for .ci/run, and the extras in them exist."""
+    """They are what ``python3 -m tests.readme_commands`` prints for .ci/run, and the extras that they name exist."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     for number, command in enumerate((example, tests), 1):
@@ -319,7 +309,7 @@ def test_the_set_up_commands(example: str, tests: str) -> None:
 @readme(text="iprep.py")
 @pytest_twisted.ensureDeferred
 async def test_the_handlers(text: str, load_text: Callable[[str, str], IHandlers]) -> None:
-    """The README's plain function, Deferred and coroutine return the variables that its comments describe."""
+    """A function, a Deferred and a coroutine answer, and what one that fails sets is set."""
     haproxy = FakeHAProxy(load_text("iprep", text))
     bad, listed, unknown = (ipaddress.IPv4Address(f"127.0.0.{number}") for number in (66, 99, 1))
 
@@ -336,7 +326,7 @@ async def test_the_handlers(text: str, load_text: Callable[[str, str], IHandlers
 
 @readme(text="iprep.py")
 def test_the_handler_with_a_timeout(text: str, load_text: Callable[[str, str], IHandlers], logged: Any) -> None:
-    """When the handler of check-token takes longer than its 0.2 s, its ``on_error`` is set instead."""
+    """After its 0.2 s, its on_error is set in its stead."""
     haproxy = FakeHAProxy(load_text("iprep", text))
     variables: list[Any] = []
 
@@ -349,7 +339,7 @@ def test_the_handler_with_a_timeout(text: str, load_text: Callable[[str, str], I
 
 @readme(text="more.py")
 def test_the_options(text: str, load_text: Callable[[str, str], IHandlers], logged: Any) -> None:
-    """The mapping, the options, the default handler and the binding of arguments work as more.py's comments say."""
+    """The mapping, the options, the default handler and the binding of arguments are what the comments say."""
     handlers = load_text("more", text)
     assert isinstance(handlers, Handlers)
     haproxy = FakeHAProxy(handlers)
@@ -370,7 +360,7 @@ def test_the_options(text: str, load_text: Callable[[str, str], IHandlers], logg
 
 
 def test_the_whole_message() -> None:
-    """The parameter ``message`` has the attributes and items that the README lists."""
+    """The parameter ``message`` has what the README lists."""
     handlers = Handlers()
     seen: list[Any] = []
 
@@ -393,10 +383,10 @@ def test_the_whole_message() -> None:
     spoe_conf="spoe.conf",
     backend="haproxy.cfg, HAProxy >= 3.1",
 )
-def test_haproxy_and_the_handlers(
+def test_haproxy_asks(
     handlers: str, command: str, haproxy_cfg: str, spoe_conf: str, backend: str, machine: Machine, branch: Branch
 ) -> None:
-    """HAProxy accepts the README's files unchanged, and allows or denies by the variables of the three handlers."""
+    """HAProxy finds no fault with the files as they stand, and decides by what the three handlers set."""
     haproxy_cfg = with_backend(haproxy_cfg, "127.0.0.1:12345 check", backend, branch)
     machine.write(iprep_py=handlers, haproxy_cfg=haproxy_cfg, spoe_conf=spoe_conf)
     machine.run(f"{shlex.quote(str(branch.executable))} -c -f haproxy.cfg")
@@ -410,14 +400,14 @@ def test_haproxy_and_the_handlers(
     assert request(**{"X-Token": "sesame"})[0] == 401
     assert request(client="127.0.0.66", **{"X-Token": "swordfish"})[0] == 403
     assert request(client="127.0.0.99", **{"X-Token": "swordfish"})[0] == 403
-    output = agent.stop()
-    assert "Server Shut Down." in output
-    assert "Traceback" not in output
+    said = agent.stop()
+    assert "Server Shut Down." in said
+    assert "Traceback" not in said
 
 
 @readme(old="haproxy.cfg", new="haproxy.cfg, HAProxy >= 3.1")
-def test_the_backend_for_newer_branches(old: str, new: str) -> None:
-    """The backend for HAProxy >= 3.1 differs from the one for older branches only in its mode."""
+def test_the_backend_for_newer_haproxys(old: str, new: str) -> None:
+    """It differs in its mode only."""
     before, after = (text[text.index("backend agents\n") :] for text in (old, new))
     assert before != after
     assert before.replace("mode tcp\n", "mode spop\n") == after
@@ -425,7 +415,7 @@ def test_the_backend_for_newer_branches(old: str, new: str) -> None:
 
 @readme(handlers="iprep.py", command="Handlers 2", backend="haproxy.cfg, two agents")
 def test_two_agents(handlers: str, command: str, backend: str, machine: Machine, branch: Branch) -> None:
-    """HAProxy uses the second agent when the first one is stopped."""
+    """HAProxy goes on with one of them when the other is stopped."""
     if branch.rewritten:
         backend = backend.replace("mode tcp\n", "mode spop\n").replace(" on-marked-down shutdown-sessions", "")
     machine.write(iprep_py=handlers)
@@ -446,12 +436,12 @@ def test_two_agents(handlers: str, command: str, backend: str, machine: Machine,
 
 
 def server_of(text: str) -> str:
-    """Return the rest of the ``server`` line in a block, after the server's name."""
+    """Return what a block with a ``server`` line has behind the server's name."""
     return text.split("    server agent1 ")[1].strip()
 
 
 def check_endpoint(machine: Machine, branch: Branch, agent: Agent, server: str) -> None:
-    """Start HAProxy with this ``server`` line, and check that the agent answers its NOTIFYs."""
+    """Let HAProxy ask the agent through this ``server`` line."""
     haproxy_cfg = with_backend(BLOCKS["haproxy.cfg"], server, BLOCKS["haproxy.cfg, HAProxy >= 3.1"], branch)
     haproxy_cfg = haproxy_cfg.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}")
     request = machine.haproxy(branch, haproxy_cfg=haproxy_cfg, spoe_conf=BLOCKS["spoe.conf"])
@@ -463,7 +453,7 @@ def check_endpoint(machine: Machine, branch: Branch, agent: Agent, server: str) 
 
 @readme(handlers="iprep.py", command="Endpoints 1", server="haproxy.cfg, unix")
 def test_unix_socket(handlers: str, command: str, server: str, machine: Machine, branch: Branch) -> None:
-    """HAProxy reaches the agent over its Unix socket, which only the owner and the group may use (mode 660)."""
+    """HAProxy reaches the agent by its Unix socket, which only owner and group may use."""
     machine.write(iprep_py=handlers)
     path = str(machine.folder / "agent.sock")
     agent = machine.start(command.replace("/run/spoa/agent.sock", path))
@@ -473,7 +463,7 @@ def test_unix_socket(handlers: str, command: str, server: str, machine: Machine,
 
 @readme(handlers="iprep.py", command="Endpoints 3", server="haproxy.cfg, TLS")
 def test_tls(handlers: str, command: str, server: str, machine: Machine, branch: Branch) -> None:
-    """HAProxy reaches the agent over TLS, and verifies its certificate."""
+    """HAProxy reaches the agent by TLS, and trusts its certificate."""
     machine.write(iprep_py=handlers)
     self_signed(machine.folder)
     agent = machine.start(command.replace(":12345:", ":0:"))
@@ -486,9 +476,9 @@ def test_tls(handlers: str, command: str, server: str, machine: Machine, branch:
 @readme(text="app.py")
 @pytest_twisted.ensureDeferred
 async def test_the_application(text: str, machine: Machine) -> None:
-    """The application's agent answers with its method."""
+    """It serves its method."""
     machine.write(app_py=text.replace("tcp:12345", "tcp:0"))
-    # app.py itself does not log. Log to stdout, because the test reads the port from the log.
+    # It logs nowhere by itself; this says which port it got.
     log = "import runpy, sys; from twisted.python.log import startLogging; startLogging(sys.stdout)"
     command = shlex.join([sys.executable, "-c", f"{log}; runpy.run_path('app.py', run_name='__main__')"])
     app = machine.start(command, ready=r"SPOAFactory starting on (\d+)")
@@ -503,24 +493,24 @@ async def test_the_application(text: str, machine: Machine) -> None:
 @readme(handlers="iprep.py", text="agent.tac", command="In an application 3")
 @pytest_twisted.ensureDeferred
 async def test_the_tac_file(handlers: str, text: str, command: str, machine: Machine) -> None:
-    """twistd runs the .tac file, and its agent answers."""
+    """twistd serves it."""
     machine.write(iprep_py=handlers, agent_tac=text.replace("tcp:12345", "tcp:0"))
     agent = machine.start(command)
     client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
 
     assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1")) == {"txn.allowed": True}
     await client.disconnect()
-    output = agent.stop()
-    assert "Server Shut Down." in output
-    assert "Traceback" not in output
+    said = agent.stop()
+    assert "Server Shut Down." in said
+    assert "Traceback" not in said
 
 
 # Testing handlers.
 
 
 @readme(handlers="iprep.py", test="test_iprep.py")
-def test_the_test_of_handlers(handlers: str, test: str, machine: Machine) -> None:
-    """The README's test of the handlers passes with pytest."""
+def test_the_test(handlers: str, test: str, machine: Machine) -> None:
+    """pytest runs it, and it passes."""
     machine.write(iprep_py=handlers)
     (machine.folder / "test_iprep.py").write_text(test)
     command = shlex.join([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_iprep.py"])
@@ -529,7 +519,7 @@ def test_the_test_of_handlers(handlers: str, test: str, machine: Machine) -> Non
 
 @readme(handlers="iprep.py", command="Handlers 2", console="Testing handlers 2")
 def test_spoactl(handlers: str, command: str, console: str, machine: Machine) -> None:
-    """``spoactl`` prints what the README shows, with the README's agent."""
+    """It prints what the README shows of a session with the agent above."""
     machine.write(iprep_py=handlers)
     agent = machine.start(on_any_port(command))
     endpoint = f"tcp:127.0.0.1:{agent.port}"
@@ -544,7 +534,7 @@ def test_spoactl(handlers: str, command: str, console: str, machine: Machine) ->
 
 @readme(handlers="iprep.py", command="Handlers 2", console="Speed 1")
 def test_spoactl_bench(handlers: str, command: str, console: str, machine: Machine) -> None:
-    """``spoactl bench`` prints what the README shows, apart from the figures and the notes on them."""
+    """It prints what the README shows, but for the figures and a note on them."""
     machine.write(iprep_py=handlers)
     agent = machine.start(on_any_port(command))
     typed, _, shown = console.partition("\n")
@@ -577,7 +567,7 @@ TYPES: dict[str, list[Any]] = {
 
 
 def type_name(value: object) -> str:
-    """Return the name of a value's class as the README's table has it."""
+    """Return how the README calls the class of a value."""
     if value in (None, NULL):
         return repr(value)
     name = type(value).__name__
@@ -585,7 +575,7 @@ def type_name(value: object) -> str:
 
 
 def test_the_types() -> None:
-    """Each Python value in the table of types is encoded as its row's SPOE type, and decoded as the table says."""
+    """What is sent for a type goes as that type, and arrives as what the table says."""
     arrived: list[Any] = []
     haproxy = FakeHAProxy(Handlers({"value": lambda value: arrived.append(value)}))
     rows = []
@@ -601,7 +591,7 @@ def test_the_types() -> None:
 
 
 def test_the_values_of_a_handler(logged: Any) -> None:
-    """A handler may set ``NULL`` and negative integers, and unset by ``None``. Other values make it fail."""
+    """``None`` unsets, ``NULL`` is sent, integers may be negative; the rest is an error of the handler."""
     values: dict[str, Any] = {"txn.a": None, "txn.b": NULL, "txn.c": -5}
     haproxy = FakeHAProxy(Handlers({"value": lambda: values}))
     assert haproxy.notify("value") == {"txn.a": None, "txn.b": NULL, "txn.c": -5}
@@ -618,7 +608,7 @@ def test_the_options_of_the_command_line() -> None:
 
 
 def test_the_options_that_are_keywords() -> None:
-    """The text above the table names the first and the last limit, and the keywords that it names exist."""
+    """The text above the table names the first and the last limit, and keywords that exist."""
     text = " ".join(TEXT.partition("\nOptions\n-------\n")[2].partition("===")[0].split())
     first, last = re.findall(r"``--([a-z-]+)`` to ``--([a-z-]+)``", text)[0]
     names = [option[2:] for option, *_ in table("Options")]
@@ -630,7 +620,7 @@ def test_the_options_that_are_keywords() -> None:
 
 
 def test_the_python_versions() -> None:
-    """The table, the first section and setup.cfg name the same Python versions and the same oldest Twisted."""
+    """The table, the first section and setup.cfg name the same Pythons, and the same oldest Twisted."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     classifiers = setup["metadata"]["classifiers"]

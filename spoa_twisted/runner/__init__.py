@@ -1,1 +1,1 @@
-"""What ``twistd spoa`` needs around ``SPOAService``: it loads the handlers, and prepares the process."""
+"""The parts of ``twistd spoa`` around ``SPOAService``: it loads the handlers, and prepares the process."""

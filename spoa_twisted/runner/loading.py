@@ -1,4 +1,4 @@
-"""``--handlers`` -> handlers: import the modules that the user names, and merge what they hold."""
+"""``--handlers`` -> handlers: import the modules that the user names, and merge their handlers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from spoa_twisted.runner.errors import CannotStart
 #: The attribute of a module that holds its handlers, unless the user names another.
 DEFAULT_ATTRIBUTE: Final = "handlers"
 
-# The packages that run while a user's module is imported. An error in the module is not in one of their lines.
-_PACKAGES_NOT_OF_THE_USER: Final = ("importlib", "spoa_twisted", "twisted")
+# Packages that are skipped when the place of an import error in the user's code is located.
+_FRAMEWORK_PACKAGES: Final = ("importlib", "spoa_twisted", "twisted")
 
 
 def load_all(specifications: Sequence[str]) -> IHandlers:
@@ -108,7 +108,7 @@ def _place(error: BaseException) -> str:
         package, _, _ = frame.f_globals.get("__name__", "").partition(".")
         file = frame.f_code.co_filename
         # "<frozen importlib._bootstrap>" is not a file that the user can open.
-        if package not in _PACKAGES_NOT_OF_THE_USER and not file.startswith("<"):
+        if package not in _FRAMEWORK_PACKAGES and not file.startswith("<"):
             place = f" ({file}, line {line})"
     return place
 

@@ -95,13 +95,13 @@ class StopSignals:
         self._reactor.addSystemEventTrigger("before", "shutdown", self._on_shutdown)
 
     def _on_hangup(self) -> None:
-        # When a terminal is closed, the kernel and the shell both send SIGHUP. The second finds the reactor stopped.
+        # When a terminal is closed, the kernel and the shell both send SIGHUP. For the second, stop() raises.
         with suppress(ReactorNotRunning):
             self._reactor.stop()
             self._log.info("Received SIGHUP, shutting down.")
 
     def _on_shutdown(self) -> None:
-        # The reactor's own handlers would stop the reactor a second time, and log the error that this raises.
+        # The reactor's own handlers would stop the reactor a second time, which raises ReactorNotRunning.
         handle_signal(self._reactor, signal.SIGINT, self._end_drain, instead_of=self._reactor.sigInt)
         # Supervisors often forward SIGTERM twice: ignore the second.
         handle_signal(self._reactor, signal.SIGTERM, lambda: None, instead_of=self._reactor.sigTerm)
@@ -114,7 +114,7 @@ def handle_signal(
 
     Nothing changes if the present handler is not ``instead_of``: nohup ignores SIGHUP, a shell ignores SIGINT for
     background processes, and the handlers' module may have set a handler of its own. Nothing changes either if this is
-    not the main thread: Python allows only that to set signal handlers.
+    not the main thread: Python lets only the main thread set signal handlers.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == instead_of:
         signal.signal(number, lambda number, frame: reactor.callFromThread(function))
@@ -124,10 +124,10 @@ def handle_signal(
 # has run: with CPython 3.12 the count is not 0 at the start.
 @cache
 def collect_garbage_less_often() -> None:
-    """Let CPython ignore all present objects when it looks for garbage, and look less often. Others are unchanged."""
+    """Let CPython ignore all present objects when it looks for garbage, and look less often. Do nothing on PyPy."""
     if sys.implementation.name != "cpython":
         return
-    # What is loaded by now stays until the end.
+    # The present objects, such as modules and handlers, live until the process ends.
     gc.collect()
     gc.freeze()
     first, second, third = gc.get_threshold()

@@ -19,7 +19,7 @@ from twisted.internet import reactor as default_reactor
 from twisted.internet.testing import MemoryReactorClock
 
 from spoa_twisted import Handlers, SPOAFactory
-from spoa_twisted.runner.process import ProcessService, handle_signal
+from spoa_twisted.runner.process import ProcessService, collect_garbage_less_often, handle_signal
 from spoa_twisted.spop.connection import EngineConnection
 from spoa_twisted.spop.messages import Message
 from tests.conftest import Logged
@@ -113,6 +113,14 @@ def test_what_is_loaded_is_no_garbage(chosen: int, threshold: int, start: Start,
         agent.stop()
     assert variables["sess.threshold"] == threshold
     assert variables["sess.frozen"] > 10_000
+
+
+def test_the_garbage_collector_of_other_interpreters_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyPy has no ``gc.freeze``: without the check, the call would raise AttributeError."""
+    monkeypatch.setattr(sys.implementation, "name", "pypy")
+    monkeypatch.delattr(gc, "freeze", raising=False)
+    # Not through the cache: another test of this process may have called it.
+    collect_garbage_less_often.__wrapped__()
 
 
 def test_a_unix_socket_has_the_mode_asked_for(start: Start, folder: Path) -> None:
