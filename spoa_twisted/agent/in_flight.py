@@ -21,25 +21,23 @@ class InFlight:
     :param max_size: how many bytes they may take.
     """
 
-    __slots__ = ("_answers", "_max_count", "_max_size", "_size", "full")
+    __slots__ = ("_answers", "_max_count", "_max_size", "_size", "count", "full")
 
     def __init__(self, max_count: int, max_size: int) -> None:
         self._max_count = max_count
         self._max_size = max_size
         self._answers: dict[Deferred[bytes], tuple[bytes, int]] = {}
         self._size = 0
+        #: How many NOTIFYs are pending. A stored number, as ``full`` is: both are read several times for each read.
+        self.count = 0
         #: Whether no further NOTIFY may be answered before one of these is.
         self.full = False
-
-    def __len__(self) -> int:
-        """Return how many NOTIFYs are pending."""
-        return len(self._answers)
 
     def add(self, answer: Deferred[bytes], notify: Notify) -> None:
         """Remember that ``answer`` will fire with the actions for ``notify``."""
         size = notify.size + _MESSAGE_SIZE * len(notify.messages)
         self._answers[answer] = (notify.ids, size)
-        self._count(size)
+        self._update(size)
 
     def remove(self, answer: Deferred[bytes]) -> bytes | None:
         """Return the ids of the NOTIFY that ``answer`` is for, and forget it; ``None`` if it is not pending here."""
@@ -47,15 +45,16 @@ class InFlight:
         if pending is None:
             return None
         ids, size = pending
-        self._count(-size)
+        self._update(-size)
         return ids
 
     def take_all(self) -> dict[Deferred[bytes], bytes]:
         """Return all pending answers with their ids, and forget them."""
         answers, self._answers = self._answers, {}
-        self._count(-self._size)
+        self._update(-self._size)
         return {answer: ids for answer, (ids, _) in answers.items()}
 
-    def _count(self, size: int) -> None:
+    def _update(self, size: int) -> None:
         self._size += size
-        self.full = len(self._answers) >= self._max_count or self._size >= self._max_size
+        self.count = len(self._answers)
+        self.full = self.count >= self._max_count or self._size >= self._max_size

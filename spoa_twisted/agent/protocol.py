@@ -193,7 +193,7 @@ class SPOAProtocol(Protocol):
 
     def is_idle(self) -> bool:
         """Return whether no answer is pending, and no frame has arrived in part."""
-        return not self._in_flight and not self._connection.receiving
+        return not self._in_flight.count and not self._connection.receiving
 
     def may_have_unread_acks(self) -> bool:
         """Return whether ACKs were sent that HAProxy may not have acted on: all were sent, none is held back."""
@@ -234,7 +234,7 @@ class SPOAProtocol(Protocol):
         """Send the ACK for a NOTIFY of this connection, or of another one of the same engine."""
         self._queue_ack(ids, actions)
         # More handlers may finish in the same turn of the reactor. Then their ACKs leave together.
-        self._serve(at_once=not self._in_flight)
+        self._serve(at_once=not self._in_flight.count)
 
     # Reading and answering.
 
@@ -357,11 +357,13 @@ class SPOAProtocol(Protocol):
         data = connection.data_to_send()
         if self._phase is Phase.CLOSING:
             return
-        if data:
-            self.activity += 1
         if connection.unread:
             self._pacing.watch()
-        self._outbox.write(data, at_once, connection.bytes_to_send)
+        if data:
+            self.activity += 1
+        held_back = connection.bytes_to_send
+        if data or held_back:
+            self._outbox.write(data, at_once, held_back)
 
     def _flush(self, at_once: bool = True) -> None:
         """Write what may be written, then close or pause the transport if it is time to."""
@@ -371,7 +373,7 @@ class SPOAProtocol(Protocol):
             self._write(at_once)
         if connection.state is _CLOSED and self._phase is not Phase.DISCONNECTING:
             self._close_when_written()
-        if self._in_flight or self._outbox.clogged or connection.bytes_to_send or not self._reading:
+        if self._in_flight.count or self._outbox.clogged or connection.bytes_to_send or not self._reading:
             self._read_or_pause()
 
     def _on_acks_read(self) -> None:
