@@ -117,10 +117,10 @@ class TestMakeService:
             "from spoa_twisted import IHandlers\n"
             "@implementer(IHandlers)\n"
             "class Own:\n"
-            "    def respond(self, messages, max_size, reactor, timeout): return b''\n"
+            "    def respond(self, messages, max_size, reactor, timeout, outcomes): return b''\n"
             "handlers = Own()\n"
         )
-        assert makeService(options("--handlers=own")).factory.handlers.respond([], 0, None, 0) == b""  # type: ignore[arg-type]
+        assert makeService(options("--handlers=own")).factory.handlers.respond([], 0, None, 0, None) == b""  # type: ignore[arg-type]
         with pytest.raises(CannotStart, match="only instances of Handlers"):
             makeService(options("--handlers=own", "--handlers=mymod"))
 

@@ -15,6 +15,7 @@ from twisted.logger import LogEvent, Logger, LogLevel, formatEvent, globalLogPub
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, Message, SPOAFactory, SPOAProtocol, Variables
+from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.actions import decode_actions, encode_actions
 from spoa_twisted.spop.connection import Ack, AgentConnection, EngineConnection, Notify, PayloadTooBig, State
 from spoa_twisted.spop.errors import SPOPError
@@ -206,10 +207,10 @@ class _Counted:
         self.notifies = 0
 
     def respond(
-        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | Deferred[bytes]:
         self.notifies += 1
-        return self._handlers.respond(messages, max_size, reactor, timeout)
+        return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
 
 
 class _Scene:

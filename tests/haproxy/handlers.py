@@ -68,13 +68,13 @@ class Asking:
         #: The number of the current connection, counted from 1.
         self.connection = 0
         self._numbers: dict[SPOAProtocol, int] = {}
-        answer = SPOAProtocol._notified
+        answer = SPOAProtocol._on_notify
 
         def note_and_answer(protocol: SPOAProtocol, notify: Notify) -> None:
             self.connection = self._numbers.setdefault(protocol, len(self._numbers) + 1)
             answer(protocol, notify)
 
-        SPOAProtocol._notified = note_and_answer  # type: ignore[method-assign, assignment]
+        SPOAProtocol._on_notify = note_and_answer  # type: ignore[method-assign, assignment]
 
 
 asking = Asking()

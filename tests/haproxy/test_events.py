@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, Message, Value, Variables
+from spoa_twisted.handlers.outcome import Outcomes
 
 from .conftest import Serve, StartHAProxy
 from .harness import HAProxy, bounded, listening_socket
@@ -32,11 +33,11 @@ class Recorder:
         self._handlers.default(self._count_up)
 
     def respond(
-        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | Deferred[bytes]:
         self.notifies.append([message.name for message in messages])
         self.counts.append(messages[0]["count"])
-        return self._handlers.respond(messages, max_size, reactor, timeout)
+        return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
 
     def _count_up(self, message: Message, count: int | None) -> Variables:
         return {"sess.count": (count or 0) + 1, "sess.denied": message.name == self._denied}

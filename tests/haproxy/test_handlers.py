@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, Message, Variables
+from spoa_twisted.handlers.outcome import Outcomes
 from tests.conftest import Logged
 from tests.programs import STOPPED
 
@@ -38,10 +39,10 @@ class Recorder:
         self._handlers = handlers
 
     def respond(
-        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | Deferred[bytes]:
         self.notifies.append([message.name for message in messages])
-        return self._handlers.respond(messages, max_size, reactor, timeout)
+        return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
 
 
 @bounded

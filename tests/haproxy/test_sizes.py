@@ -6,6 +6,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, Message, Variables
+from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.actions import encode_actions
 
 from .branches import Branch
@@ -77,7 +78,9 @@ class LongestAnswer:
         #: The length of all actions in each ACK, in bytes.
         self.sizes: list[int] = []
 
-    def respond(self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float) -> bytes:
+    def respond(
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
+    ) -> bytes:
         length = max_size
         while len(actions := encode_actions({"txn.value": "x" * length})) > max_size:
             length -= 1

@@ -17,7 +17,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from spoa_twisted import Handlers, protocol
+from spoa_twisted import Handlers
+from spoa_twisted.agent import pacing
 from spoa_twisted.spop.unread import Receipt
 from tests.certificates import self_signed
 
@@ -283,7 +284,7 @@ async def test_haproxy_on_another_machine_is_frozen(
     serve: Serve, start_haproxy: StartHAProxy, monkeypatch: pytest.MonkeyPatch, figures: list[str]
 ) -> None:
     """If the agent cannot know what HAProxy has read, as on another machine, it paces its ACKs by time."""
-    monkeypatch.setattr(protocol, "receipt", lambda transport: Receipt.UNKNOWN)
+    monkeypatch.setattr(pacing, "receipt", lambda transport: Receipt.UNKNOWN)
     handlers = Handlers({"long": lambda size: {"txn.value": "x" * int(size)}, "pid-now": lambda: {"txn.pid": 1}})
     haproxy = start_haproxy(serve(handlers), spoe=LONG_LOAD, web=shown("txn.spoa.pid"))
     await freeze_repeatedly(haproxy, figures)

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from spoa_twisted import (
+from spoa_twisted.handlers.outcome import Outcomes
     NULL,
     Handlers,
     IHandlers,
@@ -82,7 +83,7 @@ class Others:
     """Handlers of another making."""
 
     def respond(
-        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | Deferred[bytes]:
         return b""
 
