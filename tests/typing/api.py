@@ -10,7 +10,6 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from spoa_twisted import (
-from spoa_twisted.handlers.outcome import Outcomes
     NULL,
     Handlers,
     IHandlers,
@@ -22,6 +21,7 @@ from spoa_twisted.handlers.outcome import Outcomes
     Value,
     Variables,
 )
+from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.testing import FakeHAProxy
 
 handlers = Handlers(timeout=1, on_error={"txn.failed": True})
