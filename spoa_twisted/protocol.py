@@ -40,7 +40,7 @@ from spoa_twisted.spop.connection import (
     Notify,
     PayloadTooBig,
     State,
-    judge_max_frame_size,
+    check_max_frame_size,
 )
 from spoa_twisted.spop.errors import SPOPError, StatusCode
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
@@ -672,7 +672,7 @@ class SPOAFactory(Factory):
         reactor: IReactorTime | None = None,
     ) -> None:
         self.use(handlers)
-        judge_max_frame_size(max_frame_size)
+        check_max_frame_size(max_frame_size)
         for name, limit in (
             ("max_payload_size", max_payload_size),
             ("max_in_flight", max_in_flight),

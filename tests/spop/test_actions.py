@@ -61,10 +61,10 @@ def test_no_scope_means_proc() -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("session.a", "'session' is no scope; those are proc, sess, txn, req, res"),
-        ("a.b", "'a' is no scope"),
-        (".a", "'' is no scope"),
-        ("SESS.a", "'SESS' is no scope"),
+        ("session.a", "'session' is not a scope; use one of proc, sess, txn, req, res"),
+        ("a.b", "'a' is not a scope"),
+        (".a", "'' is not a scope"),
+        ("SESS.a", "'SESS' is not a scope"),
         ("sess.", "drops names"),
         ("", "drops names"),
         ("sess.a-b", "drops names"),
