@@ -235,11 +235,10 @@ class _Connection(Generic[EventT]):
         return None
 
     def data_to_send(self) -> bytes:
-        """Return the queued bytes, which the caller must write to the transport. Another call does not return them
-        again.
+        """Remove the queued frames and return their bytes, which the caller must write to the transport.
 
-        The bytes are whole frames, and the caller must write them in one piece: some versions of HAProxy >= 3.2 close
-        the connection if an AGENT-HELLO arrives in two pieces.
+        The caller must write them in one piece: some versions of HAProxy >= 3.2 close the connection if an AGENT-HELLO
+        arrives in two pieces.
         """
         out = self._out
         if not out:
@@ -343,11 +342,10 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             self._buffer.feed(data)
 
     def data_to_send(self) -> bytes:
-        """Return the queued bytes, which the caller must write to the transport. Another call does not return them
-        again.
+        """Remove the queued frames and return their bytes, which the caller must write to the transport.
 
-        The bytes are whole frames. ACKs that could fill the buffer of a HAProxy >= 3.1 are held back. So, as long as
-        :attr:`unread` is true, the caller must call :meth:`interval_ended` and then this method at intervals.
+        ACKs that could fill the buffer of a HAProxy >= 3.1 are held back. So, as long as :attr:`unread` is true, the
+        caller must call :meth:`interval_ended` and then this method at intervals.
         """
         frames = self._out
         if self._unread is None or not frames:

@@ -25,7 +25,7 @@ from spoa_twisted.spop.frames import (
 from spoa_twisted.spop.messages import Message, encode_messages
 from tests.profile import SOAK, run_machine
 
-from .strategies import exactly, messages, variables
+from .strategies import messages, typed, variables
 
 #: How many NOTIFYs of a connection HAProxy keeps in flight.
 IN_FLIGHT = 20
@@ -126,7 +126,7 @@ class Conversation(RuleBasedStateMachine):
         if isinstance(event, Notify):
             ids, notified, size = self.sent.popleft()
             assert event.ids == ids
-            assert exactly(event.messages) == exactly(notified)
+            assert typed(event.messages) == typed(notified)
             assert event.size == size
             self.pending.append(ids)
         elif isinstance(event, PayloadTooBig):
@@ -165,7 +165,7 @@ class Conversation(RuleBasedStateMachine):
             assert not fits
             set_ = {}
             self.agent.send_ack(ids)
-        self.answered.append((ids, exactly(set_), False))
+        self.answered.append((ids, typed(set_), False))
         if now:
             self._flush_agent()
 
@@ -195,7 +195,7 @@ class Conversation(RuleBasedStateMachine):
 
     def _engines_event(self, event: Any) -> None:
         if isinstance(event, Ack):
-            assert (event.ids, exactly(event.variables), event.aborted) == self.answered.popleft()
+            assert (event.ids, typed(event.variables), event.aborted) == self.answered.popleft()
         elif isinstance(event, Disconnect):
             if not self.spoilt:
                 # The agent answers a goodbye with its own.
