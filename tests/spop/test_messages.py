@@ -146,7 +146,7 @@ def encoded(*arguments: str, name: str = "turns") -> tuple[list[Message], bytes]
     ids=["another name", "one more", "none", "many", "a longer name", "no name"],
 )
 def test_messages_of_one_name_with_other_arguments(others: tuple[str, ...]) -> None:
-    """Two HAProxys may send different arguments by turns: each message is decoded, and the layout is rarely replaced."""
+    """Two HAProxys may send different arguments by turns: each is decoded, and the layout is rarely replaced."""
     _layouts.clear()
     kinds = [encoded("a"), encoded(*others)]
     layouts = set()
