@@ -8,7 +8,7 @@ value as set-var::
 
 HAProxy stops at the first action that it cannot decode, and reports no error: the actions before it are applied, the
 others are lost. HAProxy also ignores a variable whose name it does not allow. So :func:`encode_actions` checks every
-name and every value, and its errors say which variable is wrong.
+name and every value, and its errors name the variable that is wrong.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Scope(IntEnum):
 #: The variables that a handler sets, by ``scope.name``. The value ``None`` unsets the variable.
 Variables = Mapping[str, Value]
 
-#: The payload of an ACK without actions for a HAProxy >= 3.1: the unset of ``txn._``, a variable that nobody sets. On
+#: The payload of an ACK without actions for a HAProxy >= 3.1: the unset of ``txn._``, which is never set. On
 #: an ACK with an empty payload, HAProxy 3.1.0 loses the stream, which then waits for its timeout.
 NO_ACTIONS: Final = b"\x02\x02\x02\x01_"
 

@@ -14,8 +14,8 @@ event ``Disconnect``      HAPROXY-DISCONNECT      ``disconnect``
 ``disconnect``            AGENT-DISCONNECT        event ``Disconnect``
 ====================  ==========================  ===========================================
 
-A connection goes through the states HELLO, RUNNING and CLOSED. The tables ``_FRAME_HANDLERS`` say which frames are
-legal in which state, and which method handles them.
+A connection goes through the states HELLO, RUNNING and CLOSED. The tables ``_FRAME_HANDLERS`` list the frames that are
+legal in each state, and the methods that handle them.
 """
 
 from __future__ import annotations

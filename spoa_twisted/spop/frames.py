@@ -366,7 +366,7 @@ class Disconnect:
         """Decode the KV-LIST ``payload``.
 
         A status-code that is missing or is not an integer becomes ``StatusCode.UNKNOWN``; a message that is missing or
-        is not a STRING becomes empty. The peer closes the connection anyway: an error would help nobody.
+        is not a STRING becomes empty. This is not an error, because the peer closes the connection anyway.
 
         :raises InvalidFrame: if the list cannot be decoded.
         """

@@ -30,7 +30,7 @@ Three sources tell what HAProxy has read
 A short path for small ACKs
 ---------------------------
 
-20 ACKs of 804 bytes and an AGENT-DISCONNECT are shorter than 16383 bytes. If all ACKs are that small, source 1 says
+20 ACKs of 804 bytes and an AGENT-DISCONNECT are shorter than 16383 bytes. If all ACKs are that small, source 1 shows
 that they fit: nothing is counted and no ACK waits. This is the usual case. Counting begins with the first longer ACK,
 or when HAProxy gives up NOTIFYs. It ends when everything has been read.
 
@@ -44,8 +44,8 @@ with an ACK of 1511 bytes:
   eleventh would make 16621 bytes.
 - Four new NOTIFYs arrive, so 10 + 4 = 14 are without a sent ACK. At most 20 - 14 = 6 ACKs are unread (9066 bytes): the
   four oldest ones have been read. Four more ACKs leave.
-- No NOTIFY follows. After an interval of 5 ms, the kernel says that all bytes were fetched. After another one it says
-  so again: the call has had 5 ms to return. Nothing is unread, and the last six of the 20 ACKs leave.
+- No NOTIFY follows. After an interval of 5 ms, the kernel reports that all bytes were fetched. After another interval,
+  it still does: the call has had 5 ms to return. Nothing is unread, and the last six of the 20 ACKs leave.
 """
 
 from __future__ import annotations
