@@ -222,7 +222,8 @@ class TestGoodbyes:
         assert goodbye.status_code == 3
         assert session.wire.disconnecting
         (line,) = logged.take()
-        assert "broke the protocol: a frame of 4294967295 bytes, where 16380 is the most (status code 3)" in line
+        error = "a frame of 4294967295 bytes exceeds the max-frame-size of 16380 bytes"
+        assert f"broke the protocol: {error} (status code 3)" in line
 
     def test_nothing_is_read_after_the_end(self, factory: SPOAFactory, logged: Logged) -> None:
         """What is still on its way is dropped, and no memory is kept for it."""

@@ -1,6 +1,14 @@
-"""LIST-OF-ACTIONS, the payload of an ACK frame: bytes and ``{"sess.score": 42}`` (SPOE.txt, section 3.4).
+"""LIST-OF-ACTIONS, the payload of an ACK frame: ``{"sess.score": 42}`` to bytes and back (SPOE.txt, section 3.4).
 
-A variable is called ``scope.name``. ``None`` as its value is the action unset-var, every other value set-var.
+The key of a variable is ``scope.name``. Two actions exist. The value ``None`` is encoded as unset-var, every other
+value as set-var::
+
+    set-var    01  03 (number of arguments)  scope (one byte)  name (a STRING)  value (TYPED-DATA)
+    unset-var  02  02 (number of arguments)  scope (one byte)  name (a STRING)
+
+HAProxy stops at the first action that it cannot decode, and reports no error: the actions before it are applied, the
+others are lost. HAProxy also ignores a variable whose name it does not allow. So :func:`encode_actions` checks every
+name and every value, and its errors name the variable that is wrong.
 """
 
 from __future__ import annotations
@@ -22,14 +30,14 @@ from spoa_twisted.spop.typeddata import (
 
 
 class Action(IntEnum):
-    """SPOE.txt, section 3.4: what an action does."""
+    """The type of an action (SPOE.txt, section 3.4)."""
 
     SET_VAR = 1
     UNSET_VAR = 2
 
 
 class Scope(IntEnum):
-    """SPOE.txt, section 3.4: how long a variable lives."""
+    """The lifetime of a variable: the process, a session, a transaction, a request or a response (section 3.4)."""
 
     PROC = 0
     SESS = 1
@@ -38,30 +46,37 @@ class Scope(IntEnum):
     RES = 4
 
 
-#: The variables that a handler sets, by ``scope.name``; ``None`` unsets one.
+#: The variables that a handler sets, by ``scope.name``. The value ``None`` unsets the variable.
 Variables = Mapping[str, Value]
 
-#: The action list of an ACK that has nothing to say to a HAProxy that may be 3.1.0. That one forgets the stream
-#: whose ACK has an empty payload; the unset of a variable that nobody sets is harmless everywhere.
+#: The payload of an ACK without actions for a HAProxy >= 3.1: the unset of ``txn._``, which is never set. On
+#: an ACK with an empty payload, HAProxy 3.1.0 loses the stream, which then waits for its timeout.
 NO_ACTIONS: Final = b"\x02\x02\x02\x01_"
 
 _SCOPES: Final = {scope.name.lower(): scope for scope in Scope}
+# HAProxy allows these characters in the name of a variable.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.]+\Z")
-_LONGEST_KNOWN_NAME: Final = 64
-_MOST_KNOWN_NAMES: Final = 1024
-_LONGEST_NAME_SHOWN: Final = 100
+# The limits of the table _known_heads: characters of a name, and number of names.
+_MAX_KNOWN_NAME_LENGTH: Final = 64
+_MAX_KNOWN_NAMES: Final = 1024
+# How many characters of a name's repr an error text shows.
+_MAX_NAME_SHOWN: Final = 100
+# NB-ARGS of the two actions: the scope, the name and, for set-var, the value.
 _SET_VAR_ARGUMENTS: Final = 3
 _UNSET_VAR_ARGUMENTS: Final = 2
 
 
 def encode_actions(variables: Variables) -> bytes:
-    """Encode ``variables`` as a LIST-OF-ACTIONS, in their order. A name without a scope is of ``proc``.
+    """Encode ``variables`` as a LIST-OF-ACTIONS, in their order. A name without a scope has the scope ``proc``.
 
-    :raises TypeError: :raises ValueError: for a name that HAProxy would drop silently or a value that SPOP cannot
-        hold; the text names the variable.
+    The text of each error begins with the name of the variable.
+
+    :raises TypeError: if a name is not a ``str``, or a value has no SPOP type.
+    :raises ValueError: for a name that HAProxy would ignore, or a value that its SPOP type cannot hold.
     """
     encoded = []
-    # Any: nothing has checked the types of a handler's names and values yet. An error below names the variable.
+    # The types of a handler's names and values are not checked yet. With the type Any, mypyc compiles no type check:
+    # its TypeError would not name the variable, as the errors below do.
     items: Iterable[Any] = variables.items()
     for name, value in items:
         try:
@@ -72,23 +87,24 @@ def encode_actions(variables: Variables) -> bytes:
                 encoded.append(set_var)
                 encoded.append(encode_typed_data(value))
         except (TypeError, ValueError) as error:
-            # Not the error's own class: a UnicodeEncodeError cannot be made with a text alone.
+            # type(error)(text) would fail for UnicodeEncodeError, whose constructor takes five arguments.
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"variable {_quote(name)}: {error}") from error
     return b"".join(encoded)
 
 
 def _quote(name: object) -> str:
-    """Return ``name`` for the text of an error, escaped and cut: it may come from what a client sent."""
-    return repr(name)[:_LONGEST_NAME_SHOWN]
+    """Return ``name`` for an error text. It is escaped and cut, because a handler may take it from a client's data."""
+    return repr(name)[:_MAX_NAME_SHOWN]
 
 
-# Bounded in number and in bytes: a handler may take its variables' names from what a client sent.
+# By the name of a variable: the encoded set-var up to the value, and the whole unset-var. Their number and length are
+# limited, because a handler may take the names of its variables from a client's data. A full table is emptied.
 _known_heads: Final[dict[str, tuple[bytes, bytes]]] = {}
 
 
 def _encode_heads(variable: object) -> tuple[bytes, bytes]:
-    """Return how the set-var and the unset-var of ``variable`` begin: all but the value. Remember both."""
+    """Return the set-var of ``variable`` up to its value, and the unset-var; store both in ``_known_heads``."""
     if not isinstance(variable, str):
         raise TypeError(f"the name of a variable is a str, not a {type(variable).__name__}")
     prefix, dot, name = variable.partition(".")
@@ -96,28 +112,34 @@ def _encode_heads(variable: object) -> tuple[bytes, bytes]:
         prefix, name = "proc", variable
     scope = _SCOPES.get(prefix)
     if scope is None:
-        raise ValueError(f"{_quote(prefix)} is no scope; those are {', '.join(_SCOPES)}")
+        raise ValueError(f"{_quote(prefix)} is not a scope; use one of {', '.join(_SCOPES)}")
     if not _NAME.match(name):
-        raise ValueError("HAProxy drops names with other characters than A-Z, a-z, 0-9, '_' and '.', or none")
+        raise ValueError(
+            "HAProxy drops names with characters other than A-Z, a-z, 0-9, '_' and '.', and empty names;"
+            " rename the variable"
+        )
     encoded = encode_string(name)
     heads = (
         bytes((Action.SET_VAR, _SET_VAR_ARGUMENTS, scope)) + encoded,
         bytes((Action.UNSET_VAR, _UNSET_VAR_ARGUMENTS, scope)) + encoded,
     )
-    # Only a plain str: an object of a subclass of str may hold much more than its characters.
-    if type(variable) is str and len(variable) <= _LONGEST_KNOWN_NAME:
-        if len(_known_heads) >= _MOST_KNOWN_NAMES:
+    # The table keeps its keys alive. An instance of a subclass of str may refer to much more than its characters.
+    if type(variable) is str and len(variable) <= _MAX_KNOWN_NAME_LENGTH:
+        if len(_known_heads) >= _MAX_KNOWN_NAMES:
             _known_heads.clear()
         _known_heads[variable] = heads
     return heads
 
 
 def decode_actions(data: bytes, offset: int = 0) -> dict[str, Value]:
-    """Decode the LIST-OF-ACTIONS that fills ``data`` from ``offset`` on, as the engine does.
+    """Decode the LIST-OF-ACTIONS that fills ``data`` from ``offset`` to its end. The engine and the tests use it.
 
-    An unset variable is ``None``, one set to the SPOP NULL is :data:`NULL`. The last action on a variable counts.
+    The value of an unset variable is ``None``, that of a variable set to the SPOP type NULL is :data:`NULL`. If two
+    actions name the same variable, the last one counts. :data:`NO_ACTIONS` is decoded as no actions.
 
-    :raises InvalidFrame: when it cannot be read to the end, or holds an unknown action or scope.
+    Unlike HAProxy, it reports an action that it cannot decode: an agent must not send it.
+
+    :raises InvalidFrame: for an unknown action or scope, or if an action cannot be decoded or is cut off.
     """
     variables: dict[str, Value] = {}
     if data[offset:] == NO_ACTIONS:
@@ -128,7 +150,7 @@ def decode_actions(data: bytes, offset: int = 0) -> dict[str, Value]:
         action, arguments, scope = data[offset], data[offset + 1], data[offset + 2]
         name, offset = decode_string(data, offset + 3)
         if scope > Scope.RES:
-            raise InvalidFrame(f"the scope {scope} is unknown")
+            raise InvalidFrame(f"the scope {scope} of an action is unknown: SPOP defines the scopes 0 to 4")
         variable = f"{Scope(scope).name.lower()}.{name}"
         value: Value
         if action == Action.SET_VAR and arguments == _SET_VAR_ARGUMENTS:
@@ -137,5 +159,8 @@ def decode_actions(data: bytes, offset: int = 0) -> dict[str, Value]:
         elif action == Action.UNSET_VAR and arguments == _UNSET_VAR_ARGUMENTS:
             variables[variable] = None
         else:
-            raise InvalidFrame(f"the action {action} with {arguments} arguments is unknown")
+            raise InvalidFrame(
+                f"an action of type {action} with {arguments} arguments is unknown:"
+                f" set-var (1) has 3 arguments, unset-var (2) has 2"
+            )
     return variables

@@ -1,18 +1,21 @@
-"""The two sides of a connection: handshake, limits, reassembly, goodbye. No I/O (SPOE.txt, section 3.2).
+"""The two sides of a connection: handshake, limits, reassembly and DISCONNECT, without I/O (SPOE.txt, section 3.2).
 
-Bytes from the peer go into ``receive_data``, what they mean comes out of ``next_event``, bytes for the peer come out
-of ``data_to_send``. What one side sends the other receives:
+``receive_data`` takes bytes from the peer, ``next_event`` returns the events that they encode, and ``data_to_send``
+returns bytes for the peer. An event of one side corresponds to a call on the other side:
 
 ====================  ==========================  ===========================================
-:class:`AgentConnection`  travels as              :class:`EngineConnection`
+:class:`AgentConnection`  frame on the wire       :class:`EngineConnection`
 ====================  ==========================  ===========================================
-event ``HAProxyHello``    HAPROXY-HELLO           on creation
-at once                   AGENT-HELLO             event ``AgentHello``
+event ``HAProxyHello``    HAPROXY-HELLO           queued by the constructor
+queued as the answer      AGENT-HELLO             event ``AgentHello``
 event ``Notify``          NOTIFY (and UNSET)      ``send_notify``
 ``send_ack``              ACK                     event ``Ack``
 event ``Disconnect``      HAPROXY-DISCONNECT      ``disconnect``
 ``disconnect``            AGENT-DISCONNECT        event ``Disconnect``
 ====================  ==========================  ===========================================
+
+A connection goes through the states HELLO, RUNNING and CLOSED. The tables ``_FRAME_HANDLERS`` list the frames that are
+legal in each state, and the methods that handle them.
 """
 
 from __future__ import annotations
@@ -50,43 +53,48 @@ from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
 from spoa_twisted.spop.typeddata import Value
 from spoa_twisted.spop.unread import Receipt, Unread
 
-#: The longest frame that is let in and offered, in bytes.
+#: The default limit of a frame, in bytes: the agent accepts HAProxy's max-frame-size up to this value.
 DEFAULT_MAX_FRAME_SIZE: Final = 2**20
 
-#: The longest payload that is put together from fragments, in bytes.
+#: The default limit of a payload that is reassembled from fragments, in bytes.
 DEFAULT_MAX_PAYLOAD_SIZE: Final = 2**20
 
-#: The longest HAPROXY-HELLO, in bytes. HAProxy's has 130; whoever sends more than this is none.
+#: The longest HAPROXY-HELLO that is accepted, in bytes. HAProxy sends about 130. Before the HELLO, the agent does not
+#: know the peer: it must not buffer a frame of DEFAULT_MAX_FRAME_SIZE for a peer that is not HAProxy.
 MAX_HELLO_SIZE: Final = 2**14
 
-#: SPOE.txt, section 3.2.1.
+#: HAProxy may send a NOTIFY before the ACK of the previous one has arrived (SPOE.txt, section 3.2.1).
 PIPELINING: Final = "pipelining"
+#: HAProxy may split the payload of a NOTIFY over several frames. HAProxy >= 3.1 ignores this capability.
 FRAGMENTATION: Final = "fragmentation"
+#: An ACK may take another connection than its NOTIFY. HAProxy >= 3.1 ignores this capability and does not list it.
 ASYNC: Final = "async"
 
 
-# Plain integers: the operators of an IntFlag are Python-level calls.
+# Plain integers, as the operators of an IntFlag call Python functions.
 _FIN: Final = int(Flags.FIN)
 _ABORT: Final = int(Flags.ABORT)
 _ACK: Final = int(FrameType.ACK)
 
-# As much as a transport reads at a time, or more: Twisted's TCP reads twice as much, its TLS this.
+# A read of so many bytes or more may have left bytes unread in the transport. Twisted reads up to 64 KiB at a time
+# from TCP, and up to 32 KiB from TLS.
 _FULL_READ: Final = 2**15
 
 EventT = TypeVar("EventT")
 
 
 class State(Enum):
-    """How far a connection is."""
+    """The states of a connection."""
 
-    #: The peer's HELLO has not come.
+    #: The HELLO of the peer has not arrived.
     HELLO = "hello"
-    #: Both HELLOs went; NOTIFYs and ACKs go.
+    #: The handshake is complete: NOTIFYs and ACKs are exchanged.
     RUNNING = "running"
-    #: Nothing more is read, and nothing more is to be sent.
+    #: Received bytes are ignored. No frame can be added to those that are queued for sending.
     CLOSED = "closed"
 
 
+# A global constant is read faster than a member of an Enum.
 _HELLO: Final = State.HELLO
 _RUNNING: Final = State.RUNNING
 _CLOSED: Final = State.CLOSED
@@ -94,15 +102,19 @@ _CLOSED: Final = State.CLOSED
 
 @final
 class Notify:
-    """A NOTIFY came, whole or put together: each asks for one ACK (SPOE.txt, section 3.2.6)."""
+    """Event: a NOTIFY arrived, in one frame or in fragments. The agent answers it with one ACK (section 3.2.6).
+
+    It is not a dataclass: the constructor of a frozen dataclass is slower, and every NOTIFY needs one.
+    """
 
     __slots__ = ("ids", "messages", "size")
 
     def __init__(self, ids: bytes, messages: list[Message], size: int = 0) -> None:
-        #: What its ACK repeats.
+        #: The encoded stream-id and frame-id, which the ACK repeats.
         self.ids = ids
+        #: The messages, in the order of HAProxy's configuration.
         self.messages = messages
-        #: How long its payload was, in bytes.
+        #: The length of the payload, in bytes.
         self.size = size
 
     def __eq__(self, other: object) -> bool:
@@ -117,79 +129,90 @@ class Notify:
 
     @property
     def stream_id(self) -> int:
-        """The stream-id: HAProxy's stream up to 3.0, a number within the connection from 3.1 on."""
+        """The stream-id. HAProxy <= 3.0 sends the number of its stream, HAProxy >= 3.1 counts 1, 3, 5... anew for each
+        connection.
+        """
         return decode_ids(self.ids)[0]
 
     @property
     def frame_id(self) -> int:
-        """The frame-id, a number within the stream."""
+        """The frame-id. HAProxy <= 3.0 counts the NOTIFYs of a stream from 1 on, HAProxy >= 3.1 always sends 1."""
         return decode_ids(self.ids)[1]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class PayloadTooBig:
-    """The fragments of a NOTIFY exceed the agent's limit: it was answered with an ACK that aborts it."""
+    """Event: the fragments of a NOTIFY exceed ``max_payload_size``.
 
+    The connection has already answered this NOTIFY, with an ACK that has the flag ABORT.
+    """
+
+    #: The encoded stream-id and frame-id of the NOTIFY.
     ids: bytes
-    #: How many bytes had come when it was given up.
+    #: The number of bytes that had arrived when the limit was exceeded.
     size: int
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """An ACK came (SPOE.txt, section 3.2.7)."""
+    """Event: an ACK arrived (SPOE.txt, section 3.2.7)."""
 
-    #: Those of the NOTIFY that it answers.
+    #: The encoded stream-id and frame-id of the NOTIFY that it answers.
     ids: bytes
+    #: The variables that the actions set or unset, by ``scope.name``.
     variables: dict[str, Value]
-    #: Whether the agent gave the NOTIFY up while its fragments were on their way.
+    #: True if the agent gave up the NOTIFY before its last fragment arrived.
     aborted: bool
 
 
 class _Connection(Generic[EventT]):
-    """What both sides do alike: cut frames out, judge whether they are legal now, say goodbye."""
+    """The common part of both sides: it cuts the bytes into frames, checks that they are legal, and disconnects."""
 
-    _GOODBYE: ClassVar[FrameType]
+    # The type of this side's DISCONNECT frame.
+    _DISCONNECT_FRAME: ClassVar[FrameType]
 
-    # What is legal when; filled in behind the class. A frame that SPOE.txt knows and a state's row does not is an
-    # error; one that SPOE.txt does not know is skipped (section 3.2.2).
-    _RECEIVES: ClassVar[Mapping[State, Mapping[int, Callable[[Any, int, bytes, bytes], Any]]]]
+    # The methods that handle a frame, by state and type of frame. A subclass sets the table after its class body. A
+    # frame type of SPOE.txt that the current state does not list is an error. A type that SPOE.txt does not define is
+    # skipped: section 3.2.2 allows that.
+    _FRAME_HANDLERS: ClassVar[Mapping[State, Mapping[int, Callable[[Any, int, bytes, bytes], Any]]]]
 
     def __init__(self, max_frame_size: int) -> None:
         self._enter(_HELLO)
-        #: What the peer says it can do, once its HELLO has come.
+        #: The capabilities of the peer. The set is empty until the peer's HELLO has arrived.
         self.peer_capabilities: frozenset[str] = frozenset()
         self._max_frame_size = max_frame_size
         self._buffer = FrameBuffer(max_frame_size)
+        # The frames that data_to_send has not returned yet.
         self._out: list[bytes] = []
-        #: How many bytes wait to be sent.
+        #: The length of these frames, in bytes.
         self.bytes_to_send = 0
 
     def _enter(self, state: State) -> None:
-        #: How far the connection is.
+        #: The state of the connection.
         self.state = state
-        self._receives = self._RECEIVES.get(state, {})
+        # The current row of the table: next_event would look it up for each frame.
+        self._frame_handlers = self._FRAME_HANDLERS.get(state, {})
 
     @property
     def max_frame_size(self) -> int:
-        """The longest frame, in bytes: what was agreed on, before that what this side offers."""
+        """The longest frame, in bytes: the agreed size; before the handshake, the size that this side offers."""
         return self._max_frame_size
 
     def receive_data(self, data: bytes) -> None:
-        """Take in what the transport received. :meth:`!next_event` says what it means."""
+        """Add bytes that the transport received. :meth:`!next_event` then returns their events."""
         if self.state is not _CLOSED:
             self._buffer.feed(data)
 
     def next_event(self) -> EventT | None:
-        """Return what comes next of the data received, or ``None`` when more is needed.
+        """Return the next event of the received bytes, or ``None`` if more bytes are needed.
 
-        After a ``Disconnect``, and after the HELLO of a health check, the connection is closed: what
-        :meth:`data_to_send` still holds is to be sent, then the transport is to be closed.
+        A ``Disconnect`` and the HELLO of a health check close the connection. The caller then writes the bytes of
+        :meth:`data_to_send`, and closes the transport.
 
-        :raises SPOPError: when the peer broke the protocol. The DISCONNECT that says so is queued, and the
-            connection closed.
+        :raises SPOPError: if the peer broke the protocol. The connection is closed, and a DISCONNECT frame that
+            reports the error is queued for :meth:`data_to_send`.
         """
         try:
             while self.state is not _CLOSED:
@@ -197,9 +220,10 @@ class _Connection(Generic[EventT]):
                 if frame is None:
                     return None
                 frame_type, flags, ids, payload = frame
-                receive = self._receives.get(frame_type)
-                if receive is not None:
-                    event: EventT | None = receive(self, flags, ids, payload)
+                handle = self._frame_handlers.get(frame_type)
+                if handle is not None:
+                    event: EventT | None = handle(self, flags, ids, payload)
+                    # A fragment, for example, is handled without an event.
                     if event is not None:
                         return event
                 elif frame_type in _KNOWN_FRAMES:
@@ -211,7 +235,11 @@ class _Connection(Generic[EventT]):
         return None
 
     def data_to_send(self) -> bytes:
-        """Return, once, what is to be written to the transport. A frame is never split over two calls."""
+        """Remove the queued frames and return their bytes, which the caller must write to the transport.
+
+        The caller must write them in one piece: some versions of HAProxy >= 3.2 close the connection if an AGENT-HELLO
+        arrives in two pieces.
+        """
         out = self._out
         if not out:
             return b""
@@ -221,13 +249,16 @@ class _Connection(Generic[EventT]):
         return data
 
     def disconnect(self, status_code: int = StatusCode.NORMAL, message: str = "normal") -> None:
-        """Say goodbye, once: queue a DISCONNECT frame, the last one. ``message`` is cut after 255 bytes."""
+        """Queue a DISCONNECT frame and close the connection. In the state CLOSED, do nothing.
+
+        ``message`` is cut after 255 bytes.
+        """
         if self.state is not _CLOSED:
-            self._send(self._GOODBYE, NO_IDS, Disconnect(status_code, message).encode())
+            self._send(self._DISCONNECT_FRAME, NO_IDS, Disconnect(status_code, message).encode())
             self.close()
 
     def close(self) -> None:
-        """Forget everything but what is still to be sent: the transport is gone, or about to."""
+        """Enter the state CLOSED and discard all received bytes. :meth:`data_to_send` still returns queued frames."""
         self._enter(_CLOSED)
         self._buffer.clear()
 
@@ -236,21 +267,28 @@ class _Connection(Generic[EventT]):
         self._out.append(frame)
         self.bytes_to_send += len(frame)
 
-    def _agree(self, max_frame_size: int) -> None:
+    def _set_max_frame_size(self, max_frame_size: int) -> None:
         self._max_frame_size = max_frame_size
         self._buffer.max_frame_size = max_frame_size
 
 
 @final
 class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Disconnect]):
-    """The agent's side.
+    """The agent's side of a connection.
 
-    :param max_frame_size: the longest frame let in, in bytes, whatever HAProxy offers; at least 256.
-    :param max_payload_size: the longest payload put together from fragments, in bytes.
-    :param async_: announce the capability ``async``: HAProxy <= 3.0 then takes an ACK on any connection of its engine.
+    It tells HAProxy <= 3.0 from HAProxy >= 3.1 by the capability ``async``, which only the former lists. A HAProxy
+    >= 3.1 stops reading for ever if one read fills its buffer. So :meth:`data_to_send` holds long ACKs back for it (see
+    :mod:`spoa_twisted.spop.unread`). A HAProxy <= 3.0 with ``no option async`` is treated in the same way, which is
+    harmless.
+
+    :param max_frame_size: the longest frame that is accepted, in bytes, from 256 on. A larger max-frame-size of HAProxy
+        is lowered to it.
+    :param max_payload_size: the longest payload that is reassembled from fragments, in bytes.
+    :param async_: announce the capability ``async``. HAProxy <= 3.0 then accepts an ACK on any connection of the engine
+        that sent the NOTIFY.
     """
 
-    _GOODBYE = FrameType.AGENT_DISCONNECT
+    _DISCONNECT_FRAME = FrameType.AGENT_DISCONNECT
 
     def __init__(
         self,
@@ -258,55 +296,66 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         max_payload_size: int = DEFAULT_MAX_PAYLOAD_SIZE,
         async_: bool = False,
     ) -> None:
-        judge_max_frame_size(max_frame_size)
+        check_max_frame_size(max_frame_size)
         super().__init__(max_frame_size)
+        # Until the HELLO is decoded; _on_hello sets the agreed size.
         self._buffer.max_frame_size = min(max_frame_size, MAX_HELLO_SIZE)
-        #: The engine that the connection belongs to; empty while or if unknown.
+        #: The id of the engine that opened the connection. It is empty before the HELLO, and if the HELLO has none.
         self.engine_id = ""
-        #: Whether ACKs may take another connection of the same engine: both peers want it, and the engine has an id.
+        #: True if an ACK may be sent on another connection of the same engine: both sides list ``async``, and the
+        #: HELLO has an engine-id.
         self.async_ = False
         self._max_payload_size = max_payload_size
-        # HAProxy <= 3.0 lists no fragmentation, yet fragments when the agent lists it: without, an oversize
-        # payload makes it reconnect in a hot loop.
+        # HAProxy <= 3.0 never lists "fragmentation", but it fragments if the agent lists it. If the agent does not,
+        # HAProxy <= 3.0 answers a payload that is too long with a loop of disconnects and connects.
         self._capabilities = frozenset({PIPELINING, FRAGMENTATION} | ({ASYNC} if async_ else set()))
+        # The fragments of an incomplete NOTIFY and their ids; None if there is none.
         self._fragments: bytearray | None = None
         self._fragments_ids = b""
+        # The number of NOTIFYs without a queued ACK.
         self._in_flight = 0
-        # For a HAProxy >= 3.1 only, which never lists async.
+        # What HAProxy >= 3.1 may not have read; None before the HELLO, and for HAProxy <= 3.0.
         self._unread: Unread | None = None
-        # The most that an ACK may have of ids and actions, in bytes.
-        self._room = 0
-        # How many bytes came in the last read, and how many ACKs were sent since.
+        # The largest size of an ACK's ids and actions together, in bytes; 0 before the HELLO.
+        self._ack_room = 0
+        # The number of bytes of the last read, and the number of ACKs that were sent since that read.
         self._read_size = 0
-        self._answered = 0
+        self._acks_since_read = 0
 
     def receive_data(self, data: bytes) -> None:
-        """Take in what the transport received. :meth:`!next_event` says what it means."""
+        """Add bytes that the transport received. :meth:`!next_event` then returns their events."""
         self._read_size = 0
-        self._answered = 0
+        self._acks_since_read = 0
         self.receive_more(data)
 
     def receive_more(self, data: bytes) -> None:
-        """As :meth:`receive_data`, for what had arrived together with what was received last, as with TLS."""
+        """Add bytes that belong to the same read as those of the last :meth:`receive_data`.
+
+        The pieces of one read have all arrived before the first is handled. Twisted's TLS, for example, delivers one
+        read of the socket in several pieces. The count of NOTIFYs in flight must regard them as one.
+        """
         self._read_size += len(data)
         if self._read_size >= _FULL_READ and self._unread is not None:
-            # More may wait in the transport than HAProxy still wants to know.
+            # More NOTIFYs may wait in the transport, so the number of NOTIFYs in flight is unknown.
             self._unread.fell_behind()
         if self.state is not _CLOSED:
             self._buffer.feed(data)
 
     def data_to_send(self) -> bytes:
-        """Return, once, what is to be written to the transport. A frame is never split over two calls.
+        """Remove the queued frames and return their bytes, which the caller must write to the transport.
 
-        ACKs that HAProxy >= 3.1 could not read at once are held back: while :attr:`unread`, this is to be called
-        again after :meth:`interval_ended`.
+        ACKs that could fill the buffer of a HAProxy >= 3.1 are held back. So, as long as :attr:`unread` is true, the
+        caller must call :meth:`interval_ended` and then this method at intervals.
         """
         frames = self._out
         if self._unread is None or not frames:
             return super().data_to_send()
+        # In the state CLOSED, the last queued frame is the AGENT-DISCONNECT. All others are ACKs. (The AGENT-HELLO is
+        # counted as one. That is harmless: no NOTIFY is in flight then.)
         acks = len(frames) - (self.state is _CLOSED)
-        admitted = self._unread.admit(frames, self._in_flight + acks, self._answered)
-        self._answered += admitted
+        # send_ack has already subtracted the queued ACKs from _in_flight, but HAProxy has not received them.
+        admitted = self._unread.admit(frames, self._in_flight + acks, self._acks_since_read)
+        self._acks_since_read += admitted
         self._out = []
         if admitted < len(frames):
             self._out = frames[admitted:]
@@ -317,107 +366,128 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
 
     @property
     def unread(self) -> bool:
-        """Whether HAProxy may not have read all ACKs, and further ones may have to wait."""
+        """True if HAProxy may not have read all sent ACKs, or ACKs are queued: the caller must call
+        :meth:`interval_ended` when an interval has passed.
+        """
         return self._unread is not None and (self._unread.size > 0 or bool(self._out))
 
     @property
     def held_back(self) -> bool:
-        """Whether ACKs wait until HAProxy has read others."""
+        """True if queued ACKs wait until HAProxy has read those that were sent."""
         return self._unread is not None and self._unread.size > 0 and bool(self._out)
 
     def interval_ends(self) -> None:
-        """Say that what is sent from now on does not count for the interval that is about to end."""
+        """Announce that the caller is about to find out what HAProxy has read.
+
+        Frames that are sent from now on count for the next interval: the result may not cover them.
+        """
         if self._unread is not None:
             self._unread.interval_ends()
 
     def interval_ended(self, receipt: Receipt = Receipt.UNKNOWN) -> None:
-        """Say that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed, while :attr:`unread`.
+        """Report that another :data:`~spoa_twisted.spop.unread.READ_INTERVAL` has passed.
 
-        :param receipt: what is known of all that was sent before :meth:`interval_ends`.
+        :param receipt: what the caller knows about the frames that were sent before :meth:`interval_ends`.
         """
         if self._unread is not None:
             self._unread.interval_ended(receipt)
 
     @property
     def bytes_received(self) -> int:
-        """How many bytes wait for :meth:`next_event`."""
+        """The number of received bytes that :meth:`next_event` has not consumed."""
         return len(self._buffer)
 
     @property
     def receiving(self) -> bool:
-        """Whether a frame, or a payload in fragments, has begun to come and has not ended."""
+        """True if the beginning of a frame or of a fragmented payload has arrived, and the end has not."""
         return self._fragments is not None or len(self._buffer) > 0
 
     def room_for_actions(self, ids: bytes) -> int:
-        """Return the longest list of actions that an ACK with these ids may carry, in bytes."""
-        return self._room - len(ids)
+        """Return the size of the longest LIST-OF-ACTIONS that fits in an ACK with these ids, in bytes."""
+        return self._ack_room - len(ids)
 
     def send_ack(self, ids: bytes, actions: bytes = b"") -> None:
         """Queue the ACK of the NOTIFY that had ``ids``. ``actions`` is a LIST-OF-ACTIONS.
 
-        :raises ValueError: when it does not fit in a frame (an ACK cannot be fragmented), or no ACK can be sent
-            in this state.
+        :raises ValueError: if the ACK does not fit in one frame (HAProxy accepts no ACK in fragments), or the
+            connection is not in the state RUNNING.
         """
         if self.state is not _RUNNING:
             raise ValueError(f"no ACK can be sent in the state {self.state.value}")
-        if len(ids) + len(actions) > self._room:
-            raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size}")
+        if len(ids) + len(actions) > self._ack_room:
+            raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size} bytes")
+        # HAProxy 3.1.0 loses the stream of an ACK without a payload.
         if not actions and self._unread is not None:
             actions = NO_ACTIONS
+        # This is _send without the call, for speed.
         frame = encode_frame(_ACK, _FIN, ids, actions)
         self._in_flight -= 1
         self._out.append(frame)
         self.bytes_to_send += len(frame)
 
-    def _receive_hello(self, flags: int, ids: bytes, payload: bytes) -> HAProxyHello:
-        _judge_whole(FrameType.HAPROXY_HELLO, flags, ids)
+    def _on_hello(self, flags: int, ids: bytes, payload: bytes) -> HAProxyHello:
+        _check_unfragmented(FrameType.HAPROXY_HELLO, flags, ids)
         hello = HAProxyHello.decode(payload)
+        # SPOE.txt, section 3.2.4: the HELLO itself must not exceed its max-frame-size.
         if frame_overhead(ids) + len(payload) > hello.max_frame_size:
-            raise FrameTooBig("the HELLO exceeds the max-frame-size that it announces")
+            raise FrameTooBig(
+                f"the HAPROXY-HELLO has {frame_overhead(ids) + len(payload)} bytes, more than its own max-frame-size of"
+                f" {hello.max_frame_size} bytes"
+            )
         self.peer_capabilities = hello.capabilities
         self.engine_id = hello.engine_id
         self.async_ = bool(hello.engine_id) and ASYNC in hello.capabilities & self._capabilities
-        self._agree(min(self._max_frame_size, hello.max_frame_size))
-        self._room = self._max_frame_size - frame_overhead(b"")
+        # The lower of the two sizes counts (SPOE.txt, section 3.2.4).
+        self._set_max_frame_size(min(self._max_frame_size, hello.max_frame_size))
+        self._ack_room = self._max_frame_size - frame_overhead(b"")
         if ASYNC not in hello.capabilities:
-            # It stops reading for ever when one read fills its buffer.
-            self._room -= 1
+            # An ACK of exactly max-frame-size fills the buffer of a HAProxy >= 3.1, which then stops reading for ever.
+            self._ack_room -= 1
             self._unread = Unread(self._max_frame_size, PIPELINING in hello.capabilities)
         answer = AgentHello(max_frame_size=self._max_frame_size, capabilities=self._capabilities)
         self._send(FrameType.AGENT_HELLO, NO_IDS, answer.encode())
         if hello.healthcheck:
-            # HAProxy >= 3.1 marks the server down when anything follows the AGENT-HELLO, a goodbye included.
+            # No frame may follow the AGENT-HELLO, not even an AGENT-DISCONNECT: HAProxy >= 3.1 would mark the server
+            # as DOWN.
             self.close()
         else:
             self._enter(_RUNNING)
         return hello
 
-    def _receive_notify(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
+    # HAProxy <= 3.0 sends a long payload in fragments: a NOTIFY without FIN, then UNSET frames, the last one with FIN.
+    # All have the same ids. If the stream ends before the last fragment, HAProxy sends an UNSET with FIN, ABORT and no
+    # payload.
+
+    def _on_notify(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
         if self._fragments is not None:
-            raise InterlacedFrames("a NOTIFY came between the fragments of another")
+            raise InterlacedFrames("a NOTIFY came before the last fragment of another NOTIFY")
+        # In a frame with FIN, ABORT has no meaning: there is nothing to give up.
         if flags & _FIN:
-            return self._notify(ids, payload)
+            return self._make_notify(ids, payload)
         if not flags & _ABORT:
             self._fragments = bytearray()
             self._fragments_ids = ids
             return self._add_fragment(flags, ids, payload)
         return None
 
-    def _receive_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
+    def _on_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
         if self._fragments is None:
-            # What was on its way when the payload was aborted.
+            # HAProxy had already sent it when the ACK with ABORT of _add_fragment arrived.
             return None
         if ids != self._fragments_ids:
-            raise InterlacedFrames("a fragment came between the fragments of another payload")
+            raise InterlacedFrames("a fragment came between the fragments of another NOTIFY")
         if flags & _ABORT:
             self._fragments = None
             return None
         return self._add_fragment(flags, ids, payload)
 
     def _add_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
+        """Add a fragment to the payload; return the NOTIFY if it was the last fragment."""
         assert self._fragments is not None
         size = len(self._fragments) + len(payload)
         if size > self._max_payload_size:
+            # An ACK with ABORT makes HAProxy stop sending fragments. The stream goes on with an error; the connection
+            # stays open for the other streams.
             self._fragments = None
             self._send(_ACK, ids, b"", _FIN | _ABORT)
             return PayloadTooBig(ids, size)
@@ -426,62 +496,67 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             return None
         whole = bytes(self._fragments)
         self._fragments = None
-        return self._notify(ids, whole)
+        return self._make_notify(ids, whole)
 
-    def _notify(self, ids: bytes, payload: bytes) -> Notify:
+    def _make_notify(self, ids: bytes, payload: bytes) -> Notify:
         messages = decode_messages(payload)
         self._in_flight += 1
         return Notify(ids, messages, len(payload))
 
-    def _receive_disconnect(self, flags: int, ids: bytes, payload: bytes) -> Disconnect:
-        _judge_whole(FrameType.HAPROXY_DISCONNECT, flags, ids)
-        goodbye = Disconnect.decode(payload)
+    def _on_disconnect(self, flags: int, ids: bytes, payload: bytes) -> Disconnect:
+        _check_unfragmented(FrameType.HAPROXY_DISCONNECT, flags, ids)
+        received = Disconnect.decode(payload)
+        # HAProxy waits for an AGENT-DISCONNECT in reply (SPOE.txt, section 3.2.8).
         self.disconnect()
-        return goodbye
+        return received
 
     def close(self) -> None:
-        """Forget everything but what is still to be sent: the transport is gone, or about to."""
+        """Enter the state CLOSED and discard all received bytes. :meth:`data_to_send` still returns queued frames."""
         super().close()
         self._fragments = None
 
 
-AgentConnection._RECEIVES = {
+AgentConnection._FRAME_HANDLERS = {
     State.HELLO: {
-        FrameType.HAPROXY_HELLO: AgentConnection._receive_hello,
-        FrameType.HAPROXY_DISCONNECT: AgentConnection._receive_disconnect,
+        FrameType.HAPROXY_HELLO: AgentConnection._on_hello,
+        FrameType.HAPROXY_DISCONNECT: AgentConnection._on_disconnect,
     },
     State.RUNNING: {
-        FrameType.NOTIFY: AgentConnection._receive_notify,
-        FrameType.UNSET: AgentConnection._receive_fragment,
-        FrameType.HAPROXY_DISCONNECT: AgentConnection._receive_disconnect,
+        FrameType.NOTIFY: AgentConnection._on_notify,
+        FrameType.UNSET: AgentConnection._on_fragment,
+        FrameType.HAPROXY_DISCONNECT: AgentConnection._on_disconnect,
     },
 }
 
 
 @final
 class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
-    """HAProxy's side: the mirror image of :class:`AgentConnection`. Its HELLO is queued from the start.
+    """The engine's side of a connection, HAProxy's. It queues its HELLO when it is created.
 
-    :param hello: what to say of this side; its ``max_frame_size`` is the longest frame let in, in bytes.
+    The client, the benchmark and the tests use it.
+
+    :param hello: the HELLO to send. Its ``max_frame_size`` is the longest frame that is accepted, in bytes.
     """
 
-    _GOODBYE = FrameType.HAPROXY_DISCONNECT
+    _DISCONNECT_FRAME = FrameType.HAPROXY_DISCONNECT
 
     def __init__(self, hello: HAProxyHello | None = None) -> None:
         self._hello = hello or HAProxyHello(capabilities=frozenset({PIPELINING}))
         super().__init__(self._hello.max_frame_size)
+        # The ids of the NOTIFYs whose ACK has not arrived.
         self._waiting: set[bytes] = set()
         self._next_stream_id = 1
         self._send(FrameType.HAPROXY_HELLO, NO_IDS, self._hello.encode())
 
     def send_notify(self, messages: Iterable[Message], stream_id: int | None = None, frame_id: int = 1) -> bytes:
-        """Queue a NOTIFY, in fragments when it is too long for one frame; return its ids, which its ACK repeats.
+        """Queue a NOTIFY, in fragments if it is too long for one frame; return its ids, which its ACK repeats.
 
-        Without a ``stream_id`` it is the next of 1, 3, 5 and so on, as HAProxy >= 3.1 counts.
+        Without a ``stream_id``, the stream-ids are 1, 3, 5 and so on, as HAProxy >= 3.1 counts them.
 
-        :raises TypeError: :raises ValueError: for what a message cannot hold, ids outside 64 bits or still waiting
-            for their ACK, a payload too long for an agent without fragmentation, or when the connection is not
-            running.
+        :raises TypeError: if a name is not a ``str``, or an argument's value has no SPOP type.
+        :raises ValueError: if a message cannot be encoded; if an id is outside 64 bits, or the ACK of the same ids has
+            not arrived; if the payload needs fragments and the agent does not support them; or if the connection is
+            not in the state RUNNING.
         """
         if self.state is not State.RUNNING:
             raise ValueError(f"no NOTIFY can be sent in the state {self.state.value}")
@@ -490,11 +565,15 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
             self._next_stream_id += 2
         ids = encode_ids(stream_id, frame_id)
         if ids in self._waiting:
-            raise ValueError(f"stream-id {stream_id}, frame-id {frame_id} still waits for its ACK")
+            raise ValueError(f"the ACK of the NOTIFY with stream-id {stream_id}, frame-id {frame_id} has not arrived")
         payload = encode_messages(messages)
         room = self._max_frame_size - frame_overhead(ids)
         if len(payload) > room and FRAGMENTATION not in self.peer_capabilities:
-            raise ValueError(f"{len(payload)} bytes of messages do not fit in a frame of {self._max_frame_size}")
+            raise ValueError(
+                f"{len(payload)} bytes of messages do not fit in a frame of {self._max_frame_size} bytes,"
+                f" and the agent does not support fragmentation"
+            )
+        # The first frame is a NOTIFY, the others are UNSET frames. An empty payload takes one frame, too.
         frame_type = FrameType.NOTIFY
         for start in range(0, len(payload), room) or (0,):
             flags = Flags.FIN if start + room >= len(payload) else Flags(0)
@@ -504,65 +583,75 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
         return ids
 
     def forget(self, ids: bytes) -> None:
-        """Wait no more for the ACK of the NOTIFY that has ``ids``; should it come, it is skipped."""
+        """Stop waiting for the ACK of the NOTIFY with these ids. If the ACK still arrives, it is skipped."""
         self._waiting.discard(ids)
 
-    def _receive_hello(self, flags: int, ids: bytes, payload: bytes) -> AgentHello:
-        _judge_whole(FrameType.AGENT_HELLO, flags, ids)
+    def _on_hello(self, flags: int, ids: bytes, payload: bytes) -> AgentHello:
+        _check_unfragmented(FrameType.AGENT_HELLO, flags, ids)
         hello = AgentHello.decode(payload)
+        # The agent may lower the size, but not raise it (SPOE.txt, section 3.2.5).
         if hello.max_frame_size > self._max_frame_size:
             raise BadMaxFrameSize(
-                f"a max-frame-size of {hello.max_frame_size}, where {self._max_frame_size} was offered"
+                f"the max-frame-size {hello.max_frame_size} of the AGENT-HELLO exceeds the {self._max_frame_size} bytes"
+                f" of the HAPROXY-HELLO"
             )
         self.peer_capabilities = hello.capabilities
-        self._agree(hello.max_frame_size)
+        self._set_max_frame_size(hello.max_frame_size)
         self._enter(_RUNNING)
+        # A health check ends with the AGENT-HELLO, without DISCONNECT frames (SPOE.txt, section 3.2.3).
         if self._hello.healthcheck:
             self.close()
         return hello
 
-    def _receive_ack(self, flags: int, ids: bytes, payload: bytes) -> Ack | None:
+    def _on_ack(self, flags: int, ids: bytes, payload: bytes) -> Ack | None:
+        # No HAProxy accepts an ACK in fragments, so an agent must not send one.
         if not flags & _FIN:
             raise FragmentationNotSupported("an ACK came in fragments")
+        # A late ACK is not an error: forget() was called, or the agent answered twice.
         if ids not in self._waiting:
             return None
         self._waiting.remove(ids)
         return Ack(ids, decode_actions(payload), bool(flags & _ABORT))
 
-    def _receive_disconnect(self, flags: int, ids: bytes, payload: bytes) -> Disconnect:
-        _judge_whole(FrameType.AGENT_DISCONNECT, flags, ids)
-        goodbye = Disconnect.decode(payload)
+    def _on_disconnect(self, flags: int, ids: bytes, payload: bytes) -> Disconnect:
+        _check_unfragmented(FrameType.AGENT_DISCONNECT, flags, ids)
+        received = Disconnect.decode(payload)
+        # HAProxy does not answer an AGENT-DISCONNECT, and neither does this side.
         self.close()
-        return goodbye
+        return received
 
 
-EngineConnection._RECEIVES = {
+EngineConnection._FRAME_HANDLERS = {
     State.HELLO: {
-        FrameType.AGENT_HELLO: EngineConnection._receive_hello,
-        FrameType.AGENT_DISCONNECT: EngineConnection._receive_disconnect,
+        FrameType.AGENT_HELLO: EngineConnection._on_hello,
+        FrameType.AGENT_DISCONNECT: EngineConnection._on_disconnect,
     },
     State.RUNNING: {
-        FrameType.ACK: EngineConnection._receive_ack,
-        FrameType.AGENT_DISCONNECT: EngineConnection._receive_disconnect,
+        FrameType.ACK: EngineConnection._on_ack,
+        FrameType.AGENT_DISCONNECT: EngineConnection._on_disconnect,
     },
 }
 
 
-def judge_max_frame_size(size: int) -> None:
-    """Judge the longest frame that an agent lets in, in bytes.
+def check_max_frame_size(size: int) -> None:
+    """Check the ``max_frame_size`` of an agent, the longest frame that it accepts, in bytes.
 
-    :raises ValueError: when it is below 256 (SPOE.txt, section 3.2), or exceeds a UINT32.
+    :raises ValueError: if ``size`` is below 256 (SPOE.txt, section 3.2), or does not fit in a UINT32.
     """
     if not MIN_MAX_FRAME_SIZE <= size < 2**32:
-        raise ValueError(f"max_frame_size is {size}; SPOP asks for at least {MIN_MAX_FRAME_SIZE}, and less than 2^32")
+        raise ValueError(f"max_frame_size is {size}; SPOP allows {MIN_MAX_FRAME_SIZE} to 2^32 - 1 bytes")
 
 
-def _judge_whole(frame_type: FrameType, flags: int, ids: bytes) -> None:
-    """Judge the frames that belong to no stream, and cannot be fragmented."""
+def _check_unfragmented(frame_type: FrameType, flags: int, ids: bytes) -> None:
+    """Check the flags and ids of a HELLO or DISCONNECT: it has one fragment and belongs to no stream (section 3.2).
+
+    :raises FragmentationNotSupported: if the flag FIN is missing.
+    :raises InvalidFrame: if the stream-id or the frame-id is not 0.
+    """
     if not flags & _FIN:
-        raise FragmentationNotSupported(f"{frame_type.name} cannot be fragmented")
+        raise FragmentationNotSupported(f"{frame_type.name} has no FIN flag: it cannot be fragmented")
     if ids != NO_IDS:
-        raise InvalidFrame(f"{frame_type.name} has another stream-id or frame-id than 0")
+        raise InvalidFrame(f"the stream-id and the frame-id of {frame_type.name} must be 0")
 
 
 _KNOWN_FRAMES: Final = frozenset(int(frame_type) for frame_type in FrameType)

@@ -1,4 +1,4 @@
-"""What can go wrong between two peers, and the status code that says so (SPOE.txt, section 3.5)."""
+"""Protocol errors, each with the status code that a DISCONNECT frame reports it with (SPOE.txt, section 3.5)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import ClassVar
 
 
 class StatusCode(IntEnum):
-    """SPOE.txt, section 3.5: the ``status-code`` of a DISCONNECT frame."""
+    """The ``status-code`` of a DISCONNECT frame (SPOE.txt, section 3.5).
 
-    #: No error occurred: an ordinary goodbye.
+    A peer may also send a code of its own, which is not in this list.
+    """
+
+    #: No error: the peer closes the connection because it no longer needs it.
     NORMAL = 0
     IO_ERROR = 1
     TIMEOUT = 2
     FRAME_TOO_BIG = 3
     INVALID_FRAME = 4
-    #: The three mandatory items of a HELLO, each with the code for its absence.
+    #: 5, 6 and 7: a HELLO lacks one of its three mandatory items (sections 3.2.4 and 3.2.5).
     VERSION_NOT_FOUND = 5
     MAX_FRAME_SIZE_NOT_FOUND = 6
     CAPABILITIES_NOT_FOUND = 7
@@ -31,63 +34,64 @@ class StatusCode(IntEnum):
 class SPOPError(Exception):
     """The peer broke the protocol.
 
-    Its class names the status code to answer with, its text is the ``message`` to answer with. Nothing that
-    a peer sends raises any other exception out of :mod:`spoa_twisted.spop`.
+    The connection reports the error to the peer in a DISCONNECT frame: :attr:`status_code` becomes its
+    ``status-code``, the text of the exception its ``message``. Data from a peer makes :mod:`spoa_twisted.spop` raise
+    this exception or one of its subclasses, and no other.
     """
 
-    #: The code of the DISCONNECT frame that answers this error (SPOE.txt, section 3.5).
+    #: The ``status-code`` of the DISCONNECT frame that reports this error (SPOE.txt, section 3.5).
     status_code: ClassVar[StatusCode] = StatusCode.UNKNOWN
 
 
 class FrameTooBig(SPOPError):
-    """A frame is longer than what was agreed on."""
+    """A frame is longer than the agreed max-frame-size."""
 
     status_code = StatusCode.FRAME_TOO_BIG
 
 
 class InvalidFrame(SPOPError):
-    """A frame cannot be read, or comes when it must not."""
+    """A frame cannot be decoded, or its type is not legal in the current state of the connection."""
 
     status_code = StatusCode.INVALID_FRAME
 
 
 class VersionNotFound(SPOPError):
-    """A HELLO names no version."""
+    """A HELLO lacks its mandatory version item."""
 
     status_code = StatusCode.VERSION_NOT_FOUND
 
 
 class MaxFrameSizeNotFound(SPOPError):
-    """A HELLO names no maximum frame size."""
+    """A HELLO lacks its mandatory max-frame-size item."""
 
     status_code = StatusCode.MAX_FRAME_SIZE_NOT_FOUND
 
 
 class CapabilitiesNotFound(SPOPError):
-    """A HELLO names no capabilities."""
+    """A HELLO lacks its mandatory capabilities item."""
 
     status_code = StatusCode.CAPABILITIES_NOT_FOUND
 
 
 class UnsupportedVersion(SPOPError):
-    """The peers have no version of SPOP in common."""
+    """A HELLO offers no version 2.x of SPOP."""
 
     status_code = StatusCode.UNSUPPORTED_VERSION
 
 
 class BadMaxFrameSize(SPOPError):
-    """The maximum frame size of a HELLO is below 256 bytes, or above what this peer offered."""
+    """The max-frame-size of a HELLO is below 256 bytes, or an AGENT-HELLO exceeds the size that the engine offered."""
 
     status_code = StatusCode.BAD_MAX_FRAME_SIZE
 
 
 class FragmentationNotSupported(SPOPError):
-    """A frame that must come whole came in fragments."""
+    """A frame came in fragments although its type does not allow fragments."""
 
     status_code = StatusCode.FRAGMENTATION_NOT_SUPPORTED
 
 
 class InterlacedFrames(SPOPError):
-    """Another frame came between the fragments of a payload."""
+    """A frame of another NOTIFY came before the last fragment of a fragmented NOTIFY."""
 
     status_code = StatusCode.INTERLACED_FRAMES

@@ -1,7 +1,16 @@
 """Frames: their header, the buffer that cuts them out of a byte stream, and the payloads of HELLO and DISCONNECT.
 
-SPOE.txt, section 3.2. A frame is its length (4 bytes, big endian, not counting itself), its type (1 byte), its flags
-(4 bytes), two varints that name the stream and the frame within it, and a payload.
+A frame is encoded as follows (SPOE.txt, section 3.2)::
+
+    FRAME-LENGTH  4 bytes, big-endian; it does not count itself
+    FRAME-TYPE    1 byte
+    FLAGS         4 bytes, big-endian
+    STREAM-ID     a varint: the stream
+    FRAME-ID      a varint: the frame within the stream
+    payload       the rest: a KV-LIST (HELLO, DISCONNECT), a LIST-OF-MESSAGES (NOTIFY) or a LIST-OF-ACTIONS (ACK)
+
+A max-frame-size limits FRAME-LENGTH: the four bytes of FRAME-LENGTH do not count. So the default ``tune.bufsize`` of
+16384 bytes holds a frame of 16380 bytes.
 """
 
 from __future__ import annotations
@@ -27,9 +36,9 @@ from spoa_twisted.spop.varint import decode_varint, encode_varint, end_of_varint
 
 
 class FrameType(IntEnum):
-    """SPOE.txt, section 3.2.2."""
+    """The types of frames (SPOE.txt, section 3.2.2)."""
 
-    #: Every fragment of a payload but the first.
+    #: A fragment of a NOTIFY after the first one. Only HAProxy <= 3.0 sends it, and only its SPOE.txt describes it.
     UNSET = 0
     HAPROXY_HELLO = 1
     HAPROXY_DISCONNECT = 2
@@ -40,59 +49,60 @@ class FrameType(IntEnum):
 
 
 class Flags(IntFlag):
-    """SPOE.txt, section 3.2. The other 30 bits are reserved, and ignored."""
+    """The flags of a frame (SPOE.txt, section 3.2). The other 30 bits are reserved and ignored."""
 
-    #: This is the last fragment of the payload, or all of it.
+    #: The frame holds the last fragment of its payload, or the whole payload.
     FIN = 1
-    #: Whatever was received of this payload is to be forgotten.
+    #: The sender of a fragmented payload gives it up: the receiver forgets its fragments.
     ABORT = 2
 
 
-#: The version of SPOP that is spoken here.
+#: The version of SPOP that this package implements.
 VERSION: Final = "2.0"
 
-#: The smallest maximum frame size that a peer may ask for, in bytes (SPOE.txt, section 3.2).
+#: The smallest max-frame-size that SPOP allows, in bytes (SPOE.txt, section 3.2).
 MIN_MAX_FRAME_SIZE: Final = 256
 
-#: What HAProxy asks for with its default ``tune.bufsize``: 16384 bytes, less 4 for the length.
+#: The max-frame-size of a HAProxy with the default ``tune.bufsize``: 16384 bytes, less 4 for FRAME-LENGTH.
 HAPROXY_MAX_FRAME_SIZE: Final = 16380
 
-#: The longest message of a DISCONNECT, in bytes; HAProxy <= 3.0 refuses longer ones.
+#: The longest message of a DISCONNECT, in bytes. HAProxy <= 3.0 refuses a longer one.
 MAX_DISCONNECT_MESSAGE: Final = 255
 
+# Sizes in bytes.
 _LENGTH_SIZE: Final = 4
-_FIXED_HEADER_SIZE: Final = 5  # the type and the flags
-_MIN_FRAME_SIZE: Final = 7  # the fixed header and two ids of one byte
-_HEADER: Final = struct.Struct(">IBI")  # the length, too
+_FIXED_HEADER_SIZE: Final = 5  # FRAME-TYPE and FLAGS
+_MIN_FRAME_SIZE: Final = 7  # FRAME-TYPE, FLAGS and two ids of one byte each
+_HEADER: Final = struct.Struct(">IBI")  # FRAME-LENGTH, FRAME-TYPE and FLAGS
 _HEADER_SIZE: Final = _LENGTH_SIZE + _FIXED_HEADER_SIZE
 
-#: The ids of HELLO and DISCONNECT frames: stream-id 0, frame-id 0.
+#: The ids of HELLO and DISCONNECT frames: stream-id 0 and frame-id 0 (SPOE.txt, sections 3.2.4 to 3.2.9).
 NO_IDS: Final = b"\x00\x00"
 
 
-#: A frame cut out of the stream: its type, a :class:`FrameType` or a number that SPOE.txt does not know; its flags; its
-#: ids, the stream-id and the frame-id as they were sent; its payload, not yet read. A number has one form only, so the
-#: ids are a key as good as the numbers, and an ACK repeats them as they are.
+#: A frame: (type, flags, ids, payload). The type is a number, which need not be a :class:`FrameType`. The ids are the
+#: encoded stream-id and frame-id. They are not decoded: an ACK repeats the bytes. They can be the key of a dict,
+#: because each number has only one encoding. The payload is not decoded either.
 Frame = tuple[int, int, bytes, bytes]
 
 
 def encode_frame(frame_type: int, flags: int, ids: bytes, payload: bytes) -> bytes:
-    """Encode a frame, its length in front."""
+    """Encode a frame, with its FRAME-LENGTH in front. The sizes are not checked."""
     return _HEADER.pack(_FIXED_HEADER_SIZE + len(ids) + len(payload), frame_type, flags) + ids + payload
 
 
 def encode_ids(stream_id: int, frame_id: int) -> bytes:
     """Encode a stream-id and a frame-id, each from 0 to 2^64 - 1.
 
-    :raises ValueError: when one is outside that range.
+    :raises ValueError: if a number is outside that range.
     """
     return encode_varint(stream_id) + encode_varint(frame_id)
 
 
 def decode_ids(ids: bytes) -> tuple[int, int]:
-    """Return the stream-id and the frame-id that ``ids`` holds.
+    """Return the stream-id and the frame-id that ``ids`` encodes.
 
-    :raises InvalidFrame: when it is not two varints.
+    :raises InvalidFrame: if ``ids`` does not begin with two varints.
     """
     stream_id, offset = decode_varint(ids, 0)
     frame_id, offset = decode_varint(ids, offset)
@@ -100,38 +110,42 @@ def decode_ids(ids: bytes) -> tuple[int, int]:
 
 
 def frame_overhead(ids: bytes) -> int:
-    """Return how many bytes of the maximum frame size a frame with these ids takes besides its payload."""
+    """Return the size of a frame with these ids less its payload, in bytes, as max-frame-size counts it."""
     return _FIXED_HEADER_SIZE + len(ids)
 
 
 @final
 class FrameBuffer:
-    """Cuts a stream of bytes, which comes in pieces of any size, into frames.
+    """Cuts a stream of bytes, which arrives in pieces of any size, into frames.
 
-    A frame's length is judged as soon as its four bytes are there. What is kept is at most one frame and the
-    piece that its end came in.
+    :meth:`feed` adds received bytes; :meth:`next_frame` returns one frame after the other. FRAME-LENGTH is checked as
+    soon as its four bytes have arrived, before the frame is buffered. So the buffer never holds more than one
+    incomplete frame, plus the bytes of the last :meth:`feed`.
+
+    The bytes are in one of two places. ``_data`` from ``_offset`` on holds received bytes that have not been looked at.
+    ``_partial`` holds the beginning of an incomplete frame.
     """
 
     __slots__ = ("_data", "_needed", "_offset", "_partial", "max_frame_size")
 
     def __init__(self, max_frame_size: int) -> None:
-        #: The longest frame that is let in, in bytes, its length's own four not counted.
+        #: The longest frame that is accepted, in bytes. FRAME-LENGTH itself is not counted.
         self.max_frame_size = max_frame_size
         self._data = b""
         self._offset = 0
-        # What is not worth looking at: the beginning of a frame that has not come whole. It grows in place, and is
-        # not looked at again before it holds as many bytes as are needed: a peer that sends single bytes costs
-        # no more than another.
+        # A bytearray grows in place. It is not looked at again before it holds _needed bytes. So a frame that arrives
+        # byte by byte is copied as often as one that arrives whole; with bytes, the cost would be quadratic.
         self._partial = bytearray()
         self._needed = 0
 
     def __len__(self) -> int:
-        """Return how many bytes are held."""
+        """Return the number of buffered bytes."""
         return len(self._data) - self._offset + len(self._partial)
 
     def feed(self, data: bytes) -> None:
-        """Take in what was received."""
+        """Add received bytes."""
         if self._offset < len(self._data):
+            # Frames are left in _data. They move to _partial, and next_frame looks at them again at once.
             self._wait_for(0)
         if self._partial:
             self._partial += data
@@ -140,16 +154,16 @@ class FrameBuffer:
             self._offset = 0
 
     def clear(self) -> None:
-        """Forget what is held."""
+        """Discard all buffered bytes."""
         self._data = b""
         self._offset = 0
         self._partial = bytearray()
 
     def next_frame(self) -> Frame | None:
-        """Return the next frame, or ``None`` when it has not come whole.
+        """Return the next frame, or ``None`` if it is incomplete.
 
-        :raises FrameTooBig: when its length exceeds :attr:`max_frame_size`.
-        :raises InvalidFrame: when it is too short for its header.
+        :raises FrameTooBig: if its length exceeds :attr:`max_frame_size`.
+        :raises InvalidFrame: if it is too short for its header, or an id has more than 64 bits.
         """
         if self._partial:
             if len(self._partial) < self._needed:
@@ -164,38 +178,46 @@ class FrameBuffer:
             if available:
                 self._wait_for(_LENGTH_SIZE)
             else:
+                # All frames were returned: do not keep the bytes of the last feed alive.
                 self._data = b""
                 self._offset = 0
             return None
         if available < _HEADER_SIZE:
-            self._wait_for(_LENGTH_SIZE + self._judge(int.from_bytes(data[offset : offset + _LENGTH_SIZE], "big")))
+            # FRAME-LENGTH is here, the rest of the header is not. A wrong length is reported at once.
+            self._wait_for(_LENGTH_SIZE + self._check_size(int.from_bytes(data[offset : offset + _LENGTH_SIZE], "big")))
             return None
-        # Plain ints once compiled.
+        # With these declarations, mypyc compiles the three to plain integers.
         size: int
         frame_type: int
         flags: int
         size, frame_type, flags = _HEADER.unpack_from(data, offset)
         if not _MIN_FRAME_SIZE <= size <= self.max_frame_size:
-            self._judge(size)
+            self._check_size(size)
         if _LENGTH_SIZE + size > available:
             self._wait_for(_LENGTH_SIZE + size)
             return None
         end = self._offset = offset + _LENGTH_SIZE + size
         ids = offset + _HEADER_SIZE
+        # end_of_varint does not know where the frame ends. It may read ids that go on in the bytes behind the frame.
         payload = end_of_varint(data, end_of_varint(data, ids))
         if payload > end:
-            raise InvalidFrame("a frame ends inside its header")
+            raise InvalidFrame("a frame ends inside its stream-id or frame-id")
         return frame_type, flags, data[ids:payload], data[payload:end]
 
-    def _judge(self, size: int) -> int:
-        """Return ``size``, a frame's, if it may be."""
+    def _check_size(self, size: int) -> int:
+        """Check the FRAME-LENGTH ``size``, and return it.
+
+        :raises FrameTooBig: if it exceeds :attr:`max_frame_size`.
+        :raises InvalidFrame: if it is below 7, the size of the shortest header.
+        """
         if size > self.max_frame_size:
-            raise FrameTooBig(f"a frame of {size} bytes, where {self.max_frame_size} is the most")
+            raise FrameTooBig(f"a frame of {size} bytes exceeds the max-frame-size of {self.max_frame_size} bytes")
         if size < _MIN_FRAME_SIZE:
-            raise InvalidFrame(f"a frame of {size} bytes, too short for its header")
+            raise InvalidFrame(f"a frame of {size} bytes is too short: its header takes at least {_MIN_FRAME_SIZE}")
         return size
 
     def _wait_for(self, needed: int) -> None:
+        """Move the unread rest of ``_data`` to ``_partial``, which is complete when it holds ``needed`` bytes."""
         self._needed = needed
         self._partial += self._data[self._offset :] if self._offset else self._data
         self._data = b""
@@ -207,26 +229,31 @@ class FrameBuffer:
 class HAProxyHello:
     """The payload of a HAPROXY-HELLO frame (SPOE.txt, section 3.2.4)."""
 
-    #: The versions that the engine supports, each a "Major.Minor".
+    #: The versions that the engine supports, each as "Major.Minor".
     supported_versions: tuple[str, ...] = (VERSION,)
-    #: The longest frame that the engine allows, in bytes.
+    #: The longest frame that the engine accepts, in bytes.
     max_frame_size: int = HAPROXY_MAX_FRAME_SIZE
+    #: The capabilities of the engine (SPOE.txt, section 3.2.1). HAProxy <= 3.0 also lists ``async``.
     capabilities: frozenset[str] = frozenset()
-    #: What is the same on all connections of one engine; empty when the engine does not say.
+    #: The id of the engine, the same on all its connections. It is empty if the HELLO has no engine-id. HAProxy <= 3.0
+    #: has one engine for each thread, HAProxy >= 3.1 one for each ``spoe-agent`` section.
     engine_id: str = ""
-    #: Whether this connection is a health check, to be closed after the AGENT-HELLO.
+    #: True for a health check: the connection is closed after the AGENT-HELLO.
     healthcheck: bool = False
 
     def encode(self) -> bytes:
-        """Encode it as the KV-LIST that HAProxy sends, item for item.
+        """Encode the HELLO as a KV-LIST, with HAProxy's items in HAProxy's order.
 
-        :raises TypeError: :raises ValueError: for an item outside its type.
+        :raises TypeError: if an item has the wrong Python type.
+        :raises ValueError: if :attr:`max_frame_size` does not fit in a UINT32.
         """
         items: list[tuple[str, Value]] = [
             ("supported-versions", ",".join(self.supported_versions)),
             ("max-frame-size", UInt32(self.max_frame_size)),
+            # Reverse order gives "pipelining,async", as HAProxy sends it.
             ("capabilities", ",".join(sorted(self.capabilities, reverse=True))),
         ]
+        # HAProxy leaves out the optional items that have no value.
         if self.healthcheck:
             items.append(("healthcheck", True))
         if self.engine_id:
@@ -235,27 +262,31 @@ class HAProxyHello:
 
     @classmethod
     def decode(cls, payload: bytes) -> HAProxyHello:
-        """Decode and judge the KV-LIST ``payload``. Unknown items are skipped.
+        """Decode and check the KV-LIST ``payload``. Unknown items are skipped.
 
-        :raises VersionNotFound: :raises MaxFrameSizeNotFound: :raises CapabilitiesNotFound: for want of an item.
-        :raises UnsupportedVersion: when there is no 2.x among the versions.
-        :raises BadMaxFrameSize: for a size below 256 bytes.
-        :raises InvalidFrame: when it cannot be read, or an item has another type than SPOE.txt gives it.
+        :raises VersionNotFound: if the mandatory item supported-versions is missing.
+        :raises MaxFrameSizeNotFound: if the mandatory item max-frame-size is missing.
+        :raises CapabilitiesNotFound: if the mandatory item capabilities is missing.
+        :raises UnsupportedVersion: if no supported version is a 2.x.
+        :raises BadMaxFrameSize: for a max-frame-size below 256 bytes.
+        :raises InvalidFrame: if the list cannot be decoded, or an item has not the type that SPOE.txt gives it.
         """
         items = decode_kv_list(payload)
         if "supported-versions" not in items:
-            raise VersionNotFound("the HELLO has no supported-versions")
-        versions = _comma_separated(_text(items, "supported-versions"))
-        if not any(_speaks_ours(version) for version in versions):
-            raise UnsupportedVersion(f"none of the versions {ascii(', '.join(versions))[:100]} is a 2.x")
-        max_frame_size = _max_frame_size(items)
+            raise VersionNotFound("the HAPROXY-HELLO has no supported-versions")
+        versions = _split_list(_get_string(items, "supported-versions"))
+        if not any(_is_supported(version) for version in versions):
+            # The text is cut: the message of a DISCONNECT holds 255 bytes.
+            offered = ascii(", ".join(versions))[:100]
+            raise UnsupportedVersion(f"the HAPROXY-HELLO offers the versions {offered}; the agent supports 2.x only")
+        max_frame_size = _get_max_frame_size(items)
         if "capabilities" not in items:
-            raise CapabilitiesNotFound("the HELLO has no capabilities")
-        capabilities = frozenset(_comma_separated(_text(items, "capabilities")))
-        engine_id = _text(items, "engine-id") if "engine-id" in items else ""
+            raise CapabilitiesNotFound("the HAPROXY-HELLO has no capabilities")
+        capabilities = frozenset(_split_list(_get_string(items, "capabilities")))
+        engine_id = _get_string(items, "engine-id") if "engine-id" in items else ""
         healthcheck = items.get("healthcheck", False)
         if not isinstance(healthcheck, bool):
-            raise InvalidFrame("healthcheck is not a BOOL")
+            raise InvalidFrame("the healthcheck of the HAPROXY-HELLO is not a BOOL")
         return cls(tuple(versions), max_frame_size, capabilities, engine_id, healthcheck)
 
 
@@ -264,15 +295,18 @@ class HAProxyHello:
 class AgentHello:
     """The payload of an AGENT-HELLO frame (SPOE.txt, section 3.2.5)."""
 
+    #: The version of SPOP that the agent chooses, as "Major.Minor".
     version: str = VERSION
-    #: The longest frame from now on, in bytes.
+    #: The longest frame that both sides may send after the handshake, in bytes.
     max_frame_size: int = HAPROXY_MAX_FRAME_SIZE
+    #: The capabilities of the agent (SPOE.txt, section 3.2.1).
     capabilities: frozenset[str] = frozenset()
 
     def encode(self) -> bytes:
-        """Encode it as a KV-LIST.
+        """Encode the HELLO as a KV-LIST.
 
-        :raises TypeError: :raises ValueError: for an item outside its type.
+        :raises TypeError: if an item has the wrong Python type.
+        :raises ValueError: if :attr:`max_frame_size` does not fit in a UINT32.
         """
         return encode_kv_list(
             [
@@ -284,23 +318,25 @@ class AgentHello:
 
     @classmethod
     def decode(cls, payload: bytes) -> AgentHello:
-        """Decode and judge the KV-LIST ``payload``. Unknown items are skipped.
+        """Decode and check the KV-LIST ``payload``. Unknown items are skipped.
 
-        :raises VersionNotFound: :raises MaxFrameSizeNotFound: :raises CapabilitiesNotFound: for want of an item.
-        :raises UnsupportedVersion: when the version is not 2.x.
-        :raises BadMaxFrameSize: for a size below 256 bytes.
-        :raises InvalidFrame: when it cannot be read, or an item has another type than SPOE.txt gives it.
+        :raises VersionNotFound: if the mandatory item version is missing.
+        :raises MaxFrameSizeNotFound: if the mandatory item max-frame-size is missing.
+        :raises CapabilitiesNotFound: if the mandatory item capabilities is missing.
+        :raises UnsupportedVersion: if the version is not a 2.x.
+        :raises BadMaxFrameSize: for a max-frame-size below 256 bytes.
+        :raises InvalidFrame: if the list cannot be decoded, or an item has not the type that SPOE.txt gives it.
         """
         items = decode_kv_list(payload)
         if "version" not in items:
-            raise VersionNotFound("the HELLO has no version")
-        version = _text(items, "version").strip()
-        if not _speaks_ours(version):
-            raise UnsupportedVersion(f"the version {ascii(version)[:100]} is not 2.x")
-        max_frame_size = _max_frame_size(items)
+            raise VersionNotFound("the AGENT-HELLO has no version")
+        version = _get_string(items, "version").strip()
+        if not _is_supported(version):
+            raise UnsupportedVersion(f"the version {ascii(version)[:100]} of the AGENT-HELLO is not 2.x")
+        max_frame_size = _get_max_frame_size(items)
         if "capabilities" not in items:
-            raise CapabilitiesNotFound("the HELLO has no capabilities")
-        capabilities = frozenset(_comma_separated(_text(items, "capabilities")))
+            raise CapabilitiesNotFound("the AGENT-HELLO has no capabilities")
+        capabilities = frozenset(_split_list(_get_string(items, "capabilities")))
         return cls(version, max_frame_size, capabilities)
 
 
@@ -309,25 +345,30 @@ class AgentHello:
 class Disconnect:
     """The payload of a HAPROXY-DISCONNECT or AGENT-DISCONNECT frame (SPOE.txt, sections 3.2.8 and 3.2.9)."""
 
-    #: A :class:`~spoa_twisted.spop.errors.StatusCode`, or a number of the peer's own.
+    #: A :class:`~spoa_twisted.spop.errors.StatusCode`, or another number: section 3.5 lets peers define their own.
     status_code: int = StatusCode.NORMAL
+    #: A description of the error, for the log of the peer.
     message: str = "normal"
 
     def encode(self) -> bytes:
-        """Encode it as a KV-LIST, its message cut after 255 bytes.
+        """Encode the DISCONNECT as a KV-LIST. A message of more than 255 bytes is cut.
 
         :raises ValueError: for a status code below 0 or above 2^32 - 1.
         """
         message = self.message.encode("utf-8", "replace")[:MAX_DISCONNECT_MESSAGE]
+        # The cut may have fallen inside a character: "ignore" removes the rest of it.
         return encode_kv_list(
             [("status-code", UInt32(self.status_code)), ("message", message.decode("utf-8", "ignore"))]
         )
 
     @classmethod
     def decode(cls, payload: bytes) -> Disconnect:
-        """Decode the KV-LIST ``payload``. An item that is missing, or no number or text, counts as unknown.
+        """Decode the KV-LIST ``payload``.
 
-        :raises InvalidFrame: when it cannot be read.
+        A status-code that is missing or is not an integer becomes ``StatusCode.UNKNOWN``; a message that is missing or
+        is not a STRING becomes empty. This is not an error, because the peer closes the connection anyway.
+
+        :raises InvalidFrame: if the list cannot be decoded.
         """
         items = decode_kv_list(payload)
         status_code = items.get("status-code")
@@ -337,34 +378,38 @@ class Disconnect:
         return cls(int(status_code), message if isinstance(message, str) else "")
 
 
-def _text(items: dict[str, Value], name: str) -> str:
+def _get_string(items: dict[str, Value], name: str) -> str:
+    """Return the value of the item ``name``, which must be there and must be a STRING."""
     value = items[name]
     if not isinstance(value, str):
-        raise InvalidFrame(f"{name} is not a STRING")
+        raise InvalidFrame(f"the {name} of the HELLO is not a STRING")
     return value
 
 
-def _max_frame_size(items: dict[str, Value]) -> int:
+def _get_max_frame_size(items: dict[str, Value]) -> int:
+    """Return the mandatory item max-frame-size as an ``int``, after a check of its type and its lower limit."""
     if "max-frame-size" not in items:
         raise MaxFrameSizeNotFound("the HELLO has no max-frame-size")
     size = items["max-frame-size"]
-    # HAProxy takes every integer type here, and so is generous to agents; so are we to engines.
+    # SPOE.txt demands a UINT32. HAProxy accepts every integer type from an agent, and this package does the same.
     if not isinstance(size, int) or isinstance(size, bool):
-        raise InvalidFrame("max-frame-size is not a UINT32")
+        raise InvalidFrame("the max-frame-size of the HELLO is not a UINT32")
     if size < MIN_MAX_FRAME_SIZE:
-        raise BadMaxFrameSize(f"a max-frame-size of {int(size)}, where {MIN_MAX_FRAME_SIZE} is the least")
-    # int(size) is size itself once compiled.
+        raise BadMaxFrameSize(f"the max-frame-size {int(size)} is too small: SPOP allows {MIN_MAX_FRAME_SIZE} and more")
+    # Of an Int32 or UInt32, the compiled int(size) returns the object itself. int.__int__ returns a plain int.
     return int.__int__(size)
 
 
+# The number of digits is limited, as a peer chooses the text.
 _VERSION: Final = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\Z")
 _MAJOR: Final = VERSION.partition(".")[0]
 
 
-def _speaks_ours(version: str) -> bool:
-    # A major version announced includes its minor ones down to 0 (SPOE.txt, section 3.2.4).
+def _is_supported(version: str) -> bool:
+    # A peer that announces 2.5 also supports 2.0 to 2.4 (SPOE.txt, section 3.2.4). So only the major version counts.
     return _VERSION.match(version) is not None and version.partition(".")[0] == _MAJOR
 
 
-def _comma_separated(text: str) -> list[str]:
+def _split_list(text: str) -> list[str]:
+    """Split a comma-separated list. Spaces and empty items are ignored (SPOE.txt, section 3.2.4)."""
     return [item for item in "".join(text.split()).split(",") if item]

@@ -1,4 +1,13 @@
-"""LIST-OF-MESSAGES, the payload of a NOTIFY frame: bytes and :class:`Message` (SPOE.txt, section 3.3)."""
+"""LIST-OF-MESSAGES, the payload of a NOTIFY frame: bytes to :class:`Message` and back (SPOE.txt, sections 3.2, 3.3).
+
+One message is encoded as::
+
+    MESSAGE-NAME (a STRING)   NB-ARGS (one byte)   NB-ARGS times: name (a STRING) and value (TYPED-DATA)
+
+HAProxy sends the messages of one event in one NOTIFY, in the order of its configuration. All messages of one
+``spoe-message`` section have the same name and the same arguments' names. So the decoder keeps a :class:`_Layout` for
+each section that it has seen. It compares the names' bytes with those of the layout and decodes only the values.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +24,35 @@ from spoa_twisted.spop.typeddata import (
     encode_string,
 )
 
-#: NB-ARGS is one byte.
+#: The largest number of arguments of a message: NB-ARGS is one byte.
 MAX_ARGUMENTS: Final = 255
 
-#: How many messages a NOTIFY may hold: one for each ``spoe-message`` of an event, but an empty one takes two bytes.
+#: The largest number of messages in a NOTIFY that is accepted. HAProxy sends one for each ``spoe-message`` of the
+#: event. Two bytes can encode a message, and its Message object takes much more memory: without this limit, a payload
+#: of 1 MiB would become 524,288 objects.
 MAX_MESSAGES: Final = 4096
 
+# The notation for an unnamed argument by its position, as Message's docstring explains it.
 _UNNAMED: Final = re.compile(r"arg\((\d{1,3})\)\Z")
 
 
 @final
 class Message:
-    """What a ``spoe-message`` section of HAProxy's configuration sent: its name and its arguments, in order.
+    """A message from HAProxy: the name of a ``spoe-message`` section and its arguments, in order. It is read-only.
 
-    ``message["ip"]`` is the argument of that name (the first, should the name be repeated), ``message[0]`` the
-    argument at that position, named or not, and ``message["arg(0)"]`` the one at that position if it is unnamed,
-    as those of ``args frontend=fe_id src dst`` from position 1 on are. ``"ip" in message`` tells whether there is
-    one; iteration gives (name, value) pairs, an unnamed argument's name being empty. A message is read only.
+    ``message["ip"]`` is the value of the first argument named ``ip``. ``message[0]`` is the value of the first
+    argument, named or unnamed. ``message["arg(0)"]`` is the value of the first argument if that argument is unnamed:
+    of ``args frontend=fe_id src dst``, the unnamed arguments are ``arg(1)`` and ``arg(2)``.
+
+    ``"ip" in message`` is true if an argument has this name. Iteration yields pairs of a name and a value; the name of
+    an unnamed argument is empty.
     """
 
     __slots__ = ("name", "names", "values")
 
     #: The name of the ``spoe-message`` section.
     name: str
-    #: The arguments' names, in order; empty for an unnamed one.
+    #: The arguments' names, in order. The name of an unnamed argument is empty.
     names: tuple[str, ...]
     #: The arguments' values, in the same order.
     values: tuple[Value, ...]
@@ -48,13 +62,16 @@ class Message:
         if not arguments:
             self.names = self.values = ()
             return
-        # Pairs of any kind will do, and Any spares their check.
+        # A pair may be a tuple, a list or another sequence of two. With the type Any, mypyc compiles no type check.
         pairs: tuple[Any, ...] = tuple(arguments)
         self.names = tuple([pair[0] for pair in pairs])
         self.values = tuple([pair[1] for pair in pairs])
 
     def position(self, name: str) -> int:
-        """Return the position of the argument called ``name``, counted from zero; -1 when there is none."""
+        """Return the position of the argument called ``name``, counted from 0; -1 if no argument has this name.
+
+        The argument's own name takes precedence over the notation ``arg(N)`` of unnamed arguments.
+        """
         if name in self.names and name:
             return self.names.index(name)
         unnamed = _UNNAMED.match(name)
@@ -65,9 +82,10 @@ class Message:
         return -1
 
     def __getitem__(self, key: str | int) -> Value:
-        """Return an argument's value.
+        """Return the value of the argument with the name or at the position ``key``.
 
-        :raises KeyError: when no argument has that name. :raises IndexError: when none has that position.
+        :raises KeyError: if no argument has this name.
+        :raises IndexError: if no argument has this position.
         """
         if isinstance(key, str):
             position = self.position(key)
@@ -77,7 +95,7 @@ class Message:
         return self.values[key]
 
     def get(self, key: str, default: Value = None) -> Value:
-        """Return the value of the argument called ``key``, or ``default`` when there is none."""
+        """Return the value of the argument called ``key``, or ``default`` if no argument has this name."""
         position = self.position(key)
         return default if position < 0 else self.values[position]
 
@@ -96,10 +114,11 @@ class Message:
         return (self.name, self.names, self.values) == (other.name, other.names, other.values)
 
     def __hash__(self) -> int:
+        # The values are left out: a bytearray among them would not be hashable.
         return hash((self.name, self.names))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # copy and pickle need it once the class is compiled.
+        # A class that mypyc has compiled can only be copied and pickled with this method.
         return Message, (self.name, tuple(self))
 
     def __repr__(self) -> str:
@@ -109,44 +128,49 @@ class Message:
 
 @final
 class _Layout:
-    """What all messages of one ``spoe-message`` section have in common: all but the values."""
+    """The constant part of the messages of one ``spoe-message`` section: all names, and no values."""
 
     __slots__ = ("head", "labels", "misses", "name", "names")
 
     def __init__(self, message: Message) -> None:
         self.name = message.name
         self.names = message.names
+        #: The encoded MESSAGE-NAME and NB-ARGS, the bytes that a message begins with.
         self.head = encode_string(message.name) + bytes((len(message.names),))
-        #: The encoded name of each argument, and how long that is.
+        #: The encoded name of each argument, and its length in bytes.
         self.labels = tuple([(label, len(label)) for label in [encode_string(name) for name in message.names]])
-        #: How many messages of this name were others.
+        #: The number of messages with this name whose arguments were not those of this layout.
         self.misses = 0
 
 
-# By how they begin: a name shorter than 240 bytes.
+# The layouts by the encoded MESSAGE-NAME: its length, which must be one byte, and its characters. A peer chooses the
+# names. So the number of layouts and the size of each, in bytes, are limited; a full table is emptied.
 _layouts: Final[dict[bytes, _Layout]] = {}
-_MOST_LAYOUTS: Final = 256
-_LONGEST_LAYOUT: Final = 4096
-_MOST_MISSES: Final = 100
+_MAX_LAYOUTS: Final = 256
+_MAX_LAYOUT_SIZE: Final = 4096
+# After so many messages that did not match, the layout is replaced: HAProxy was probably reloaded with other arguments.
+_MAX_MISSES: Final = 100
 
 
 def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
-    """Decode the LIST-OF-MESSAGES that fills ``data`` from ``offset`` on. It may be empty.
+    """Decode the LIST-OF-MESSAGES that fills ``data`` from ``offset`` to its end. It may be empty.
 
-    :raises InvalidFrame: when it cannot be read to the end, or holds more than 4096 messages.
+    :raises InvalidFrame: if a message cannot be decoded or is cut off, or there are more than 4096 messages.
     """
     messages: list[Message] = []
     while offset < len(data):
+        # data[offset] is the length of the MESSAGE-NAME if it is below 240. Otherwise no layout has this key.
         layout = _layouts.get(data[offset : offset + 1 + data[offset]])
         message = None
         if layout is not None:
-            message, end = _decode_as(layout, data, offset)
+            message, end = _decode_with_layout(layout, data, offset)
         if message is None:
             message, end = _decode_message(data, offset)
-            if layout is None or layout.misses >= _MOST_MISSES:
-                _learn(message)
+            if layout is None or layout.misses >= _MAX_MISSES:
+                _remember_layout(message)
             else:
-                # Two HAProxys may send the same message with other arguments by turns.
+                # Two HAProxys may send the same message with different arguments, by turns. The layout is not replaced
+                # at each turn: then no message would match it.
                 layout.misses += 1
         messages.append(message)
         offset = end
@@ -155,8 +179,11 @@ def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
     return messages
 
 
-def _decode_as(layout: _Layout, data: bytes, offset: int) -> tuple[Message | None, int]:
-    """Decode the message at ``offset`` if ``layout`` is its own; return it and the offset behind it."""
+def _decode_with_layout(layout: _Layout, data: bytes, offset: int) -> tuple[Message | None, int]:
+    """Decode the message at ``offset``; return it and the offset behind it, or ``None`` if its names differ.
+
+    :raises InvalidFrame: if one of its values cannot be decoded.
+    """
     if not data.startswith(layout.head, offset):
         return None, offset
     offset += len(layout.head)
@@ -166,6 +193,7 @@ def _decode_as(layout: _Layout, data: bytes, offset: int) -> tuple[Message | Non
             return None, offset
         value, offset = decode_typed_data(data, offset + size)
         values.append(value)
+    # The names and values are assigned directly: the constructor would need a tuple for each argument.
     message = Message(layout.name)
     message.names = layout.names
     message.values = tuple(values)
@@ -173,10 +201,13 @@ def _decode_as(layout: _Layout, data: bytes, offset: int) -> tuple[Message | Non
 
 
 def _decode_message(data: bytes, offset: int) -> tuple[Message, int]:
-    """Decode the message at ``offset``, whatever it is; return it and the offset behind it."""
+    """Decode the message at ``offset`` without a layout; return it and the offset behind it.
+
+    :raises InvalidFrame: if a name or a value cannot be decoded, or ``data`` ends before the message does.
+    """
     name, offset = decode_string(data, offset)
     if offset >= len(data):
-        raise InvalidFrame("a message ends before its number of arguments")
+        raise InvalidFrame("a message ends before NB-ARGS, the number of its arguments")
     count = data[offset]
     offset += 1
     arguments: list[tuple[str, Value]] = []
@@ -187,21 +218,23 @@ def _decode_message(data: bytes, offset: int) -> tuple[Message, int]:
     return Message(name, arguments), offset
 
 
-def _learn(message: Message) -> None:
-    """Let the next message like this one be decoded as it was."""
+def _remember_layout(message: Message) -> None:
+    """Store the layout of ``message``, so that the next message of its section is decoded faster."""
     layout = _Layout(message)
     size = len(layout.head) + sum([size for _, size in layout.labels])
-    if layout.head[0] < 240 and size <= _LONGEST_LAYOUT:
-        if len(_layouts) >= _MOST_LAYOUTS:
+    # decode_messages looks up a name by its first byte as the length; from 240 on, the length has more bytes.
+    if layout.head[0] < 240 and size <= _MAX_LAYOUT_SIZE:
+        if len(_layouts) >= _MAX_LAYOUTS:
             _layouts.clear()
+        # The key is the head without NB-ARGS.
         _layouts[layout.head[:-1]] = layout
 
 
 def encode_messages(messages: Iterable[Message]) -> bytes:
     """Encode ``messages`` as a LIST-OF-MESSAGES.
 
-    :raises TypeError: for an argument of a type that SPOP has not.
-    :raises ValueError: for more than 255 arguments, or an argument outside its type.
+    :raises TypeError: if a name is not a ``str``, or an argument's value has no SPOP type.
+    :raises ValueError: for a message of more than 255 arguments, or an integer outside the range of its type.
     """
     encoded = []
     for message in messages:

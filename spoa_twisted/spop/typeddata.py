@@ -1,9 +1,9 @@
-"""TYPED-DATA, STRING and KV-LIST: bytes and the Python values they stand for (SPOE.txt, sections 3.1 and 3.2).
+"""TYPED-DATA, STRING and KV-LIST: Python values to bytes, and bytes to Python values (SPOE.txt, sections 3.1 and 3.2).
 
 =========  ==============================  ===============================================
-SPOP       arrives as                      is sent for
+SPOP type  Python type after decoding      Python types that are encoded as it
 =========  ==============================  ===============================================
-NULL       ``None``                        ``NULL``; ``None`` where no variable is unset by it
+NULL       ``None``                        ``NULL``, ``None``
 BOOL       ``bool``                        ``bool``
 INT32      :class:`Int32`                  :class:`Int32`
 UINT32     :class:`UInt32`                 :class:`UInt32`
@@ -15,8 +15,10 @@ STRING     ``str``                         ``str``
 BINARY     ``bytes``                       ``bytes``, ``bytearray``, ``memoryview``
 =========  ==============================  ===============================================
 
-A STRING is bytes to HAProxy. It is decoded as UTF-8 with ``surrogateescape``, so that whatever it holds goes
-back unchanged.
+In the actions of an ACK, ``None`` is not encoded: it unsets the variable (:mod:`spoa_twisted.spop.actions`).
+
+HAProxy does not check that a STRING is UTF-8: a header or a path may hold any bytes. So a STRING is decoded as UTF-8
+with ``surrogateescape``. A handler that sends the ``str`` back sends the same bytes back.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from spoa_twisted.spop.varint import decode_varint, encode_varint
 
 
 class DataType(IntEnum):
-    """SPOE.txt, section 3.1: the type of a value, in the low four bits of its first byte."""
+    """The type of a value, in the low four bits of its first byte (SPOE.txt, section 3.1)."""
 
     NULL = 0
     BOOL = 1
@@ -46,7 +48,7 @@ class DataType(IntEnum):
 
 
 class Null(Enum):
-    """The type of :data:`NULL`."""
+    """The type of :data:`NULL`. An ``Enum`` of one member lets mypy tell ``NULL`` from other values."""
 
     NULL = "NULL"
 
@@ -54,35 +56,39 @@ class Null(Enum):
         return self.value
 
 
-#: Sets a variable to the SPOP NULL, where ``None`` would unset it.
+#: A handler that returns ``NULL`` for a variable sets it to the SPOP type NULL; ``None`` unsets the variable.
 NULL: Final = Null.NULL
 
 
-# mypyc compiles no subclass of int, and leaves to Python what has a metaclass.
+# mypyc cannot compile a subclass of int. It leaves a class that names a metaclass to the Python interpreter; the
+# superfluous "metaclass=type" makes it do so here.
 class _SizedInteger(int, metaclass=type):  # noqa: UP050
     pass
 
 
 class Int32(_SizedInteger):
-    """An ``int`` that goes as INT32: from -2^31 to 2^31 - 1."""
+    """An ``int`` that is encoded as INT32: from -2^31 to 2^31 - 1."""
 
 
 class UInt32(_SizedInteger):
-    """An ``int`` that goes as UINT32: from 0 to 2^32 - 1."""
+    """An ``int`` that is encoded as UINT32: from 0 to 2^32 - 1."""
 
 
 class Int64(_SizedInteger):
-    """An ``int`` that goes as INT64, as a plain ``int`` does: from -2^63 to 2^63 - 1."""
+    """An ``int`` that is encoded as INT64, as a plain ``int`` is: from -2^63 to 2^63 - 1."""
 
 
 class UInt64(_SizedInteger):
-    """An ``int`` that goes as UINT64: from 0 to 2^64 - 1. HAProxy itself reads 2^63 and above as negative."""
+    """An ``int`` that is encoded as UINT64: from 0 to 2^64 - 1.
+
+    HAProxy keeps every integer as a signed 64-bit number: it reads 2^63 and above as negative.
+    """
 
 
-#: What an argument or a variable may be.
+#: The value of an argument of a message, or of a variable that a handler sets.
 Value = bool | int | str | bytes | bytearray | memoryview | IPv4Address | IPv6Address | Literal[Null.NULL] | None
 
-# Plain integers for the decoder's comparisons: an IntEnum member costs a Python-level call there.
+# The decoder compares with plain integers: a comparison with an IntEnum member would call a Python function.
 _NULL: Final = int(DataType.NULL)
 _BOOL: Final = int(DataType.BOOL)
 _INT32: Final = int(DataType.INT32)
@@ -94,7 +100,8 @@ _IPV6: Final = int(DataType.IPV6)
 _STRING: Final = int(DataType.STRING)
 _BINARY: Final = int(DataType.BINARY)
 
-# SPOE.txt draws <TYPE><FLAGS> in this order, but HAProxy has the type in the low nibble, the flags in the high one.
+# Section 3.1 of SPOE.txt draws a value's first byte as <TYPE:4 bits><FLAGS:4 bits>. HAProxy puts them the other way
+# round: the type into the low four bits, the flags into the high four bits.
 _TYPE_MASK: Final = 0x0F
 _TRUE_FLAG: Final = 0x10
 
@@ -102,37 +109,44 @@ _TRUE_FLAG: Final = 0x10
 def decode_string(data: bytes, offset: int) -> tuple[str, int]:
     """Decode the STRING (a varint length, then its bytes) at ``offset``; return it and the offset behind it.
 
-    :raises InvalidFrame: when ``data`` ends first.
+    :raises InvalidFrame: if ``data`` ends before the STRING does.
     """
+    # Most lengths are below 240, which is one byte: this saves a call of decode_varint.
     if offset < len(data) and (length := data[offset]) < 240:
         offset += 1
     else:
         length, offset = decode_varint(data, offset)
     end = offset + length
+    # A slice would silently return fewer bytes.
     if end > len(data):
-        raise InvalidFrame("a string is longer than what holds it")
+        raise InvalidFrame(f"a STRING of {length} bytes is cut off: {len(data) - offset} bytes follow its length")
     return data[offset:end].decode("utf-8", "surrogateescape"), end
 
 
-def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C901 - a branch a type
+def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C901 - one branch for each type
     """Decode the TYPED-DATA at ``offset``; return its value and the offset behind it.
 
-    :raises InvalidFrame: for a reserved type, an integer outside its type, or when ``data`` ends first.
+    Flags that the type does not use are ignored, as HAProxy ignores them.
+
+    :raises InvalidFrame: for a reserved type, an integer outside the range of its type, or data that ends too early.
     """
     if offset >= len(data):
-        raise InvalidFrame("the data ends where a value should stand")
+        raise InvalidFrame("the data ends where a typed value should begin")
     head = data[offset]
     offset += 1
     data_type = head & _TYPE_MASK
+    # The last three types are the last to be compared with: HAProxy sends none of them in a NOTIFY.
     if data_type == _STRING:
         return decode_string(data, offset)
     if data_type == _INT64:
         number, offset = decode_varint(data, offset)
+        # A negative number arrives as its 64-bit two's complement.
         return (number if number < 2**63 else number - 2**64), offset
     if data_type == _IPV4:
+        # This is _take without the call, for speed.
         end = offset + 4
         if end > len(data):
-            raise InvalidFrame("a value is longer than what holds it")
+            raise InvalidFrame(f"an IPV4 of 4 bytes is cut off: {len(data) - offset} bytes follow its type")
         return IPv4Address(data[offset:end]), end
     if data_type == _BINARY:
         length, offset = decode_varint(data, offset)
@@ -150,50 +164,58 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
     if data_type == _UINT32:
         number, offset = decode_varint(data, offset)
         if number >= 2**32:
-            raise InvalidFrame("a UINT32 has more than 32 bits")
+            raise InvalidFrame(f"the UINT32 {number} has more than 32 bits")
         return UInt32(number), offset
     if data_type == _INT32:
         number, offset = decode_varint(data, offset)
-        return _int32(number), offset
-    raise InvalidFrame(f"the data type {data_type} is reserved")
+        return _sign_int32(number), offset
+    raise InvalidFrame(f"the data type {data_type} is reserved: SPOP defines the types 0 to 9")
 
 
 def _take(data: bytes, offset: int, length: int) -> tuple[bytes, int]:
+    """Return ``length`` bytes of ``data`` from ``offset`` on, and the offset behind them."""
     end = offset + length
     if end > len(data):
-        raise InvalidFrame("a value is longer than what holds it")
+        raise InvalidFrame(f"a value of {length} bytes is cut off: {len(data) - offset} bytes are left")
     return data[offset:end], end
 
 
-def _int32(number: int) -> Int32:
-    # HAProxy extends the sign to 64 bits before the varint. A peer that extends it to 32 bits only is
-    # understood too: its form is no other INT32's.
+def _sign_int32(number: int) -> Int32:
+    """Return the INT32 that the varint ``number`` stands for.
+
+    HAProxy encodes a negative INT32 as its 64-bit two's complement. Other peers may encode it as its 32-bit two's
+    complement, a number from 2^31 to 2^32 - 1. No valid INT32 has that encoding in HAProxy's form, so both forms can
+    be accepted.
+    """
     if number < 2**31:
         return Int32(number)
     if 2**31 <= number < 2**32:
         return Int32(number - 2**32)
     if number >= 2**64 - 2**31:
         return Int32(number - 2**64)
-    raise InvalidFrame("an INT32 has more than 32 bits")
+    raise InvalidFrame(f"the INT32 {number} has more than 32 bits")
 
 
 def encode_string(value: str) -> bytes:
-    """Encode ``value`` as STRING: a varint length in bytes, then its UTF-8 bytes.
+    """Encode ``value`` as STRING: its length in UTF-8 bytes as a varint, then these bytes.
 
-    :raises TypeError: for what is no ``str``.
-    :raises UnicodeEncodeError: (a ``ValueError``) for a lone surrogate that no byte was decoded to.
+    :raises TypeError: if ``value`` is not a ``str``.
+    :raises UnicodeEncodeError: (a ``ValueError``) for a lone surrogate that ``surrogateescape`` does not produce.
     """
-    # value.encode would be an AttributeError for an int or None.
+    # For an int or None, value.encode would raise AttributeError; str.encode raises TypeError.
     encoded = str.encode(value, "utf-8", "surrogateescape")
     return encode_varint(len(encoded)) + encoded
 
 
 def encode_typed_data(value: Value) -> bytes:
-    """Encode ``value`` as TYPED-DATA, in the type that the table above gives its class or a base of its class.
+    """Encode ``value`` as TYPED-DATA. The table at the top of this module maps its class to the SPOP type.
+
+    A value of another class is encoded as the class of the table that it is a subclass of.
 
     :raises TypeError: for a value of any other type.
-    :raises ValueError: for an integer outside its type, or a ``str`` that UTF-8 cannot hold.
+    :raises ValueError: for an integer outside the range of its type, or a ``str`` that cannot be encoded as UTF-8.
     """
+    # Scores and flags are small integers: they take one table lookup.
     if type(value) is int and 0 <= value < 240:
         return _ONE_BYTE_INT64[value]
     encode = _ENCODERS.get(type(value)) or _find_encoder(value)
@@ -201,22 +223,29 @@ def encode_typed_data(value: Value) -> bytes:
 
 
 def _find_encoder(value: object) -> Callable[[Any], bytes]:
-    """Return the encoder for a ``value`` whose class is not in the table, but may be a subclass: an IntEnum, say."""
+    """Return the encoder for a ``value`` whose class is not a key of ``_ENCODERS``, but has a key as a base class.
+
+    An ``IntEnum`` member, for example, is encoded as its ``int``.
+    """
     for data_class, encode in _ENCODERS.items():
         if isinstance(value, data_class):
             return encode
-    raise TypeError(f"a {type(value).__name__} has no SPOP type")
+    raise TypeError(
+        f"a {type(value).__name__} has no SPOP type; use bool, int, str, bytes, IPv4Address, IPv6Address, NULL or None"
+    )
 
 
-def _encode_integer(head: DataType, lowest: int, beyond: int) -> Callable[[int], bytes]:
-    first = bytes((head,))
+def _encode_integer(data_type: DataType, lowest: int, end: int) -> Callable[[int], bytes]:
+    """Return the encoder of the integers from ``lowest`` to ``end - 1`` as ``data_type``."""
+    first = bytes((data_type,))
 
     def encode(value: int) -> bytes:
-        if not lowest <= value < beyond:
-            # Python writes no numbers of any length.
+        if not lowest <= value < end:
+            # str() of an int raises ValueError above 4300 digits: name the size of a very large number instead.
             shown = str(int(value)) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
-            raise ValueError(f"{shown} is outside the range of {head.name}")
-        # The sign goes on to 64 bits whatever the type: HAProxy reads every integer as a 64-bit one.
+            raise ValueError(f"{shown} is outside the range of {data_type.name}: {lowest} to {end - 1}")
+        # A negative number of any type is encoded as its 64-bit two's complement: HAProxy reads every integer as
+        # 64 bits, and would read the 32-bit complement of -5 as 4294967291.
         return first + encode_varint(value & 0xFFFF_FFFF_FFFF_FFFF)
 
     return encode
@@ -251,7 +280,8 @@ _ONE_BYTE_INT64: Final = tuple([bytes((DataType.INT64, value)) for value in rang
 
 _encode_int64: Final = _encode_integer(DataType.INT64, -(2**63), 2**63)
 
-# In the order in which a subclass is looked for: bool and the four integers are subclasses of int.
+# The encoder of each class. _find_encoder tries the classes in this order: bool and the four sized integers must come
+# before int, for they are subclasses of int.
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     bool: _encode_bool,
     Int32: _encode_integer(DataType.INT32, -(2**31), 2**31),
@@ -271,9 +301,9 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
 
 
 def decode_kv_list(data: bytes, offset: int = 0) -> dict[str, Value]:
-    """Decode the KV-LIST that fills ``data`` from ``offset`` on. Of a repeated name, the first value counts.
+    """Decode the KV-LIST that fills ``data`` from ``offset`` to its end. Of a repeated name, the first value counts.
 
-    :raises InvalidFrame: when it cannot be read to the end.
+    :raises InvalidFrame: if a name or a value cannot be decoded, or is cut off.
     """
     items: dict[str, Value] = {}
     while offset < len(data):
@@ -286,6 +316,7 @@ def decode_kv_list(data: bytes, offset: int = 0) -> dict[str, Value]:
 def encode_kv_list(items: Iterable[tuple[str, Value]]) -> bytes:
     """Encode ``items``, pairs of a name and a value, as a KV-LIST.
 
-    :raises TypeError: :raises ValueError: as :func:`encode_typed_data` does.
+    :raises TypeError: as :func:`encode_string` and :func:`encode_typed_data` do.
+    :raises ValueError: as :func:`encode_string` and :func:`encode_typed_data` do.
     """
     return b"".join([encode_string(name) + encode_typed_data(value) for name, value in items])

@@ -1,1 +1,1 @@
-"""What SPOE.txt says of an agent, asked of a running one over TCP in raw bytes."""
+"""Conformance tests: an agent process is tested over TCP, in raw bytes, against section 3 of SPOE.txt."""

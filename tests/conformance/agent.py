@@ -1,4 +1,4 @@
-"""The agent under test as a process, and what any healthy one of them answers."""
+"""The agent under test as a process, and a message with the answer that a healthy agent gives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL_PAYLOAD = 4096
 
 
 class Agent(Program):
-    """`twist spoa` on a free port of 127.0.0.1, with all that it printed."""
+    """A process of `twist spoa` on a free port of 127.0.0.1; its output is kept."""
 
     def __init__(self, *options: str) -> None:
         super().__init__(spoa(*options, handlers=HERE / "handlers.py"))
@@ -29,10 +29,10 @@ class Agent(Program):
         return Peer(self.port, receive_buffer=receive_buffer)
 
     def catch_up(self) -> None:
-        """Return when the agent has read all that was sent to it before.
+        """Return when the agent has read all bytes that were sent to it before.
 
-        The two round trips of a later connection are two turns of the agent's event
-        loop, and a turn reads every socket that has something.
+        This opens another connection and waits for two answers. They take two turns of the agent's event loop, and each
+        turn reads every socket that has data.
         """
         peer = self.connect()
         try:

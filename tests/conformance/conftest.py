@@ -1,4 +1,4 @@
-"""Agents that the cases share, connections to them, and their logs beside a failure."""
+"""Fixtures: agents that the tests share, and connections to them. A failed test shows the agents' logs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pytest_runtest_makereport(
 
 @contextmanager
 def serving(config: pytest.Config, *options: str) -> Iterator[Agent]:
-    """An agent for a while; its end must be clean, and its log without lost errors."""
+    """Run an agent. At the end, it must exit cleanly, and its log must have no unhandled error."""
     running = config.stash.setdefault(_running, [])
     agent = Agent(*options)
     running.append(agent)
@@ -41,19 +41,19 @@ def serving(config: pytest.Config, *options: str) -> Iterator[Agent]:
         status = agent.stop()
         running.remove(agent)
     assert status in STOPPED, agent.describe()
-    assert "Unhandled" not in agent.output, f"an exception that nobody took:\n{agent.output}"
+    assert "Unhandled" not in agent.output, f"an unhandled exception:\n{agent.output}"
 
 
 @pytest.fixture(scope="session")
 def agent(pytestconfig: pytest.Config) -> Iterator[Agent]:
-    """The agent as it comes, but that only the tests themselves end a request that is held."""
+    """An agent with default options, but a long handler timeout: held requests must not time out."""
     with serving(pytestconfig, "--handler-timeout=600") as agent:
         yield agent
 
 
 @pytest.fixture(scope="session")
 def small_agent(pytestconfig: pytest.Config) -> Iterator[Agent]:
-    """An agent whose limits are near."""
+    """An agent with low limits and short timeouts."""
     with serving(
         pytestconfig,
         f"--max-frame-size={SMALL_FRAME}",
@@ -66,14 +66,14 @@ def small_agent(pytestconfig: pytest.Config) -> Iterator[Agent]:
 
 @pytest.fixture
 def launch(pytestconfig: pytest.Config) -> Iterator[Launch]:
-    """Starts an agent of the test's own."""
+    """A function that starts an agent with the given options, for one test."""
     with ExitStack() as stack:
         yield lambda *options: stack.enter_context(serving(pytestconfig, *options))
 
 
 @pytest.fixture
 def connect(agent: Agent) -> Iterator[Connect]:
-    """Opens a connection, without HELLO, to the common agent or to another."""
+    """A function that opens a connection, without HELLO, to the shared agent or to another one."""
     with ExitStack() as stack:
 
         def connect(to: Agent = agent, *, receive_buffer: int | None = None) -> Peer:
@@ -85,8 +85,8 @@ def connect(agent: Agent) -> Iterator[Connect]:
 
 
 @pytest.fixture
-def stranger(connect: Connect) -> Peer:
-    """A connection that has not said HELLO."""
+def new_peer(connect: Connect) -> Peer:
+    """A connection that has not sent its HELLO."""
     return connect()
 
 
@@ -100,7 +100,7 @@ def peer(connect: Connect) -> Peer:
 
 @pytest.fixture
 def other(connect: Connect) -> Peer:
-    """A second connection after its handshake, to act on the first one's requests."""
+    """A second connection after its handshake, which can release the requests that the first one holds."""
     peer = connect()
     peer.handshake()
     return peer
@@ -108,6 +108,6 @@ def other(connect: Connect) -> Peer:
 
 @pytest.fixture
 def key(request: pytest.FixtureRequest) -> str:
-    """What the test's held requests are known by."""
+    """The name of the test, as the key of the requests that it holds."""
     nodeid: str = request.node.nodeid
     return nodeid

@@ -1,4 +1,4 @@
-"""What the agent under test serves: every message here is a probe of one behaviour."""
+"""The handlers of the agent under test. Each message tests one behaviour."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def variable(name: str, value: Value) -> Variables:
 
 @handlers.message("constants")
 def constants() -> Variables:
-    """Values that HAProxy gives no argument for, chosen by their Python type alone."""
+    """Return values that are not from an argument: their Python type alone chooses the SPOP type."""
     return {
         "txn.false": False,
         "txn.true": True,
@@ -105,9 +105,9 @@ async def fail_later() -> NoReturn:
     raise ValueError("this handler always fails, later")
 
 
-@handlers.message("raise-covered", on_error={"txn.failed": True})
-def fail_covered() -> NoReturn:
-    raise ValueError("this handler always fails, and is covered")
+@handlers.message("raise-with-on-error", on_error={"txn.failed": True})
+def fail_with_on_error() -> NoReturn:
+    raise ValueError("this handler always fails, and has on_error")
 
 
 BAD: dict[str, Any] = {
@@ -141,7 +141,7 @@ def many(count: int) -> Variables:
     return {f"txn.variable{index}": index for index in range(count)}
 
 
-# Requests that wait until another request, or a test, lets them go.
+# Handlers of requests that wait until another request or a test releases them.
 
 _held: dict[str, list[Deferred[Variables]]] = defaultdict(list)
 _dropped: dict[str, Deferred[Variables]] = defaultdict(Deferred)
@@ -170,13 +170,13 @@ def release(key: str, size: int = 0) -> Variables:
 
 @handlers.message("dropped")
 def dropped(key: str) -> Deferred[Variables]:
-    """Answers once the agent has cancelled a request that was held under the key."""
+    """Answer as soon as the agent has cancelled a request that was held under the key."""
     return _dropped[key]
 
 
 @handlers.message("hold-until")
 async def hold_until(path: str) -> Variables:
-    """Waits for a file, so that a test can let go of it when nothing is listening."""
+    """Wait for a file. So a test can release the request when the agent accepts no connections."""
     while not Path(path).exists():
         await deferLater(reactor, 0.01)
     return {"txn.released": path}

@@ -1,7 +1,8 @@
-"""SPOP in raw bytes, from SPOE.txt section 3 alone, and HAProxy's end of a connection.
+"""An independent implementation of SPOP, and HAProxy's end of a connection.
 
-A second opinion on the agent: nothing here may come from the package under test.
-The decoder is strict, since all that it ever reads is what the agent wrote.
+It is written from section 3 of SPOE.txt alone and must not import the package under test: a fault of the package's
+codec would otherwise occur on both sides, and no test would fail. The decoder is strict: it reads frames of the agent
+only, and refuses bytes that SPOE.txt does not allow.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ FIN = 1
 ABORT = 2
 
 ANSWER_LIMIT = 10.0
-"""Seconds that an answer may take: only a failing test ever waits so long."""
+"""The time limit of each read, in seconds. Only a failing test waits so long."""
 
 
 class FrameType(IntEnum):
-    """SPOE.txt 3.2.2."""
+    """The types of frames (SPOE.txt 3.2.2)."""
 
     UNSET = 0
     HAPROXY_HELLO = 1
@@ -35,7 +36,7 @@ class FrameType(IntEnum):
 
 
 class DataType(IntEnum):
-    """SPOE.txt 3.1."""
+    """The types of data (SPOE.txt 3.1)."""
 
     NULL = 0
     BOOL = 1
@@ -50,7 +51,7 @@ class DataType(IntEnum):
 
 
 class Status(IntEnum):
-    """SPOE.txt 3.5."""
+    """The status codes of a DISCONNECT (SPOE.txt 3.5)."""
 
     NORMAL = 0
     TIMEOUT = 2
@@ -75,19 +76,19 @@ class Malformed(AssertionError):
     """The agent sent bytes that SPOE.txt does not allow."""
 
 
-class Silence(AssertionError):
-    """The agent did not send in time what was waited for."""
+class NoAnswer(AssertionError):
+    """The agent did not send the expected bytes within ANSWER_LIMIT."""
 
 
 class Value(NamedTuple):
-    """A TYPED-DATA; an address is its bytes, so that no library is trusted with it."""
+    """A TYPED-DATA. The data of an address is its bytes, so that no library converts it."""
 
     type: DataType
     data: bool | int | bytes | None
 
 
 class Frame(NamedTuple):
-    """A frame without its length."""
+    """A frame without its FRAME-LENGTH."""
 
     type: int
     flags: int
@@ -111,7 +112,7 @@ class UnsetVar(NamedTuple):
 
 Action = SetVar | UnsetVar
 Items = Mapping[str, Value | bytes]
-"""A KV-LIST to send; bytes are sent as they are, to say what no Value can say."""
+"""The items of a KV-LIST to send. A value that is bytes is sent unchanged: it need not be valid TYPED-DATA."""
 
 NULL = Value(DataType.NULL, None)
 
@@ -157,7 +158,7 @@ def _as_bytes(content: str | bytes) -> bytes:
 
 
 def varint(number: int) -> bytes:
-    """Peers encoding: each group's carry is taken off before the next is written."""
+    """Encode a number in the "Peers encoding" of SPOE.txt 3.1."""
     if number < 240:
         return bytes([number])
     encoded = [0xF0 | number & 0x0F]
@@ -182,7 +183,7 @@ def typed(value: Value | bytes) -> bytes:
     if kind is DataType.BOOL:
         return bytes([kind | 0x10 if data else kind])
     if isinstance(data, int):
-        # A negative number travels as its 64-bit two's complement, an INT32 too.
+        # A negative number is sent as its 64-bit two's complement, also as INT32.
         return bytes([kind]) + varint(data & 0xFFFFFFFFFFFFFFFF)
     if kind in (DataType.IPV4, DataType.IPV6):
         return bytes([kind]) + data
@@ -262,7 +263,7 @@ def unset(payload: bytes = b"", *, stream_id: int = 1, frame_id: int = 1, flags:
 
 
 def fragments(pieces: Iterable[bytes], *, stream_id: int = 1, frame_id: int = 1) -> list[bytes]:
-    """One NOTIFY's payload, in pieces: a NOTIFY, then UNSETs, FIN on the last one."""
+    """Return the payload of one NOTIFY as frames: a NOTIFY, then UNSETs. The last one has the flag FIN."""
     pieces = list(pieces)
     last = len(pieces) - 1
     return [
@@ -278,7 +279,7 @@ def fragments(pieces: Iterable[bytes], *, stream_id: int = 1, frame_id: int = 1)
 
 
 class Reader:
-    """Walks once over what the agent wrote, and refuses what does not parse."""
+    """Decodes bytes of the agent from the first to the last, and raises Malformed if they are invalid."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -352,7 +353,7 @@ class Reader:
         bits = 32 if kind in (DataType.INT32, DataType.UINT32) else 64
         low = -(1 << bits - 1) if signed else 0
         if not low <= number < low + (1 << bits):
-            raise Malformed(f"{number} is no {kind.name}")
+            raise Malformed(f"{number} is outside the range of {kind.name}")
         return number
 
 
@@ -374,8 +375,8 @@ def read_kv_list(payload: bytes) -> dict[str, Value]:
 
 
 def read_actions(payload: bytes) -> list[Action]:
-    # HAProxy 3.1.0 waits for ever after an empty payload, and any version ignores an
-    # unknown action: a lone zero byte is how an agent may say "no actions" to all.
+    # HAProxy 3.1.0 waits for its timeout after an ACK with an empty payload. Every version ignores an unknown
+    # action. So one zero byte is a valid way to send no actions.
     if payload == b"\0":
         return []
     reader = Reader(payload)
@@ -395,14 +396,14 @@ def read_actions(payload: bytes) -> list[Action]:
 
 
 def check_header(received: Frame, kind: FrameType) -> None:
-    """What SPOE.txt 3.2.5 and 3.2.9 say of the header of the frames of no stream."""
+    """Check the header of a frame that belongs to no stream (SPOE.txt 3.2.5 and 3.2.9): type, FIN, and ids 0."""
     assert received.type == kind, f"{kind.name} expected, not {received}"
     assert received.flags == FIN, f"{kind.name} cannot be fragmented: {received}"
     assert (received.stream_id, received.frame_id) == (0, 0), received
 
 
 def read_status(received: Frame) -> int:
-    """The status code of an AGENT-DISCONNECT that keeps all of SPOE.txt 3.2.9."""
+    """Check an AGENT-DISCONNECT (SPOE.txt 3.2.9), and return its status code."""
     check_header(received, FrameType.AGENT_DISCONNECT)
     items = read_kv_list(received.payload)
     assert items.keys() >= {"status-code", "message"}, items
@@ -411,14 +412,14 @@ def read_status(received: Frame) -> int:
     assert reason.type is DataType.STRING, items
     assert isinstance(status.data, int)
     assert isinstance(reason.data, bytes)
-    # Up to 3.0 HAProxy takes a longer message for an invalid frame.
+    # HAProxy <= 3.0 answers a longer message with "invalid frame".
     assert len(reason.data) <= 255, items
     assert b"Traceback" not in reason.data, items
     return status.data
 
 
 class Peer:
-    """HAProxy's end of one connection, blocking, with a deadline on every read."""
+    """HAProxy's end of one connection. Its calls block, and each read has a time limit."""
 
     def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -437,7 +438,7 @@ class Peer:
         self.socket.close()
 
     def reset(self) -> None:
-        """Close with an RST, as HAProxy 3.1 and later ends an idle connection."""
+        """Close with an RST, as HAProxy >= 3.1 closes an idle connection."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -449,12 +450,12 @@ class Peer:
         self.socket.sendall(b"".join(data))
 
     def offer(self, *data: bytes) -> None:
-        """Send what the agent need not take: it may close before it has all of it."""
+        """Send bytes to an agent that may close the connection before it has read all of them."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.send(*data)
 
     def _receive(self, count: int, what: str) -> bytes:
-        """Up to ``count`` bytes: fewer only at the end of the stream."""
+        """Return ``count`` bytes, or fewer if the connection ends before. ``what`` describes them in an error."""
         deadline = monotonic() + ANSWER_LIMIT
         received = bytearray()
         while len(received) < count:
@@ -465,31 +466,31 @@ class Peer:
                 self.socket.settimeout(remaining)
                 chunk = self.socket.recv(count - len(received))
             except TimeoutError:
-                raise Silence(f"waited {ANSWER_LIMIT} s for {what}, got {bytes(received)!r}") from None
+                raise NoAnswer(f"waited {ANSWER_LIMIT} s for {what}, got {bytes(received)!r}") from None
             if not chunk:
                 break
             received += chunk
         return bytes(received)
 
     def body(self) -> bytes | None:
-        """The next frame's bytes after its length; None at the end of the stream."""
+        """Return the bytes of the next frame, without its length, or None at the end of the stream."""
         prefix = self._receive(4, "a frame's length")
         if not prefix:
             return None
         assert len(prefix) == 4, f"stream ends inside a frame's length: {prefix!r}"
         (length,) = struct.unpack(">I", prefix)
-        assert self.agreed is None or length <= self.agreed, f"a frame of {length} bytes, agreed are {self.agreed}"
+        assert self.agreed is None or length <= self.agreed, f"a frame of {length} bytes exceeds {self.agreed} bytes"
         body = self._receive(length, f"a frame of {length} bytes")
         assert len(body) == length, f"stream ends inside a frame: {body!r}"
         return body
 
     def frame(self) -> Frame:
         body = self.body()
-        assert body is not None, "connection closed where a frame was due"
+        assert body is not None, "the agent closed the connection instead of sending a frame"
         return read_frame(body)
 
     def frames_to_end(self) -> list[Frame]:
-        """All frames up to the close; an RST after them is a close as well."""
+        """Return all frames until the connection is closed, by a FIN or by an RST."""
         frames = []
         with suppress(ConnectionResetError):
             while (body := self.body()) is not None:
@@ -514,16 +515,16 @@ class Peer:
         return self.agent_hello()
 
     def acknowledgement(self) -> tuple[int, int, list[Action]]:
-        """The next frame, which must be a whole ACK: its ids and its actions."""
+        """Receive an ACK with the flag FIN; return its stream-id, its frame-id and its actions."""
         received = self.frame()
         assert received.type == FrameType.ACK, f"ACK expected, not {received}"
         assert received.flags == FIN, f"an ACK must not be fragmented: {received}"
         return received.stream_id, received.frame_id, read_actions(received.payload)
 
     def actions(self, stream_id: int = 1, frame_id: int = 1) -> list[Action]:
-        """The actions of the next frame, which must be the ACK with these ids."""
+        """Receive the ACK with these ids; return its actions."""
         *ids, actions = self.acknowledgement()
-        assert ids == [stream_id, frame_id], f"ACK of {ids}"
+        assert ids == [stream_id, frame_id], f"an ACK of {ids} instead of {[stream_id, frame_id]}"
         return actions
 
     def request(self, *messages: bytes, stream_id: int = 1, frame_id: int = 1) -> list[Action]:
@@ -531,8 +532,8 @@ class Peer:
         return self.actions(stream_id, frame_id)
 
     def expect_disconnect(self, *statuses: int) -> None:
-        """AGENT-DISCONNECT with one of these codes, then the close, and no more."""
+        """Receive an AGENT-DISCONNECT with one of these codes, then the end of the connection, and nothing else."""
         frames = self.frames_to_end()
         assert len(frames) == 1, f"one AGENT-DISCONNECT expected, not {frames}"
         status = read_status(frames[0])
-        assert status in statuses, f"status {status}, not {statuses}: {frames[0]}"
+        assert status in statuses, f"status code {status} instead of one of {statuses}: {frames[0]}"

@@ -1,4 +1,4 @@
-"""Typed data and messages: their edges, and what is none of them (SPOE.txt 3.1, 3.2)."""
+"""Typed data and messages: values at the edges of their ranges, and invalid ones (SPOE.txt 3.1, 3.2)."""
 
 from __future__ import annotations
 
@@ -75,45 +75,45 @@ CONTENTS = {
 
 @pytest.mark.parametrize("value", INTEGERS, ids=lambda value: f"{value.type.name} {value.data}")
 def test_integer(peer: Peer, value: Value) -> None:
-    """An integer sent back keeps its type and its value at every edge (3.1)."""
+    """A handler that returns an integer returns it with the same type and value, at every edge (3.1)."""
     assert peer.request(message("echo", ("x", value))) == [SetVar("txn.x", value)]
 
 
 @pytest.mark.parametrize("value", ADDRESSES, ids=lambda value: f"{value.type.name} {value.data.hex()}")
 def test_address(peer: Peer, value: Value) -> None:
-    """An address sent back keeps its family and its bytes (3.1)."""
+    """A handler that returns an address returns it with the same family and bytes (3.1)."""
     assert peer.request(message("echo", ("x", value))) == [SetVar("txn.x", value)]
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_content(peer: Peer, content: bytes) -> None:
-    """STRING and BINARY are bytes of any value and any length (3.1)."""
+    """A STRING or BINARY may hold any bytes and have any length, and is returned unchanged (3.1)."""
     for value in (text(content), binary(content)):
         assert peer.request(message("echo", ("x", value))) == [SetVar("txn.x", value)]
 
 
 @pytest.mark.parametrize("byte", [0x01, 0x11, 0x21, 0xE1])
 def test_boolean(peer: Peer, byte: int) -> None:
-    """A boolean is its first flag, and the others are nothing to it (3.1)."""
+    """The first flag is the value of a BOOL. The other flags are ignored (3.1)."""
     sent = message("echo", ("x", bytes([byte])))
     assert peer.request(sent) == [SetVar("txn.x", boolean(byte == 0x11))]
 
 
 @pytest.mark.parametrize("byte", [0x31, 0xF1])
 def test_boolean_with_more_flags(peer: Peer, byte: int) -> None:
-    """True by its first flag (3.1), false to HAProxy, a boolean to both."""
+    """SPOE.txt 3.1 calls this BOOL true, HAProxy takes it for false. The agent may do either."""
     (action,) = peer.request(message("echo", ("x", bytes([byte]))))
     assert action in [SetVar("txn.x", boolean(truth)) for truth in (True, False)]
 
 
 def test_null(peer: Peer) -> None:
-    """NULL arrives as no value: a handler may unset with it, or send it on (3.1)."""
+    """NULL arrives as None. A handler can unset a variable with None, or set it to NULL (3.1)."""
     assert peer.request(message("echo", ("x", NULL))) == [UnsetVar("txn.x")]
     assert peer.request(message("echo-null", ("x", NULL))) == [SetVar("txn.x", NULL)]
 
 
 def test_flags_of_other_types(peer: Peer) -> None:
-    """Only a boolean has flags that mean something (3.1)."""
+    """The flags of all types but BOOL are ignored (3.1)."""
     sent = message("echo", ("x", b"\xf4\x07"), ("y", b"\x18\x01y"), ("z", b"\xf0"))
     assert peer.request(sent) == [
         SetVar("txn.x", int64(7)),
@@ -123,7 +123,7 @@ def test_flags_of_other_types(peer: Peer) -> None:
 
 
 def test_all_types_cut_short(connect: Connect) -> None:
-    """A message that ends inside any of its values is invalid (3.2, 3.5)."""
+    """A message that is cut at any byte is invalid: status code 4 (3.2, 3.5)."""
     values = [int64(-1), text("text"), binary(b"b"), ipv4("192.0.2.1"), ipv6("::1")]
     payload = message("echo", *((f"x{kind.type}", kind) for kind in values))
     for cut in range(1, len(payload)):
@@ -136,7 +136,7 @@ def test_all_types_cut_short(connect: Connect) -> None:
 @pytest.mark.parametrize("kind", range(10, 16))
 @pytest.mark.parametrize("flags", [0x00, 0x10])
 def test_reserved_type(peer: Peer, kind: int, flags: int) -> None:
-    """A reserved type has an unknown length: nothing after it can be read (3.1)."""
+    """A reserved type is invalid: its length is unknown, so the bytes after it cannot be decoded (3.1)."""
     peer.send(notify(message("echo", ("x", bytes([kind | flags]) + b"\x01y"))))
     peer.expect_disconnect(Status.INVALID)
 
@@ -170,33 +170,33 @@ MALFORMED = {
 
 @pytest.mark.parametrize("payload", MALFORMED.values(), ids=MALFORMED)
 def test_malformed(peer: Peer, payload: bytes) -> None:
-    """A NOTIFY that is no LIST-OF-MESSAGES is invalid (3.2, 3.5)."""
+    """A NOTIFY whose payload is not a LIST-OF-MESSAGES is invalid: status code 4 (3.2, 3.5)."""
     peer.send(notify(payload))
     peer.expect_disconnect(Status.INVALID)
 
 
-def test_varint_as_long_as_a_frame(stranger: Peer) -> None:
-    """A varint is given up at its eleventh byte, not after adding up a megabyte (3.1)."""
-    stranger.handshake({**HELLO, "max-frame-size": uint32(1 << 20)})
-    stranger.send(notify(X + b"\x04" + b"\xff" * 1_000_000))
-    stranger.expect_disconnect(Status.INVALID)
+def test_varint_as_long_as_a_frame(new_peer: Peer) -> None:
+    """The agent refuses a varint at its eleventh byte, and does not read on for a megabyte (3.1)."""
+    new_peer.handshake({**HELLO, "max-frame-size": uint32(1 << 20)})
+    new_peer.send(notify(X + b"\x04" + b"\xff" * 1_000_000))
+    new_peer.expect_disconnect(Status.INVALID)
 
 
-def test_malformed_behind_good(peer: Peer) -> None:
-    """A good message does not save the payload that it is in (3.2, 3.5)."""
+def test_malformed_behind_valid(peer: Peer) -> None:
+    """A payload with a valid and a malformed message is invalid (3.2, 3.5)."""
     peer.send(notify(ECHO, b"\x04echo\x01\x01x\x0a"))
     peer.expect_disconnect(Status.INVALID)
 
 
 def test_malformed_inside_unknown(peer: Peer) -> None:
-    """A message that nobody handles is judged like any other (3.2, 3.5)."""
+    """A malformed message is invalid, also if it has no handler (3.2, 3.5)."""
     peer.send(notify(message("no-such-message", ("x", b"\x0a")), ECHO))
     peer.expect_disconnect(Status.INVALID)
 
 
 @pytest.mark.parametrize("value", [b"\x02" + varint(1 << 31), b"\x03" + varint(1 << 32)], ids=bytes.hex)
 def test_integer_out_of_range(connect: Connect, value: bytes) -> None:
-    """A 32-bit integer of more bits is invalid, or is taken by its varint (3.1)."""
+    """A 32-bit integer of more than 32 bits is invalid, or is accepted with its value (3.1)."""
     peer = connect()
     peer.handshake()
     peer.send(notify(message("names", ("x", value))))
@@ -210,19 +210,19 @@ def test_integer_out_of_range(connect: Connect, value: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["", b"\xff\xfe", b"a\x00b", "x" * 1000])
 def test_strange_message_name(peer: Peer, name: str | bytes) -> None:
-    """A message's name is any STRING, and nobody need know it (3.2)."""
+    """The name of a message may be any STRING. A message without a handler does not affect others (3.2)."""
     assert peer.request(message(name, ("x", int64(1))), ECHO) == ECHOED
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"a\x00b", b"x" * 1000, b"a b"])
 def test_strange_argument_name(peer: Peer, name: bytes) -> None:
-    """An argument's name is any STRING, and comes to the handler as it is (3.2)."""
+    """The name of an argument may be any STRING, and the handler gets it unchanged (3.2)."""
     sent = message("names", (name, int64(1)))
     assert peer.request(sent) == [SetVar("txn.name0", text(name))]
 
 
 def test_unnamed_arguments(peer: Peer) -> None:
-    """Unnamed arguments keep their places (3.2), as in `args frontend=fe_id src dst`."""
+    """Unnamed arguments, as of `args frontend=fe_id src dst`, keep their positions (3.2)."""
     arguments = [("frontend", int64(2)), ("", ipv4("192.0.2.1")), ("", ipv6("::1"))]
     assert peer.request(message("by-position", *arguments)) == [
         SetVar(f"txn.arg{index}", value) for index, (_, value) in enumerate(arguments)
@@ -233,7 +233,7 @@ def test_unnamed_arguments(peer: Peer) -> None:
 
 
 def test_repeated_arguments(peer: Peer) -> None:
-    """Arguments of one name all arrive (3.2)."""
+    """The handler gets all arguments that have the same name (3.2)."""
     arguments = [("x", int64(number)) for number in range(3)]
     assert peer.request(message("by-position", *arguments)) == [
         SetVar(f"txn.arg{index}", value) for index, (_, value) in enumerate(arguments)
@@ -245,8 +245,8 @@ def test_no_arguments(peer: Peer) -> None:
     assert peer.request(message("echo"), ECHO) == ECHOED
 
 
-def test_255_arguments(stranger: Peer) -> None:
-    """The number of arguments is a byte, up to 255 (3.2)."""
-    stranger.handshake({**HELLO, "max-frame-size": uint32(65532)})
+def test_255_arguments(new_peer: Peer) -> None:
+    """A message may have 255 arguments, the most that NB-ARGS can hold (3.2)."""
+    new_peer.handshake({**HELLO, "max-frame-size": uint32(65532)})
     arguments = [(f"x{number}", int64(number)) for number in range(255)]
-    assert stranger.request(message("echo", *arguments)) == [SetVar(f"txn.{name}", value) for name, value in arguments]
+    assert new_peer.request(message("echo", *arguments)) == [SetVar(f"txn.{name}", value) for name, value in arguments]

@@ -1,4 +1,4 @@
-"""Payloads in pieces (SPOE.txt 3.2), which HAProxy up to 3.0 sends."""
+"""Payloads in fragments, which HAProxy <= 3.0 sends (SPOE.txt 3.2 of these versions)."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from .rawspop import (
 )
 
 FIRST = notify(ECHO[:3], flags=0)
-"""The beginning of a NOTIFY whose ids are 1 and 1."""
+"""The first fragment of a NOTIFY with stream-id 1 and frame-id 1. LAST is the other one."""
 
 LAST = unset(ECHO[3:])
 
 
-def pieces_of(payload: bytes, count: int) -> list[bytes]:
+def cut_evenly(payload: bytes, count: int) -> list[bytes]:
     edges = [len(payload) * index // count for index in range(count + 1)]
     return [payload[start:end] for start, end in pairwise(edges)]
 
 
 @pytest.mark.parametrize("count", [2, 3, 100])
-def test_pieces(peer: Peer, count: int) -> None:
-    """A NOTIFY and its UNSETs make one payload, and get one ACK (3.2.3)."""
+def test_fragments(peer: Peer, count: int) -> None:
+    """A NOTIFY and its UNSETs are reassembled to one payload, and get one ACK (3.2.3)."""
     content = bytes(range(256)) * 4
     payload = message("echo", ("x", binary(content)), ("y", int64(7)))
-    peer.send(*fragments(pieces_of(payload, count), stream_id=300, frame_id=2))
+    peer.send(*fragments(cut_evenly(payload, count), stream_id=300, frame_id=2))
     assert peer.actions(300, 2) == [
         SetVar("txn.x", binary(content)),
         SetVar("txn.y", int64(7)),
@@ -53,8 +53,8 @@ def test_pieces(peer: Peer, count: int) -> None:
     peer.expect_disconnect(Status.NORMAL)
 
 
-def test_cut_at_every_offset(peer: Peer) -> None:
-    """A cut may fall anywhere, at both ends and inside any value too (3.2)."""
+def test_cut_at_every_byte(peer: Peer) -> None:
+    """The payload may be cut at any byte: inside a value, before the first byte and behind the last one (3.2)."""
     values = {"a": text("text"), "b": ipv6("2001:db8::1"), "c": int64(-1)}
     payload = message("echo", *values.items()) + ECHO
     expected = [*(SetVar(f"txn.{name}", value) for name, value in values.items())]
@@ -63,8 +63,8 @@ def test_cut_at_every_offset(peer: Peer) -> None:
         assert peer.actions(1, cut) == expected + ECHOED, cut
 
 
-def test_empty_pieces(peer: Peer) -> None:
-    """A piece may be empty, and so may all of them (3.2)."""
+def test_empty_fragments(peer: Peer) -> None:
+    """Some or all of the fragments may be empty (3.2)."""
     peer.send(*fragments([b"", ECHO[:5], b"", b"", ECHO[5:], b""]))
     assert peer.actions() == ECHOED
     peer.send(*fragments([b"", b"", b""]))
@@ -72,7 +72,7 @@ def test_empty_pieces(peer: Peer) -> None:
 
 
 def test_one_after_another(peer: Peer) -> None:
-    """Whole and fragmented payloads may follow each other on one connection (3.2)."""
+    """Fragmented and unfragmented payloads may follow each other on one connection (3.2)."""
     peer.send(
         notify(ECHO, frame_id=1),
         *fragments([ECHO[:1], ECHO[1:]], frame_id=2),
@@ -85,7 +85,7 @@ def test_one_after_another(peer: Peer) -> None:
 
 @pytest.mark.parametrize("rest", [b"", ECHO[3:]], ids=["empty", "with the rest"])
 def test_abort(peer: Peer, rest: bytes) -> None:
-    """ABORT cancels the NOTIFY: no ACK, and its ids may come again (3.2)."""
+    """ABORT cancels the NOTIFY: it gets no ACK, and a later NOTIFY may have the same ids (3.2)."""
     peer.send(
         FIRST,
         unset(rest, flags=FIN | ABORT),
@@ -99,22 +99,22 @@ def test_abort(peer: Peer, rest: bytes) -> None:
 
 
 def test_abort_without_fin(peer: Peer) -> None:
-    """ABORT demands FIN: without it the frame aborts all the same, or is invalid (3.2).
+    """SPOE.txt demands FIN with ABORT. Without FIN, the frame aborts the NOTIFY, or is invalid (3.2).
 
-    In no case does the NOTIFY go on.
+    In both cases the NOTIFY gets no ACK.
     """
     peer.send(FIRST, unset(flags=ABORT), LAST, notify(ECHO, stream_id=3), disconnect())
-    *acks, goodbye = peer.frames_to_end()
+    *acks, last = peer.frames_to_end()
     assert [ack.stream_id for ack in acks] in ([], [3])
-    assert read_status(goodbye) == (Status.NORMAL if acks else Status.INVALID)
+    assert read_status(last) == (Status.NORMAL if acks else Status.INVALID)
 
 
 def test_abort_of_a_whole_notify(peer: Peer) -> None:
-    """ABORT can be ignored on an unfragmented payload, or cancel it (3.2)."""
+    """On an unfragmented payload, the agent may ignore ABORT, or cancel the NOTIFY (3.2)."""
     peer.send(notify(ECHO, flags=FIN | ABORT), notify(ECHO, stream_id=3), disconnect())
-    *acks, goodbye = peer.frames_to_end()
+    *acks, last = peer.frames_to_end()
     assert [ack.stream_id for ack in acks] in ([1, 3], [3])
-    assert read_status(goodbye) == Status.NORMAL
+    assert read_status(last) == Status.NORMAL
 
 
 @pytest.mark.parametrize(
@@ -127,19 +127,19 @@ def test_abort_of_a_whole_notify(peer: Peer) -> None:
     ids=["another stream", "another frame", "another fragmented"],
 )
 def test_interlaced_notify(peer: Peer, interloper: bytes) -> None:
-    """All frames up to the last piece belong to the payload: else code 11 (3.2, 3.5)."""
+    """A NOTIFY between the fragments of another one gets status code 11 (3.2, 3.5)."""
     peer.send(FIRST, interloper)
     peer.expect_disconnect(Status.INTERLACED)
 
 
 @pytest.mark.parametrize("flags", [0, FIN, FIN | ABORT], ids=["none", "FIN", "ABORT"])
-def test_piece_of_nothing(peer: Peer, flags: int) -> None:
-    """An UNSET of an ended or unknown payload is dropped: it may have crossed (3.2.3)."""
+def test_fragment_without_a_beginning(peer: Peer, flags: int) -> None:
+    """An UNSET of an ended or unknown payload is skipped: it may have crossed an ACK with ABORT (3.2.3)."""
     peer.send(
-        unset(b"piece", flags=flags),
+        unset(b"fragment", flags=flags),
         notify(ECHO),
-        unset(b"piece", flags=flags),
-        unset(b"piece", stream_id=99, flags=flags),
+        unset(b"fragment", flags=flags),
+        unset(b"fragment", stream_id=99, flags=flags),
         notify(ECHO, stream_id=3),
     )
     assert peer.actions() == ECHOED
@@ -147,24 +147,24 @@ def test_piece_of_nothing(peer: Peer, flags: int) -> None:
 
 
 @pytest.mark.parametrize("ids", [(1, 2), (3, 1)], ids=["frame-id", "stream-id"])
-def test_piece_of_another_payload(peer: Peer, ids: tuple[int, int]) -> None:
-    """An UNSET with other ids is dropped, or refused, but never joined in (3.2, 3.5)."""
+def test_fragment_of_another_payload(peer: Peer, ids: tuple[int, int]) -> None:
+    """An UNSET with other ids is skipped or refused, but is never added to the payload (3.2, 3.5)."""
     stray = unset(message("echo", ("y", int64(8))), stream_id=ids[0], frame_id=ids[1], flags=0)
     peer.send(notify(ECHO, flags=0), stray, unset(), disconnect())
-    *acks, goodbye = peer.frames_to_end()
+    *acks, last = peer.frames_to_end()
     assert [read_actions(ack.payload) for ack in acks] in ([], [ECHOED])
     refusals = (Status.INVALID, Status.INTERLACED, Status.FRAME_ID_NOT_FOUND)
-    assert read_status(goodbye) in ((Status.NORMAL,) if acks else refusals)
+    assert read_status(last) in ((Status.NORMAL,) if acks else refusals)
 
 
-def test_unknown_frame_between_pieces(peer: Peer) -> None:
-    """Unknown frames are skipped between two pieces as anywhere else (3.2.2)."""
+def test_unknown_frame_between_fragments(peer: Peer) -> None:
+    """A frame of unknown type between two fragments is skipped (3.2.2)."""
     peer.send(FIRST, frame(77, b"unknown", flags=0), LAST)
     assert peer.actions() == ECHOED
 
 
-def test_ack_between_pieces(peer: Peer, other: Peer, key: str) -> None:
-    """An earlier NOTIFY may be acknowledged while a later one is in pieces (3.2.1)."""
+def test_ack_between_fragments(peer: Peer, other: Peer, key: str) -> None:
+    """The ACK of an earlier NOTIFY may be sent before the last fragment of a later one has arrived (3.2.1)."""
     peer.send(notify(message("hold", ("key", text(key))), stream_id=3))
     assert peer.request(ECHO, stream_id=5) == ECHOED
     peer.send(FIRST)
@@ -175,8 +175,8 @@ def test_ack_between_pieces(peer: Peer, other: Peer, key: str) -> None:
     assert peer.actions() == ECHOED
 
 
-def test_disconnect_between_pieces(peer: Peer) -> None:
-    """HAPROXY-DISCONNECT ends the connection at any time (3.2.8)."""
+def test_disconnect_between_fragments(peer: Peer) -> None:
+    """HAPROXY-DISCONNECT ends the connection, also between two fragments (3.2.8)."""
     peer.send(FIRST, disconnect())
     peer.expect_disconnect(Status.NORMAL)
 
@@ -186,39 +186,39 @@ def test_disconnect_between_pieces(peer: Peer) -> None:
     [[ECHO[:5], ECHO[5:-1]], [ECHO, b"\x05"], [b"\xff", b"\xff"]],
     ids=["truncated", "trailing byte", "garbage"],
 )
-def test_malformed_payload_in_pieces(peer: Peer, pieces: list[bytes]) -> None:
-    """The joined payload is judged as a whole one is (3.2, 3.5)."""
+def test_malformed_payload_in_fragments(peer: Peer, pieces: list[bytes]) -> None:
+    """A reassembled payload that is malformed is invalid, as in one frame (3.2, 3.5)."""
     peer.send(*fragments(pieces))
     peer.expect_disconnect(Status.INVALID)
 
 
 def long_message(length: int) -> tuple[int, bytes]:
-    """A message of exactly that many bytes, and how much it asks about."""
+    """Return a message of exactly ``length`` bytes, and the size of its argument."""
     size = length - len(message("length", ("content", binary(bytes(2288))))) + 2288
     payload = message("length", ("content", binary(bytes(size))))
     assert len(payload) == length
     return size, payload
 
 
-def in_pieces(payload: bytes) -> list[bytes]:
+def cut_every_900(payload: bytes) -> list[bytes]:
     return [payload[start : start + 900] for start in range(0, len(payload), 900)]
 
 
 def test_largest_payload(small_agent: Agent, connect: Connect) -> None:
-    """A payload of exactly the agent's limit is put together (3.2)."""
+    """A payload of exactly the agent's limit is reassembled (3.2)."""
     peer = connect(small_agent)
     peer.handshake()
     size, payload = long_message(SMALL_PAYLOAD)
-    peer.send(*fragments(in_pieces(payload)))
+    peer.send(*fragments(cut_every_900(payload)))
     assert peer.actions() == [SetVar("txn.length", int64(size))]
 
 
 def test_payload_above_the_limit(small_agent: Agent, connect: Connect) -> None:
-    """A payload of one byte more is refused: by ACK with ABORT, or by code 3 (3.2.3)."""
+    """A payload of one byte more is refused, by an ACK with ABORT or by status code 3 (3.2.3)."""
     peer = connect(small_agent)
     peer.handshake()
     _, payload = long_message(SMALL_PAYLOAD + 1)
-    *opening, end = fragments(in_pieces(payload))
+    *opening, end = fragments(cut_every_900(payload))
     peer.send(*opening, end)
     received = peer.frame()
     if received.type == FrameType.ACK:
@@ -230,14 +230,14 @@ def test_payload_above_the_limit(small_agent: Agent, connect: Connect) -> None:
 
 
 def resident(agent: Agent) -> int:
-    """The bytes of memory that the agent holds now."""
+    """Return the resident memory of the agent, in bytes."""
     with open(f"/proc/{agent.pid}/status") as status:
         (line,) = (line for line in status if line.startswith("VmRSS:"))
     return int(line.split()[1]) * 1024
 
 
 def test_endless_payload(agent: Agent, peer: Peer, other: Peer) -> None:
-    """Pieces without end cost the agent no more memory than its limit (3.2)."""
+    """A payload without a last fragment does not take more memory than the agent's limit allows (3.2)."""
     before = resident(agent)
     piece = unset(bytes(16000), flags=0)
     peer.send(FIRST)

@@ -30,8 +30,8 @@ from .rawspop import (
 
 
 def notify_of(length: int) -> bytes:
-    """A NOTIFY whose frame is exactly so long, and which the agent answers shortly."""
-    # The varint of a length in this range is 2 or 3 bytes long: try both.
+    """Return a NOTIFY whose frame has exactly this length. Its answer is short."""
+    # The length of the content is a varint of 2 or 3 bytes, so the overhead varies: try several sizes.
     for size in (length - overhead for overhead in range(20, 40)):
         built = notify(message("length", ("content", binary(bytes(size)))))
         if len(built) == 4 + length:
@@ -41,15 +41,15 @@ def notify_of(length: int) -> bytes:
 
 @pytest.mark.parametrize("length", range(7))
 def test_length_below_a_header(peer: Peer, length: int) -> None:
-    """Type, flags and two ids take 7 bytes, and less is no frame (3.2)."""
+    """A length below 7 is invalid: type, flags and two ids take at least 7 bytes (3.2)."""
     peer.send(length_and(b"\x03\x00\x00\x00\x01\x01"[:length]))
     peer.expect_disconnect(Status.INVALID)
 
 
 @pytest.mark.parametrize("length", [0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
-@pytest.mark.parametrize("greeted", [False, True], ids=["stranger", "peer"])
+@pytest.mark.parametrize("greeted", [False, True], ids=["before HELLO", "after HELLO"])
 def test_length_of_gigabytes(connect: Connect, length: int, greeted: bool) -> None:
-    """A length is judged before the first byte of the frame is sent (3.2, 3.5)."""
+    """The agent refuses a length of gigabytes before the first byte of the frame arrives (3.2, 3.5)."""
     peer = connect()
     if greeted:
         peer.handshake()
@@ -58,34 +58,34 @@ def test_length_of_gigabytes(connect: Connect, length: int, greeted: bool) -> No
 
 
 @pytest.mark.parametrize("size", [256, 16380, 65532])
-def test_frame_of_the_agreed_size(stranger: Peer, size: int) -> None:
+def test_frame_of_the_agreed_size(new_peer: Peer, size: int) -> None:
     """A frame of exactly max-frame-size is served (3.2)."""
-    stranger.handshake({**HELLO, "max-frame-size": uint32(size)})
-    stranger.send(notify_of(size))
-    (action,) = stranger.actions()
+    new_peer.handshake({**HELLO, "max-frame-size": uint32(size)})
+    new_peer.send(notify_of(size))
+    (action,) = new_peer.actions()
     assert action.variable == "txn.length"
 
 
 @pytest.mark.parametrize("size", [256, 16380, 65532])
-def test_frame_above_the_agreed_size(stranger: Peer, size: int) -> None:
+def test_frame_above_the_agreed_size(new_peer: Peer, size: int) -> None:
     """A frame of one byte more than max-frame-size is too big (3.2, 3.5)."""
-    stranger.handshake({**HELLO, "max-frame-size": uint32(size)})
-    stranger.send(struct.pack(">I", size + 1))
-    stranger.expect_disconnect(Status.TOO_BIG)
+    new_peer.handshake({**HELLO, "max-frame-size": uint32(size)})
+    new_peer.send(struct.pack(">I", size + 1))
+    new_peer.expect_disconnect(Status.TOO_BIG)
 
 
-def test_one_byte_at_a_time(agent: Agent, stranger: Peer) -> None:
-    """Frames may arrive byte by byte (3.2)."""
+def test_one_byte_at_a_time(agent: Agent, new_peer: Peer) -> None:
+    """HELLO, NOTIFY and DISCONNECT are served if they arrive byte by byte (3.2)."""
     for byte in hello() + notify(ECHO, stream_id=300) + disconnect():
-        stranger.send(bytes([byte]))
+        new_peer.send(bytes([byte]))
         agent.catch_up()
-    stranger.agent_hello()
-    assert stranger.actions(stream_id=300) == ECHOED
-    stranger.expect_disconnect(Status.NORMAL)
+    new_peer.agent_hello()
+    assert new_peer.actions(stream_id=300) == ECHOED
+    new_peer.expect_disconnect(Status.NORMAL)
 
 
 def test_many_frames_at_once(peer: Peer) -> None:
-    """One segment may hold many frames, the last one in part (3.2)."""
+    """One segment may hold 200 frames, with a part of the last one (3.2)."""
     wanted = range(200)
     stream = b"".join(notify(ECHO, stream_id=number) for number in wanted)
     peer.send(stream[:-5])
@@ -97,7 +97,7 @@ def test_many_frames_at_once(peer: Peer) -> None:
 
 @pytest.mark.parametrize("kind", [4, 50, 100, 104, 255])
 def test_unknown_type(peer: Peer, kind: int) -> None:
-    """Unknown frames are skipped, whatever their ids, flags and payload (3.2.2)."""
+    """Frames of unknown types are skipped, with any ids, flags and payload (3.2.2)."""
     for flags in (0, FIN, ABORT, FIN | ABORT):
         peer.send(frame(kind, b"\xff" * 9, flags=flags, stream_id=1, frame_id=1))
         peer.send(frame(kind, flags=flags, stream_id=2**64 - 1, frame_id=0))
@@ -106,13 +106,13 @@ def test_unknown_type(peer: Peer, kind: int) -> None:
 
 @pytest.mark.parametrize("kind", [101, 102, 103])
 def test_type_that_only_agents_send(connect: Connect, kind: int) -> None:
-    """An agent's own frame sent back to it is unknown, or invalid (3.2.2, 3.5)."""
+    """A frame type that only agents send is skipped as unknown, or is invalid (3.2.2, 3.5)."""
     peer = connect()
     peer.handshake()
     peer.send(frame(kind, stream_id=1, frame_id=1), notify(ECHO), disconnect())
-    *acks, goodbye = peer.frames_to_end()
+    *acks, last = peer.frames_to_end()
     assert [ack.type for ack in acks] in ([], [FrameType.ACK])
-    assert read_status(goodbye) == (Status.NORMAL if acks else Status.INVALID)
+    assert read_status(last) == (Status.NORMAL if acks else Status.INVALID)
     successor = connect()
     successor.handshake()
     assert successor.request(ECHO) == ECHOED
@@ -120,7 +120,7 @@ def test_type_that_only_agents_send(connect: Connect, kind: int) -> None:
 
 @pytest.mark.parametrize("bit", [2, 7, 8, 16, 31])
 def test_reserved_flag(peer: Peer, bit: int) -> None:
-    """Reserved flags mean nothing (3.2)."""
+    """Reserved flags are ignored (3.2)."""
     peer.send(notify(ECHO, flags=FIN | 1 << bit))
     assert peer.actions() == ECHOED
 
@@ -134,13 +134,13 @@ OVERLONG = b"\xf0" + b"\x80" * 10 + b"\x00"
     ids=["stream-id", "frame-id", "endless"],
 )
 def test_overlong_id(peer: Peer, ids: bytes) -> None:
-    """A varint has at most 64 bits, which 10 bytes hold (3.1)."""
+    """An id of more than 10 bytes is invalid: a varint has at most 64 bits (3.1)."""
     peer.send(length_and(b"\x03\x00\x00\x00\x01" + ids + ECHO))
     peer.expect_disconnect(Status.INVALID)
 
 
 @pytest.mark.parametrize("ids", [b"\xf0\x80", b"\x01\xf0", b"\x01\xf0\x80\x80"], ids=bytes.hex)
-def test_header_cut_in_a_varint(peer: Peer, ids: bytes) -> None:
+def test_header_cut_inside_an_id(peer: Peer, ids: bytes) -> None:
     """A frame that ends inside its ids is invalid (3.2)."""
     peer.send(length_and(b"\x03\x00\x00\x00\x01" + ids))
     peer.expect_disconnect(Status.INVALID)
@@ -148,7 +148,7 @@ def test_header_cut_in_a_varint(peer: Peer, ids: bytes) -> None:
 
 @pytest.mark.parametrize("number", [0, 239, 240, 2287, 2288, 1 << 32, 1 << 63, (1 << 64) - 1])
 def test_ids_come_back(peer: Peer, number: int) -> None:
-    """An ACK repeats the ids of its NOTIFY, byte for byte (3.2.7)."""
+    """An ACK has the same ids as its NOTIFY, byte for byte (3.2.7)."""
     for stream_id, frame_id in ((number, 1), (1, number), (number, number)):
         peer.send(notify(ECHO, stream_id=stream_id, frame_id=frame_id))
         body = peer.body()
@@ -159,20 +159,20 @@ def test_ids_come_back(peer: Peer, number: int) -> None:
 
 
 def test_notify_of_nothing(peer: Peer) -> None:
-    """A NOTIFY without messages is acknowledged (3.2.6): HAProxy 3.1 sends it."""
+    """A NOTIFY without messages gets an ACK (3.2.6). HAProxy 3.1 sends NOTIFYs without messages."""
     assert peer.request() == []
     assert peer.request(ECHO) == ECHOED
 
 
-def test_ack_without_actions(stranger: Peer) -> None:
-    """An ACK without actions has a payload all the same.
+def test_ack_without_actions(new_peer: Peer) -> None:
+    """An ACK without actions has a payload.
 
-    3.2.7 would allow an empty one, but HAProxy 3.1.0 waits on after it until its
-    `timeout processing`. An unknown action, 0, is ignored by all versions.
+    3.2.7 allows an empty payload, but HAProxy 3.1.0 then waits until its
+    `timeout processing`.
     """
-    stranger.handshake({**HELLO, "capabilities": text("pipelining")})
+    new_peer.handshake({**HELLO, "capabilities": text("pipelining")})
     for payload in (b"", message("nothing"), message("no-such-message")):
-        stranger.send(notify(payload))
-        received = stranger.frame()
+        new_peer.send(notify(payload))
+        received = new_peer.frame()
         assert received[:4] == (FrameType.ACK, FIN, 1, 1)
         assert received.payload, received

@@ -34,7 +34,7 @@ from .rawspop import (
 )
 
 AGENT_CAP = 1 << 20
-"""The agent's own default limit on a frame."""
+"""The default limit of the agent for a frame, in bytes."""
 
 HEALTH_CHECK = (
     b"\x00\x00\x00\x4e\x01\x00\x00\x00\x01\x00\x00"
@@ -63,28 +63,28 @@ def without(name: str) -> Items:
 
 
 @pytest.mark.parametrize("version", RECORDED)
-def test_hello_of_haproxy(stranger: Peer, version: str) -> None:
-    """HELLO as HAProxy sends it, to the byte, opens the connection (3.2.3)."""
-    stranger.send(RECORDED[version])
-    stranger.agent_hello()
-    assert stranger.request(ECHO) == ECHOED
+def test_hello_of_haproxy(new_peer: Peer, version: str) -> None:
+    """The exact bytes of HAProxy's HELLO open the connection (3.2.3)."""
+    new_peer.send(RECORDED[version])
+    new_peer.agent_hello()
+    assert new_peer.request(ECHO) == ECHOED
 
 
-def test_agent_hello(stranger: Peer) -> None:
-    """AGENT-HELLO has FIN, ids 0, and its items with their types (3.2.5)."""
-    items = stranger.handshake()
+def test_agent_hello(new_peer: Peer) -> None:
+    """AGENT-HELLO has the flag FIN, the ids 0, and the three mandatory items with their types (3.2.5)."""
+    items = new_peer.handshake()
     assert items["version"] == text("2.0")
     assert items["max-frame-size"] == uint32(16380)
     assert items["capabilities"].type is DataType.STRING
     assert isinstance(items["capabilities"].data, bytes)
     capabilities = items["capabilities"].data.split(b",")
     assert {b"pipelining", b"fragmentation"} <= set(capabilities)
-    # An ACK goes where its NOTIFY came from, and "async" would say otherwise.
+    # By default, an ACK takes the connection of its NOTIFY. With "async" it could take another one.
     assert b"async" not in capabilities
 
 
 def test_items_in_any_order(connect: Connect) -> None:
-    """A KV-LIST has no order (3.2.4)."""
+    """The items of a HELLO may come in any order (3.2.4)."""
     for order in permutations(HELLO):
         peer = connect()
         items = peer.handshake({name: HELLO[name] for name in order})
@@ -95,31 +95,31 @@ def test_items_in_any_order(connect: Connect) -> None:
     "versions",
     ["2.0", " 2.0 ", "2.0, 1.5", "1.5,2.0", "3.0 ,2.0", "2.1"],
 )
-def test_versions_with_2_0(stranger: Peer, versions: str) -> None:
-    """One of the versions suffices, spaces do not count, 2.1 includes 2.0 (3.2.4)."""
-    items = stranger.handshake({**HELLO, "supported-versions": text(versions)})
+def test_versions_with_2_0(new_peer: Peer, versions: str) -> None:
+    """One version 2.x in the list is enough. Spaces are ignored, and 2.1 includes 2.0 (3.2.4)."""
+    items = new_peer.handshake({**HELLO, "supported-versions": text(versions)})
     assert items["version"] == text("2.0")
 
 
 @pytest.mark.parametrize("versions", ["1.0", "1.5, 1.0", "3.0", "12.0", "0.2"])
-def test_versions_without_2_0(stranger: Peer, versions: str) -> None:
-    """No version 2 is code 8 (3.5)."""
-    stranger.send(hello({**HELLO, "supported-versions": text(versions)}))
-    stranger.expect_disconnect(Status.BAD_VERSION)
+def test_versions_without_2_0(new_peer: Peer, versions: str) -> None:
+    """A HELLO without a version 2.x gets status code 8 (3.5)."""
+    new_peer.send(hello({**HELLO, "supported-versions": text(versions)}))
+    new_peer.expect_disconnect(Status.BAD_VERSION)
 
 
 @pytest.mark.parametrize("versions", ["", ",", "2", "abc", "2.x", b"\xff\xfe"])
-def test_versions_that_are_none(stranger: Peer, versions: str | bytes) -> None:
-    """What is not "Major.Minor" is no version to agree on (3.2.4, 3.5)."""
-    stranger.send(hello({**HELLO, "supported-versions": text(versions)}))
-    stranger.expect_disconnect(Status.BAD_VERSION, Status.NO_VERSION, Status.INVALID)
+def test_malformed_versions(new_peer: Peer, versions: str | bytes) -> None:
+    """A version that is not of the form "Major.Minor" is refused (3.2.4, 3.5)."""
+    new_peer.send(hello({**HELLO, "supported-versions": text(versions)}))
+    new_peer.expect_disconnect(Status.BAD_VERSION, Status.NO_VERSION, Status.INVALID)
 
 
 @pytest.mark.parametrize("capabilities", ["", " pipelining , async ", "nosuch,,pipelining,"])
-def test_capabilities(stranger: Peer, capabilities: str) -> None:
-    """Unknown capabilities are ignored, and so are spaces (3.2.1, 3.2.4)."""
-    stranger.handshake({**HELLO, "capabilities": text(capabilities)})
-    assert stranger.request(ECHO) == ECHOED
+def test_capabilities(new_peer: Peer, capabilities: str) -> None:
+    """Unknown capabilities and spaces are ignored (3.2.1, 3.2.4)."""
+    new_peer.handshake({**HELLO, "capabilities": text(capabilities)})
+    assert new_peer.request(ECHO) == ECHOED
 
 
 MANDATORY = {
@@ -130,16 +130,16 @@ MANDATORY = {
 
 
 @pytest.mark.parametrize(("name", "status"), MANDATORY.items())
-def test_missing_item(stranger: Peer, name: str, status: Status) -> None:
-    """Each missing mandatory item has its own code (3.2.4, 3.5)."""
-    stranger.send(hello(without(name)))
-    stranger.expect_disconnect(status)
+def test_missing_item(new_peer: Peer, name: str, status: Status) -> None:
+    """A HELLO that lacks a mandatory item gets the status code of this item (3.2.4, 3.5)."""
+    new_peer.send(hello(without(name)))
+    new_peer.expect_disconnect(status)
 
 
-def test_a_longer_name_is_another_item(stranger: Peer) -> None:
-    """An item is found by its whole name (3.2.4)."""
-    stranger.send(hello({**without("capabilities"), "capabilities2": text("")}))
-    stranger.expect_disconnect(Status.NO_CAPABILITIES)
+def test_a_longer_name_is_another_item(new_peer: Peer) -> None:
+    """An item whose name only begins with "capabilities" is another item (3.2.4)."""
+    new_peer.send(hello({**without("capabilities"), "capabilities2": text("")}))
+    new_peer.expect_disconnect(Status.NO_CAPABILITIES)
 
 
 @pytest.mark.parametrize(
@@ -154,17 +154,17 @@ def test_a_longer_name_is_another_item(stranger: Peer) -> None:
     ],
     ids=lambda value: value.type.name if isinstance(value, Value) else value,
 )
-def test_item_of_another_type(stranger: Peer, name: str, value: Value) -> None:
-    """An item of the wrong type is invalid, or is not the item (3.2.4, 3.5)."""
-    stranger.send(hello({**HELLO, name: value}))
-    stranger.expect_disconnect(Status.INVALID, MANDATORY[name])
+def test_item_of_another_type(new_peer: Peer, name: str, value: Value) -> None:
+    """An item of the wrong type is invalid, or counts as missing (3.2.4, 3.5)."""
+    new_peer.send(hello({**HELLO, name: value}))
+    new_peer.expect_disconnect(Status.INVALID, MANDATORY[name])
 
 
 @pytest.mark.parametrize("size", [0, 255])
-def test_max_frame_size_too_small(stranger: Peer, size: int) -> None:
-    """The maximum size of a frame is at least 256 bytes (3.2)."""
-    stranger.send(hello({**HELLO, "max-frame-size": uint32(size)}))
-    stranger.expect_disconnect(Status.BAD_FRAME_SIZE)
+def test_max_frame_size_too_small(new_peer: Peer, size: int) -> None:
+    """A max-frame-size below 256 bytes gets status code 9 (3.2, 3.5)."""
+    new_peer.send(hello({**HELLO, "max-frame-size": uint32(size)}))
+    new_peer.expect_disconnect(Status.BAD_FRAME_SIZE)
 
 
 @pytest.mark.parametrize(
@@ -178,23 +178,23 @@ def test_max_frame_size_too_small(stranger: Peer, size: int) -> None:
         (0xFFFFFFFF, AGENT_CAP),
     ],
 )
-def test_max_frame_size_agreed(stranger: Peer, size: int, agreed: int) -> None:
-    """AGENT-HELLO has the lower one of both sides' sizes (3.2.4)."""
-    items = stranger.handshake({**HELLO, "max-frame-size": uint32(size)})
+def test_max_frame_size_agreed(new_peer: Peer, size: int, agreed: int) -> None:
+    """AGENT-HELLO has the lower max-frame-size of the two sides (3.2.4)."""
+    items = new_peer.handshake({**HELLO, "max-frame-size": uint32(size)})
     assert items["max-frame-size"] == uint32(agreed)
 
 
 @pytest.mark.parametrize("excess", [0, 1])
-def test_hello_against_its_own_size(stranger: Peer, excess: int) -> None:
-    """HELLO itself is no longer than the max-frame-size that it announces (3.2.4)."""
+def test_hello_against_its_own_size(new_peer: Peer, excess: int) -> None:
+    """A HELLO that is longer than its own max-frame-size is refused (3.2.4)."""
     size = 300
     items = {**HELLO, "max-frame-size": uint32(size), "padding": text("")}
     padding = "x" * (size + 4 + excess - len(hello(items)))
-    stranger.send(hello({**items, "padding": text(padding)}))
+    new_peer.send(hello({**items, "padding": text(padding)}))
     if excess:
-        stranger.expect_disconnect(Status.TOO_BIG, Status.INVALID, Status.BAD_FRAME_SIZE)
+        new_peer.expect_disconnect(Status.TOO_BIG, Status.INVALID, Status.BAD_FRAME_SIZE)
     else:
-        assert stranger.agent_hello()["max-frame-size"] == uint32(size)
+        assert new_peer.agent_hello()["max-frame-size"] == uint32(size)
 
 
 @pytest.mark.parametrize(
@@ -213,57 +213,57 @@ def test_hello_against_its_own_size(stranger: Peer, excess: int) -> None:
     ],
     ids=lambda value: value.type.name,
 )
-def test_unknown_item(stranger: Peer, value: Value) -> None:
-    """An unknown item is skipped whatever its type, wherever it stands (3.2.4)."""
-    stranger.handshake({"before": value, **HELLO, "after": value})
-    assert stranger.request(ECHO) == ECHOED
+def test_unknown_item(new_peer: Peer, value: Value) -> None:
+    """An unknown item of any type is skipped, before and behind the known items (3.2.4)."""
+    new_peer.handshake({"before": value, **HELLO, "after": value})
+    assert new_peer.request(ECHO) == ECHOED
 
 
-def test_health_check(stranger: Peer) -> None:
-    """A health check gets AGENT-HELLO, the close, and nothing between (3.2.5)."""
-    stranger.send(HEALTH_CHECK)
-    stranger.agent_hello()
-    stranger.expect_eof()
+def test_health_check(new_peer: Peer) -> None:
+    """The agent answers a health check with AGENT-HELLO, closes the connection, and sends nothing else (3.2.5)."""
+    new_peer.send(HEALTH_CHECK)
+    new_peer.agent_hello()
+    new_peer.expect_eof()
 
 
-def test_health_check_serves_nothing(stranger: Peer) -> None:
-    """No frame after a health check is answered, not even by a DISCONNECT (3.2.3)."""
-    stranger.send(HEALTH_CHECK, notify(ECHO), hello())
-    stranger.agent_hello()
-    assert stranger.frames_to_end() == []
+def test_health_check_serves_nothing(new_peer: Peer) -> None:
+    """The agent answers no frame behind a health check, not even with a DISCONNECT (3.2.3)."""
+    new_peer.send(HEALTH_CHECK, notify(ECHO), hello())
+    new_peer.agent_hello()
+    assert new_peer.frames_to_end() == []
 
 
-def test_health_check_that_cannot_pass(stranger: Peer) -> None:
-    """A health check demands what any HELLO demands (3.2.4)."""
-    stranger.send(hello({**without("capabilities"), "healthcheck": boolean(True)}))
-    stranger.expect_disconnect(Status.NO_CAPABILITIES)
+def test_health_check_without_a_mandatory_item(new_peer: Peer) -> None:
+    """A health check that lacks a mandatory item is refused like any other HELLO (3.2.4)."""
+    new_peer.send(hello({**without("capabilities"), "healthcheck": boolean(True)}))
+    new_peer.expect_disconnect(Status.NO_CAPABILITIES)
 
 
-def test_health_check_false(stranger: Peer) -> None:
-    """healthcheck FALSE can be ignored (3.2.4)."""
-    stranger.handshake({**HELLO, "healthcheck": boolean(False)})
-    assert stranger.request(ECHO) == ECHOED
+def test_health_check_false(new_peer: Peer) -> None:
+    """A HELLO with healthcheck FALSE opens a normal connection (3.2.4)."""
+    new_peer.handshake({**HELLO, "healthcheck": boolean(False)})
+    assert new_peer.request(ECHO) == ECHOED
 
 
-def test_no_engine_id(stranger: Peer) -> None:
-    """engine-id is optional (3.2.4)."""
-    stranger.handshake(without("engine-id"))
-    assert stranger.request(ECHO) == ECHOED
+def test_no_engine_id(new_peer: Peer) -> None:
+    """A HELLO without engine-id opens the connection: the item is optional (3.2.4)."""
+    new_peer.handshake(without("engine-id"))
+    assert new_peer.request(ECHO) == ECHOED
 
 
 @pytest.mark.parametrize(
     "early",
-    [notify(ECHO), notify(ECHO, flags=0), unset(b"piece")],
+    [notify(ECHO), notify(ECHO, flags=0), unset(b"fragment")],
     ids=["NOTIFY", "fragment", "UNSET"],
 )
-def test_frame_before_hello(stranger: Peer, early: bytes) -> None:
-    """HAPROXY-HELLO is the first frame (3.2.4)."""
-    stranger.send(early)
-    stranger.expect_disconnect(Status.INVALID)
+def test_frame_before_hello(new_peer: Peer, early: bytes) -> None:
+    """A NOTIFY or UNSET before the HELLO is invalid (3.2.4)."""
+    new_peer.send(early)
+    new_peer.expect_disconnect(Status.INVALID)
 
 
 def test_second_hello(peer: Peer) -> None:
-    """HAPROXY-HELLO comes once (3.2.4)."""
+    """A second HAPROXY-HELLO is invalid (3.2.4)."""
     peer.send(hello())
     peer.expect_disconnect(Status.INVALID)
 
@@ -277,22 +277,22 @@ def test_second_hello(peer: Peer) -> None:
     ],
     ids=["no FIN", "stream-id", "frame-id"],
 )
-def test_hello_header(stranger: Peer, metadata: dict[str, int], statuses: tuple[Status, ...]) -> None:
-    """HAPROXY-HELLO cannot be fragmented, and its ids are 0 (3.2.4)."""
-    stranger.send(frame(FrameType.HAPROXY_HELLO, kv_list(HELLO), **metadata))
-    stranger.expect_disconnect(*statuses)
+def test_hello_header(new_peer: Peer, metadata: dict[str, int], statuses: tuple[Status, ...]) -> None:
+    """A HAPROXY-HELLO without FIN, or with an id other than 0, is refused (3.2.4)."""
+    new_peer.send(frame(FrameType.HAPROXY_HELLO, kv_list(HELLO), **metadata))
+    new_peer.expect_disconnect(*statuses)
 
 
 def test_hello_cut_short(connect: Connect) -> None:
-    """A KV-LIST that ends inside an item is invalid, at each of its bytes (3.2)."""
+    """A HELLO that is cut inside an item is invalid. Cut between two items, it lacks a mandatory item (3.2)."""
     items = list(HELLO.items())
     payload = kv_list(HELLO)
-    lacking = {len(kv_list(dict(items[:count]))): status for count, status in enumerate(MANDATORY.values())}
-    whole = {len(kv_list(without("engine-id"))), len(payload)}
-    for cut in sorted(set(range(len(payload))) - whole):
+    between = {len(kv_list(dict(items[:count]))): status for count, status in enumerate(MANDATORY.values())}
+    complete = {len(kv_list(without("engine-id"))), len(payload)}
+    for cut in sorted(set(range(len(payload))) - complete):
         peer = connect()
         peer.send(frame(FrameType.HAPROXY_HELLO, payload[:cut]))
-        peer.expect_disconnect(lacking.get(cut, Status.INVALID))
+        peer.expect_disconnect(between.get(cut, Status.INVALID))
 
 
 @pytest.mark.parametrize(
@@ -305,16 +305,16 @@ def test_hello_cut_short(connect: Connect) -> None:
     ],
     ids=["HTTP", "TLS", "ones", "zeros"],
 )
-def test_another_protocol(stranger: Peer, noise: bytes) -> None:
-    """What is no SPOP gets its DISCONNECT and the close (3.2.3)."""
-    stranger.send(noise)
-    stranger.expect_disconnect(Status.INVALID, Status.TOO_BIG)
+def test_another_protocol(new_peer: Peer, noise: bytes) -> None:
+    """Bytes of another protocol are answered with DISCONNECT, and the connection is closed (3.2.3)."""
+    new_peer.send(noise)
+    new_peer.expect_disconnect(Status.INVALID, Status.TOO_BIG)
 
 
 def test_hello_in_two_pieces(agent: Agent, connect: Connect) -> None:
-    """HELLO may arrive in two pieces, cut at any of its bytes (3.2)."""
+    """A HELLO that arrives in two pieces, cut at any byte, opens the connection (3.2)."""
     greeting = hello()
-    # A server's accept queue may be as short as 50, and a full one costs a second.
+    # An accept queue may hold 50 connections only. If it is full, the next connection takes a second.
     for start in range(1, len(greeting), 32):
         cuts = range(start, min(start + 32, len(greeting)))
         peers = [connect() for _ in cuts]
@@ -326,17 +326,17 @@ def test_hello_in_two_pieces(agent: Agent, connect: Connect) -> None:
             assert peer.agent_hello()["version"] == text("2.0"), cut
 
 
-def test_hello_and_notify_at_once(stranger: Peer) -> None:
-    """Frames that follow HELLO in the same segment are served after it (3.2.3)."""
-    stranger.send(hello(), notify(ECHO, stream_id=3), notify(ECHO, stream_id=5))
-    stranger.agent_hello()
-    assert stranger.actions(stream_id=3) == ECHOED
-    assert stranger.actions(stream_id=5) == ECHOED
+def test_hello_and_notify_at_once(new_peer: Peer) -> None:
+    """Frames behind the HELLO in the same segment are served (3.2.3)."""
+    new_peer.send(hello(), notify(ECHO, stream_id=3), notify(ECHO, stream_id=5))
+    new_peer.agent_hello()
+    assert new_peer.actions(stream_id=3) == ECHOED
+    assert new_peer.actions(stream_id=5) == ECHOED
 
 
 @pytest.mark.parametrize("said", [b"", b"\x00", hello()[:50]])
-def test_leaving_without_hello(stranger: Peer, said: bytes) -> None:
-    """A TCP probe, or HAProxy gone in mid-HELLO, is let go without a word (3.2.3)."""
-    stranger.send(said)
-    stranger.half_close()
-    stranger.expect_eof()
+def test_close_without_hello(new_peer: Peer, said: bytes) -> None:
+    """A connection that ends before its HELLO is complete, as of a TCP probe, gets no frame (3.2.3)."""
+    new_peer.send(said)
+    new_peer.half_close()
+    new_peer.expect_eof()

@@ -1,4 +1,4 @@
-"""This suite's own encoder and decoder against bytes that HAProxy was seen to send."""
+"""Tests of this folder's own encoder and decoder, with recorded bytes of HAProxy."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ VARINTS = [
 
 @pytest.mark.parametrize(("number", "encoded"), VARINTS)
 def test_varint_both_ways(number: int, encoded: str) -> None:
-    """A varint's bytes are those of Peers encoding at every edge (SPOE.txt 3.1)."""
+    """varint and Reader.varint use the encoding of SPOE.txt 3.1, at every edge."""
     assert varint(number).hex() == encoded
     assert Reader(bytes.fromhex(encoded)).varint() == number
 
@@ -74,13 +74,13 @@ VALUES = [
 
 @pytest.mark.parametrize(("value", "encoded"), VALUES)
 def test_typed_data_both_ways(value: Value, encoded: str) -> None:
-    """Typed data has its type in the low and its flags in the high nibble (3.1)."""
+    """A typed value has its type in the low four bits and its flags in the high four bits of the first byte (3.1)."""
     assert typed(value).hex() == encoded
     assert Reader(bytes.fromhex(encoded)).value() == value
 
 
 def test_hello_is_the_recorded_one() -> None:
-    """HAPROXY-HELLO of HAProxy 2.6 comes out byte for byte (SPOE.txt 3.2.4)."""
+    """hello returns the bytes of HAProxy 2.6's HELLO (SPOE.txt 3.2.4)."""
     assert hello(HELLO) == (
         b"\x00\x00\x00\x81\x01\x00\x00\x00\x01\x00\x00"
         b"\x12supported-versions\x08\x032.0\x0emax-frame-size\x03\xfc\xf0\x06"
@@ -90,20 +90,20 @@ def test_hello_is_the_recorded_one() -> None:
 
 
 def test_notify_is_the_recorded_one() -> None:
-    """NOTIFY comes out byte for byte (SPOE.txt 3.2.6)."""
+    """notify returns the bytes of a recorded NOTIFY (SPOE.txt 3.2.6)."""
     body = b"\x03\x00\x00\x00\x01\x01\x01\x08check-ip\x01\x02ip\x06\x7f\x00\x00\x01"
     sent = notify(message("check-ip", ("ip", ipv4("127.0.0.1"))))
     assert sent == bytes([0, 0, 0, len(body)]) + body
 
 
 def test_disconnect_is_the_recorded_one() -> None:
-    """DISCONNECT comes out byte for byte (SPOE.txt 3.2.8)."""
+    """disconnect returns the bytes of a recorded DISCONNECT (SPOE.txt 3.2.8)."""
     body = b"\x02\x00\x00\x00\x01\x00\x00\x0bstatus-code\x03\x00\x07message\x08\x06normal"
     assert disconnect() == bytes([0, 0, 0, len(body)]) + body
 
 
-def test_frames_of_the_agent_are_read() -> None:
-    """AGENT-HELLO and ACK as HAProxy accepts them are understood (3.2.5, 3.2.7)."""
+def test_frames_of_the_agent_are_decoded() -> None:
+    """An AGENT-HELLO and an ACK that HAProxy accepts are decoded (3.2.5, 3.2.7)."""
     greeting = read_frame(
         b"\x65\x00\x00\x00\x01\x00\x00\x07version\x08\x032.0"
         b"\x0emax-frame-size\x03\xfc\xf0\x06\x0ccapabilities\x08\x0apipelining"
@@ -131,8 +131,8 @@ def test_frames_of_the_agent_are_read() -> None:
         ),
     ],
 )
-def test_actions_are_read(payload: bytes, actions: list[Action]) -> None:
-    """A LIST-OF-ACTIONS is read in its order (SPOE.txt 3.4)."""
+def test_actions_are_decoded(payload: bytes, actions: list[Action]) -> None:
+    """A LIST-OF-ACTIONS is decoded in its order (SPOE.txt 3.4)."""
     assert read_actions(payload) == actions
 
 
@@ -142,7 +142,7 @@ def test_actions_are_read(payload: bytes, actions: list[Action]) -> None:
     ids=["action", "nb-args", "scope", "truncated"],
 )
 def test_wrong_actions_are_refused(payload: bytes) -> None:
-    """An ACK that SPOE.txt 3.4 does not allow fails the test that reads it."""
+    """Actions that SPOE.txt 3.4 does not allow raise Malformed, which fails the test that reads them."""
     with pytest.raises(Malformed):
         read_actions(payload)
 
@@ -152,12 +152,12 @@ def test_wrong_actions_are_refused(payload: bytes) -> None:
     ["0a", "31", "14", "03", "08ff7f", "03f0fefefefefefefefe0e", "0300f0"],
 )
 def test_wrong_values_are_refused(data: str) -> None:
-    """A value that SPOE.txt 3.1 does not define fails the test that reads it."""
+    """A value that SPOE.txt 3.1 does not define raises Malformed, which fails the test that reads it."""
     with pytest.raises(Malformed):
         read_kv_list(b"\x01a" + bytes.fromhex(data))
 
 
-def test_a_fragment_has_no_fin() -> None:
-    """Flags, ids and an empty payload stand where SPOE.txt 3.2 puts them."""
+def test_an_aborting_fragment_is_encoded() -> None:
+    """frame_body puts type, flags, ids and an empty payload in the order of SPOE.txt 3.2."""
     body = frame_body(FrameType.UNSET, flags=3, stream_id=0, frame_id=1)
     assert body.hex() == "00000000030001"

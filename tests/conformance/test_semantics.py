@@ -1,4 +1,4 @@
-"""NOTIFY and ACK: which answer belongs to what, and what it may hold (3.2.6 to 3.4)."""
+"""NOTIFY and ACK: which ACK answers which NOTIFY, and which actions it has (SPOE.txt 3.2.6 to 3.4)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .rawspop import (
 )
 
 KINDS = ["echo", "async", "awaiting", "deferred"]
-"""The same answer from a function, two coroutines, and a Deferred."""
+"""Messages with the same answer, from a function, from two coroutines, and from a Deferred."""
 
 
 def hold(key: str) -> bytes:
@@ -60,7 +60,7 @@ def set_x(*numbers: int) -> list[SetVar]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kind_of_handler(peer: Peer, kind: str) -> None:
-    """Whatever a handler is, its NOTIFY gets one ACK (3.2.6)."""
+    """A NOTIFY gets one ACK, for each kind of handler (3.2.6)."""
     peer.send(notify(message(kind, x(1)), stream_id=5, frame_id=3))
     assert peer.actions(5, 3) == set_x(1)
     peer.send(disconnect())
@@ -68,34 +68,34 @@ def test_kind_of_handler(peer: Peer, kind: str) -> None:
 
 
 def test_messages_in_order(peer: Peer) -> None:
-    """The actions of one NOTIFY's messages come in the messages' order (3.2.7)."""
+    """An ACK has the actions in the order of the NOTIFY's messages (3.2.7)."""
     numbers = range(1, 21)
     messages = [message("echo", x(number)) for number in numbers]
     assert peer.request(*messages) == set_x(*numbers)
 
 
-def test_messages_in_order_though_answered_in_another(peer: Peer) -> None:
-    """A slow handler's actions keep their place before a quick one's (3.2.7)."""
+def test_messages_in_order_with_handlers_of_different_speed(peer: Peer) -> None:
+    """The actions of a slow handler come before those of a fast one if its message came first (3.2.7)."""
     messages = [message(kind, x(index)) for index, kind in enumerate(KINDS)]
     assert peer.request(*messages) == set_x(0, 1, 2, 3)
     assert peer.request(*reversed(messages)) == set_x(3, 2, 1, 0)
 
 
 def test_messages_of_one_notify_run_together(peer: Peer, key: str) -> None:
-    """A message may answer what an earlier one of its NOTIFY waits for (3.3)."""
+    """The handlers of one NOTIFY run concurrently: a later one can release an earlier one (3.3)."""
     actions = peer.request(hold(key), ECHO, release(key))
     assert actions == [*released(key), *ECHOED, *count(1)]
 
 
 def test_variables_in_order(peer: Peer) -> None:
-    """A message's actions come in its handler's order (3.4)."""
+    """The actions of a message have the order of the handler's variables (3.4)."""
     names = ["z", "a", "m", "B", "b_1", "9"]
     arguments = [(name, int64(index)) for index, name in enumerate(names)]
     assert peer.request(message("echo", *arguments)) == [SetVar(f"txn.{name}", value) for name, value in arguments]
 
 
 def test_unknown_message(peer: Peer) -> None:
-    """A message that nobody handles has no actions, and costs no other its own."""
+    """A message without a handler has no actions, and the other messages keep theirs."""
     unknown = message("no-such-message", ("a", text("b")))
     assert peer.request(unknown) == []
     assert peer.request(ECHO, unknown, ECHO) == ECHOED * 2
@@ -103,20 +103,20 @@ def test_unknown_message(peer: Peer) -> None:
 
 @pytest.mark.parametrize("name", ["raise", "raise-later"])
 def test_failing_handler(peer: Peer, name: str) -> None:
-    """A handler that fails costs its own message, neither the ACK nor others (3.2.6)."""
+    """If a handler fails, its message has no actions. The other messages have theirs, and the ACK is sent (3.2.6)."""
     failing = message(name)
     assert peer.request(failing) == []
     assert peer.request(ECHO, failing, ECHO) == ECHOED * 2
 
 
-def test_failing_handler_with_variables_for_it(peer: Peer) -> None:
-    """A message whose handler fails may still have actions (3.2.7)."""
-    actions = peer.request(ECHO, message("raise-covered"), ECHO)
+def test_failing_handler_with_on_error(peer: Peer) -> None:
+    """If a handler fails, its message has the actions of on_error (3.2.7)."""
+    actions = peer.request(ECHO, message("raise-with-on-error"), ECHO)
     assert actions == [*ECHOED, SetVar("txn.failed", boolean(True)), *ECHOED]
 
 
 def test_missing_argument(peer: Peer) -> None:
-    """A message without the argument that its handler needs is that message's loss."""
+    """A message that lacks an argument of its handler has no actions, and the other messages keep theirs."""
     assert peer.request(message("async"), ECHO) == ECHOED
 
 
@@ -138,19 +138,19 @@ def test_missing_argument(peer: Peer) -> None:
     ],
 )
 def test_result_that_cannot_be_sent(peer: Peer, kind: str) -> None:
-    """A result that makes no action makes none, and no half of an ACK (3.4)."""
+    """If a result cannot be encoded, its message has no actions at all, and the ACK is valid (3.4)."""
     bad = message("bad", ("kind", text(kind)))
     assert peer.request(ECHO, bad, ECHO) == ECHOED * 2
     assert peer.request(ECHO) == ECHOED
 
 
 def test_handler_without_result(peer: Peer) -> None:
-    """No actions are a good answer (3.2.7)."""
+    """A handler may return no variables: its ACK has no actions (3.2.7)."""
     assert peer.request(message("nothing")) == []
 
 
 def test_set_var_bytes(peer: Peer) -> None:
-    """set-var is 1, 3 arguments, the scope's number, the name, the value (3.4)."""
+    """set-var is encoded as 1, 3 (arguments), the number of the scope, the name and the value (3.4)."""
     peer.send(notify(message("set-scopes")))
     received = peer.frame()
     assert received.payload == (
@@ -163,7 +163,7 @@ def test_set_var_bytes(peer: Peer) -> None:
 
 
 def test_unset_var_bytes(peer: Peer) -> None:
-    """unset-var is 2, 2 arguments, the scope's number, the name (3.4)."""
+    """unset-var is encoded as 2, 2 (arguments), the number of the scope and the name (3.4)."""
     peer.send(notify(message("unset-scopes")))
     received = peer.frame()
     assert received.payload == (
@@ -176,13 +176,13 @@ def test_unset_var_bytes(peer: Peer) -> None:
     [("x", "proc.x"), ("sess.a.b.c", "sess.a.b.c"), ("res.A_9", "res.A_9")],
 )
 def test_variable_name(peer: Peer, name: str, variable: str) -> None:
-    """A name may have dots of its own, and its scope is proc if it has none (3.4)."""
+    """The name behind the scope may have dots. A name without a scope has the scope proc (3.4)."""
     sent = message("variable", ("name", text(name)), ("value", int32(-1)))
     assert peer.request(sent) == [SetVar(variable, int32(-1))]
 
 
 def test_types_of_constants(peer: Peer) -> None:
-    """Each kind of value has its type, a boolean before an integer (3.1, 3.4)."""
+    """The Python type of a value chooses its SPOP type. A bool is a BOOL, and no integer (3.1, 3.4)."""
     assert peer.request(message("constants")) == [
         SetVar("txn.false", boolean(False)),
         SetVar("txn.true", boolean(True)),
@@ -195,7 +195,7 @@ def test_types_of_constants(peer: Peer) -> None:
 
 
 def test_pipelining(peer: Peer) -> None:
-    """Fifty NOTIFYs at once get fifty ACKs, each with its own answer (3.2.1)."""
+    """50 NOTIFYs that arrive together get 50 ACKs, each with the answer of its NOTIFY (3.2.1)."""
     pending = {(stream_id, frame_id): 100 * stream_id + frame_id for stream_id in range(10) for frame_id in range(1, 6)}
     peer.send(
         *(
@@ -215,7 +215,7 @@ def test_pipelining(peer: Peer) -> None:
 
 
 def test_acks_out_of_order(peer: Peer, other: Peer, key: str) -> None:
-    """ACKs may be sent in any order: each when its answer is there (3.2.1)."""
+    """Each ACK is sent as soon as its handler has answered, in any order (3.2.1)."""
     order = list(range(50))
     random.Random(key).shuffle(order)
     peer.send(*(notify(hold(f"{key}{number}"), stream_id=number) for number in order))
@@ -226,7 +226,7 @@ def test_acks_out_of_order(peer: Peer, other: Peer, key: str) -> None:
 
 
 def test_frames_of_one_stream(peer: Peer, other: Peer, key: str) -> None:
-    """Two NOTIFYs of one stream are told apart by their frame-id (3.2.7)."""
+    """Two NOTIFYs of the same stream-id are distinguished by their frame-id (3.2.7)."""
     peer.send(
         notify(hold(f"{key}1"), stream_id=7, frame_id=1),
         notify(hold(f"{key}2"), stream_id=7, frame_id=2),
@@ -238,7 +238,7 @@ def test_frames_of_one_stream(peer: Peer, other: Peer, key: str) -> None:
 
 
 def test_streams_of_two_connections(connect: Connect, other: Peer, key: str) -> None:
-    """The same ids on two connections are two NOTIFYs (3.2.1)."""
+    """NOTIFYs with the same ids on two connections are two NOTIFYs, each with its own ACK (3.2.1)."""
     first, second = connect(), connect()
     for index, peer in enumerate((first, second)):
         peer.handshake()
@@ -252,8 +252,8 @@ def test_streams_of_two_connections(connect: Connect, other: Peer, key: str) -> 
         peer.expect_disconnect(Status.NORMAL)
 
 
-def test_ack_is_whole(peer: Peer) -> None:
-    """HAProxy reads no fragments: an ACK of any length has FIN, and is an ACK (3.2.1)."""
+def test_ack_is_not_fragmented(peer: Peer) -> None:
+    """A long ACK is sent in one frame with FIN: HAProxy accepts no fragments (3.2.1)."""
     content = bytes(16_000)
     peer.send(notify(message("echo", ("x", binary(content)))))
     received = peer.frame()
@@ -262,7 +262,7 @@ def test_ack_is_whole(peer: Peer) -> None:
 
 
 def test_values_of_one_message(peer: Peer) -> None:
-    """All types in one message come back in one ACK (3.1, 3.4)."""
+    """A message with values of all types gets one ACK with the same values (3.1, 3.4)."""
     values = [
         boolean(True),
         int32(-7),

@@ -35,7 +35,7 @@ from .rawspop import (
 )
 
 LONG_DRAIN = "--drain-timeout=60"
-"""Longer than a test waits: who needs it, fails."""
+"""A drain timeout that is longer than a test waits: a test fails if the agent needs all of it."""
 SHORT_DRAIN = "--drain-timeout=0.3"
 
 
@@ -45,15 +45,15 @@ def hold(key: str) -> bytes:
 
 @pytest.mark.parametrize("status", [*range(14), 99, 200, 2**32 - 1])
 def test_disconnect(peer: Peer, status: int) -> None:
-    """HAPROXY-DISCONNECT, whatever its reason, gets AGENT-DISCONNECT 0 (3.2.3)."""
+    """The agent answers HAPROXY-DISCONNECT of any status code with AGENT-DISCONNECT 0 (3.2.3)."""
     peer.send(disconnect(status, "reason"))
     peer.expect_disconnect(Status.NORMAL)
 
 
-def test_disconnect_before_hello(stranger: Peer) -> None:
-    """HAPROXY-DISCONNECT may come at any time, even as the first frame (3.2.8)."""
-    stranger.send(disconnect())
-    stranger.expect_disconnect(Status.NORMAL, Status.INVALID)
+def test_disconnect_before_hello(new_peer: Peer) -> None:
+    """HAPROXY-DISCONNECT may be the first frame (3.2.8)."""
+    new_peer.send(disconnect())
+    new_peer.expect_disconnect(Status.NORMAL, Status.INVALID)
 
 
 @pytest.mark.parametrize(
@@ -68,31 +68,31 @@ def test_disconnect_before_hello(stranger: Peer) -> None:
     ids=["nothing", "status-code", "message", "other types", "long message"],
 )
 def test_disconnect_with_other_items(peer: Peer, items: Items) -> None:
-    """A DISCONNECT ends the connection even if its items are wrong (3.2.8)."""
+    """A HAPROXY-DISCONNECT with missing or wrong items ends the connection (3.2.8)."""
     peer.send(frame(FrameType.HAPROXY_DISCONNECT, kv_list(items)))
     peer.expect_disconnect(Status.NORMAL, Status.INVALID)
 
 
-def test_disconnect_that_does_not_parse(peer: Peer) -> None:
-    """A DISCONNECT ends the connection even if it is garbage (3.2.8)."""
+def test_malformed_disconnect(peer: Peer) -> None:
+    """A HAPROXY-DISCONNECT that cannot be decoded ends the connection (3.2.8)."""
     peer.send(frame(FrameType.HAPROXY_DISCONNECT, b"\xff\xff\xff"))
     peer.expect_disconnect(Status.NORMAL, Status.INVALID)
 
 
 def test_frames_after_disconnect(peer: Peer) -> None:
-    """After HAPROXY-DISCONNECT nothing is answered but itself (3.2.8)."""
+    """The agent ignores all frames behind a HAPROXY-DISCONNECT (3.2.8)."""
     peer.send(disconnect(), notify(ECHO), disconnect(), b"\xff" * 8)
     peer.expect_disconnect(Status.NORMAL)
 
 
 def test_frames_after_an_error(peer: Peer) -> None:
-    """After AGENT-DISCONNECT nothing is answered (3.2.9)."""
+    """The agent ignores all frames behind a frame that it answered with AGENT-DISCONNECT (3.2.9)."""
     peer.send(notify(b"\xff"), notify(ECHO), disconnect())
     peer.expect_disconnect(Status.INVALID)
 
 
 def test_acks_before_disconnect(peer: Peer) -> None:
-    """What came before HAPROXY-DISCONNECT in its segment is answered first (3.2.6)."""
+    """NOTIFYs before a HAPROXY-DISCONNECT in the same segment get their ACKs first (3.2.6)."""
     peer.send(notify(ECHO), notify(ECHO, stream_id=3), disconnect())
     assert peer.actions() == ECHOED
     assert peer.actions(stream_id=3) == ECHOED
@@ -100,7 +100,7 @@ def test_acks_before_disconnect(peer: Peer) -> None:
 
 
 def test_disconnect_with_pending_notify(peer: Peer, other: Peer, key: str) -> None:
-    """HAPROXY-DISCONNECT does not wait for handlers, and cancels them (3.2.8)."""
+    """The agent answers HAPROXY-DISCONNECT at once, and cancels the pending handlers (3.2.8)."""
     peer.send(notify(hold(key)), disconnect())
     peer.expect_disconnect(Status.NORMAL)
     expect_dropped(other, key)
@@ -112,7 +112,7 @@ def expect_dropped(other: Peer, key: str) -> None:
 
 
 def test_fin(peer: Peer) -> None:
-    """A bare FIN is answered by the close, without a frame (3.2.3)."""
+    """After a FIN without HAPROXY-DISCONNECT, the agent closes the connection and sends no frame (3.2.3)."""
     assert peer.request(ECHO) == ECHOED
     peer.half_close()
     peer.expect_eof()
@@ -120,14 +120,14 @@ def test_fin(peer: Peer) -> None:
 
 @pytest.mark.parametrize("part", [notify(ECHO)[:2], notify(ECHO)[:9], notify(ECHO[:5], flags=0)])
 def test_fin_inside_a_payload(peer: Peer, part: bytes) -> None:
-    """A FIN in the middle of a frame, or between two pieces, is a FIN (3.2.3)."""
+    """After a FIN inside a frame or between two fragments, the agent closes and sends no frame (3.2.3)."""
     peer.send(part)
     peer.half_close()
     peer.expect_eof()
 
 
 def test_fin_behind_notify(peer: Peer) -> None:
-    """A FIN behind a NOTIFY is answered by the close, after the ACK if any (3.2.3)."""
+    """After a NOTIFY and a FIN, the agent closes, with or without the ACK (3.2.3)."""
     peer.send(notify(ECHO))
     peer.half_close()
     assert [received.type for received in peer.frames_to_end()] in (
@@ -137,7 +137,7 @@ def test_fin_behind_notify(peer: Peer) -> None:
 
 
 def test_fin_with_pending_notify(peer: Peer, other: Peer, key: str) -> None:
-    """A FIN ends a connection whose NOTIFYs are still being handled (3.2.3)."""
+    """After a FIN, the agent closes a connection whose NOTIFY is pending (3.2.3)."""
     peer.send(notify(hold(key)))
     assert peer.request(ECHO, stream_id=3) == ECHOED
     peer.half_close()
@@ -151,7 +151,7 @@ def test_fin_with_pending_notify(peer: Peer, other: Peer, key: str) -> None:
 
 @pytest.mark.parametrize("pending", [1, 50])
 def test_reset_with_pending_notify(peer: Peer, other: Peer, key: str, pending: int) -> None:
-    """An RST cancels what its connection waits for, and nothing else (3.2.3)."""
+    """An RST cancels the pending handlers of its connection, and the other connection is served (3.2.3)."""
     peer.send(*(notify(hold(key), stream_id=number) for number in range(pending)))
     assert peer.request(ECHO, stream_id=99) == ECHOED
     peer.reset()
@@ -160,8 +160,8 @@ def test_reset_with_pending_notify(peer: Peer, other: Peer, key: str, pending: i
     assert actions == [SetVar("txn.count", int64(0))]
 
 
-def test_reset_with_acks_on_their_way(connect: Connect, other: Peer) -> None:
-    """An RST that crosses the ACKs is no error of the agent's (3.2.3)."""
+def test_reset_with_acks_in_flight(connect: Connect, other: Peer) -> None:
+    """An RST that arrives while the agent sends ACKs causes no error in the agent (3.2.3)."""
     for _ in range(20):
         peer = connect()
         peer.handshake()
@@ -170,7 +170,7 @@ def test_reset_with_acks_on_their_way(connect: Connect, other: Peer) -> None:
     assert other.request(ECHO) == ECHOED
 
 
-ABUSES = {
+PROTOCOL_ERRORS = {
     "length 0": length_and(b""),
     "length 0xffffffff": b"\xff\xff\xff\xff",
     "cut header": length_and(b"\x03\x00\x00\x00\x01\xf0\x80"),
@@ -180,32 +180,32 @@ ABUSES = {
     "long names": notify(message("n" * 2000, ("n" * 2000, b"\x0a"))),
     "bytes": notify(message(b"\xff" * 300, (b"\xfe" * 300, b"\x0a"))),
     "interlaced": notify(ECHO, flags=0) + notify(ECHO, stream_id=3),
-    "malformed pieces": b"".join(fragments([ECHO, b"\xff"])),
+    "malformed fragments": b"".join(fragments([ECHO, b"\xff"])),
 }
 
 
-@pytest.mark.parametrize("abuse", ABUSES.values(), ids=ABUSES)
-def test_error_ends_its_own_connection(peer: Peer, other: Peer, abuse: bytes) -> None:
-    """An error gets a well-formed AGENT-DISCONNECT, and others get none (3.2.9)."""
-    peer.send(abuse)
+@pytest.mark.parametrize("error", PROTOCOL_ERRORS.values(), ids=PROTOCOL_ERRORS)
+def test_error_ends_its_own_connection(peer: Peer, other: Peer, error: bytes) -> None:
+    """A protocol error gets a valid AGENT-DISCONNECT, and other connections are not affected (3.2.9)."""
+    peer.send(error)
     peer.expect_disconnect(Status.TOO_BIG, Status.INVALID, Status.INTERLACED)
     assert other.request(ECHO) == ECHOED
 
 
-def test_error_with_much_behind_it(peer: Peer) -> None:
-    """AGENT-DISCONNECT reaches a peer that is still sending (3.2.9)."""
+def test_error_with_many_frames_behind_it(peer: Peer) -> None:
+    """AGENT-DISCONNECT arrives at a peer that is still sending (3.2.9)."""
     peer.offer(notify(b"\xff"), notify(ECHO) * 50_000)
     peer.expect_disconnect(Status.INVALID)
 
 
-def test_error_in_hello_is_short(stranger: Peer) -> None:
-    """A long item of the peer's does not make a long message of the agent's (3.2.9)."""
-    stranger.send(hello({**HELLO, "supported-versions": text("9.9," * 2000)}))
-    stranger.expect_disconnect(Status.BAD_VERSION)
+def test_error_in_hello_is_short(new_peer: Peer) -> None:
+    """The message of AGENT-DISCONNECT has at most 255 bytes, also if it quotes a long item (3.2.9)."""
+    new_peer.send(hello({**HELLO, "supported-versions": text("9.9," * 2000)}))
+    new_peer.expect_disconnect(Status.BAD_VERSION)
 
 
 def test_error_with_pending_notify(peer: Peer, other: Peer, key: str) -> None:
-    """AGENT-DISCONNECT goes at once, and cancels what is pending (3.2.9)."""
+    """After a protocol error, AGENT-DISCONNECT is sent at once, and the pending handlers are cancelled (3.2.9)."""
     peer.send(notify(hold(key)), notify(b"\xff", stream_id=3))
     peer.expect_disconnect(Status.INVALID)
     expect_dropped(other, key)
@@ -221,27 +221,27 @@ SEEDS = [
 ]
 
 
-def mutated(chance: random.Random) -> bytes:
-    """A few frames with a few bytes changed, lost or put in, their lengths right."""
+def mutated(randomness: random.Random) -> bytes:
+    """Return some frames with bytes changed, deleted or inserted. Their FRAME-LENGTHs are correct."""
     stream = b""
-    for original in chance.choices(SEEDS, k=chance.randint(1, 4)):
+    for original in randomness.choices(SEEDS, k=randomness.randint(1, 4)):
         body = bytearray(original[4:])
-        for _ in range(chance.randint(0, 3)):
-            place = chance.randrange(len(body))
-            body[place : place + chance.randint(0, 2)] = chance.randbytes(chance.randint(0, 2))
+        for _ in range(randomness.randint(0, 3)):
+            place = randomness.randrange(len(body))
+            body[place : place + randomness.randint(0, 2)] = randomness.randbytes(randomness.randint(0, 2))
         stream += length_and(bytes(body))
     return stream
 
 
-@pytest.mark.parametrize("greeted", [False, True], ids=["stranger", "peer"])
+@pytest.mark.parametrize("greeted", [False, True], ids=["before HELLO", "after HELLO"])
 def test_mutated_frames(connect: Connect, other: Peer, greeted: bool) -> None:
-    """Any bytes get ACKs and at most one AGENT-DISCONNECT, the last frame (3.2.9)."""
-    chance = random.Random(f"SPOP {greeted}")
+    """The agent answers random frames with ACKs, and at most one AGENT-DISCONNECT as the last frame (3.2.9)."""
+    randomness = random.Random(f"SPOP {greeted}")
     for _ in range(300):
         peer = connect()
         if greeted:
             peer.handshake()
-        stream = mutated(chance)
+        stream = mutated(randomness)
         peer.offer(stream)
         peer.half_close()
         answers = peer.frames_to_end()
@@ -254,9 +254,9 @@ def test_mutated_frames(connect: Connect, other: Peer, greeted: bool) -> None:
 
 
 def test_end_of_the_agent(launch: Launch, connect: Connect, tmp_path: Path) -> None:
-    """At SIGTERM a pending NOTIFY is acknowledged, then come DISCONNECT and close.
+    """After SIGTERM, the agent answers a pending NOTIFY, sends AGENT-DISCONNECT, and closes.
 
-    An idle connection gets them at once (3.2.3: "Connection closed by agent").
+    It disconnects an idle connection at once (3.2.3: "Connection closed by agent").
     """
     agent = launch()
     idle, busy = connect(agent), connect(agent)
@@ -275,8 +275,8 @@ def test_end_of_the_agent(launch: Launch, connect: Connect, tmp_path: Path) -> N
     assert agent.ended() in STOPPED
 
 
-def test_end_of_the_agent_does_not_wait_for_ever(launch: Launch, connect: Connect, key: str) -> None:
-    """A handler that never answers delays the end by the drain's limit only (3.2.9)."""
+def test_end_of_the_agent_after_the_drain_timeout(launch: Launch, connect: Connect, key: str) -> None:
+    """If a handler never answers, the agent ends after the drain timeout (3.2.9)."""
     agent = launch(SHORT_DRAIN)
     peer = connect(agent)
     peer.handshake()
@@ -291,8 +291,8 @@ def test_end_of_the_agent_does_not_wait_for_ever(launch: Launch, connect: Connec
     assert agent.ended() in STOPPED
 
 
-def test_end_of_the_agent_without_its_peer(launch: Launch, connect: Connect, key: str) -> None:
-    """What a closed connection had pending does not delay the end (3.2.9)."""
+def test_end_of_the_agent_after_a_reset(launch: Launch, connect: Connect, key: str) -> None:
+    """The agent does not wait for the pending NOTIFY of a connection that was reset (3.2.9)."""
     agent = launch(LONG_DRAIN)
     peer, idle = connect(agent), connect(agent)
     peer.handshake()
@@ -306,8 +306,8 @@ def test_end_of_the_agent_without_its_peer(launch: Launch, connect: Connect, key
 
 
 @pytest.mark.parametrize("said", [b"", hello()[:20]], ids=["nothing", "half a HELLO"])
-def test_end_of_the_agent_with_a_stranger(launch: Launch, connect: Connect, said: bytes) -> None:
-    """A connection that does not say HELLO delays the end by the drain's limit at most (3.2.3)."""
+def test_end_of_the_agent_before_a_hello(launch: Launch, connect: Connect, said: bytes) -> None:
+    """The agent waits for a missing HELLO no longer than the drain timeout (3.2.3)."""
     agent = launch(SHORT_DRAIN)
     peer = connect(agent)
     peer.send(said)
@@ -317,8 +317,8 @@ def test_end_of_the_agent_with_a_stranger(launch: Launch, connect: Connect, said
     assert agent.ended() in STOPPED
 
 
-def test_end_of_the_agent_between_pieces(launch: Launch, connect: Connect) -> None:
-    """A NOTIFY of which the agent has a piece is acknowledged whole or let go, and does not delay the end (3.2.9)."""
+def test_end_of_the_agent_between_fragments(launch: Launch, connect: Connect) -> None:
+    """A NOTIFY whose first fragment has arrived gets its ACK or is dropped, and the agent ends (3.2.9)."""
     agent = launch(LONG_DRAIN)
     peer = connect(agent)
     peer.handshake()
@@ -327,14 +327,14 @@ def test_end_of_the_agent_between_pieces(launch: Launch, connect: Connect) -> No
     agent.catch_up()
     agent.signal(signal.SIGTERM)
     peer.offer(*rest)
-    *acks, goodbye = peer.frames_to_end()
+    *acks, last = peer.frames_to_end()
     assert [ack.type for ack in acks] in ([], [FrameType.ACK])
-    assert read_status(goodbye) == Status.NORMAL
+    assert read_status(last) == Status.NORMAL
     assert agent.ended() in STOPPED
 
 
-def test_end_of_the_agent_with_a_piece_that_stays_alone(launch: Launch, connect: Connect) -> None:
-    """Pieces that do not come delay the end by the drain's limit at most (3.2.9)."""
+def test_end_of_the_agent_with_a_missing_fragment(launch: Launch, connect: Connect) -> None:
+    """The agent waits for missing fragments no longer than the drain timeout (3.2.9)."""
     agent = launch(SHORT_DRAIN)
     peer = connect(agent)
     peer.handshake()
@@ -345,8 +345,8 @@ def test_end_of_the_agent_with_a_piece_that_stays_alone(launch: Launch, connect:
     assert agent.ended() in STOPPED
 
 
-def test_agent_after_all_this(agent: Agent, connect: Connect) -> None:
-    """After all that was done to it, the agent answers on a new connection (3.2.6)."""
+def test_agent_after_all_other_tests(agent: Agent, connect: Connect) -> None:
+    """After all other tests, the agent is running and serves a new connection (3.2.6)."""
     peer = connect(agent)
     peer.handshake()
     assert peer.request(ECHO) == ECHOED

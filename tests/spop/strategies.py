@@ -1,4 +1,4 @@
-"""What SPOP can hold, and what it cannot, for Hypothesis."""
+"""Hypothesis strategies: values that SPOP can encode, and arbitrary objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spoa_twisted.spop.typeddata import NULL, Int32, Int64, UInt32, UInt64, Valu
 
 numbers = st.integers(0, 2**64 - 1) | st.sampled_from([0, 239, 240, 2287, 2288, 2**32, 2**63, 2**64 - 1])
 
-#: What bytes decode to, be they UTF-8 or not.
+#: Texts as decode_string returns them, for bytes that are UTF-8 and for bytes that are not.
 texts = st.text(max_size=40).map(lambda text: text.encode("utf-8", "replace").decode()) | st.binary(max_size=40).map(
     lambda data: data.decode("utf-8", "surrogateescape")
 )
@@ -38,10 +38,10 @@ variable_names = st.builds(
     st.text("ABCxyz019_.", min_size=1, max_size=80),
 )
 
-#: What an agent sets: NULL where None would unset.
+#: Variables as a handler returns them. None unsets a variable, NULL sets it to the SPOP type NULL.
 variables = st.dictionaries(variable_names, values | st.just(NULL), max_size=5)
 
-#: Anything at all.
+#: Objects of any type. SPOP can encode only some of them.
 objects: st.SearchStrategy[Any] = st.one_of(
     values,
     st.integers(),
@@ -61,12 +61,12 @@ objects: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-def exactly(value: Any) -> Any:
-    """Return ``value`` so that it equals no value of another type, as True does 1."""
+def typed(value: Any) -> Any:
+    """Return ``value`` with its types, for a strict comparison: in Python, True == 1 and Int32(1) == 1."""
     if isinstance(value, Message):
-        return value.name, [(name, exactly(argument)) for name, argument in value]
+        return value.name, [(name, typed(argument)) for name, argument in value]
     if isinstance(value, dict):
-        return [(name, exactly(item)) for name, item in value.items()]
+        return [(name, typed(item)) for name, item in value.items()]
     if isinstance(value, list):
-        return [exactly(item) for item in value]
+        return [typed(item) for item in value]
     return type(value), value

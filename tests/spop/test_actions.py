@@ -30,8 +30,8 @@ LISTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("variables", "encoded"), LISTS)
-def test_a_list_survives(variables: dict[str, Any], encoded: str) -> None:
-    """Variables have HAProxy's bytes, in their order, and are decoded from them."""
+def test_a_list_is_encoded_and_decoded(variables: dict[str, Any], encoded: str) -> None:
+    """Variables are encoded in their order as HAProxy reads them, and the bytes are decoded to the same variables."""
     data = bytes.fromhex(encoded)
     assert encode_actions(variables) == data
     assert encode_actions(MappingProxyType(variables)) == data
@@ -41,7 +41,7 @@ def test_a_list_survives(variables: dict[str, Any], encoded: str) -> None:
 
 @pytest.mark.parametrize(("variables", "encoded"), LISTS)
 def test_a_list_cut_short_is_an_error_or_a_shorter_list(variables: dict[str, Any], encoded: str) -> None:
-    """What ends inside an action is an InvalidFrame; what ends between two is the list of those before."""
+    """Data that ends inside an action raises InvalidFrame. Data that ends between two actions is a shorter list."""
     data = bytes.fromhex(encoded)
     items = list(variables.items())
     ends = {len(encode_actions(dict(items[:count]))): dict(items[:count]) for count in range(len(items) + 1)}
@@ -54,17 +54,17 @@ def test_a_list_cut_short_is_an_error_or_a_shorter_list(variables: dict[str, Any
 
 
 def test_no_scope_means_proc() -> None:
-    """A name without a scope is that of a process variable."""
+    """A name without a scope has the scope proc."""
     assert encode_actions({"a": 1}) == encode_actions({"proc.a": 1})
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("session.a", "'session' is no scope; those are proc, sess, txn, req, res"),
-        ("a.b", "'a' is no scope"),
-        (".a", "'' is no scope"),
-        ("SESS.a", "'SESS' is no scope"),
+        ("session.a", "'session' is not a scope; use one of proc, sess, txn, req, res"),
+        ("a.b", "'a' is not a scope"),
+        (".a", "'' is not a scope"),
+        ("SESS.a", "'SESS' is not a scope"),
         ("sess.", "drops names"),
         ("", "drops names"),
         ("sess.a-b", "drops names"),
@@ -74,8 +74,8 @@ def test_no_scope_means_proc() -> None:
         ("user-agent", "drops names"),
     ],
 )
-def test_names_that_haproxy_would_drop_are_refused(name: str, text: str) -> None:
-    """A name that HAProxy would drop silently is a ValueError that names the variable."""
+def test_names_that_haproxy_ignores_are_refused(name: str, text: str) -> None:
+    """For a name that HAProxy would silently ignore, encode_actions raises a ValueError that names the variable."""
     with pytest.raises(ValueError, match=text) as caught:
         encode_actions({name: 1})
     assert f"variable {name!r}: " in str(caught.value)
@@ -93,19 +93,19 @@ def test_names_that_haproxy_would_drop_are_refused(name: str, text: str) -> None
         (("sess", "a"), 1, TypeError, "variable "),
     ],
 )
-def test_what_cannot_be_sent_is_refused(name: Any, value: Any, error: type[Exception], text: str) -> None:
-    """The error names the variable, and the type of what it was to hold."""
+def test_values_that_cannot_be_encoded_are_refused(name: Any, value: Any, error: type[Exception], text: str) -> None:
+    """The error names the variable, and the type or the range that its value violates."""
     with pytest.raises(error, match=text):
         encode_actions({"sess.good": 1, name: value})
 
 
 def test_the_last_action_on_a_variable_counts() -> None:
-    """Of two actions on one variable, the engine ends with the second."""
+    """If two actions name the same variable, decode_actions returns the value of the second."""
     assert decode_actions(encode_actions({"sess.a": 1}) + encode_actions({"sess.a": None})) == {"sess.a": None}
 
 
-def test_the_list_that_does_nothing_sets_nothing() -> None:
-    """It is a well-formed list of actions, and decoded as none."""
+def test_no_actions_is_decoded_as_an_empty_list() -> None:
+    """NO_ACTIONS is a valid list that unsets txn._, and decode_actions returns no variables for it."""
     assert decode_actions(NO_ACTIONS) == {}
     assert encode_actions({"txn._": None}) == NO_ACTIONS
 
@@ -115,14 +115,14 @@ def test_the_list_that_does_nothing_sets_nothing() -> None:
     ["00", "0003010161", "0102010161" + "00", "0303010161" + "00", "0103050161" + "00", "0203010161", "01030101610a"],
     ids=["one byte", "action 0", "too few arguments", "action 3", "scope 5", "too many", "reserved type"],
 )
-def test_what_is_no_action_is_an_error(encoded: str) -> None:
-    """An unknown action, scope or number of arguments is an InvalidFrame."""
+def test_unknown_actions_are_an_error(encoded: str) -> None:
+    """An unknown action, scope, number of arguments or data type raises InvalidFrame."""
     with pytest.raises(InvalidFrame):
         decode_actions(bytes.fromhex(encoded))
 
 
-def test_many_names_cost_no_memory() -> None:
-    """Names that a handler makes up are cached in a bounded table, but not long ones, nor objects of a subclass."""
+def test_the_table_of_names_is_bounded() -> None:
+    """The table holds at most 1024 names, of at most 64 characters each, and no instances of subclasses of str."""
     from spoa_twisted.spop.actions import _known_heads
 
     class Name(str):

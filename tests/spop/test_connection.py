@@ -36,7 +36,7 @@ MESSAGES = [Message("check-ip", [("ip", "192.0.2.1")]), Message("other", [("", 1
 
 
 def events(connection: Any) -> list[Any]:
-    """Return all events that wait in ``connection``."""
+    """Return all events of the bytes that ``connection`` has received."""
     return list(iter(connection.next_event, None))
 
 
@@ -55,13 +55,13 @@ def greeted(hello: HAProxyHello = NEW, **limits: Any) -> tuple[EngineConnection,
 def notify(
     payload: bytes, flags: int = Flags.FIN, ids: bytes = b"\x01\x01", frame_type: int = FrameType.NOTIFY
 ) -> bytes:
-    """Return a frame as a peer sends it who keeps no rule."""
+    """Return a frame with these fields. Nothing is checked, so it may break the protocol."""
     size = 5 + len(ids) + len(payload)
     return size.to_bytes(4, "big") + bytes((frame_type,)) + flags.to_bytes(4, "big") + ids + payload
 
 
-def goodbye_of(connection: Any) -> Disconnect:
-    """Return the DISCONNECT, the last frame that ``connection`` sent."""
+def sent_disconnect(connection: Any) -> Disconnect:
+    """Return the DISCONNECT that ``connection`` sent as its last frame."""
     assert connection.state is State.CLOSED
     data = connection.data_to_send()
     at = data.rindex(b"\x00\x00\x00\x01\x00\x00\x0bstatus-code")
@@ -81,7 +81,7 @@ class TestHandshake:
         assert not agent.async_
 
     def test_the_agents_hello_is_one_piece(self) -> None:
-        """HAProxy 3.2 to 3.4 close when it comes in two: it leaves data_to_send whole."""
+        """data_to_send returns the whole AGENT-HELLO: some HAProxy >= 3.2 close if it arrives in two pieces."""
         agent = AgentConnection()
         agent.receive_data(EngineConnection(NEW).data_to_send())
         events(agent)
@@ -90,8 +90,8 @@ class TestHandshake:
         assert agent.data_to_send() == b""
 
     @pytest.mark.parametrize(("offered", "agreed"), [(256, 256), (16380, 16380), (2**20, 2**20), (2**20 + 1, 2**20)])
-    def test_the_size_is_the_smaller_one(self, offered: int, agreed: int) -> None:
-        """The engine's, up to the agent's own limit."""
+    def test_the_smaller_max_frame_size_is_agreed(self, offered: int, agreed: int) -> None:
+        """The agreed size is the engine's max-frame-size, but at most the agent's own limit."""
         engine, agent = greeted(HAProxyHello(max_frame_size=offered, capabilities=NEW.capabilities))
         assert engine.max_frame_size == agent.max_frame_size == agreed
 
@@ -105,7 +105,7 @@ class TestHandshake:
         ],
     )
     def test_async_takes_both_sides_and_an_engine_id(self, wanted: bool, hello: HAProxyHello, agreed: bool) -> None:
-        """ACKs may take other connections only where it is known which."""
+        """async is agreed only if both sides list it and the HELLO has an engine-id."""
         engine, agent = greeted(hello, async_=wanted)
         assert agent.async_ is agreed
         assert ("async" in engine.peer_capabilities) is wanted
@@ -125,7 +125,7 @@ class TestHandshake:
         assert engine.state is State.CLOSED
 
     def test_the_hello_may_come_with_a_notify(self) -> None:
-        """What follows the HELLO in the same bytes is read."""
+        """A NOTIFY in the same bytes as the HELLO is decoded, too."""
         agent = AgentConnection()
         agent.receive_data(EngineConnection(NEW).data_to_send() + notify(encode_messages(MESSAGES)))
         assert events(agent) == [NEW, Notify(b"\x01\x01", MESSAGES)]
@@ -145,49 +145,49 @@ class TestHandshake:
             (b"\x16\x03\x01\x02\x00\x01\x00\x01", FrameTooBig),
         ],
     )
-    def test_what_is_no_hello_is_answered_with_its_code(self, frame: bytes, error: type[SPOPError]) -> None:
-        """The error that comes out is the one that the AGENT-DISCONNECT names."""
+    def test_a_wrong_first_frame_is_answered_with_its_status_code(self, frame: bytes, error: type[SPOPError]) -> None:
+        """The AGENT-DISCONNECT has the status code of the error that next_event raises."""
         agent = AgentConnection()
         agent.receive_data(frame)
         with pytest.raises(error):
             agent.next_event()
-        assert goodbye_of(agent).status_code == error.status_code
+        assert sent_disconnect(agent).status_code == error.status_code
 
-    def test_a_hello_keeps_its_own_limit(self) -> None:
-        """SPOE.txt, section 3.2.4: it must not exceed the max-frame-size that it announces."""
+    def test_a_hello_must_fit_its_own_max_frame_size(self) -> None:
+        """A HELLO that exceeds the max-frame-size that it announces raises FrameTooBig (SPOE.txt, section 3.2.4)."""
         hello = HAProxyHello(max_frame_size=256, engine_id="x" * 256)
         agent = AgentConnection()
         agent.receive_data(EngineConnection(hello).data_to_send())
         with pytest.raises(FrameTooBig):
             agent.next_event()
 
-    def test_a_hello_is_short(self) -> None:
-        """Nobody can let an agent wait for a megabyte before it has said who it is."""
+    def test_a_long_hello_is_refused(self) -> None:
+        """A HELLO of more than 16 KiB raises FrameTooBig, before the agent buffers it."""
         agent = AgentConnection()
         agent.receive_data((2**14 + 1).to_bytes(4, "big"))
         with pytest.raises(FrameTooBig):
             agent.next_event()
 
     def test_the_agent_may_not_raise_the_size(self) -> None:
-        """An AGENT-HELLO with more than was offered is answered with its code."""
+        """An AGENT-HELLO that raises the max-frame-size is answered with the status code for that."""
         engine = EngineConnection(NEW)
         engine.data_to_send()
         hello = AgentHello(max_frame_size=16381, capabilities=frozenset())
         engine.receive_data(encode_frame(FrameType.AGENT_HELLO, Flags.FIN, b"\x00\x00", hello.encode()))
         with pytest.raises(BadMaxFrameSize):
             engine.next_event()
-        assert goodbye_of(engine).status_code == StatusCode.BAD_MAX_FRAME_SIZE
+        assert sent_disconnect(engine).status_code == StatusCode.BAD_MAX_FRAME_SIZE
 
     def test_a_limit_below_256_is_refused(self) -> None:
-        """An agent cannot be configured against SPOE.txt."""
+        """A max_frame_size below 256 or above a UINT32 raises ValueError."""
         for size in (255, 2**32):
             with pytest.raises(ValueError, match=str(size)):
                 AgentConnection(max_frame_size=size)
 
 
 class TestNotifyAndAck:
-    def test_they_meet(self) -> None:
-        """What the engine sends the agent receives, and what the agent answers the engine receives."""
+    def test_a_notify_and_its_ack_arrive(self) -> None:
+        """The agent gets the messages that the engine sent, and the engine gets the variables of the ACK."""
         engine, agent = greeted()
         ids = engine.send_notify(MESSAGES)
         agent.receive_data(engine.data_to_send())
@@ -197,7 +197,7 @@ class TestNotifyAndAck:
         assert events(engine) == [Ack(ids, {"sess.a": 1, "txn.b": None}, aborted=False)]
 
     def test_acks_come_in_any_order(self) -> None:
-        """Each finds its NOTIFY by its ids."""
+        """The engine finds the NOTIFY of each ACK by its ids."""
         engine, agent = greeted()
         sent = [engine.send_notify([Message("m", [("", number)])]) for number in range(30)]
         agent.receive_data(engine.data_to_send())
@@ -212,7 +212,7 @@ class TestNotifyAndAck:
 
     @pytest.mark.parametrize(("stream_id", "frame_id"), [(0, 0), (0, 1), (2**64 - 1, 2**64 - 1), (240, 2288)])
     def test_every_id_is_valid(self, stream_id: int, frame_id: int) -> None:
-        """Ids have 64 bits, and 0 is one."""
+        """Each id may be any number of 64 bits, 0 included."""
         engine, agent = greeted()
         engine.send_notify([], stream_id, frame_id)
         agent.receive_data(engine.data_to_send())
@@ -222,8 +222,8 @@ class TestNotifyAndAck:
         engine.receive_data(agent.data_to_send())
         assert events(engine) == [Ack(event.ids, {}, aborted=False)]
 
-    def test_ids_that_wait_cannot_be_used_again(self) -> None:
-        """Nobody could tell the ACKs apart."""
+    def test_ids_in_flight_cannot_be_used_again(self) -> None:
+        """send_notify refuses the ids of a NOTIFY in flight: the two ACKs could not be told apart."""
         engine, _ = greeted()
         ids = engine.send_notify([], 5, 1)
         with pytest.raises(ValueError, match="stream-id 5"):
@@ -233,14 +233,14 @@ class TestNotifyAndAck:
 
     @pytest.mark.parametrize(("hello", "payload"), [(OLD, b""), (NEW, NO_ACTIONS)])
     def test_an_ack_without_actions(self, hello: HAProxyHello, payload: bytes) -> None:
-        """HAProxy 3.1.0, which lists no async, loses the stream whose ACK is empty."""
+        """HAProxy >= 3.1 gets an ACK with one harmless action: 3.1.0 loses the stream of an ACK without payload."""
         _, agent = greeted(hello)
         agent.send_ack(b"\x01\x01")
         assert agent.data_to_send() == encode_frame(FrameType.ACK, Flags.FIN, b"\x01\x01", payload)
 
     @pytest.mark.parametrize(("hello", "spare"), [(OLD, 0), (NEW, 1)])
     def test_an_ack_fits_in_a_frame(self, hello: HAProxyHello, spare: int) -> None:
-        """An ACK may be as long as was agreed on, and one byte less for HAProxy >= 3.1; no more."""
+        """The longest ACK has max-frame-size bytes, for HAProxy >= 3.1 one byte less. A longer one is refused."""
         _, agent = greeted(hello)
         ids = b"\x01\x01"
         room = agent.room_for_actions(ids)
@@ -251,7 +251,7 @@ class TestNotifyAndAck:
         assert agent.data_to_send() == b""
 
     def test_late_acks_are_skipped(self) -> None:
-        """An ACK that nobody waits for does not stand in the way of the next."""
+        """The engine skips an ACK of a NOTIFY that it has forgotten, and a second ACK of the same NOTIFY."""
         engine, agent = greeted()
         first, second = engine.send_notify([]), engine.send_notify([])
         engine.forget(first)
@@ -261,7 +261,7 @@ class TestNotifyAndAck:
         assert [event.ids for event in events(engine)] == [second]
 
     def test_an_ack_in_fragments_is_an_error(self) -> None:
-        """HAProxy does not support them."""
+        """An ACK without FIN raises FragmentationNotSupported, as HAProxy refuses it."""
         engine, _ = greeted()
         ids = engine.send_notify([])
         engine.receive_data(notify(b"", 0, ids, FrameType.ACK))
@@ -270,22 +270,22 @@ class TestNotifyAndAck:
 
     @pytest.mark.parametrize("frame_type", [4, 42, 100, 104, 255])
     def test_unknown_frames_are_skipped(self, frame_type: int) -> None:
-        """SPOE.txt, section 3.2.2."""
+        """A frame type that SPOE.txt does not define is skipped (section 3.2.2)."""
         _, agent = greeted()
         agent.receive_data(notify(b"\xff\xff", 0, frame_type=frame_type) + notify(b""))
         assert events(agent) == [Notify(b"\x01\x01", [])]
 
     @pytest.mark.parametrize("frame_type", [1, 101, 102, 103])
-    def test_known_frames_out_of_place_are_an_error(self, frame_type: int) -> None:
-        """A second HELLO, or what only agents send."""
+    def test_known_frames_that_are_not_legal_are_an_error(self, frame_type: int) -> None:
+        """A second HELLO, or a frame that only agents send, raises InvalidFrame."""
         _, agent = greeted()
         agent.receive_data(notify(NEW.encode(), 1, b"\x00\x00", frame_type))
         with pytest.raises(InvalidFrame):
             agent.next_event()
-        assert goodbye_of(agent).status_code == StatusCode.INVALID_FRAME
+        assert sent_disconnect(agent).status_code == StatusCode.INVALID_FRAME
 
-    def test_what_came_before_an_error_is_served(self) -> None:
-        """The NOTIFY in front of a broken frame comes out, and its ACK goes in front of the goodbye."""
+    def test_frames_before_an_error_are_served(self) -> None:
+        """A NOTIFY before a broken frame is an event, and its ACK is sent before the AGENT-DISCONNECT."""
         engine, agent = greeted()
         ids = engine.send_notify(MESSAGES)
         agent.receive_data(engine.data_to_send() + notify(b"\xff"))
@@ -296,8 +296,8 @@ class TestNotifyAndAck:
         engine.receive_data(agent.data_to_send())
         assert [type(event) for event in events(engine)] == [Ack, Disconnect]
 
-    def test_nothing_is_sent_before_the_hello_or_after_the_goodbye(self) -> None:
-        """An ACK or NOTIFY out of place is the caller's error."""
+    def test_nothing_is_sent_before_the_hello_or_after_the_disconnect(self) -> None:
+        """send_ack and send_notify raise ValueError if the connection is not in the state RUNNING."""
         with pytest.raises(ValueError, match="state hello"):
             AgentConnection().send_ack(b"\x01\x01")
         with pytest.raises(ValueError, match="state hello"):
@@ -310,13 +310,13 @@ class TestNotifyAndAck:
         with pytest.raises(ValueError, match="state closed"):
             engine.send_notify([])
 
-    def test_frames_keep_the_agreed_size(self) -> None:
-        """After the handshake the agreed size is the limit, and no more the agent's own."""
+    def test_frames_above_the_agreed_size_are_refused(self) -> None:
+        """After the handshake, the agreed size is the limit of received frames, and not the agent's own limit."""
         _, agent = greeted()
         agent.receive_data((16381).to_bytes(4, "big"))
         with pytest.raises(FrameTooBig):
             agent.next_event()
-        assert goodbye_of(agent).status_code == StatusCode.FRAME_TOO_BIG
+        assert sent_disconnect(agent).status_code == StatusCode.FRAME_TOO_BIG
 
 
 BODY = Message("m", [("head", "x"), ("body", bytes(range(256)) * 5)])
@@ -333,8 +333,8 @@ def fragments(*cuts: int, ids: bytes = b"\x01\x01", last: int = Flags.FIN) -> li
 
 
 class TestFragmentation:
-    def test_the_engine_fragments_and_the_agent_puts_together(self) -> None:
-        """A payload of any size survives, in frames no longer than agreed."""
+    def test_the_agent_reassembles_the_engines_fragments(self) -> None:
+        """A payload longer than a frame is sent in fragments, and the agent reassembles it."""
         engine, agent = greeted(HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities))
         ids = engine.send_notify([BODY])
         data = engine.data_to_send()
@@ -343,21 +343,21 @@ class TestFragmentation:
         assert events(agent) == [Notify(ids, [BODY])]
 
     def test_a_cut_may_fall_anywhere(self) -> None:
-        """Inside a name, a length, a value, and before the first and behind the last byte."""
+        """The payload may be cut at any byte, also before the first and behind the last one."""
         _, agent = greeted()
         for end in range(len(PAYLOAD) + 1):
             agent.receive_data(b"".join(fragments(end)))
             assert events(agent) == [Notify(b"\x01\x01", [BODY])]
 
-    def test_pieces_may_be_empty(self) -> None:
-        """Also many of them."""
+    def test_fragments_may_be_empty(self) -> None:
+        """49 empty fragments in the middle of a payload change nothing."""
         _, agent = greeted()
         agent.receive_data(b"".join(fragments(*[7] * 50)))
         assert events(agent) == [Notify(b"\x01\x01", [BODY])]
 
     @pytest.mark.parametrize("abort", [Flags.FIN | Flags.ABORT, Flags.ABORT])
-    def test_an_aborted_payload_is_forgotten(self, abort: int) -> None:
-        """It is not answered, what is on its way is dropped, and the connection goes on."""
+    def test_an_aborted_payload_is_discarded(self, abort: int) -> None:
+        """An aborted NOTIFY is not answered, its late fragments are skipped, and the next NOTIFY is served."""
         _, agent = greeted()
         first, second, third = fragments(10, 20)
         aborting = notify(b"", abort, frame_type=FrameType.UNSET)
@@ -365,14 +365,14 @@ class TestFragmentation:
         assert events(agent) == [Notify(b"\x01\x01", [BODY])]
         assert agent.data_to_send() == b""
 
-    def test_abort_means_nothing_on_a_whole_payload(self) -> None:
-        """SPOE.txt, section 3.2: it can be ignored there."""
+    def test_abort_is_ignored_on_an_unfragmented_payload(self) -> None:
+        """A NOTIFY with FIN and ABORT is served (SPOE.txt of HAProxy <= 3.0, section 3.2)."""
         _, agent = greeted()
         agent.receive_data(notify(PAYLOAD, Flags.FIN | Flags.ABORT))
         assert events(agent) == [Notify(b"\x01\x01", [BODY])]
 
     def test_a_payload_may_be_aborted_with_its_first_fragment(self) -> None:
-        """Then there is nothing to put together."""
+        """A first fragment with ABORT is discarded."""
         _, agent = greeted()
         agent.receive_data(notify(b"x", Flags.ABORT) + notify(PAYLOAD))
         assert events(agent) == [Notify(b"\x01\x01", [BODY])]
@@ -389,21 +389,21 @@ class TestFragmentation:
         ids=["NOTIFY", "the same NOTIFY", "another first fragment", "another stream's", "another frame's"],
     )
     def test_interlacing_is_an_error(self, between: bytes) -> None:
-        """Between the fragments of a payload, nothing of another may come."""
+        """A frame of another NOTIFY between the fragments of a payload raises InterlacedFrames."""
         _, agent = greeted()
         agent.receive_data(fragments(10)[0] + between)
         with pytest.raises(InterlacedFrames):
             agent.next_event()
-        assert goodbye_of(agent).status_code == StatusCode.INTERLACED_FRAMES
+        assert sent_disconnect(agent).status_code == StatusCode.INTERLACED_FRAMES
 
-    def test_orphans_are_dropped(self) -> None:
-        """A fragment without a beginning may be what was on its way when the agent aborted the payload."""
+    def test_fragments_without_a_beginning_are_skipped(self) -> None:
+        """HAProxy may have sent this fragment before it read the ACK that aborts the payload."""
         _, agent = greeted()
         agent.receive_data(fragments(10)[1] * 3 + notify(b""))
         assert events(agent) == [Notify(b"\x01\x01", [])]
 
-    def test_a_payload_beyond_the_limit_is_given_up(self) -> None:
-        """That NOTIFY is answered with an ACK that aborts it; what follows of it is dropped; others are served."""
+    def test_a_payload_above_the_limit_is_aborted(self) -> None:
+        """An ACK with ABORT answers the NOTIFY, its other fragments are skipped, and the next NOTIFY is served."""
         engine, agent = greeted(HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities), max_payload_size=1000)
         big, small = engine.send_notify([BODY]), engine.send_notify(MESSAGES)
         agent.receive_data(engine.data_to_send())
@@ -415,21 +415,21 @@ class TestFragmentation:
         engine.receive_data(agent.data_to_send())
         assert events(engine) == [Ack(big, {}, aborted=True)]
 
-    def test_a_payload_as_long_as_the_limit_is_served(self) -> None:
-        """The limit itself is no excess."""
+    def test_a_payload_of_the_limit_is_served(self) -> None:
+        """A payload of exactly max_payload_size bytes is served."""
         _, agent = greeted(max_payload_size=len(PAYLOAD))
         agent.receive_data(b"".join(fragments(10)))
         assert events(agent) == [Notify(b"\x01\x01", [BODY])]
 
-    def test_a_payload_is_judged_when_it_is_whole(self) -> None:
-        """One that cannot be read is an InvalidFrame, as it would be in one frame."""
+    def test_a_payload_is_decoded_after_its_last_fragment(self) -> None:
+        """A reassembled payload that cannot be decoded raises InvalidFrame, as in one frame."""
         _, agent = greeted()
         agent.receive_data(notify(b"\x05ab", 0) + notify(b"c", frame_type=FrameType.UNSET))
         with pytest.raises(InvalidFrame):
             agent.next_event()
 
-    def test_an_agent_without_fragmentation_is_spared(self) -> None:
-        """The engine refuses to send what such an agent cannot take."""
+    def test_an_agent_without_fragmentation_gets_no_fragments(self) -> None:
+        """send_notify raises ValueError for a long payload if the agent does not list fragmentation."""
         engine = EngineConnection(NEW)
         engine.data_to_send()
         hello = AgentHello(max_frame_size=256, capabilities=frozenset({"pipelining"}))
@@ -438,8 +438,8 @@ class TestFragmentation:
         with pytest.raises(ValueError, match="do not fit"):
             engine.send_notify([BODY])
 
-    def test_what_has_begun_to_come_is_known(self) -> None:
-        """A frame or a payload that has not ended is worth waiting for."""
+    def test_receiving_is_true_for_an_incomplete_payload(self) -> None:
+        """``receiving`` is true from the first byte of a frame until the last byte of its payload has arrived."""
         _, agent = greeted()
         assert not agent.receiving
         first, second = fragments(10)
@@ -452,20 +452,20 @@ class TestFragmentation:
         assert not agent.receiving
 
 
-class TestGoodbye:
+class TestDisconnect:
     @pytest.mark.parametrize("code", [*StatusCode, 200, 2**32 - 1])
-    def test_the_engines_goodbye_is_answered(self, code: int) -> None:
-        """With AGENT-DISCONNECT 0; then nothing is read any more."""
+    def test_the_engines_disconnect_is_answered(self, code: int) -> None:
+        """The answer is AGENT-DISCONNECT with status code 0. Later bytes are ignored."""
         engine, agent = greeted()
         engine.disconnect(code, "why")
         agent.receive_data(engine.data_to_send() + notify(PAYLOAD))
         assert events(agent) == [Disconnect(code, "why")]
         agent.receive_data(notify(PAYLOAD))
         assert events(agent) == []
-        assert goodbye_of(agent) == Disconnect(0, "normal")
+        assert sent_disconnect(agent) == Disconnect(0, "normal")
 
-    def test_the_agents_goodbye_closes(self) -> None:
-        """The engine does not answer it."""
+    def test_the_agents_disconnect_closes(self) -> None:
+        """The engine closes after an AGENT-DISCONNECT and does not answer it."""
         engine, agent = greeted()
         agent.disconnect(StatusCode.TIMEOUT, "too late")
         engine.receive_data(agent.data_to_send())
@@ -473,23 +473,23 @@ class TestGoodbye:
         assert engine.state is State.CLOSED
         assert engine.data_to_send() == b""
 
-    def test_it_is_said_once(self) -> None:
-        """A second goodbye adds nothing."""
+    def test_a_disconnect_is_sent_once(self) -> None:
+        """A second call of disconnect does nothing."""
         _, agent = greeted()
         agent.disconnect()
         agent.disconnect(4, "again")
-        assert goodbye_of(agent) == Disconnect(0, "normal")
+        assert sent_disconnect(agent) == Disconnect(0, "normal")
         assert agent.data_to_send() == b""
 
-    def test_the_engine_may_leave_before_it_said_hello(self) -> None:
-        """A goodbye is legal at any time."""
+    def test_the_engine_may_disconnect_before_the_hello(self) -> None:
+        """A HAPROXY-DISCONNECT is legal in the state HELLO, too."""
         agent = AgentConnection()
         agent.receive_data(encode_frame(FrameType.HAPROXY_DISCONNECT, Flags.FIN, b"\x00\x00", Disconnect().encode()))
         assert events(agent) == [Disconnect()]
-        assert goodbye_of(agent).status_code == 0
+        assert sent_disconnect(agent).status_code == 0
 
-    def test_it_may_come_between_fragments(self) -> None:
-        """The payload is then forgotten."""
+    def test_a_disconnect_may_come_between_fragments(self) -> None:
+        """A HAPROXY-DISCONNECT between two fragments is legal, and discards the payload."""
         engine, agent = greeted()
         engine.disconnect()
         agent.receive_data(fragments(10)[0] + engine.data_to_send())
@@ -497,30 +497,30 @@ class TestGoodbye:
         assert not agent.receiving
 
     def test_a_message_never_exceeds_255_bytes(self) -> None:
-        """HAProxy <= 3.0 refuses longer ones."""
+        """The message of an AGENT-DISCONNECT is cut to 255 bytes: HAProxy <= 3.0 refuses a longer one."""
         agent = AgentConnection()
         hello = notify(b"\x12supported-versions\x08\xf0\x80\x00" + b"9" * 2288, 1, b"\x00\x00", FrameType.HAPROXY_HELLO)
         agent.receive_data(hello)
         with pytest.raises(SPOPError):
             agent.next_event()
-        assert 0 < len(goodbye_of(agent).message.encode()) <= 255
+        assert 0 < len(sent_disconnect(agent).message.encode()) <= 255
 
 
-def every_way(data: bytes) -> Iterator[list[bytes]]:
+def in_different_pieces(data: bytes) -> Iterator[list[bytes]]:
     yield [data]
     yield [data[index : index + 1] for index in range(len(data))]
     yield [data[index : index + 13] for index in range(0, len(data), 13)]
 
 
-def test_a_conversation_survives_any_cut() -> None:
-    """Both ways and however the bytes come, the same events come out."""
+def test_events_do_not_depend_on_the_pieces() -> None:
+    """The agent returns the same events, whether the bytes arrive at once, one by one, or in pieces of 13."""
     engine, agent = greeted(HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities))
     for _ in range(3):
         engine.send_notify(MESSAGES)
         engine.send_notify([BODY])
     data = engine.data_to_send()
     results = []
-    for pieces in every_way(data):
+    for pieces in in_different_pieces(data):
         _, agent = greeted(HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities))
         received = []
         for piece in pieces:
@@ -531,8 +531,8 @@ def test_a_conversation_survives_any_cut() -> None:
     assert [event.messages for event in results[0]] == [MESSAGES, [BODY]] * 3
 
 
-def test_intervals_of_a_haproxy_that_reads_all() -> None:
-    """They change nothing: no ACK is held back from HAProxy <= 3.0."""
+def test_intervals_have_no_effect_with_an_older_haproxy() -> None:
+    """For HAProxy <= 3.0, no ACK is held back, so interval_ends and interval_ended do nothing."""
     engine, agent = greeted(OLD)
     ids = [engine.send_notify(MESSAGES) for _ in range(3)]
     agent.receive_data(engine.data_to_send())

@@ -1,4 +1,4 @@
-"""Frames, the buffer that cuts them out, and the payloads of HELLO and DISCONNECT (SPOE.txt, section 3.2)."""
+"""Frames, FrameBuffer, and the payloads of HELLO and DISCONNECT (SPOE.txt, section 3.2)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from spoa_twisted.spop.frames import (
 )
 from spoa_twisted.spop.typeddata import Int32, Int64, UInt32, UInt64, Value, encode_kv_list
 
-# As HAProxy sends them.
+# Frames as HAProxy sends them, in hexadecimal and without FRAME-LENGTH.
 NOTIFY = "03000000010101" + "08636865636b2d6970" + "01" + "026970" + "067f000001"
 FRAMES: list[tuple[Frame, str]] = [
     ((3, 1, b"\x01\x01", bytes.fromhex(NOTIFY[14:])), NOTIFY),
@@ -72,24 +72,24 @@ def framed(body: str) -> bytes:
 
 @pytest.mark.parametrize("arrive", [whole, byte_by_byte, in_pieces_of_seven])
 @pytest.mark.parametrize(("frame", "body"), FRAMES)
-def test_a_frame_survives(frame: Frame, body: str, arrive: Any) -> None:
-    """However its bytes arrive, a frame comes out as it went in, and nothing is left."""
+def test_a_frame_comes_out_as_it_was_sent(frame: Frame, body: str, arrive: Any) -> None:
+    """A frame comes out of the buffer unchanged, however its bytes arrive, and the buffer is empty then."""
     buffer = FrameBuffer(2000)
     assert cut(buffer, arrive(framed(body))) == [frame]
     assert len(buffer) == 0
 
 
 @pytest.mark.parametrize("arrive", [whole, byte_by_byte, in_pieces_of_seven])
-def test_many_frames_survive_with_the_beginning_of_another(arrive: Any) -> None:
-    """Frames come out in order, and what begins behind them waits."""
+def test_frames_come_out_in_order_and_the_rest_stays(arrive: Any) -> None:
+    """Frames come out in their order, and the beginning of another frame stays in the buffer."""
     buffer = FrameBuffer(2000)
     data = b"".join([framed(body) for _, body in FRAMES]) * 3
     assert cut(buffer, arrive(data + b"\x00\x00\x00\x08\x03")) == [frame for frame, _ in FRAMES] * 3
     assert len(buffer) == 5
 
 
-def test_frames_are_fed_before_others_are_taken() -> None:
-    """What is fed while frames are waiting to be taken stands behind them."""
+def test_bytes_can_be_fed_while_frames_are_left() -> None:
+    """Bytes that are fed while the buffer still holds frames come after these frames."""
     buffer = FrameBuffer(2000)
     data = b"".join([framed(body) for _, body in FRAMES])
     buffer.feed(data[:100])
@@ -101,13 +101,13 @@ def test_frames_are_fed_before_others_are_taken() -> None:
 
 @pytest.mark.parametrize(("frame", "body"), FRAMES[:3])
 def test_a_frame_is_encoded_as_haproxy_reads_it(frame: Frame, body: str) -> None:
-    """Length, type, flags, ids, payload."""
+    """The encoding is FRAME-LENGTH, type, flags, ids and payload, in this order."""
     assert encode_frame(*frame) == framed(body)
 
 
 @pytest.mark.parametrize("size", [2001, 2**31 - 1, 2**32 - 1])
-def test_a_length_is_judged_before_its_bytes_come(size: int) -> None:
-    """A frame too big is an error as soon as its length is there, and not one byte before."""
+def test_a_length_is_checked_before_the_frame_arrives(size: int) -> None:
+    """A frame that is too big raises FrameTooBig as soon as the four bytes of its length have arrived."""
     buffer = FrameBuffer(2000)
     data = size.to_bytes(4, "big")
     assert cut(buffer, byte_by_byte(data[:3])) == []
@@ -116,15 +116,15 @@ def test_a_length_is_judged_before_its_bytes_come(size: int) -> None:
         buffer.next_frame()
 
 
-def test_the_longest_frame_is_let_in() -> None:
-    """The limit itself is no excess."""
+def test_a_frame_of_max_frame_size_is_accepted() -> None:
+    """A frame of exactly max_frame_size bytes is not too big."""
     buffer = FrameBuffer(2000)
     assert len(cut(buffer, whole(framed("0300000001" + "0101" + "00" * 1993)))) == 1
 
 
 @pytest.mark.parametrize("size", range(7))
 def test_a_length_below_a_header_is_an_error(size: int) -> None:
-    """A frame has at least seven bytes."""
+    """A length below 7 raises InvalidFrame: type, flags and ids take at least seven bytes."""
     buffer = FrameBuffer(2000)
     buffer.feed(size.to_bytes(4, "big"))
     with pytest.raises(InvalidFrame, match="too short"):
@@ -136,35 +136,35 @@ def test_a_length_below_a_header_is_an_error(size: int) -> None:
 )
 @pytest.mark.parametrize("behind", ["", "00" * 30])
 def test_a_header_that_ends_inside_an_id_is_an_error(body: str, behind: str) -> None:
-    """Whether or not other bytes follow the frame, its ids end within it, and have 64 bits."""
+    """Ids that do not end within the frame, or have more than 64 bits, raise InvalidFrame, whatever bytes follow."""
     buffer = FrameBuffer(2000)
     buffer.feed(framed(body) + bytes.fromhex(behind))
     with pytest.raises(InvalidFrame):
         buffer.next_frame()
 
 
-def test_a_peer_of_single_bytes_costs_no_more_than_another() -> None:
-    """The bytes of a frame are copied a fixed number of times, however small the pieces that they come in."""
+def test_a_frame_that_arrives_byte_by_byte_is_not_copied_each_time() -> None:
+    """An incomplete frame grows in place in one bytearray, so small pieces cost no more than large ones."""
     buffer = FrameBuffer(2**20)
     buffer.feed((2**20).to_bytes(4, "big"))
     assert buffer.next_frame() is None
-    held = buffer._partial
+    partial = buffer._partial
     for _ in range(1000):
         buffer.feed(b"x")
         assert buffer.next_frame() is None
-    assert buffer._partial is held
+    assert buffer._partial is partial
     assert len(buffer) == 1004
 
 
 @pytest.mark.parametrize(("stream_id", "frame_id"), [(0, 0), (0, 1), (239, 240), (2**32, 1), (2**64 - 1, 2**64 - 1)])
-def test_ids_survive(stream_id: int, frame_id: int) -> None:
-    """The ids of a frame are two numbers of 64 bits, 0 among them."""
+def test_ids_are_encoded_and_decoded(stream_id: int, frame_id: int) -> None:
+    """The stream-id and the frame-id are numbers from 0 to 2^64 - 1, and are decoded to themselves."""
     ids = encode_ids(stream_id, frame_id)
     assert decode_ids(ids) == (stream_id, frame_id)
     assert frame_overhead(ids) == 5 + len(ids)
 
 
-# The payloads below are those that HAProxy 2.6 and 3.2 were seen to send.
+# HAProxy 2.6 and 3.2 send the payloads below.
 VERSIONS = "12737570706f727465642d76657273696f6e73" + "0803322e30"
 SIZE = "0e6d61782d6672616d652d73697a65" + "03fcf006"
 CAPABILITIES = "0c6361706162696c6974696573"
@@ -187,14 +187,14 @@ CAPABILITIES = "0c6361706162696c6974696573"
         ),
     ],
 )
-def test_haproxys_hello_survives(hello: HAProxyHello, encoded: str) -> None:
-    """It has HAProxy's bytes, item for item, and is decoded from them."""
+def test_haproxys_hello_is_encoded_and_decoded(hello: HAProxyHello, encoded: str) -> None:
+    """A HAProxyHello is encoded as HAProxy sends it, and the bytes are decoded to an equal HAProxyHello."""
     assert hello.encode() == bytes.fromhex(encoded)
     assert HAProxyHello.decode(bytes.fromhex(encoded)) == hello
 
 
-def test_an_agents_hello_survives() -> None:
-    """It has the bytes that HAProxy takes, and is decoded from them."""
+def test_an_agents_hello_is_encoded_and_decoded() -> None:
+    """An AgentHello has the bytes that HAProxy accepts, which are decoded to an equal AgentHello."""
     hello = AgentHello(max_frame_size=16380, capabilities=frozenset({"pipelining"}))
     encoded = "0776657273696f6e0803322e30" + SIZE + CAPABILITIES + "080a706970656c696e696e67"
     assert hello.encode() == bytes.fromhex(encoded)
@@ -207,16 +207,16 @@ GOOD: dict[str, Value] = {"supported-versions": "2.0", "max-frame-size": UInt32(
 @pytest.mark.parametrize(
     "versions", ["2.0", " 2.0 ", "2.5", "2.0, 1.5", "1.0,2.0", "3.0,2.1", ",2.0,", "nonsense, 2.0"]
 )
-def test_any_two_point_something_is_our_version(versions: str) -> None:
-    """A major version includes all its minor ones, and spaces do not matter."""
+def test_any_version_2_is_accepted(versions: str) -> None:
+    """Any version 2.x in the list is enough: it includes the lower minor versions. Spaces are ignored."""
     assert HAProxyHello.decode(encode_kv_list([*{**GOOD, "supported-versions": versions}.items()]))
 
 
 @pytest.mark.parametrize(
     "versions", ["1.0", "3.0", "", "2", "2.", ".0", "2.0.0", "-2.0", "20", "22.0", "two.oh", "2,0"]
 )
-def test_no_two_point_something_is_an_unsupported_version(versions: str) -> None:
-    """Without a version 2.x, the peers cannot speak."""
+def test_other_versions_are_unsupported(versions: str) -> None:
+    """A HELLO without a version 2.x raises UnsupportedVersion."""
     with pytest.raises(UnsupportedVersion):
         HAProxyHello.decode(encode_kv_list([*{**GOOD, "supported-versions": versions}.items()]))
     with pytest.raises(UnsupportedVersion):
@@ -234,7 +234,7 @@ def test_no_two_point_something_is_an_unsupported_version(versions: str) -> None
     ],
 )
 def test_mandatory_items_are_demanded(missing: list[str], error: type[SPOPError]) -> None:
-    """Each item that SPOE.txt calls mandatory has an error of its own."""
+    """A HELLO that lacks a mandatory item raises the error of this item."""
     items = [(name, value) for name, value in {**GOOD, "version": "2.0"}.items() if name not in missing]
     with pytest.raises(error):
         HAProxyHello.decode(encode_kv_list(items))
@@ -244,14 +244,14 @@ def test_mandatory_items_are_demanded(missing: list[str], error: type[SPOPError]
 
 @pytest.mark.parametrize("size", [0, 255, -1, Int32(-1)])
 def test_a_size_below_256_is_an_error(size: int) -> None:
-    """SPOE.txt, section 3.2: peers support at least 256 bytes."""
+    """A max-frame-size below 256 bytes raises BadMaxFrameSize (SPOE.txt, section 3.2)."""
     with pytest.raises(BadMaxFrameSize):
         HAProxyHello.decode(encode_kv_list([*{**GOOD, "max-frame-size": size}.items()]))
 
 
 @pytest.mark.parametrize("size", [256, Int32(300), UInt32(300), Int64(300), UInt64(2**64 - 1)])
 def test_a_size_may_have_any_integer_type(size: int) -> None:
-    """HAProxy is as generous to agents."""
+    """A max-frame-size may have any integer type, as HAProxy accepts it from agents, and is decoded to a plain int."""
     hello = HAProxyHello.decode(encode_kv_list([*{**GOOD, "max-frame-size": size}.items()]))
     assert hello.max_frame_size == size
     assert type(hello.max_frame_size) is int
@@ -273,25 +273,25 @@ def test_a_size_may_have_any_integer_type(size: int) -> None:
     ],
 )
 def test_an_item_of_another_type_is_an_invalid_frame(name: str, value: Any) -> None:
-    """Except for the width of integers, types are as SPOE.txt has them."""
+    """An item that has another type than SPOE.txt gives it raises an InvalidFrame that names the item."""
     with pytest.raises(InvalidFrame, match=name):
         HAProxyHello.decode(encode_kv_list([*{**GOOD, name: value}.items()]))
 
 
 def test_unknown_items_are_skipped() -> None:
-    """Whatever their type, and names that only begin like known ones."""
+    """Unknown items of any type are skipped, also those whose name begins with the name of a known item."""
     items = [*GOOD.items(), ("x", None), ("y", b"\xff"), ("versions", True), ("supported-versionsX", "9.9")]
     assert HAProxyHello.decode(encode_kv_list(items)).supported_versions == ("2.0",)
 
 
 def test_capabilities_are_a_set() -> None:
-    """Spaces and empty items do not matter, a longer name is another capability."""
+    """Spaces and empty items are ignored. A name that only begins with "pipelining" is another capability."""
     hello = HAProxyHello.decode(encode_kv_list([*{**GOOD, "capabilities": " async , ,pipeliningX"}.items()]))
     assert hello.capabilities == {"async", "pipeliningX"}
 
 
-def test_a_disconnect_survives() -> None:
-    """It has the bytes that HAProxy takes, and is decoded from them."""
+def test_a_disconnect_is_encoded_and_decoded() -> None:
+    """A Disconnect has the bytes that HAProxy accepts, which are decoded to an equal Disconnect."""
     encoded = bytes.fromhex("0b7374617475732d636f6465" + "0300" + "076d657373616765" + "08066e6f726d616c")
     assert Disconnect().encode() == encoded
     assert Disconnect.decode(encoded) == Disconnect(0, "normal")
@@ -299,14 +299,14 @@ def test_a_disconnect_survives() -> None:
 
 @pytest.mark.parametrize("message", ["x" * 300, "é" * 200, "\udcff" * 300, "€" * 100])
 def test_a_disconnects_message_is_cut(message: str) -> None:
-    """HAProxy <= 3.0 takes no more than 255 bytes, which end with a whole character."""
+    """A long message is cut to at most 255 bytes, as HAProxy <= 3.0 demands, and never inside a character."""
     cut_message = Disconnect.decode(Disconnect(99, message).encode()).message
     assert 250 < len(cut_message.encode()) <= 255
     assert set(cut_message) <= {message[0], "?"}
 
 
 @pytest.mark.parametrize(
-    ("items", "goodbye"),
+    ("items", "decoded"),
     [
         ([], Disconnect(99, "")),
         ([("message", "why")], Disconnect(99, "why")),
@@ -314,6 +314,6 @@ def test_a_disconnects_message_is_cut(message: str) -> None:
         ([("status-code", "3"), ("message", 3)], Disconnect(99, "")),
     ],
 )
-def test_a_goodbye_is_understood_whatever_it_lacks(items: list[tuple[str, Any]], goodbye: Disconnect) -> None:
-    """It closes the connection anyway."""
-    assert Disconnect.decode(encode_kv_list(items)) == goodbye
+def test_a_disconnect_may_lack_items(items: list[tuple[str, Any]], decoded: Disconnect) -> None:
+    """A missing or wrong status-code becomes 99, a missing or wrong message becomes empty."""
+    assert Disconnect.decode(encode_kv_list(items)) == decoded

@@ -25,8 +25,8 @@ LISTS = [
 
 
 @pytest.mark.parametrize(("messages", "encoded"), LISTS)
-def test_a_list_survives(messages: list[Message], encoded: str) -> None:
-    """Messages have HAProxy's bytes, and are decoded from them."""
+def test_a_list_is_encoded_and_decoded(messages: list[Message], encoded: str) -> None:
+    """Messages are encoded as HAProxy sends them, and the bytes are decoded to equal messages."""
     data = bytes.fromhex(encoded)
     assert encode_messages(messages) == data
     assert decode_messages(data) == messages
@@ -35,7 +35,7 @@ def test_a_list_survives(messages: list[Message], encoded: str) -> None:
 
 @pytest.mark.parametrize(("messages", "encoded"), LISTS)
 def test_a_list_cut_short_is_an_error_or_a_shorter_list(messages: list[Message], encoded: str) -> None:
-    """What ends inside a message is an InvalidFrame; what ends between two is the list of those before."""
+    """Data that ends inside a message raises InvalidFrame. Data that ends between two messages is a shorter list."""
     data = bytes.fromhex(encoded)
     ends = {len(encode_messages(messages[:count])): messages[:count] for count in range(len(messages) + 1)}
     for end in range(len(data)):
@@ -46,27 +46,27 @@ def test_a_list_cut_short_is_an_error_or_a_shorter_list(messages: list[Message],
                 decode_messages(data[:end])
 
 
-def test_messages_are_counted() -> None:
-    """An empty message takes two bytes, and much more when it is read: there is an end to it."""
+def test_the_number_of_messages_is_limited() -> None:
+    """A NOTIFY of more than 4096 messages raises InvalidFrame: a message of two bytes becomes a much larger object."""
     assert len(decode_messages(b"\0\0" * MAX_MESSAGES)) == MAX_MESSAGES
     with pytest.raises(InvalidFrame, match="more than 4096 messages"):
         decode_messages(b"\0\0" * (MAX_MESSAGES + 1))
 
 
 def test_more_than_255_arguments_are_refused() -> None:
-    """NB-ARGS is one byte."""
+    """encode_messages raises ValueError for 256 arguments, because NB-ARGS is one byte."""
     with pytest.raises(ValueError, match="'m' has 256 arguments"):
         encode_messages([Message("m", [("", None)] * 256)])
 
 
 @pytest.fixture
 def message() -> Message:
-    """What ``args frontend=fe_id src dst`` sends, with a repeated name."""
+    """The message of ``args frontend=fe_id src dst``, and a fourth argument that is also named ``frontend``."""
     return Message("m", [("frontend", 3), ("", "src"), ("", "dst"), ("frontend", 4)])
 
 
 def test_arguments_are_found_by_name_and_position(message: Message) -> None:
-    """A name finds the first argument that has it, a number the one at that position, arg(N) an unnamed one."""
+    """A name gets the first argument of that name, a number the argument at that position, arg(N) an unnamed one."""
     assert message["frontend"] == 3
     assert [message[0], message[1], message[-1]] == [3, "src", 4]
     assert message["arg(1)"] == "src"
@@ -76,8 +76,8 @@ def test_arguments_are_found_by_name_and_position(message: Message) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "src", "arg(0)", "arg(4)", "arg(999)", "arg()", "arg(x)"])
-def test_what_is_not_there_is_a_key_error(message: Message, name: str) -> None:
-    """A name that no argument has, a named argument's arg(N) among them, is a KeyError that names it."""
+def test_an_unknown_name_is_a_key_error(message: Message, name: str) -> None:
+    """A name that no argument has raises KeyError. So does arg(N) if the argument at position N has a name."""
     assert name not in message
     assert message.get(name) is None
     with pytest.raises(KeyError) as caught:
@@ -86,13 +86,13 @@ def test_what_is_not_there_is_a_key_error(message: Message, name: str) -> None:
 
 
 def test_a_position_outside_is_an_index_error(message: Message) -> None:
-    """As with any sequence."""
+    """A position behind the last argument raises IndexError."""
     with pytest.raises(IndexError):
         message[4]
 
 
 def test_a_message_is_an_ordered_view(message: Message) -> None:
-    """It has a length, is iterated over as pairs, and tells what it holds."""
+    """A message has a length, yields pairs when iterated, knows its names, and shows its arguments in its repr."""
     assert len(message) == 4
     assert list(message) == [("frontend", 3), ("", "src"), ("", "dst"), ("frontend", 4)]
     assert "frontend" in message
@@ -102,18 +102,18 @@ def test_a_message_is_an_ordered_view(message: Message) -> None:
 
 
 def test_a_named_argument_may_be_called_like_an_unnamed_one() -> None:
-    """An argument's own name comes first."""
+    """If an argument is named "arg(0)", this key gets it, and not the unnamed argument at position 0."""
     assert Message("m", [("", 1), ("arg(0)", 2)])["arg(0)"] == 2
 
 
 def test_a_message_is_read_only(message: Message) -> None:
-    """Its arguments cannot be assigned."""
+    """An assignment to an argument raises TypeError."""
     with pytest.raises(TypeError):
         message["frontend"] = 5  # type: ignore[index]
 
 
-def test_messages_are_compared_by_what_they_hold(message: Message) -> None:
-    """Equal messages are equal and hash alike; others are not."""
+def test_messages_are_compared_by_name_and_arguments(message: Message) -> None:
+    """Messages of the same name and arguments are equal and have the same hash; all others differ."""
     same = Message("m", list(message))
     assert message == same
     assert hash(message) == hash(same)
@@ -124,13 +124,13 @@ def test_messages_are_compared_by_what_they_hold(message: Message) -> None:
 
 @pytest.mark.parametrize("messages", [messages for messages, _ in LISTS])
 def test_a_message_can_be_copied_and_pickled(messages: list[Message]) -> None:
-    """A handler may hand it to another process."""
+    """A copied or pickled message equals the original: a handler may send it to another process."""
     assert copy.deepcopy(messages) == messages
     assert pickle.loads(pickle.dumps(messages)) == messages
 
 
 def test_arguments_may_be_pairs_of_any_kind() -> None:
-    """Lists, as they come out of JSON, are pairs, too."""
+    """A pair of a name and a value may be a tuple, a list (as from JSON) or a str of two characters."""
     pairs: list[Any] = [["a", 1], ("b", 2), "c3"]
     assert list(Message("m", pairs)) == [("a", 1), ("b", 2), ("c", "3")]
 
@@ -146,23 +146,23 @@ def encoded(*arguments: str, name: str = "turns") -> tuple[list[Message], bytes]
     ids=["another name", "one more", "none", "many", "a longer name", "no name"],
 )
 def test_messages_of_one_name_with_other_arguments(others: tuple[str, ...]) -> None:
-    """By turns, as two HAProxys may send them: each is what it is, and neither makes the other slow."""
+    """Two HAProxys may send different arguments by turns: each is decoded, and the layout is rarely replaced."""
     _layouts.clear()
     kinds = [encoded("a"), encoded(*others)]
-    learnt = set()
+    layouts = set()
     for turn in range(1000):
         messages, data = kinds[turn % 2]
         assert decode_messages(data) == messages
-        learnt.add(id(_layouts[data[:6]]))
-    assert len(learnt) <= 10
-    # A new configuration has come to stay.
+        layouts.add(id(_layouts[data[:6]]))
+    assert len(layouts) <= 10
+    # After a reload of HAProxy, all messages have the new arguments: they replace the layout.
     for _ in range(200):
         decode_messages(kinds[1][1])
     assert _layouts[b"\x05turns"].names == others
 
 
-def test_what_is_remembered_of_messages_is_bounded() -> None:
-    """In number and size; a name that takes two bytes for its length is not remembered at all."""
+def test_the_table_of_layouts_is_bounded() -> None:
+    """At most 256 layouts of at most 4096 bytes are stored, and none of a name of 240 bytes or more."""
     _layouts.clear()
     for number in range(1000):
         messages, data = encoded("a", "b", name=f"m{number}")
@@ -175,8 +175,8 @@ def test_what_is_remembered_of_messages_is_bounded() -> None:
     assert _layouts == {}
 
 
-def test_a_message_like_the_last_one_is_judged_as_strictly() -> None:
-    """It may end anywhere, or hold what is no value."""
+def test_a_message_with_a_known_layout_is_checked_as_strictly() -> None:
+    """A cut or invalid message raises InvalidFrame, whether or not its layout is stored."""
     _layouts.clear()
     messages, data = encoded("a", "b")
     for whole in data, data:

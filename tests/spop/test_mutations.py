@@ -1,4 +1,4 @@
-"""Broken frames by the thousand: each is a frame or a SPOPError, nothing else."""
+"""Thousands of mutated conversations: a connection returns events or raises SPOPError, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MESSAGES = [
 
 
 def conversation() -> tuple[list[bytes], list[bytes]]:
-    """Return what an engine and an agent send each other, in one piece a step."""
+    """Return the bytes that an engine and an agent send each other. Each item holds the bytes of one write."""
     engine = EngineConnection(HAProxyHello(max_frame_size=512, capabilities=frozenset({"async"}), engine_id="e"))
     agent = AgentConnection()
     from_engine, from_agent = [engine.data_to_send()], []
@@ -46,41 +46,41 @@ def conversation() -> tuple[list[bytes], list[bytes]]:
     return [*from_engine, engine.data_to_send()], [*from_agent, agent.data_to_send()]
 
 
-def mutated(frames: list[bytes], chance: random.Random) -> bytes:
-    """Return ``frames`` with a few things wrong: bytes changed, lost or added, frames dropped, doubled or swapped."""
+def mutated(frames: list[bytes], randomness: random.Random) -> bytes:
+    """Return ``frames`` with mutations: bytes changed, deleted or inserted, frames dropped, repeated or moved."""
     frames = list(frames)
-    for _ in range(chance.randrange(3)):
-        which = chance.randrange(len(frames))
-        match chance.randrange(3):
+    for _ in range(randomness.randrange(3)):
+        which = randomness.randrange(len(frames))
+        match randomness.randrange(3):
             case 0:
-                frames.insert(chance.randrange(len(frames)), frames[which])
+                frames.insert(randomness.randrange(len(frames)), frames[which])
             case 1:
                 frames.append(frames.pop(which))
             case 2 if len(frames) > 1:
                 del frames[which]
     data = bytearray(b"".join(frames))
-    for _ in range(chance.randrange(6)):
-        at = chance.randrange(len(data))
-        match chance.randrange(5):
+    for _ in range(randomness.randrange(6)):
+        at = randomness.randrange(len(data))
+        match randomness.randrange(5):
             case 0:
-                data[at] = chance.randrange(256)
+                data[at] = randomness.randrange(256)
             case 1:
-                data[at] ^= 1 << chance.randrange(8)
+                data[at] ^= 1 << randomness.randrange(8)
             case 2:
-                del data[at : at + chance.randrange(1, 9)]
+                del data[at : at + randomness.randrange(1, 9)]
             case 3:
-                data[at:at] = chance.randbytes(chance.randrange(1, 9))
+                data[at:at] = randomness.randbytes(randomness.randrange(1, 9))
             case 4:
-                data[at] = chance.choice([0, 1, 0xEF, 0xF0, 0xFF])
+                data[at] = randomness.choice([0, 1, 0xEF, 0xF0, 0xFF])
         data = data or bytearray(1)
     return bytes(data)
 
 
-def play(connection: Any, data: bytes, chance: random.Random) -> bool:
-    """Feed ``data`` in random pieces until the connection closes; return whether it broke the protocol."""
+def play(connection: Any, data: bytes, randomness: random.Random) -> bool:
+    """Feed ``data`` in random pieces until the connection closes; return whether it raised a SPOPError."""
     offset = 0
     while offset < len(data) and connection.state is not State.CLOSED:
-        size = chance.choice([1, 3, 17, 100, len(data)])
+        size = randomness.choice([1, 3, 17, 100, len(data)])
         connection.receive_data(data[offset : offset + size])
         offset += size
         try:
@@ -94,28 +94,28 @@ def play(connection: Any, data: bytes, chance: random.Random) -> bool:
 
 
 @pytest.mark.parametrize("side", ["agent", "engine"])
-def test_nothing_but_a_spoperror_comes_out(side: str) -> None:
-    """Of thousands of mutated conversations, none raises anything but a SPOPError, on either side."""
-    chance = random.Random(20261122)
+def test_mutated_conversations_raise_only_spoperror(side: str) -> None:
+    """Neither side raises any exception but SPOPError for a mutated conversation, and its text fits a DISCONNECT."""
+    randomness = random.Random(20261122)
     from_engine, from_agent = conversation()
     broken = 0
     for _ in range(MUTATIONS):
         if side == "agent":
-            broken += play(AgentConnection(max_payload_size=2000), mutated(from_engine, chance), chance)
+            broken += play(AgentConnection(max_payload_size=2000), mutated(from_engine, randomness), randomness)
         else:
             engine = EngineConnection(HAProxyHello(max_frame_size=512, engine_id="e"))
             engine._waiting.update([b"\x01\x01", b"\x03\x01", b"\x05\x01"])
-            broken += play(engine, mutated(from_agent, chance), chance)
-    # Were nearly all or nearly none an error, the mutations would test nothing.
+            broken += play(engine, mutated(from_agent, randomness), randomness)
+    # If nearly all or nearly no conversations failed, the mutations would reach only a part of the code.
     assert MUTATIONS // 10 < broken < MUTATIONS * 9 // 10
 
 
-def test_random_bytes_are_no_harm() -> None:
-    """Noise, with and without a handshake before it, is a frame to skip or a SPOPError."""
-    chance = random.Random(7)
+def test_random_bytes_raise_only_spoperror() -> None:
+    """Random bytes, at the start and in a frame after the HELLO, are skipped or raise SPOPError."""
+    randomness = random.Random(7)
     hello = EngineConnection().data_to_send()
     for number in range(2000):
-        noise = chance.randbytes(chance.randrange(1, 200))
+        noise = randomness.randbytes(randomness.randrange(1, 200))
         if number % 2:
             noise = hello + len(noise).to_bytes(4, "big") + noise
-        play(AgentConnection(), noise, chance)
+        play(AgentConnection(), noise, randomness)

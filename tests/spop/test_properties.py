@@ -1,4 +1,4 @@
-"""What holds for everything that can be encoded, and for everything that can be decoded."""
+"""Properties of the codec, which Hypothesis checks with arbitrary values and with arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from spoa_twisted.spop.typeddata import (
 from spoa_twisted.spop.varint import decode_varint, encode_varint
 from tests.profile import holds_for
 
-from .strategies import exactly, messages, numbers, objects, texts, values, variable_names, variables
+from .strategies import messages, numbers, objects, texts, typed, values, variable_names, variables
 
 any_bytes = st.binary(max_size=200)
 
 
 def read_at(decode: Callable[[bytes, int], tuple[Any, int]], encoded: bytes, before: bytes, behind: bytes) -> Any:
-    """Return what ``encoded`` says between other bytes; cut short anywhere, it is an error."""
+    """Decode ``encoded`` between other bytes, and return the value. Each shorter part must raise InvalidFrame."""
     value, offset = decode(before + encoded + behind, len(before))
     assert offset == len(before) + len(encoded)
     for end in range(len(encoded)):
@@ -50,38 +50,38 @@ def read_at(decode: Callable[[bytes, int], tuple[Any, int]], encoded: bytes, bef
 
 @holds_for(numbers, any_bytes, any_bytes)
 def test_varint(number: int, before: bytes, behind: bytes) -> None:
-    """A number comes back, from between whatever bytes."""
+    """A number is decoded to itself, between arbitrary bytes."""
     assert read_at(decode_varint, encode_varint(number), before, behind) == number
 
 
 @holds_for(texts, any_bytes, any_bytes)
 def test_string(text: str, before: bytes, behind: bytes) -> None:
-    """A text comes back, UTF-8 or not."""
+    """A text is decoded to itself, even if its bytes are not UTF-8."""
     assert read_at(decode_string, encode_string(text), before, behind) == text
 
 
 @holds_for(values, any_bytes, any_bytes)
 def test_typed_data(value: Value, before: bytes, behind: bytes) -> None:
-    """A value comes back with its type."""
-    assert exactly(read_at(decode_typed_data, encode_typed_data(value), before, behind)) == exactly(value)
+    """A value is decoded to itself, with its type."""
+    assert typed(read_at(decode_typed_data, encode_typed_data(value), before, behind)) == typed(value)
 
 
 @holds_for(st.dictionaries(texts, values, max_size=5))
 def test_kv_list(items: dict[str, Value]) -> None:
-    """Items come back in their order."""
-    assert exactly(decode_kv_list(encode_kv_list(items.items()))) == exactly(items)
+    """Items are decoded in their order."""
+    assert typed(decode_kv_list(encode_kv_list(items.items()))) == typed(items)
 
 
 @holds_for(st.lists(messages, max_size=4))
 def test_messages(sent: list[Message]) -> None:
-    """Messages come back in their order, with their arguments in theirs."""
-    assert exactly(decode_messages(encode_messages(sent))) == exactly(sent)
+    """Messages and their arguments are decoded in their order."""
+    assert typed(decode_messages(encode_messages(sent))) == typed(sent)
 
 
 @holds_for(variables)
 def test_actions(sent: dict[str, Value]) -> None:
-    """Variables come back in their order."""
-    assert exactly(decode_actions(encode_actions(sent))) == exactly(sent)
+    """Variables are decoded in their order."""
+    assert typed(decode_actions(encode_actions(sent))) == typed(sent)
 
 
 versions = st.lists(st.sampled_from(["2.0", "1.0", "2.5", "3.1"]), max_size=3).map(lambda others: ("2.0", *others))
@@ -91,26 +91,26 @@ sizes = st.integers(256, 2**32 - 1)
 
 @holds_for(st.builds(HAProxyHello, versions, sizes, words, texts, st.booleans()))
 def test_haproxys_hello(hello: HAProxyHello) -> None:
-    """It comes back, item for item."""
+    """Each item of the HELLO is decoded to itself."""
     assert HAProxyHello.decode(hello.encode()) == hello
 
 
 @holds_for(st.builds(AgentHello, st.sampled_from(["2.0", "2.7"]), sizes, words))
 def test_an_agents_hello(hello: AgentHello) -> None:
-    """It comes back, item for item."""
+    """Each item of the HELLO is decoded to itself."""
     assert AgentHello.decode(hello.encode()) == hello
 
 
 @holds_for(st.integers(0, 2**32 - 1), st.text(st.characters()))
 def test_disconnect(code: int, text: str) -> None:
-    """The code comes back, and of the text what 255 bytes hold, no character cut in two."""
-    goodbye = Disconnect.decode(Disconnect(code, text).encode())
-    assert goodbye.status_code == code
+    """The code is decoded to itself. Of the text, as many whole characters are left as fit in 255 bytes."""
+    received = Disconnect.decode(Disconnect(code, text).encode())
+    assert received.status_code == code
     sent = text.encode("utf-8", "replace").decode()
-    assert sent.startswith(goodbye.message)
-    length = len(goodbye.message.encode())
+    assert sent.startswith(received.message)
+    length = len(received.message.encode())
     assert length <= 255
-    assert goodbye.message == sent or length > 251
+    assert received.message == sent or length > 251
 
 
 frames = st.tuples(
@@ -122,8 +122,8 @@ frames = st.tuples(
 
 
 @holds_for(st.lists(frames, max_size=5), st.lists(st.integers(1, 60), min_size=1, max_size=8))
-def test_frames_however_cut(sent: list[tuple[FrameType, Flags, bytes, bytes]], cuts: list[int]) -> None:
-    """They come back whole, in whatever pieces they came."""
+def test_frames_in_pieces(sent: list[tuple[FrameType, Flags, bytes, bytes]], cuts: list[int]) -> None:
+    """The same frames come out of the buffer, however the bytes were cut into pieces."""
     data = b"".join([encode_frame(*frame) for frame in sent])
     for sizes in ([len(data) + 1], [1], cuts):
         buffer = FrameBuffer(2**16)
@@ -141,23 +141,23 @@ def test_frames_however_cut(sent: list[tuple[FrameType, Flags, bytes, bytes]], c
 
 @pytest.mark.parametrize("decode", [decode_varint, decode_string, decode_typed_data])
 @holds_for(any_bytes, st.integers(0, 250))
-def test_whatever_is_decoded_is_a_value_or_an_error(
+def test_any_bytes_are_decoded_or_raise_spoperror(
     decode: Callable[[bytes, int], tuple[Any, int]], data: bytes, offset: int
 ) -> None:
-    """And leaves off within the bytes, the same with others behind them."""
+    """A decoded value ends within the bytes, is the same with other bytes behind it, and cannot be cut."""
     try:
         value, end = decode(data, offset)
     except SPOPError:
         return
     assert offset < end <= len(data)
-    assert exactly(decode(data + b"\xff\x00", offset)) == exactly((value, end))
+    assert typed(decode(data + b"\xff\x00", offset)) == typed((value, end))
     with pytest.raises(SPOPError):
         decode(data[: end - 1], offset)
 
 
 @holds_for(any_bytes)
-def test_whatever_is_read_to_its_end_is_written_as_it_was(data: bytes) -> None:
-    """What a varint decodes to has no other form."""
+def test_a_varint_has_one_encoding(data: bytes) -> None:
+    """Any bytes that are decoded to a number are the encoding of that number."""
     try:
         number, end = decode_varint(data, 0)
     except SPOPError:
@@ -177,23 +177,23 @@ def test_whatever_is_read_to_its_end_is_written_as_it_was(data: bytes) -> None:
     ],
 )
 @holds_for(any_bytes)
-def test_whatever_payload_is_decoded_is_a_value_or_an_error(
+def test_any_payload_is_decoded_or_raises_spoperror(
     decode: Callable[[bytes], Any], encode: Callable[[Any], bytes] | None, data: bytes
 ) -> None:
-    """What it came to can be sent, and comes to the same."""
+    """The decoded value can be encoded, and is then decoded to the same value."""
     try:
         value = decode(data)
     except SPOPError:
         return
     if encode is not None:
-        assert exactly(decode(encode(value))) == exactly(value)
+        assert typed(decode(encode(value))) == typed(value)
 
 
 @holds_for(
     st.dictionaries(variable_names | objects.filter(lambda name: type(name).__hash__ is not None), objects, max_size=3)
 )
-def test_actions_of_anything(sent: dict[Any, Any]) -> None:
-    """They are bytes that say all of it, or an error of two kinds that names the variable."""
+def test_actions_of_any_objects(sent: dict[Any, Any]) -> None:
+    """encode_actions encodes any names and values, or raises a TypeError or ValueError that names the variable."""
     try:
         encoded = encode_actions(sent)
     except (TypeError, ValueError) as error:
@@ -204,8 +204,8 @@ def test_actions_of_anything(sent: dict[Any, Any]) -> None:
 
 
 @holds_for(objects, objects, objects)
-def test_messages_of_anything(name: Any, argument: Any, value: Any) -> None:
-    """They are bytes that say all of it, or an error of two kinds."""
+def test_messages_of_any_objects(name: Any, argument: Any, value: Any) -> None:
+    """encode_messages encodes any name, argument and value, or raises TypeError or ValueError."""
     try:
         encoded = encode_messages([Message(name, [(argument, value)])])
     except (TypeError, ValueError):
@@ -216,7 +216,7 @@ def test_messages_of_anything(name: Any, argument: Any, value: Any) -> None:
 
 @holds_for(st.integers())
 def test_ids_of_any_number(number: int) -> None:
-    """A number that has no form is an error."""
+    """encode_ids raises ValueError for a number below 0 or above 2^64 - 1."""
     if 0 <= number < 2**64:
         assert decode_varint(encode_varint(number), 0)[0] == number
     else:

@@ -23,7 +23,7 @@ from spoa_twisted.spop.typeddata import (
     encode_typed_data,
 )
 
-# What goes as these bytes and comes back as the same value of the same type.
+# Values and their encoding, which is decoded to the same value of the same type.
 SYMMETRIC: list[tuple[Any, str]] = [
     (None, "00"),
     (False, "01"),
@@ -65,8 +65,8 @@ IDS = [f"{type(value).__name__}-{str(value)[:20]!r}" for value, _ in SYMMETRIC]
 
 
 @pytest.mark.parametrize(("value", "encoded"), SYMMETRIC, ids=IDS)
-def test_a_value_survives_with_its_type(value: Any, encoded: str) -> None:
-    """Encoded, a value has HAProxy's bytes; decoded, it is the same and of the same type, whatever lies around it."""
+def test_a_value_is_decoded_to_its_own_type(value: Any, encoded: str) -> None:
+    """A value is encoded as HAProxy encodes it, and decoded to the same value and type, also between other bytes."""
     data = bytes.fromhex(encoded)
     assert encode_typed_data(value) == data
     for before, behind in ((b"", b""), (b"\x08\x05", b"\x00\xff")):
@@ -77,7 +77,7 @@ def test_a_value_survives_with_its_type(value: Any, encoded: str) -> None:
 
 @pytest.mark.parametrize(("value", "encoded"), SYMMETRIC, ids=IDS)
 def test_a_value_cut_short_is_an_error(value: Any, encoded: str) -> None:
-    """Every beginning of a value is an InvalidFrame."""
+    """If the data ends before the last byte of a value, decode_typed_data raises InvalidFrame."""
     data = bytes.fromhex(encoded)
     for end in range(len(data)):
         with pytest.raises(InvalidFrame):
@@ -98,15 +98,15 @@ def test_a_value_cut_short_is_an_error(value: Any, encoded: str) -> None:
         ("02f0f1fefe3e", Int32(-(2**31))),
     ],
 )
-def test_what_others_send_is_understood(encoded: str, value: Any) -> None:
-    """Flags that a type does not use are ignored, and an INT32 may have its sign extended to 32 bits only."""
+def test_variants_of_other_peers_are_decoded(encoded: str, value: Any) -> None:
+    """Flags that a type does not use are ignored. A negative INT32 may be encoded in 32 bits as well as in 64."""
     decoded, _ = decode_typed_data(bytes.fromhex(encoded), 0)
     assert (decoded, type(decoded)) == (value, type(value))
 
 
 @pytest.mark.parametrize("data_type", range(10, 16))
 def test_a_reserved_type_is_an_error(data_type: int) -> None:
-    """The types 10 to 15 are an InvalidFrame."""
+    """The types 10 to 15 raise InvalidFrame."""
     with pytest.raises(InvalidFrame, match=str(data_type)):
         decode_typed_data(bytes((data_type, 0, 0, 0)), 0)
 
@@ -117,7 +117,7 @@ def test_a_reserved_type_is_an_error(data_type: int) -> None:
     ids=["UINT32 2^32", "INT32 2^32", "INT32 2^63-1", "INT32 -2^31-1"],
 )
 def test_an_integer_outside_its_type_is_an_error(encoded: str) -> None:
-    """A 32-bit integer with more bits is an InvalidFrame."""
+    """A 32-bit integer with more bits raises InvalidFrame."""
     with pytest.raises(InvalidFrame):
         decode_typed_data(bytes.fromhex(encoded), 0)
 
@@ -158,14 +158,14 @@ class Octets(bytes):
         (IPv6Interface("::1/64"), "07" + "00" * 15 + "01"),
     ],
 )
-def test_kindred_values_can_be_sent(value: Any, encoded: str) -> None:
-    """NULL, Int64, subclasses and other bytes go as what they are kinds of."""
+def test_subclasses_and_other_bytes_can_be_encoded(value: Any, encoded: str) -> None:
+    """NULL, Int64, instances of subclasses, bytearray and memoryview are encoded, but decoded to another class."""
     assert encode_typed_data(value) == bytes.fromhex(encoded)
 
 
 @pytest.mark.parametrize("value", [1.5, [], {}, object(), {"a"}, 1j, IPv4Address], ids=lambda v: type(v).__name__)
 def test_other_types_are_refused(value: Any) -> None:
-    """A value that has no SPOP type is a TypeError that names its type."""
+    """For a value that has no SPOP type, encode_typed_data raises a TypeError that names the value's type."""
     with pytest.raises(TypeError, match=type(value).__name__):
         encode_typed_data(value)
 
@@ -187,19 +187,19 @@ def test_other_types_are_refused(value: Any) -> None:
     ids=ascii,
 )
 def test_values_outside_their_type_are_refused(value: Any) -> None:
-    """An integer that its type cannot hold, and text that no bytes stand for, are a ValueError."""
+    """An integer outside the range of its type, or a lone surrogate that no byte is decoded to, raises ValueError."""
     with pytest.raises(ValueError):
         encode_typed_data(value)
 
 
 def test_null_is_readable() -> None:
-    """In a log, NULL is NULL."""
+    """The repr of NULL, as a log shows it, is "NULL"."""
     assert repr(NULL) == "NULL"
 
 
 @pytest.mark.parametrize("text", ["", "a", "é", "\udcfe", "x" * 300])
-def test_a_string_survives(text: str) -> None:
-    """A STRING is decoded to what it was, three ways: whole, cut short, with bytes behind."""
+def test_a_string_is_encoded_and_decoded(text: str) -> None:
+    """A STRING is decoded to the same text, also with bytes behind it; cut off, it raises InvalidFrame."""
     data = encode_string(text)
     assert decode_string(data, 0) == (text, len(data))
     assert decode_string(data + b"\x01", 0) == (text, len(data))
@@ -208,16 +208,16 @@ def test_a_string_survives(text: str) -> None:
             decode_string(data[:end], 0)
 
 
-def test_every_byte_survives_as_text() -> None:
-    """Whatever two bytes HAProxy sends as a STRING go back unchanged."""
+def test_every_pair_of_bytes_is_encoded_unchanged() -> None:
+    """Any two bytes that HAProxy sends as a STRING are decoded to a str, which is encoded to the same bytes."""
     for number in range(2**16):
         data = b"\x02" + number.to_bytes(2, "big")
         text, _ = decode_string(data, 0)
         assert encode_string(text) == data
 
 
-def test_a_kv_list_survives() -> None:
-    """Names and values come back, and of a repeated name the first value counts."""
+def test_a_kv_list_is_encoded_and_decoded() -> None:
+    """Names and values are decoded in their order. Of a repeated name, the first value counts."""
     data = encode_kv_list([("a", 1), ("", b"x"), ("a", 2)])
     assert data == b"\x01a\x04\x01\x00\x09\x01x\x01a\x04\x02"
     assert decode_kv_list(data) == {"a": 1, "": b"x"}
@@ -226,7 +226,7 @@ def test_a_kv_list_survives() -> None:
 
 
 def test_a_kv_list_cut_short_is_an_error() -> None:
-    """A list that ends inside a name or a value is an InvalidFrame."""
+    """A list that ends inside a name or a value raises InvalidFrame."""
     data = encode_kv_list([("name", "value")])
     for end in range(1, len(data)):
         with pytest.raises(InvalidFrame):

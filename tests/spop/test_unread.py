@@ -1,4 +1,4 @@
-"""How much may stand unread in front of HAProxy >= 3.1."""
+"""The limit of the bytes that a HAProxy >= 3.1 may not have read (see spoa_twisted.spop.unread)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from spoa_twisted.spop.frames import Flags, FrameType, HAProxyHello, encode_fram
 from spoa_twisted.spop.messages import Message, encode_messages
 from spoa_twisted.spop.unread import Receipt, Unread
 
-# One byte less than the buffer of a HAProxy whose max-frame-size is 16380.
+# The largest number of unread bytes: one byte less than the buffer of a HAProxy whose max-frame-size is 16380.
 LIMIT = 16383
 
-# Twenty of these, and the goodbye, are shorter.
+# The size of the largest ACK that is not counted: 20 of them and an AGENT-DISCONNECT are shorter than LIMIT.
 SMALL = 804
 
 NEW = HAProxyHello(capabilities=frozenset({"pipelining"}))
 
-# A NOTIFY of which three make a long read.
+# Three NOTIFYs of this size exceed the 32 KiB that Twisted may read at once.
 LONG_NOTIFY = encode_frame(
     FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m", [("a", b"x" * 16000)])])
 )
@@ -29,82 +29,82 @@ def frames(*sizes: int) -> list[bytes]:
 
 @pytest.fixture
 def unread() -> Unread:
-    """After the AGENT-HELLO."""
+    """An Unread after the AGENT-HELLO was sent."""
     unread = Unread(16380)
     assert unread.admit(frames(80), 0) == 1
     return unread
 
 
-def time_passes(unread: Unread) -> None:
-    """As long as HAProxy needs, when nothing else tells what it has read."""
+def pass_time_until_read(unread: Unread) -> None:
+    """Let as many intervals end as it takes until bytes count as read without the kernel's help."""
     for _ in range(Receipt.UNKNOWN.value):
         unread.interval_ended(Receipt.UNKNOWN)
 
 
 def haproxy_reads(unread: Unread | AgentConnection) -> None:
-    """All, and its call has had the time to return."""
+    """HAProxy reads all bytes, and its call of recv() has had the time to return."""
     for _ in range(Receipt.HANDED_OUT.value):
         unread.interval_ends()
         unread.interval_ended(Receipt.HANDED_OUT)
 
 
 def test_small_frames_are_not_counted(unread: Unread) -> None:
-    """Twenty of them fit, and there are no more: whatever is in flight, they leave at once."""
+    """20 small ACKs fit below the limit, and HAProxy waits for no more than 20. So they leave at once."""
     for _ in range(100):
         assert unread.admit(frames(*[SMALL] * 20), 20) == 20
     assert len(unread) == 0
 
 
-def test_a_frame_as_long_as_the_limit_leaves_alone(unread: Unread) -> None:
-    """The next waits until it is read."""
+def test_a_frame_of_the_limit_leaves_alone(unread: Unread) -> None:
+    """A frame of LIMIT bytes leaves. The next frame waits until HAProxy has read it."""
     assert unread.admit(frames(LIMIT, 10), 2) == 1
     assert unread.admit(frames(10), 1) == 0
-    time_passes(unread)
+    pass_time_until_read(unread)
     assert unread.admit(frames(10), 1) == 1
 
 
 def test_long_frames_leave_up_to_the_limit(unread: Unread) -> None:
-    """In their order: a short one does not overtake."""
+    """Frames leave in their order as long as they fit. A short frame does not overtake a long one."""
     assert unread.admit(frames(8000, 8000, 1000, 10), 4) == 2
     assert unread.admit(frames(1000, 10), 2) == 0
 
 
-def test_what_was_sent_before_counting_began_counts(unread: Unread) -> None:
-    """For the most that it may be."""
+def test_frames_sent_before_counting_began_are_counted(unread: Unread) -> None:
+    """When counting begins, an earlier ACK counts with the largest size that a small ACK can have."""
     assert unread.admit(frames(10), 1) == 1
     assert unread.admit(frames(LIMIT), 1) == 0
     assert unread.admit(frames(LIMIT - SMALL), 1) == 1
 
 
-def test_a_full_pipeline_has_nothing_unread(unread: Unread) -> None:
-    """HAProxy, which keeps 20 NOTIFYs in flight, must have read the ACKs of all others."""
+def test_with_20_in_flight_nothing_is_unread(unread: Unread) -> None:
+    """HAProxy keeps at most 20 NOTIFYs in flight. If 20 are, it has read all ACKs that were sent."""
     assert unread.admit(frames(16000), 20) == 1
     assert unread.admit(frames(16000), 19) == 0
     assert unread.admit(frames(16000), 20) == 1
 
 
-def test_what_is_unread_is_no_more_than_is_missing(unread: Unread) -> None:
-    """With 18 NOTIFYs in flight, two ACKs may be unread: those sent last."""
+def test_with_18_in_flight_two_acks_may_be_unread(unread: Unread) -> None:
+    """With 18 NOTIFYs in flight, only the last two of the sent ACKs may be unread."""
     assert unread.admit(frames(5000, 5000, 5000), 18) == 3
     assert unread.admit(frames(6000), 18) == 1
     assert len(unread) == 3
     assert unread.admit(frames(6000), 18) == 0
 
 
-def test_time_shows_what_was_read_when_nothing_else_does(unread: Unread) -> None:
-    """What was sent later needs as much time of its own."""
+def test_frames_count_as_read_after_enough_time(unread: Unread) -> None:
+    """Without the kernel's help, each frame counts as read 40 intervals after it was sent."""
     assert unread.admit(frames(8000), 1) == 1
     for _ in range(Receipt.UNKNOWN.value - 1):
         unread.interval_ended(Receipt.UNKNOWN)
     assert unread.admit(frames(8000), 1) == 1
     unread.interval_ended(Receipt.UNKNOWN)
     assert len(unread) == 1
-    time_passes(unread)
+    pass_time_until_read(unread)
     assert len(unread) == 0
 
 
-def test_the_kernel_knows(unread: Unread) -> None:
-    """When it says that all was read, no time has to pass; when it says that not all was, no time is enough."""
+def test_the_kernel_tells_what_was_read(unread: Unread) -> None:
+    """As long as the kernel reports unread bytes, no time is enough. When it reports none, two intervals are."""
     assert unread.admit(frames(LIMIT, 10), 2) == 1
     for _ in range(10 * Receipt.UNKNOWN.value):
         unread.interval_ended(Receipt.MISSING)
@@ -113,8 +113,8 @@ def test_the_kernel_knows(unread: Unread) -> None:
     assert unread.admit(frames(10), 1) == 1
 
 
-def test_what_the_kernel_has_handed_out_may_not_have_been_returned(unread: Unread) -> None:
-    """A call that has not returned takes what comes next as well: both together must not fill the buffer."""
+def test_fetched_bytes_count_until_the_call_has_returned(unread: Unread) -> None:
+    """A call of recv() that has not returned also fetches newer bytes: both together must not fill the buffer."""
     assert unread.admit(frames(12000), 1) == 1
     for _ in range(Receipt.HANDED_OUT.value - 1):
         unread.interval_ended(Receipt.HANDED_OUT)
@@ -125,8 +125,8 @@ def test_what_the_kernel_has_handed_out_may_not_have_been_returned(unread: Unrea
     assert len(unread) == 2
 
 
-def test_what_is_sent_while_an_interval_ends_belongs_to_the_next(unread: Unread) -> None:
-    """It may not have reached the kernel, which then knows nothing of it."""
+def test_frames_sent_while_an_interval_ends_belong_to_the_next(unread: Unread) -> None:
+    """This frame may not have reached the kernel, so the kernel's answer does not cover it."""
     assert unread.admit(frames(8000), 1) == 1
     unread.interval_ends()
     assert unread.admit(frames(8000), 1) == 1
@@ -137,8 +137,8 @@ def test_what_is_sent_while_an_interval_ends_belongs_to_the_next(unread: Unread)
     assert len(unread) == 0
 
 
-def test_counting_ends_when_all_is_read(unread: Unread) -> None:
-    """After a long frame, small ones are not slowed for ever."""
+def test_counting_ends_when_everything_is_read(unread: Unread) -> None:
+    """When HAProxy has read a long frame, small frames leave at once again."""
     assert unread.admit(frames(LIMIT), 1) == 1
     haproxy_reads(unread)
     for _ in range(100):
@@ -146,16 +146,16 @@ def test_counting_ends_when_all_is_read(unread: Unread) -> None:
     assert len(unread) == 0
 
 
-def test_more_in_flight_than_haproxy_waits_for(unread: Unread) -> None:
-    """It has given up some, and reads no faster for it: however small the ACKs, only so many leave at once."""
+def test_more_notifys_than_haproxy_keeps_in_flight(unread: Unread) -> None:
+    """With 1000 NOTIFYs in flight, HAProxy has given up some of them. Even small ACKs are limited then."""
     assert unread.admit(frames(*[40] * 1000), 1000) == LIMIT // 40
     assert unread.admit(frames(*[40] * 591), 591) == 0
     haproxy_reads(unread)
     assert unread.admit(frames(*[40] * 591), 591) == LIMIT // 40
 
 
-def test_what_arrived_together_was_in_flight_together(unread: Unread) -> None:
-    """Though it is answered one after the other."""
+def test_notifys_that_arrived_together_were_in_flight_together(unread: Unread) -> None:
+    """NOTIFYs of one read count together, also if the agent answers them one after the other."""
     admitted = 0
     while unread.admit(frames(40), 1, admitted) == 1:
         admitted += 1
@@ -163,8 +163,8 @@ def test_what_arrived_together_was_in_flight_together(unread: Unread) -> None:
     assert unread.admit(frames(40), 1, 0) == 0
 
 
-def test_counts_prove_nothing_after_haproxy_gave_up(unread: Unread) -> None:
-    """Though no more than 20 are in flight any more, ACKs of those given up may be unread, until all is read."""
+def test_the_count_is_not_used_after_haproxy_gave_up(unread: Unread) -> None:
+    """After HAProxy gave up NOTIFYs, the number in flight is not used before everything has been read."""
     assert unread.admit(frames(*[800] * 25), 25) == 20
     assert unread.admit(frames(*[800] * 20), 20) == 0
     haproxy_reads(unread)
@@ -172,8 +172,8 @@ def test_counts_prove_nothing_after_haproxy_gave_up(unread: Unread) -> None:
     assert len(unread) == 0
 
 
-def test_a_count_that_misses_what_has_not_arrived(unread: Unread) -> None:
-    """Who has fallen behind sees only a part of what HAProxy has sent."""
+def test_the_count_is_not_used_after_fell_behind(unread: Unread) -> None:
+    """After fell_behind(), HAProxy may have sent more NOTIFYs than arrived: the number in flight is not used."""
     unread.fell_behind()
     for _ in range(3):
         assert unread.admit(frames(*[2000] * 4), 4) in (4, 0)
@@ -183,12 +183,12 @@ def test_a_count_that_misses_what_has_not_arrived(unread: Unread) -> None:
 
 
 def test_one_notify_at_a_time() -> None:
-    """Without pipelining, each NOTIFY shows that the ACK of the one before it was read."""
+    """Without pipelining, HAProxy sends a NOTIFY only after it has read the ACK of the previous one."""
     unread = Unread(16380, pipelining=False)
     assert unread.admit(frames(80), 0) == 1
     for _ in range(10):
         assert unread.admit(frames(LIMIT), 1) == 1
-    # HAProxy gave up the first, and sent another.
+    # HAProxy gave up the first NOTIFY, and sent another.
     assert unread.admit(frames(LIMIT, LIMIT), 2) == 0
     haproxy_reads(unread)
     assert unread.admit(frames(LIMIT, LIMIT), 2) == 1
@@ -215,7 +215,7 @@ class TestConnection:
         return agent
 
     def test_small_acks_leave_at_once(self, agent: AgentConnection) -> None:
-        """All in one write, and nobody waits for anything."""
+        """20 small ACKs leave in one write, and no interval is needed."""
         for number in range(20):
             agent.send_ack(bytes((2 * number + 1, 1)), b"x" * (SMALL - 11))
         assert len(agent.data_to_send()) == 20 * SMALL
@@ -223,7 +223,7 @@ class TestConnection:
         assert agent.bytes_to_send == 0
 
     def test_long_acks_are_held_back(self, agent: AgentConnection) -> None:
-        """Whole frames leave, no more than HAProxy can read at once, until all have left."""
+        """Each write has whole frames and no more bytes than the limit, until all ACKs have left."""
         for number in range(20):
             agent.send_ack(bytes((2 * number + 1, 1)), b"x" * 1500)
         writes = []
@@ -235,8 +235,8 @@ class TestConnection:
         assert sum(writes) == 20 * 1511
         assert all(size <= LIMIT and size % 1511 == 0 for size in writes)
 
-    def test_who_has_fallen_behind_sends_no_more_than_haproxy_can_read(self, agent: AgentConnection) -> None:
-        """HAProxy has given up most of what came in one long read; it still is sent as slowly as it can read."""
+    def test_an_agent_that_fell_behind_keeps_the_limit(self, agent: AgentConnection) -> None:
+        """HAProxy has given up most of 1000 NOTIFYs of one read. Their ACKs still keep the limit."""
         notify = encode_frame(FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m")]))
         agent.receive_data(notify * 1000)
         while (event := agent.next_event()) is not None:
@@ -248,8 +248,8 @@ class TestConnection:
         assert 1000 < len(agent.data_to_send()) <= LIMIT
 
     @pytest.mark.parametrize("with_tls", [False, True])
-    def test_a_long_read_may_be_a_part(self, with_tls: bool) -> None:
-        """HAProxy may have sent more: that few NOTIFYs have come does not show that it has read ACKs of others."""
+    def test_after_a_long_read_the_count_is_not_used(self, with_tls: bool) -> None:
+        """After a long read, more NOTIFYs may wait in the transport. So their small number does not free any ACK."""
         agent = self.with_notifies(0)
         reads = [LONG_NOTIFY] * 3 if with_tls else [LONG_NOTIFY * 3]
         sent = 0
@@ -262,16 +262,16 @@ class TestConnection:
                 sent += len(agent.data_to_send())
         assert 15 * 900 < sent <= LIMIT
 
-    def test_short_reads_show_what_was_read(self, agent: AgentConnection) -> None:
-        """However many they are: HAProxy sends a NOTIFY that makes 20 again when it has read the ACK before it."""
+    def test_after_short_reads_the_count_is_used(self, agent: AgentConnection) -> None:
+        """Each NOTIFY that makes 20 in flight again shows that HAProxy has read the previous ACK."""
         for _ in range(10):
             agent.send_ack(b"\x01\x01", b"x" * 12000)
             assert len(agent.data_to_send()) > 12000
             agent.receive_data(LONG_NOTIFY)
             assert isinstance(agent.next_event(), Notify)
 
-    def test_what_comes_piece_by_piece(self, agent: AgentConnection) -> None:
-        """As the records of TLS do, all of which had arrived before any was answered."""
+    def test_pieces_of_one_read_count_together(self, agent: AgentConnection) -> None:
+        """TLS delivers one read in several pieces. All their NOTIFYs had arrived before the first was answered."""
         notify = encode_frame(FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m")]))
         for _ in range(20):
             agent.send_ack(b"\x01\x01")
@@ -287,7 +287,7 @@ class TestConnection:
         assert agent.unread
 
     def test_without_pipelining_nothing_waits(self) -> None:
-        """Each NOTIFY shows that all before it has been read."""
+        """Each NOTIFY shows that HAProxy has read the previous ACK, so the longest ACKs leave at once."""
         engine, agent = EngineConnection(HAProxyHello(capabilities=frozenset())), AgentConnection()
         agent.receive_data(engine.data_to_send())
         agent.next_event()
@@ -300,8 +300,8 @@ class TestConnection:
             agent.send_ack(ids, b"x" * agent.room_for_actions(ids))
             assert len(agent.data_to_send()) == LIMIT
 
-    def test_the_goodbye_waits_for_long_acks(self, agent: AgentConnection) -> None:
-        """What HAProxy cannot read any more it cannot know."""
+    def test_the_disconnect_waits_for_long_acks(self, agent: AgentConnection) -> None:
+        """The AGENT-DISCONNECT leaves behind the last ACK, and the limit still holds."""
         for number in range(20):
             agent.send_ack(bytes((2 * number + 1, 1)), b"x" * 1500)
         agent.disconnect()
@@ -313,12 +313,12 @@ class TestConnection:
         assert all(len(data) <= LIMIT for data in writes)
         assert writes[-1].endswith(b"\x06normal")
 
-    def test_the_goodbye_is_no_ack(self, agent: AgentConnection) -> None:
-        """With 18 NOTIFYs in flight two ACKs may be unread, whether or not a goodbye follows the third."""
+    def test_the_disconnect_is_not_counted_as_an_ack(self, agent: AgentConnection) -> None:
+        """With 18 NOTIFYs in flight, two ACKs may be unread, also if an AGENT-DISCONNECT is queued behind the third."""
         for _ in range(2):
             agent.send_ack(b"\x01\x01", b"x" * 8000)
         assert len(agent.data_to_send()) > 16000
-        # Another NOTIFY begins to come.
+        # The beginning of another NOTIFY arrives.
         agent.receive_data(LONG_NOTIFY[:100])
         agent.send_ack(b"\x01\x01", b"x" * 6000)
         agent.disconnect()
@@ -326,8 +326,8 @@ class TestConnection:
         haproxy_reads(agent)
         assert len(agent.data_to_send()) > 6000
 
-    def test_small_acks_and_the_goodbye_leave_together(self, agent: AgentConnection) -> None:
-        """However many they are."""
+    def test_small_acks_and_the_disconnect_leave_together(self, agent: AgentConnection) -> None:
+        """20 small ACKs and the AGENT-DISCONNECT leave in one write."""
         for number in range(20):
             agent.send_ack(bytes((2 * number + 1, 1)), b"x" * (SMALL - 11))
         agent.disconnect()
@@ -335,8 +335,8 @@ class TestConnection:
         assert 20 * SMALL < len(data) <= LIMIT
         assert data.endswith(b"\x06normal")
 
-    def test_an_older_haproxy_takes_all_at_once(self) -> None:
-        """One that lists async is none that stops reading."""
+    def test_an_older_haproxy_has_no_limit(self) -> None:
+        """HAProxy <= 3.0, which lists async, gets all ACKs at once."""
         agent = self.with_notifies(20, HAProxyHello(capabilities=frozenset({"pipelining", "async"})))
         for number in range(20):
             agent.send_ack(bytes((2 * number + 1, 1)), b"x" * 1500)

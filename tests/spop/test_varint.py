@@ -30,8 +30,8 @@ VARINTS = [
 
 
 @pytest.mark.parametrize(("value", "encoded"), VARINTS)
-def test_a_number_has_one_form(value: int, encoded: str) -> None:
-    """A number is encoded as HAProxy encodes it, and decoded from that, whatever stands before and behind."""
+def test_a_number_is_encoded_as_haproxy_encodes_it(value: int, encoded: str) -> None:
+    """A number has the bytes that HAProxy sends. They are decoded to the number, also between other bytes."""
     data = bytes.fromhex(encoded)
     assert encode_varint(value) == data
     assert decode_varint(data, 0) == (value, len(data))
@@ -40,7 +40,7 @@ def test_a_number_has_one_form(value: int, encoded: str) -> None:
 
 @pytest.mark.parametrize(("value", "encoded"), VARINTS)
 def test_a_number_cut_short_is_an_error(value: int, encoded: str) -> None:
-    """Every beginning of a number, the empty one included, is an InvalidFrame."""
+    """If the data ends before the last byte of a number, decode_varint raises InvalidFrame."""
     data = bytes.fromhex(encoded)
     for end in range(len(data)):
         with pytest.raises(InvalidFrame):
@@ -53,20 +53,20 @@ def test_a_number_cut_short_is_an_error(value: int, encoded: str) -> None:
     ids=["eleven bytes", "endless", "2^64", "67 bits"],
 )
 def test_a_number_above_64_bits_is_an_error(encoded: str) -> None:
-    """A number of more than ten bytes, or of more than 64 bits in ten, is an InvalidFrame."""
+    """decode_varint raises InvalidFrame for a number of more than 10 bytes, and for 10 bytes of more than 64 bits."""
     with pytest.raises(InvalidFrame):
         decode_varint(bytes.fromhex(encoded), 0)
 
 
 @pytest.mark.parametrize("value", [-1, 2**64])
-def test_what_has_no_form_is_refused(value: int) -> None:
-    """Only numbers from 0 to 2^64 - 1 can be encoded."""
+def test_numbers_outside_64_bits_are_refused(value: int) -> None:
+    """encode_varint raises ValueError for numbers below 0 and above 2^64 - 1."""
     with pytest.raises(ValueError, match=str(value)):
         encode_varint(value)
 
 
-def test_every_number_around_the_steps_survives() -> None:
-    """Encoding and decoding agree near every power of two."""
+def test_encoding_and_decoding_agree_near_powers_of_two() -> None:
+    """Numbers near each power of two are decoded to themselves: the length of the encoding changes there."""
     for bits in range(65):
         for value in range(max(0, 2**bits - 300), min(2**64, 2**bits + 300)):
             data = encode_varint(value)
