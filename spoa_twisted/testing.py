@@ -94,7 +94,7 @@ class FakeHAProxy:
         return self._protocol.send(*messages)
 
     def disconnect(self) -> None:
-        """Close the connection, as HAProxy does when it stops. Pending requests fail; pending handlers are cancelled."""
+        """Close the connection, as HAProxy does when it stops. Pending requests fail; their handlers are cancelled."""
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.disconnect()
