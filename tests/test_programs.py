@@ -73,7 +73,7 @@ def test_what_takes_too_long(python: Any, wait: Any) -> None:
     """After the limit, said and ended kill the program, and show all of its output."""
     program = python("import os, signal; os.write(1, b'begins\\nand waits'); signal.pause()")
     program.said("begins")
-    with pytest.raises(AssertionError, match=r"(?s)within 0\.5 s \(it still ran\):\nbegins\nand waits$"):
+    with pytest.raises(AssertionError, match=r"(?s)within 0\.5 s \(still running\):\nbegins\nand waits$"):
         wait(program)
     assert program.status == -signal.SIGKILL
     assert not is_there(program.pid)
