@@ -1,6 +1,7 @@
-"""What is checked, and how. ``nox -l`` lists it; CI runs all of it, in the order of ``.ci/stages.py``.
+"""The sessions that check the project. ``nox -l`` lists them; CI runs all of them, in the order of ``.ci/stages.py``.
 
-Each session installs and tests a copy of the checkout, with what is not committed: sessions may run side by side.
+Each session works in a copy of the checkout, including uncommitted changes. So sessions can run at the same time, and
+none of them changes the checkout. Only ``lint`` reads the checkout itself.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import nox
 ROOT = Path(__file__).parent
 DOWNLOADS = ROOT / ".nox" / "downloads"
 
-#: What can differ between interpreters, without the tests that soak: everything but faults and speed, and of the tests
-#: with HAProxy those of values, transports, and the limits of what one read of HAProxy >= 3.1 takes.
+#: Tests whose result can depend on the interpreter, besides those of smoke(). Of the tests with HAProxy: handlers,
+#: values, transports, and the size of answers that HAProxy >= 3.1 can read at once. No tests of faults or speed.
 SMOKE = [
     *("tests/spop", "tests/conformance", "tests/ctl"),
     *[f"tests/haproxy/test_{name}.py" for name in ("handlers", "values", "transports", "wedge")],
@@ -28,9 +29,9 @@ nox.needs_version = ">=2024.4.15"
 
 
 def temporary(session: nox.Session) -> Path:
-    """Return a folder of the session's own.
+    """Return a folder for the files of this session.
 
-    It is not nox's own, which would be the tests' TMPDIR too: the paths of their Unix sockets would get too long.
+    Do not use nox's ``create_tmp()``: it also sets TMPDIR, and the paths of the tests' Unix sockets become too long.
     """
     folder: Path = ROOT / ".nox" / "folders" / session.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,13 +39,13 @@ def temporary(session: nox.Session) -> Path:
 
 
 def checkout(session: nox.Session) -> Path:
-    """Copy the checkout to a folder of the session, and go there."""
+    """Copy the checkout to a folder of the session, and change to that folder."""
     copy = temporary(session) / "checkout"
     shutil.rmtree(copy, ignore_errors=True)
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True, text=True).stdout
     for name in names.rstrip("\0").split("\0"):
-        # A file that is deleted and not committed is listed too.
+        # git lists a file that is deleted, if the deletion is not committed.
         if (ROOT / name).exists():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
@@ -53,22 +54,25 @@ def checkout(session: nox.Session) -> Path:
 
 
 def branches() -> list[Path]:
-    """Return the HAProxy of each branch that the session ``haproxy`` has found, the oldest first."""
+    """Return the paths of the HAProxys that the session ``haproxy`` has downloaded, the oldest branch first."""
     found = (DOWNLOADS / "haproxy").glob("[0-9]*/haproxy")
     return sorted(found, key=lambda path: [int(part) for part in path.parent.name.split(".")])
 
 
 def with_haproxy(session: nox.Session, *, newest: bool = False) -> dict[str, str]:
-    """Return the environment for tests with all branches of HAProxy, or with the newest beside that of the extra."""
+    """Return the environment for tests with all downloaded branches of HAProxy.
+
+    With ``newest``, the tests use only the newest one, and HAProxy 2.8 of the extra ``test``: one of each SPOE.
+    """
     found = branches()
     if not found:
-        session.error("there is no HAProxy yet: nox -s haproxy")
+        session.error("no HAProxy was downloaded: run nox -s haproxy first")
     return {"SPOA_HAPROXY": os.pathsep.join(map(str, found[-1:] if newest else found))}
 
 
 def smoke() -> list[str]:
-    """Return what is tested on each interpreter."""
-    # Nothing there is about the interpreter; the last three are about the checkout.
+    """Return the test files that run on each interpreter."""
+    # The result of these tests does not depend on the interpreter. The last three check files of the checkout.
     left_out = {f"test_{name}.py" for name in ("benchmarks", "examples", "fail_closed", "readme")}
     left_out |= {f"test_{name}.py" for name in ("architecture", "ci", "programs")}
     units = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_*.py")) if path.name not in left_out]
@@ -77,7 +81,7 @@ def smoke() -> list[str]:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The default run of the tests, as the README has it; arguments behind "--" go to pytest."""
+    """Run the default tests, as in the README; arguments after "--" go to pytest."""
     checkout(session)
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", *session.posargs)
@@ -85,10 +89,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff, mypy, and the fragments of CHANGES.rst."""
+    """Run ruff and mypy, and build the changelog from its fragments."""
     checkout(session)
     session.install("-e", ".[test]", "towncrier")
-    # In the copy, which is below .nox, ruff would find no file: that is one of the folders that it leaves out.
+    # Not in the copy: it is inside .nox, a folder that ruff excludes, so ruff would check no file.
     session.chdir(ROOT)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -98,7 +102,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def everything(session: nox.Session) -> None:
-    """All tests, those that soak too, with each branch of HAProxy."""
+    """Run all tests, also those marked "soak", with each downloaded branch of HAProxy."""
     checkout(session)
     session.install("-e", ".[test]")
     session.run("python", "-m", "pytest", "-m", "", "--durations=20", *session.posargs, env=with_haproxy(session))
@@ -106,10 +110,10 @@ def everything(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """The default run, measured, with an old HAProxy and a new one. It fails under what pyproject.toml demands."""
+    """Measure coverage with an old HAProxy and a new one; fail below the limit in pyproject.toml."""
     copy = checkout(session)
     session.install("-e", ".[test]")
-    # What the tests start, in whatever folder, finds the plugin of coverage.py that is among the tests.
+    # The tests start programs in other folders. With this path, they find coverage.py's plugin, tests/measuring.py.
     environment = with_haproxy(session, newest=True) | {"PYTHONPATH": str(copy)}
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=environment)
     session.run("coverage", "combine", "--quiet", env=environment)
@@ -118,39 +122,41 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def haproxy(session: nox.Session) -> None:
-    """Get the HAProxys for the other sessions, of which some have to be old and some new."""
+    """Download HAProxys for the other sessions; fail without at least one <= 3.0 and one >= 3.1."""
+    # Status 1: some branches were not available. The check below says whether the others suffice.
     session.run("tests/haproxy/get-haproxy", str(DOWNLOADS / "haproxy"), external=True, success_codes=[0, 1])
-    # SPOE was rewritten in 3.1: without a branch of each, half of what HAProxys do would be untested.
+    # HAProxy 3.1 rewrote SPOE. The agent treats the two implementations differently, so tests need both.
     versions = [[int(part) for part in path.parent.name.split(".")] for path in branches()]
     if not versions or versions[0] >= [3, 1] or versions[-1] < [3, 1]:
-        session.error(f"a HAProxy <= 3.0 and one >= 3.1 are needed; there are {versions}")
+        session.error(f"the tests need a HAProxy <= 3.0 and one >= 3.1; found: {versions}")
 
 
-#: The interpreters that tests/get-python knows.
+#: The interpreters that tests/get-python can download.
 PACKAGED = ("3.13", "3.14", "3.15", "pypy7", "pypy8")
 
-#: Those of which Debian has no package: they are tested where the machine has them.
+#: Interpreters without a Debian package. Their tests run only if the machine has the interpreter.
 INSTALLED = ("3.10", "3.12")
 
-#: The oldest Python that setup.cfg allows is tested with the oldest packages that it allows.
+#: The oldest Python that setup.cfg allows. Its tests use the oldest packages that setup.cfg allows.
 OLDEST = "3.10"
 OLDEST_PACKAGES = ["twisted[tls]==22.4.0", "zope.interface==5.5.2"]
 
 
 @nox.session(python=False)
 def pythons(session: nox.Session) -> None:
-    """Get the interpreters for the other sessions."""
+    """Download the interpreters for the other sessions."""
     for version in PACKAGED:
+        # Status 1: the interpreter is not available. Its session is then skipped.
         session.run("tests/get-python", version, str(DOWNLOADS / version), external=True, success_codes=[0, 1])
 
 
 def test_on(session: nox.Session, version: str) -> None:
-    """Run the tests of what can differ, in an environment of that interpreter."""
+    """Run the tests of smoke() in a new virtual environment of that interpreter."""
     environment = temporary(session) / "environment"
     if version in PACKAGED:
         download = DOWNLOADS / version
         if not download.exists():
-            session.skip(f"{version} NOT TESTED: no such Python in {download}: nox -s pythons")
+            session.skip(f"{version} NOT TESTED: there is no {download}; run nox -s pythons first")
         session.run("tests/get-python", version, str(download), str(environment), external=True)
     else:
         installed = find_python(version)
@@ -167,11 +173,11 @@ def test_on(session: nox.Session, version: str) -> None:
 
 
 def find_python(version: str) -> str | None:
-    """Return a Python of this machine that can make environments: on the PATH, or of pyenv."""
+    """Return a Python of this version that can make virtual environments: from the PATH, or from pyenv."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     check = f"import ensurepip, sys; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"
     for found in (f"python{version}", *map(str, pyenv.glob(f"versions/{version}.*/bin/python"))):
-        # A shim of pyenv is there for versions that are not.
+        # A file alone proves nothing: pyenv's shim python3.12 exists even if 3.12 is not selected. So run it.
         if shutil.which(found) and subprocess.run([found, "-c", check], capture_output=True).returncode == 0:
             return found
     return None
@@ -181,20 +187,20 @@ for _version in (*INSTALLED, *PACKAGED):
 
     @nox.session(name=f"on-{_version}", python=False)
     def on(session: nox.Session, version: str = _version) -> None:
-        """What can differ on this interpreter; on the oldest, with the oldest packages that setup.cfg allows."""
+        """Run the tests that depend on the interpreter; on the oldest Python, with the oldest packages."""
         test_on(session, version)
 
 
 @nox.session
 def compiled(session: nox.Session) -> None:
-    """The codec compiled by mypyc: its tests, and those of what is built on it."""
+    """Compile the codec with mypyc, and run its tests and those of the code that uses it."""
     checkout(session)
     session.install("-e", ".[test]", env={"SPOA_TWISTED_MYPYC": "1"})
     session.run("python", "-c", COMPILED)
     session.run("python", "-m", "pytest", "-n2", *smoke(), env=with_haproxy(session, newest=True))
 
 
-#: Fails unless each module of spop, but those that are not compiled, is an extension.
+#: Fails unless each module of spop is a compiled extension, except the two that setup.py does not compile.
 COMPILED = """\
 import importlib, pathlib
 from spoa_twisted.version import version
@@ -207,7 +213,7 @@ assert "(spop compiled)" in version(), version()
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """The wheel and the sdist as users install them; the tests of the sdist."""
+    """Build and check the wheel and the sdist; install both, and run the tests of the sdist."""
     folders = [temporary(session) / name for name in ("dist", "unpacked", "elsewhere")]
     installed = temporary(session) / "installed"
     for folder in folders:
@@ -216,7 +222,7 @@ def package(session: nox.Session) -> None:
     dist, unpacked, elsewhere = folders
     checkout(session)
     session.install("build", "twine")
-    # The wheel is made from the sdist, and so has nothing that the sdist has not.
+    # build makes the wheel from the sdist, so a file that is missing in the sdist is missing in the wheel too.
     session.run("python", "-m", "build", "--outdir", str(dist))
     (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
     session.run("twine", "check", "--strict", str(sdist), str(wheel))
@@ -224,7 +230,7 @@ def package(session: nox.Session) -> None:
 
     session.run("python", "-m", "venv", "--clear", str(installed))
     session.run(str(installed / "bin" / "pip"), "-q", "install", str(wheel), external=True)
-    # Not in the checkout, in which everything would be found without being installed.
+    # Not in the checkout: there, Python would import the package from the current folder, even if not installed.
     session.chdir(elsewhere)
     check_programs(session, installed)
 
@@ -239,25 +245,25 @@ def package(session: nox.Session) -> None:
 
 
 def check_wheel(session: nox.Session, wheel: Path) -> None:
-    """Fail when twistd would not find the plugin, or when the wheel would overwrite a file of Twisted."""
+    """Fail if the wheel has no plugin for twistd, would overwrite a file of Twisted, or is compiled."""
     names = zipfile.ZipFile(wheel).namelist()
     if "twisted/plugins/spoa_twisted_plugin.py" not in names:
-        session.error("the wheel has no plugin for twistd")
+        session.error("the wheel has no plugin for twistd, twisted/plugins/spoa_twisted_plugin.py")
     overwritten = {"twisted/__init__.py", "twisted/plugins/__init__.py"}.intersection(names)
     if overwritten:
         session.error(f"the wheel would overwrite files of Twisted: {overwritten}")
     if not wheel.name.endswith("-py3-none-any.whl"):
-        session.error(f"{wheel.name} is compiled, and nobody asked for that")
+        session.error(f"{wheel.name} is compiled, but SPOA_TWISTED_MYPYC is not set")
 
 
 def check_programs(session: nox.Session, environment: Path) -> None:
-    """Run each of the programs that a user has."""
+    """Run --help of each program that the package installs or extends."""
     programs = environment / "bin"
     for command in (["twistd"], ["twist"], ["python", "-m", "twisted"]):
         words = [str(programs / command[0]), *command[1:], "spoa", "--help"]
-        said = session.run(*words, silent=True, external=True) or ""
-        if "--handlers=" not in said:
-            session.error(f"{' '.join(command)} spoa --help says nothing of --handlers: {said}")
-    said = session.run(str(programs / "spoactl"), "--help", silent=True, external=True) or ""
-    if "ping" not in said:
-        session.error(f"spoactl --help says nothing of ping: {said}")
+        output = session.run(*words, silent=True, external=True) or ""
+        if "--handlers=" not in output:
+            session.error(f"{' '.join(command)} spoa --help does not list --handlers: {output}")
+    output = session.run(str(programs / "spoactl"), "--help", silent=True, external=True) or ""
+    if "ping" not in output:
+        session.error(f"spoactl --help does not list ping: {output}")

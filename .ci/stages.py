@@ -1,10 +1,11 @@
-"""Runs the stages of CI, independent ones side by side, and prints a table of them with their seconds.
+"""Runs the stages of CI and prints a table of their results and times. Independent stages run at the same time.
 
-Standard library only, because a fresh machine has nothing else. Most stages are sessions of ``noxfile.py`` with the
-same name. The first stage is the README's first command, as it stands there: it also brings apt's lists and ``venv``.
+It uses the standard library only, because a new machine has nothing else. Most stages are sessions of ``noxfile.py``
+with the same name. The first stage runs the first command of the README exactly as it is written there. That command
+also updates apt's package lists and installs ``venv``, which the next stages need.
 
-Each stage writes a log, ``.ci/logs/NAME.log``. The first stage that fails ends the others, and the end of its log is
-printed.
+Each stage writes a log, ``.ci/logs/NAME.log``. When a stage fails, all running stages are ended, and the end of the log
+of the failed stage is printed.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / ".ci" / "logs"
 NOX = ROOT / ".nox" / "nox"
 
-#: How many cores the stages that run at a time may take together.
+#: The sum of the cores of all stages that run at the same time is at most this.
 CORES = 2
 
-#: How many lines of the log of a failed stage are printed.
+#: Lines of a failed stage's log that are printed.
 TAIL = 80
 
-#: Seconds until a stage that hangs is ended. On a quiet machine the longest stage takes a fifth of that.
+#: Seconds after which a stage is ended, because it hangs. On an idle machine the longest stage takes a fifth of this.
 STAGE_LIMIT = 1800.0
 
-#: Seconds between two looks at the stages that run.
+#: Seconds between two checks of the running stages.
 INTERVAL = 0.2
 
 ENVIRONMENT = {
@@ -43,6 +44,7 @@ ENVIRONMENT = {
     "PIP_ROOT_USER_ACTION": "ignore",
 }
 
+# Runs a command of the README in an archive of the last commit: a user has no uncommitted files either.
 README = """\
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -61,10 +63,10 @@ python3 -m venv {shlex.quote(str(NOX))}
 
 @dataclass
 class Stage:
-    """A script or, without one, the session of nox of the same name.
+    """A step of CI: a shell script or, without a script, the nox session of the same name.
 
-    :param needs: the stages that have to pass before.
-    :param cores: how many of :data:`CORES` it takes.
+    :param needs: names of the stages that must pass before this one starts.
+    :param cores: the part of :data:`CORES` that it uses.
     """
 
     name: str
@@ -82,7 +84,7 @@ class Stage:
         if not self.script:
             command = [f"{NOX}/bin/nox", "--non-interactive", "--sessions", self.name]
         with self._log.open("wb") as log:
-            # In a process group of its own, so that all that it starts can be ended with it.
+            # In a new process group, so that stop() also ends the processes that the stage has started.
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -96,7 +98,7 @@ class Stage:
         self._began = time.monotonic()
 
     def poll(self) -> None:
-        """Note whether the stage has ended, and end it when its time is up."""
+        """Update the state of a running stage. End the stage if it has exceeded :data:`STAGE_LIMIT`."""
         self.seconds = time.monotonic() - self._began
         status = self._process.poll()
         if status is not None:
@@ -115,19 +117,19 @@ class Stage:
         return self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
 
 
-#: In the order in which they begin, as far as what they need is done.
+#: A stage starts when its needs have passed and enough cores are free. If several can start, the first one does.
 STAGES = [
     Stage("readme_example", needs=(), script=README.format(number=1)),
     Stage("prepare", needs=("readme_example",), script=PREPARE),
-    # These two wait for the network most of the time.
+    # These two mostly wait for the network, so they count as using no core.
     Stage("haproxy", needs=("prepare",), cores=0),
     Stage("pythons", needs=("prepare",), cores=0),
     Stage("lint", needs=("prepare",)),
-    # The README's command updates apt's lists, which the downloads read: not beside them.
+    # Not at the same time as the downloads: the README's command updates apt's package lists, which they read.
     Stage("readme_tests", cores=2, script=README.format(number=2)),
     Stage("everything", cores=2),
     Stage("coverage", cores=2),
-    # The longest first, so that both cores have work to the end.
+    # The longest first, so that both cores are busy until the end.
     Stage("on-pypy8"),
     Stage("on-pypy7"),
     Stage("package"),
@@ -144,7 +146,7 @@ def run(stages: list[Stage]) -> bool:
     """Run the stages; return whether all passed."""
     began = time.monotonic()
 
-    def say(stage: Stage) -> None:
+    def print_state(stage: Stage) -> None:
         took = f" after {stage.seconds:.0f} s" if stage.seconds else ""
         print(f"{time.monotonic() - began:5.0f} s  {stage.name}: {stage.state}{took}", flush=True)
 
@@ -153,7 +155,7 @@ def run(stages: list[Stage]) -> bool:
         for stage in running:
             stage.poll()
             if stage.state != "running":
-                say(stage)
+                print_state(stage)
         if any(stage.state not in ("waiting", "running", "passed") for stage in stages):
             return False
         passed = {stage.name for stage in stages if stage.state == "passed"}
@@ -163,19 +165,19 @@ def run(stages: list[Stage]) -> bool:
         for stage in stages:
             if stage.state == "waiting" and passed.issuperset(stage.needs) and stage.cores <= free:
                 stage.start()
-                say(stage)
+                print_state(stage)
                 free -= stage.cores
         time.sleep(INTERVAL)
 
 
 def report(stages: list[Stage]) -> None:
-    """Print the end of the log of what failed, then the table, then what tests said of themselves."""
+    """Print the end of the failed stages' logs, the table, and the lines of all logs that contain NOT TESTED."""
     for stage in stages:
         if stage.state not in ("waiting", "stopped", "passed"):
             print(f"\n== {stage.name} {stage.state}; the end of its log:\n", *stage.lines()[-TAIL:], sep="\n")
     print(f"\n{'stage':<16}  {'seconds':>7}  {'state':<8}  tests")
     for stage in stages:
-        # The last line of pytest.
+        # pytest's summary lines, for example "12 passed in 3.45s".
         closing = [line.strip("= ") for line in stage.lines() if re.search(r"\b\d+ passed\b.* in [\d.]+s", line)]
         seconds = f"{stage.seconds:.0f}" if stage.seconds else ""
         print(f"{stage.name:<16}  {seconds:>7}  {stage.state:<8}  {', '.join(closing)}".rstrip())
@@ -189,7 +191,8 @@ def main() -> int:
     LOGS.mkdir(exist_ok=True)
     for log in LOGS.glob("*.log"):
         log.unlink()
-    # A machine that ends this with SIGTERM ends the stages too.
+    # By default SIGTERM would end this process at once, and the stages would go on without it. sys.exit() runs the
+    # finally block below, which stops them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     passed = False
     try:

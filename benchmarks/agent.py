@@ -1,7 +1,7 @@
-"""What an agent costs: ``spoactl bench`` with each shape, kind of handler and number in flight.
+"""Measures the CPU time per NOTIFY: runs ``spoactl bench`` for each message shape, kind of handler and load.
 
-``python -m benchmarks.agent``, from the top of the checkout. With ``--endpoint`` and ``--pid`` it measures any agent
-that has handlers for the three shapes, in whatever language.
+Run ``python -m benchmarks.agent`` from the top of the checkout. With ``--endpoint`` and ``--pid`` it measures an agent
+that already runs. That agent may be written in any language; it needs handlers for the three message shapes.
 """
 
 from __future__ import annotations
@@ -24,30 +24,38 @@ from tests.programs import ANY_PORT, ENVIRONMENT, ROOT, SPOACTL, TWISTD, Program
 
 HANDLERS: Final = Path(__file__).with_name("handlers.py")
 
+#: The kinds of agents, in the order of the table; README.rst describes each.
 KINDS: Final = ("sync", "fired", "later", "coroutine", "awaiting", "waiting", "canned", "canned-at-once")
+#: The message shapes of ``spoactl bench``.
 SHAPES: Final = ("small", "http", "body")
 
 
 def usable_cores() -> set[int]:
-    """Return the cores that this process may use. PyPy 7.3.19 knows how many there are, no more."""
+    """Return the numbers of the cores that this process may use.
+
+    PyPy 7.3.19 has no ``sched_getaffinity``. There, assume that the process may use all cores.
+    """
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def pin(pid: int, on: set[int]) -> None:
-    """Let a process use these cores only, where Python can say so."""
+    """Restrict a process to these cores, if this Python has ``sched_setaffinity`` (PyPy 7.3.19 has not)."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(pid, on)
 
 
 def cores() -> tuple[set[int], set[int]]:
-    """Return where the agent is to run and where the load: on cores of their own if there are two."""
-    mine = sorted(usable_cores())
-    return ({mine[0]}, set(mine[1:])) if len(mine) > 1 else (set(mine), set(mine))
+    """Return the cores for the agent and the cores for the load generator.
+
+    They are different cores if there are two or more. Otherwise the load would take CPU time from the agent.
+    """
+    usable = sorted(usable_cores())
+    return ({usable[0]}, set(usable[1:])) if len(usable) > 1 else (set(usable), set(usable))
 
 
 @contextmanager
 def started(command: Sequence[str], on: set[int], **environment: str) -> Iterator[tuple[int, str]]:
-    """Start an agent on these cores; give its process id, and where it listens."""
+    """Start an agent on these cores, and stop it at the end. Yield its process id and its address, ``HOST:PORT``."""
     with Program(command, environment=environment) as program:
         pin(program.pid, on)
         try:
@@ -59,7 +67,7 @@ def started(command: Sequence[str], on: set[int], **environment: str) -> Iterato
 
 
 def agent(kind: str, reactor: str, listen: str = ANY_PORT, handlers: Path = HANDLERS) -> list[str]:
-    """Return the command of an agent of this kind, on a port of its own."""
+    """Return the command line that starts an agent of this kind. By default it listens on a free port."""
     if kind.startswith("canned"):
         at_once = ["--at-once"] if kind == "canned-at-once" else []
         return [sys.executable, "-m", "benchmarks.canned", f"--reactor={reactor}", *at_once]
@@ -68,7 +76,7 @@ def agent(kind: str, reactor: str, listen: str = ANY_PORT, handlers: Path = HAND
 
 
 def bench(endpoint: str, arguments: Sequence[str], on: set[int]) -> dict[str, Any]:
-    """Run ``spoactl bench`` once on these cores; return its report."""
+    """Run ``spoactl bench`` once on these cores, and return its JSON report."""
     command = [*SPOACTL, "bench", endpoint, "--json", *arguments]
     with subprocess.Popen(
         command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -82,7 +90,7 @@ def bench(endpoint: str, arguments: Sequence[str], on: set[int]) -> dict[str, An
 
 
 def machine() -> list[str]:
-    """Return what the figures depend on."""
+    """Return lines that name what the figures depend on: interpreter, versions, processor, kernel."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     python = f"{platform.python_implementation()} {platform.python_version()}"
     processor = model[1] if model else platform.machine()
@@ -99,7 +107,11 @@ HEAD: Final = (
 
 
 def row(kind: str, shape: str, in_flight: int, runs: list[dict[str, Any]]) -> str:
-    """Return the best of each figure over the runs; the shares of a core are those of the fastest run."""
+    """Return a row of the table, with the best value of each figure over all runs.
+
+    Other work on the machine makes every figure worse, never better: so the best run has the least error. The shares of
+    a core are those of the fastest run, because they explain its rate.
+    """
     fastest = max(runs, key=lambda run: run["notifys_per_second"])
     costs = [run["cpu_us_per_notify"] for run in runs if run["cpu_us_per_notify"] is not None]
     cost = f"{min(costs):.2f}" if costs else "-"
@@ -119,28 +131,35 @@ def row(kind: str, shape: str, in_flight: int, runs: list[dict[str, Any]]) -> st
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agent", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--kinds", default=",".join(KINDS), help="of agents, joined by commas (default: %(default)s)")
-    parser.add_argument("--shapes", default=",".join(SHAPES), help="of messages (default: %(default)s)")
-    parser.add_argument("--in-flight", default="1,16", help="on each connection (default: %(default)s)")
-    parser.add_argument("--connections", default="8", help="how many (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="of which the best counts (default: %(default)s)")
-    parser.add_argument("--duration", default="3", help="seconds of each (default: %(default)s)")
-    parser.add_argument("--warm-up", default="0.5", help="seconds before each (default: %(default)s)")
-    parser.add_argument("--reactor", default="epoll", help="of the agent (default: %(default)s)")
-    parser.add_argument("--no-async", action="store_true", help="load as HAProxy >= 3.1, which does not announce async")
-    parser.add_argument("--endpoint", help="of an agent that runs, instead of those of this folder")
-    parser.add_argument("--pid", action="append", default=[], help="its process; repeatable")
+    parser.add_argument(
+        "--kinds", default=",".join(KINDS), help="kinds of agents, separated by commas (default: %(default)s)"
+    )
+    shapes = "message shapes, separated by commas (default: %(default)s)"
+    parser.add_argument("--shapes", default=",".join(SHAPES), help=shapes)
+    in_flight = "NOTIFYs in flight per connection, numbers separated by commas (default: %(default)s)"
+    parser.add_argument("--in-flight", default="1,16", help=in_flight)
+    parser.add_argument("--connections", default="8", help="connections to the agent (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="runs per row; the best counts (default: %(default)s)")
+    parser.add_argument("--duration", default="3", help="seconds per run (default: %(default)s)")
+    parser.add_argument("--warm-up", default="0.5", help="seconds before each run is measured (default: %(default)s)")
+    parser.add_argument("--reactor", default="epoll", help="Twisted reactor of the agent (default: %(default)s)")
+    parser.add_argument("--no-async", action="store_true", help="send the HELLO of HAProxy >= 3.1, without async")
+    parser.add_argument("--endpoint", help="measure the running agent at this Twisted client endpoint instead")
+    parser.add_argument("--pid", action="append", default=[], help="process id of that agent; repeatable")
     return parser
 
 
 def main() -> None:
-    """Measure, print a table."""
+    """Measure, and print a table. Exit with 1 if an answer was wrong or missing."""
     options = parser().parse_args()
     kinds = ["endpoint"] if options.endpoint else options.kinds.split(",")
     for_agent, for_load = cores()
     print("\n".join(machine()))
-    where = f"{options.endpoint} where it runs" if options.endpoint else f"the agent, {options.reactor} reactor, on one"
-    print(f"{where}, the load on {'another core' if for_agent != for_load else 'the same core'}")
+    if options.endpoint:
+        where = f"agent {options.endpoint} not pinned to a core"
+    else:
+        where = f"agent with the {options.reactor} reactor on one core"
+    print(f"{where}, load on {'another core' if for_agent != for_load else 'the same core'}")
     print(f"{options.connections} connections; best of {options.runs} runs of {options.duration} s")
     print(f"\n{HEAD}")
     common = [f"--connections={options.connections}", f"--duration={options.duration}", f"--warm-up={options.warm_up}"]
@@ -161,10 +180,11 @@ def main() -> None:
                     print(row(kind, shape, runs[0]["in_flight"], runs), flush=True)
                     failed = failed or any(run["errors"] for run in runs)
                     fastest = max(runs, key=lambda run: run["notifys_per_second"])
+                    # The table has a column for the time that a process waited for a core.
                     found = [note for note in fastest["notes"] if "waited" not in note]
                     notes.update(f"{kind}, {shape}, {in_flight}: {note}" for note in found)
-    print("\nagent, load: their share of a core; waited: the time that one was ready and others had its core, which")
-    print("makes rate and latency worse, and the CPU of a NOTIFY a little")
+    print("\nagent, load: share of a core that each used. waited: share of the time in which one of them was ready to")
+    print("run, but another process had its core. That makes rate and latency worse, and the CPU per NOTIFY a little.")
     for note in sorted(notes):
         print(f"note: {note}")
     raise SystemExit(failed)

@@ -1,9 +1,10 @@
-"""The yardstick: a Twisted protocol that answers each NOTIFY with canned bytes, its ids echoed, and reads no message.
+"""The yardstick: a Twisted protocol that answers each NOTIFY with prepared bytes and decodes no message.
 
-``python -m benchmarks.canned [--reactor NAME] [--at-once]`` listens on a port of 127.0.0.1, which it prints.
+``python -m benchmarks.canned [--reactor NAME] [--at-once]`` listens on a free port of 127.0.0.1, and prints it.
 
-No agent on Twisted can take less CPU than this one, unless it writes as ``--at-once`` does: by ``writeSomeData``, the
-step within Twisted that asks the kernel to send right away, and not a turn of the reactor later.
+It does the least work that any agent on Twisted must do: find the frames, copy the stream-id and frame-id into the ACK,
+and write. With ``--at-once`` it calls ``writeSomeData``, the method within Twisted that sends at once.
+``transport.write`` sends in the next turn of the reactor, which takes more CPU.
 """
 
 from __future__ import annotations
@@ -19,22 +20,27 @@ from spoa_twisted.spop.connection import AgentConnection, State
 from spoa_twisted.spop.frames import Flags, FrameType, encode_frame
 
 _ACTIONS: Final = encode_actions({"sess.score": 20})
+#: Bytes of a frame's length prefix.
 _LENGTH: Final = 4
+#: Bytes of a frame's type and flags.
 _HEADER: Final = 5
 
-#: For ids of each length, up to the longest, what an ACK has in front of them.
+#: The bytes of an ACK before its stream-id and frame-id. The list index is the length of both ids, at most 20 bytes;
+#: the length prefix depends on it.
 _HEADS: Final = [encode_frame(FrameType.ACK, Flags.FIN, b"\0" * n, _ACTIONS)[: _LENGTH + _HEADER] for n in range(21)]
 
 
 class Canned(Protocol):
-    """One connection."""
+    """One connection to the yardstick agent."""
 
     def __init__(self) -> None:
+        # Only for the frames that are no NOTIFY, above all the HELLO.
         self._connection = AgentConnection()
+        # The beginning of a frame whose end has not arrived.
         self._rest = b""
 
     def dataReceived(self, data: bytes) -> None:
-        """Answer each NOTIFY; the ACKs of one read leave in one write."""
+        """Answer each NOTIFY. The ACKs of one read are sent in one write, as the agent does it."""
         assert self.transport is not None
         data = self._rest + data
         offset = 0
@@ -50,7 +56,7 @@ class Canned(Protocol):
                     ids_end = _end_of_varint(data, ids_end)
                 out += [_HEADS[ids_end - ids_start], data[ids_start:ids_end], _ACTIONS]
             else:
-                out.append(self._other(data[offset:end]))
+                out.append(self._answer_other_frame(data[offset:end]))
             offset = end
         self._rest = data[offset:]
         if out:
@@ -59,27 +65,28 @@ class Canned(Protocol):
             self.transport.loseConnection()
 
     def send(self, data: bytes) -> None:
-        """Send."""
+        """Send ``data`` in the next turn of the reactor."""
         assert self.transport is not None
         self.transport.write(data)
 
-    def _other(self, frame: bytes) -> bytes:
+    def _answer_other_frame(self, frame: bytes) -> bytes:
         self._connection.receive_data(frame)
         self._connection.next_event()
         return self._connection.data_to_send()
 
 
 class CannedAtOnce(Canned):
-    """One that sends as soon as it has something to send."""
+    """The same, but it passes ACKs to the kernel at once."""
 
     def send(self, data: bytes) -> None:
-        """Send."""
+        """Send ``data`` now, without Twisted's buffer. So the kernel must take all of it."""
         transport: Any = self.transport
         written = transport.writeSomeData(data)
-        assert written == len(data), "more ACKs than the kernel takes: too many NOTIFYs are in flight"
+        assert written == len(data), "the kernel's send buffer is full: use fewer NOTIFYs in flight"
 
 
 def _end_of_varint(data: bytes, offset: int) -> int:
+    # SPOE.txt, section 3.1: a first byte below 240 is the whole varint; otherwise bit 7 says that a byte follows.
     if data[offset] < 0xF0:
         return offset + 1
     offset += 1
@@ -89,12 +96,13 @@ def _end_of_varint(data: bytes, offset: int) -> int:
 
 
 def main() -> None:
-    """Serve until it is ended."""
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--reactor", default="epoll")
     parser.add_argument("--at-once", action="store_true")
     options = parser.parse_args()
     installReactor(options.reactor)
+    # Not at the top of the module: this import installs the default reactor if there is none yet.
     from twisted.internet import reactor as installed
 
     reactor: Any = installed

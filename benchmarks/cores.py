@@ -1,6 +1,6 @@
-"""What a second agent on a second core brings, asked by load processes and through a real HAProxy.
+"""Measures what a second agent on a second core gains, under direct load and behind real HAProxys.
 
-``python -m benchmarks.cores``, from the top of the checkout. HAProxy's side is that of ``examples/scale``.
+Run ``python -m benchmarks.cores`` from the top of the checkout. HAProxy's configuration is that of ``examples/scale``.
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ from tests.programs import ROOT
 EXAMPLE: Final = ROOT / "examples" / "scale"
 HANDLERS: Final = Path(__file__).with_name("working.py")
 
-#: Where the example's agents are.
+#: The addresses of the agents in ``examples/scale/haproxy.cfg``, to be replaced.
 ADDRESSES: Final = ("127.0.0.1:12340", "127.0.0.1:12341")
 
 
 class Agent(NamedTuple):
-    """An agent that runs."""
+    """A running agent: its process id and its address, ``HOST:PORT``."""
 
     pid: int
     address: str
 
 
 class Run(NamedTuple):
-    """What one run counted."""
+    """The result of one run. ``rate`` stands first, so that ``max`` finds the fastest run."""
 
+    #: NOTIFYs, or requests, per second.
     rate: float
-    #: The shares of a core that each agent took.
+    #: For each agent, the share of a core that it used.
     busy: list[float]
     errors: int
 
 
 def directly(agents: list[Agent], options: argparse.Namespace) -> Run:
-    """Load each agent by a process of its own, all at the same time."""
+    """Load each agent with a separate process of ``spoactl bench``, all at the same time."""
+    # The load is not pinned: with two cores only, it must share them with the agents.
     anywhere = usable_cores()
     arguments = ["--connections=8", "--in-flight=4", f"--duration={options.duration}", "--warm-up=0.5"]
     with ThreadPoolExecutor() as threads:
@@ -57,20 +59,21 @@ def directly(agents: list[Agent], options: argparse.Namespace) -> Run:
 
 
 def haproxy(branch: Branch, agents: list[Agent]) -> AbstractContextManager[tuple[int, int]]:
-    """Start HAProxy as the example has it, with these agents; give its process id and its port."""
+    """Start HAProxy with the example's configuration and these agents. Yield its process id and its port."""
     text = (EXAMPLE / "haproxy.cfg").read_text()
     for i, address in enumerate(ADDRESSES):
         if i < len(agents):
             text = text.replace(address, agents[i].address)
         else:
             text = text.replace(f"    server agent{i} {address}\n", "")
+    # HAProxy answers by itself, with the agent's variable in the body: no web server takes CPU time.
     answer = 'content-type text/plain lf-string "allowed %[var(txn.iprep.allowed)]"'
     text = text.replace("default_backend app", f"http-request return status 200 {answer}")
     return running(branch, text, (EXAMPLE / "spoe.conf").read_text())
 
 
 def through(port: int, agents: list[Agent], options: argparse.Namespace) -> Run:
-    """Load them through HAProxy."""
+    """Load the agents through the HAProxy on ``port``."""
     report = load(port, options.clients, options, "allowed 1", [agent.pid for agent in agents])
     return Run(report["requests_per_second"], report["busy_of"], sum(report["errors"].values()))
 
@@ -79,7 +82,7 @@ HEAD: Final = f"{'asked':<12}  {'agents':>6}  {'a second':>8}  {'times':>5}  {'a
 
 
 def rows(asked: str, runs: dict[int, list[Run]]) -> str:
-    """Return the fastest run with one agent, and with two."""
+    """Return two rows of the table: the fastest run with one agent, and the fastest run with two."""
     best = {count: max(some) for count, some in runs.items()}
     lines = []
     for count, run in best.items():
@@ -93,18 +96,20 @@ def rows(asked: str, runs: dict[int, list[Run]]) -> str:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cores", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--work", type=int, default=200, help="µs of CPU that a handler takes (default: %(default)s)")
-    parser.add_argument("--branch", action="append", help="of HAProxy, as 2.8; repeatable (default: all found)")
-    parser.add_argument("--clients", type=int, default=20, help="of HAProxy (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="of which the fastest counts (default: %(default)s)")
-    parser.add_argument("--duration", default="3", help="seconds of each (default: %(default)s)")
-    parser.add_argument("--reactor", default="epoll", help="of the agents (default: %(default)s)")
+    parser.add_argument("--work", type=int, default=200, help="µs of CPU per handler call (default: %(default)s)")
+    branch = "branch of HAProxy, for example 2.8; repeatable (default: all found)"
+    parser.add_argument("--branch", action="append", help=branch)
+    parser.add_argument("--clients", type=int, default=20, help="HTTP clients of HAProxy (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="runs per row; the fastest counts (default: %(default)s)")
+    parser.add_argument("--duration", default="3", help="seconds per run (default: %(default)s)")
+    parser.add_argument("--reactor", default="epoll", help="Twisted reactor of the agents (default: %(default)s)")
     return parser
 
 
 def main() -> None:
-    """Measure, print a table."""
+    """Measure, and print a table. Exit with 1 if an answer was wrong or missing."""
     options = parser().parse_args()
+    # benchmarks.haproxy.load() reads it; here it is no option of the command line.
     options.warm_up = "0.5"
     try:
         branches = [branch for branch in find_branches() if not options.branch or branch.name in options.branch]
@@ -114,21 +119,21 @@ def main() -> None:
     print("\n".join(machine()))
     print(f"a handler takes {options.work} µs of CPU; {options.reactor} reactor")
     if len(available) < 2:
-        print("there is one core for both agents, the load and HAProxy: a second agent cannot bring anything")
+        print("both agents, the load and HAProxy share one core: a second agent cannot increase the rate")
     else:
-        print("each agent on a core of its own")
+        print("each agent on a separate core")
         if len(available) < 4:
-            print(
-                f"there are {len(available)} cores in all: the load and HAProxy take of them what two agents could have"
-            )
-    print(f"the fastest of {options.runs} runs of {options.duration} s each\n\n{HEAD}")
+            print(f"only {len(available)} cores: the load and HAProxy take CPU time that the two agents would need")
+    print(f"fastest of {options.runs} runs of {options.duration} s\n\n{HEAD}")
     errors = 0
     with ExitStack() as stack:
         agents = []
+        # On a machine with one core, both agents run on that core.
         for core in (available[0], available[1 % len(available)]):
             command = agent("handlers", options.reactor, handlers=HANDLERS)
             agents.append(Agent(*stack.enter_context(started(command, {core}, SPOA_WORK=str(options.work)))))
         runs: dict[int, list[Run]] = {1: [], 2: []}
+        # One agent and two agents in turn, so that other work on the machine disturbs both alike.
         for _ in range(options.runs):
             for count, some in runs.items():
                 some.append(directly(agents[:count], options))

@@ -1,6 +1,6 @@
-"""Handlers for the three shapes of ``spoactl bench``: a set for each kind of handler. Each sets one variable.
+"""Handlers for the three message shapes of ``spoactl bench``, once for each kind of handler. Each sets one variable.
 
-``twistd spoa --handlers benchmarks/handlers.py:sync``, and so on.
+Run ``twistd spoa --handlers benchmarks/handlers.py:sync``, and likewise for the other kinds.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def _with_deferreds(answer: Callable[[], Deferred[Variables]]) -> Handlers:
     return handlers
 
 
-def _in_a_turn() -> Deferred[Variables]:
-    # Importing it installs one, which twistd --reactor is to choose.
+def _in_next_turn() -> Deferred[Variables]:
+    # Not at the top of the module: this import installs the default reactor, before twistd --reactor chooses one.
     from twisted.internet import reactor
 
     later: Deferred[Variables] = Deferred()
@@ -66,7 +66,7 @@ def _check_body(body: bytes) -> Variables:
 fired = _with_deferreds(lambda: succeed({"sess.score": 20}))
 
 #: Functions that return a Deferred that fires in the next turn of the reactor.
-later = _with_deferreds(_in_a_turn)
+later = _with_deferreds(_in_next_turn)
 
 #: Coroutines that do not wait.
 coroutine = Handlers()
@@ -116,16 +116,16 @@ waiting = Handlers()
 
 @waiting.message("get-ip-reputation")
 async def _wait_for_ip_reputation(ip: IPv4Address) -> Variables:
-    return await _in_a_turn()
+    return await _in_next_turn()
 
 
 @waiting.message("check-request")
 async def _wait_for_check_request(
     method: str, path: str, host: str, user_agent: str, src: IPv4Address, **others: Any
 ) -> Variables:
-    return await _in_a_turn()
+    return await _in_next_turn()
 
 
 @waiting.message("check-body")
 async def _wait_for_check_body(body: bytes) -> Variables:
-    return await _in_a_turn()
+    return await _in_next_turn()

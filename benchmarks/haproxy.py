@@ -1,7 +1,7 @@
-"""What the agent adds to HTTP requests through a real HAProxy: the same HAProxy with the SPOE filter and without.
+"""Measures what an agent adds to HTTP requests: the same HAProxy with the SPOE filter and without it, in turn.
 
-``python -m benchmarks.haproxy``, from the top of the checkout. It finds HAProxys as the tests do: see
-``tests/haproxy/branches.py``.
+Run ``python -m benchmarks.haproxy`` from the top of the checkout. ``tests/haproxy/branches.py`` says where it looks for
+HAProxys.
 """
 
 from __future__ import annotations
@@ -59,19 +59,20 @@ spoe-message get-ip-reputation
     event on-frontend-http-request
 """
 
-#: What the agent's variable makes of the answer.
+#: The body of a correct answer with the SPOE filter: it holds the variable that the agent sets.
 EXPECTED: Final = "score 20"
 
 
 @contextmanager
 def running(branch: Branch, haproxy_cfg: str, spoe_conf: str) -> Iterator[tuple[int, int]]:
-    """Start HAProxy with these files, and on another port than 8080; give its process id and that port."""
+    """Start HAProxy with these files, on a free port in place of 8080. Yield its process id and that port."""
     with tempfile.TemporaryDirectory() as name, socket.socket() as listening:
         folder = Path(name)
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)
         (folder / "spoe.conf").write_text(spoe_conf)
-        # HAProxy takes a listener that is there already: who connects early waits.
+        # HAProxy inherits this listening socket. So its port is known, and a client that connects before HAProxy is
+        # ready waits in the queue instead of being refused.
         (folder / "haproxy.cfg").write_text(haproxy_cfg.replace("127.0.0.1:8080", f"fd@{listening.fileno()}"))
         program = Program([branch.executable, "-db", "-f", "haproxy.cfg"], cwd=folder, sockets=[listening])
         try:
@@ -83,7 +84,7 @@ def running(branch: Branch, haproxy_cfg: str, spoe_conf: str) -> Iterator[tuple[
 
 
 def haproxy(branch: Branch, server: str, with_filter: bool) -> AbstractContextManager[tuple[int, int]]:
-    """Start HAProxy with the SPOE filter or without; give its process id and its port."""
+    """Start HAProxy with the SPOE filter or without it. Yield its process id and its port."""
     haproxy_cfg = HAPROXY_CFG.format(
         filter="filter spoe engine bench config spoe.conf" if with_filter else "",
         mode="spop" if branch.rewritten else "tcp",
@@ -93,7 +94,11 @@ def haproxy(branch: Branch, server: str, with_filter: bool) -> AbstractContextMa
 
 
 def load(port: int, clients: int, options: argparse.Namespace, expected: str | None, pids: list[int]) -> dict[str, Any]:
-    """Run the clients once; return their report."""
+    """Run ``benchmarks.http_load`` once, and return its report.
+
+    :param expected: the body that each answer must have; ``None`` for the body of the first answer.
+    :param pids: the processes whose CPU time is measured.
+    """
     command = [sys.executable, "-m", "benchmarks.http_load", str(port), f"--clients={clients}"]
     command += [f"--duration={options.duration}", f"--warm-up={options.warm_up}"]
     command += [f"--expect={expected}"] if expected else []
@@ -112,7 +117,7 @@ HEAD: Final = (
 
 
 class Figures:
-    """The best of each figure over some runs, and of the fastest run how busy it was."""
+    """The best value of each figure over several runs, and the CPU shares of the fastest run."""
 
     def __init__(self, runs: list[dict[str, Any]]) -> None:
         fastest = max(runs, key=lambda run: run["requests_per_second"])
@@ -123,7 +128,8 @@ class Figures:
         self.p50, self.p99 = (min(run["latency_us"][name] for run in runs) for name in ("p50", "p99"))
         self.errors = sum(sum(run["errors"].values()) for run in runs)
         good = [run for run in runs if run["requests"]]
-        #: Of HAProxy, the load, and the agent if there is one.
+        #: CPU time per request in µs: of the load, of HAProxy, and of the agent in runs with the filter. Empty if no
+        #: run counted a request.
         self.cpu = [
             min(
                 shares[i] * 1e6 / run["requests_per_second"]
@@ -135,7 +141,7 @@ class Figures:
         ]
 
     def row(self, branch: Branch, clients: int, name: str) -> str:
-        """Return them as a row of the table."""
+        """Return a row of the table."""
         of_load, of_haproxy, *of_agent = [f"{cpu:.1f}" for cpu in self.cpu] or ["-", "-"]
         return (
             f"{branch.name:<7}  {clients:>7}  {name:<7}  {self.rate:>10.0f}  {self.p50:>7.0f}  {self.p99:>7.0f}"
@@ -145,35 +151,36 @@ class Figures:
 
     @property
     def load_was_bottleneck(self) -> bool:
-        """Whether the clients were busy and nothing else was."""
+        """Whether the clients' process was the only busy one in the fastest run: its rate is then too low."""
         return self.busy >= BUSY > max(self.busy_of)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.haproxy", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--branch", action="append", help="of HAProxy, as 2.8; repeatable (default: all found)")
-    parser.add_argument("--clients", default="1,16", help="how many at a time (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="of which the best counts (default: %(default)s)")
-    parser.add_argument("--duration", default="3", help="seconds of each (default: %(default)s)")
-    parser.add_argument("--warm-up", default="0.5", help="seconds before each (default: %(default)s)")
-    parser.add_argument("--kind", choices=KINDS, default="sync", help="of the agent (default: %(default)s)")
-    parser.add_argument("--reactor", default="epoll", help="of the agent (default: %(default)s)")
+    parser.add_argument("--branch", action="append", help="branch, for example 2.8; repeatable (default: all found)")
+    clients = "concurrent HTTP clients, numbers separated by commas (default: %(default)s)"
+    parser.add_argument("--clients", default="1,16", help=clients)
+    parser.add_argument("--runs", type=int, default=3, help="runs per row; the best counts (default: %(default)s)")
+    parser.add_argument("--duration", default="3", help="seconds per run (default: %(default)s)")
+    parser.add_argument("--warm-up", default="0.5", help="seconds before each run is measured (default: %(default)s)")
+    parser.add_argument("--kind", choices=KINDS, default="sync", help="kind of agent (default: %(default)s)")
+    parser.add_argument("--reactor", default="epoll", help="Twisted reactor of the agent (default: %(default)s)")
     return parser
 
 
 def main() -> None:
-    """Measure, print a table."""
+    """Measure, and print a table. Exit with 1 if an answer was wrong or missing."""
     options = parser().parse_args()
     try:
         branches = [branch for branch in find_branches() if not options.branch or branch.name in options.branch]
     except NoHAProxy as error:
         raise SystemExit(str(error)) from error
     if not branches:
-        raise SystemExit("no such branch of HAProxy was found: see tests/haproxy/branches.py")
+        raise SystemExit(f"no HAProxy {' or '.join(options.branch)} was found: see tests/haproxy/branches.py")
     print("\n".join(machine()))
-    print(f"{options.kind} agent, {options.reactor} reactor; HAProxy with nbthread 1; nothing is pinned to a core")
-    print(f"one request at a time for each client; best of {options.runs} runs of {options.duration} s\n\n{HEAD}")
+    print(f"{options.kind} agent, {options.reactor} reactor; HAProxy with nbthread 1; no process is pinned to a core")
+    print(f"one request in flight per client; best of {options.runs} runs of {options.duration} s\n\n{HEAD}")
     failed = False
     bottlenecks = []
     anywhere = set(range(os.cpu_count() or 1)) & usable_cores()
@@ -190,14 +197,14 @@ def main() -> None:
                     if figures.load_was_bottleneck:
                         bottlenecks.append(f"{branch.name}, {clients} clients, {name} agent")
     for where in bottlenecks:
-        print(f"note: {where}: the load was the bottleneck, the requests per second are its own")
+        print(f"note: {where}: the load was the bottleneck; HAProxy and the agent can do more requests per second")
     raise SystemExit(failed)
 
 
 def measure(
     branch: Branch, address: str, clients: int, agent_pid: int, options: argparse.Namespace
 ) -> tuple[Figures, Figures]:
-    """Measure without the agent and with it, by turns: what else the machine does should disturb both."""
+    """Measure without the agent and with it, in turn, so that other work on the machine disturbs both alike."""
     without, with_agent = [], []
     with haproxy(branch, address, False) as plain, haproxy(branch, address, True) as filtering:
         for _ in range(options.runs):

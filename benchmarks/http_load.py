@@ -1,6 +1,6 @@
-"""Clients of a web server on 127.0.0.1: each asks again over its one connection as soon as it is answered.
+"""HTTP clients of a web server on 127.0.0.1. Each has one connection, and sends its next request after an answer.
 
-``python -m benchmarks.http_load PORT`` prints JSON. ``benchmarks.haproxy`` runs it.
+``python -m benchmarks.http_load PORT`` prints a report in JSON. ``benchmarks.haproxy`` and ``benchmarks.cores`` run it.
 """
 
 from __future__ import annotations
@@ -25,45 +25,49 @@ from spoa_twisted.ctl.load.window import Window
 
 REQUEST: Final = b"GET / HTTP/1.1\r\nhost: www.example.com\r\nuser-agent: benchmark\r\naccept: */*\r\n\r\n"
 
-#: Seconds for the last answers.
+#: Seconds after the end of the measurement in which the last answers must arrive.
 TIMEOUT: Final = 5.0
 
 
 class Load:
-    """What the clients counted."""
+    """The state that all clients share: the expected answer, the counters, and at the end the report."""
 
     def __init__(self, expected: bytes | None) -> None:
-        #: The body of each answer; ``None``: that of the first one.
+        #: The body that each answer must have; ``None`` until the first answer sets it.
         self.expected = expected
-        #: A whole answer that is good.
+        #: The bytes of a complete correct answer. Comparing with them is much cheaper than parsing each answer.
         self.good = b""
-        self.asking = True
+        #: Whether clients send another request after an answer.
+        self.sending = True
+        #: Correct answers since :meth:`begin`.
         self.answered = 0
         self.latencies = Latencies()
+        #: All errors, also those during the warm-up.
         self.errors: Counter[str] = Counter()
+        # Nanoseconds: the clock, this process's CPU time, and its time without a core, when the measurement began.
         self._began = self._cpu = 0
-        self._waited = waited_here()
+        self._waited = waited_for_core()
         self.report: dict[str, Any] = {}
 
     def begin(self) -> None:
-        """Count from now on."""
-        self._began, self._cpu, self._waited = time.perf_counter_ns(), time.process_time_ns(), waited_here()
+        """Begin the measurement, after the warm-up."""
+        self._began, self._cpu, self._waited = time.perf_counter_ns(), time.process_time_ns(), waited_for_core()
         self.answered = 0
         self.latencies = Latencies()
 
     def end(self) -> None:
-        """Count no more; each client ends when it has its answer."""
+        """End the measurement. Each client closes its connection when its last answer has arrived."""
         seconds = (time.perf_counter_ns() - self._began) / 1e9
-        self.asking = False
+        self.sending = False
         self.report = {
             "requests": self.answered,
             "requests_per_second": self.answered / seconds,
             "busy": (time.process_time_ns() - self._cpu) / 1e9 / seconds,
-            "waited": (waited_here() - self._waited) / 1e9 / seconds,
+            "waited": (waited_for_core() - self._waited) / 1e9 / seconds,
         }
 
-    def judge(self, answer: bytes) -> bool:
-        """Judge an answer that differs from the good one; return whether it is whole."""
+    def check(self, answer: bytes) -> bool:
+        """Check an answer that differs from :attr:`good`, and count an error. Return whether the answer is complete."""
         head, end, body = answer.partition(b"\r\n\r\n")
         length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
         if not end or (length and len(body) < int(length[0].split(b":")[1])):
@@ -79,56 +83,60 @@ class Load:
         return True
 
 
-def waited_here() -> int:
-    """Return for how many nanoseconds this process was ready and had no core."""
+def waited_for_core() -> int:
+    """Return the nanoseconds in which this process was ready to run and had no core. 0 if the kernel does not say."""
     return waited(os.getpid()) or 0
 
 
 class Client(Protocol):
-    """One client."""
+    """One client with one connection. It has one request in flight."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
+        # The part of the answer that has arrived.
         self._received = b""
-        self._asked = 0
+        # When the request was sent, in nanoseconds of perf_counter_ns().
+        self._sent_at = 0
         self._done = False
+        #: Fires when the connection is closed.
         self.ended: Deferred[None] = Deferred()
 
-    def ask(self) -> None:
-        """Ask once; the answer asks again."""
-        self._asked = time.perf_counter_ns()
+    def send_request(self) -> None:
+        """Send a request. When its answer arrives, :meth:`dataReceived` sends the next."""
+        self._sent_at = time.perf_counter_ns()
         transport: Any = self.transport
+        # writeSomeData() sends at once. write() would send in the next turn of the reactor: that is not HAProxy's time.
         if not isinstance(transport, FileDescriptor) or transport.writeSomeData(REQUEST) != len(REQUEST):
-            # A request that the kernel does not take: the connection is gone.
+            # The send buffer is empty, so the kernel refuses a request only when the connection is gone.
             transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take in an answer."""
+        """Add to the answer. When it is complete and correct, count it; then send the next request or close."""
         now = time.perf_counter_ns()
         load = self._load
         self._received += data
-        if self._received != load.good and not load.judge(self._received):
+        if self._received != load.good and not load.check(self._received):
             return
         if self._received == load.good:
             load.answered += 1
-            load.latencies.add(now - self._asked)
+            load.latencies.add(now - self._sent_at)
         self._received = b""
-        if load.asking:
-            self.ask()
+        if load.sending:
+            self.send_request()
         else:
             self._done = True
             assert self.transport is not None
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Count a connection that was to stay."""
+        """Count an error if the web server closed the connection, not this client."""
         if not self._done:
             self._load.errors["connection lost"] += 1
         self.ended.callback(None)
 
 
 async def run(reactor: Any, options: argparse.Namespace) -> None:
-    """Load the web server, print what came of it."""
+    """Connect all clients, load the web server, and print the report."""
     load = Load(None if options.expect is None else options.expect.encode())
     cpus = [CPUMeter.of_process(pid) for pid in options.pid]
     clients = [Client(load) for _ in range(options.clients)]
@@ -139,10 +147,10 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
         window.watch(cpu.begin, cpu.end)
     window.watch(load.begin, load.end)
     for client in clients:
-        client.ask()
+        client.send_request()
     ended = gatherResults([client.ended for client in clients], consumeErrors=True)
-    bounded = options.warm_up + options.duration + TIMEOUT
-    await ended.addTimeout(bounded, reactor, lambda *_: load.errors.update({"no answer": 1}))
+    limit = options.warm_up + options.duration + TIMEOUT
+    await ended.addTimeout(limit, reactor, lambda *_: load.errors.update({"no answer": 1}))
     latencies = load.latencies
     report = {
         **load.report,
@@ -155,14 +163,14 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Read the command line, and run the load."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("port", type=int)
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--duration", type=float, default=3.0)
-    parser.add_argument("--warm-up", type=float, default=0.5)
-    parser.add_argument("--expect", help="the body of each answer")
-    parser.add_argument("--pid", type=int, action="append", default=[])
+    parser.add_argument("port", type=int, help="port of the web server on 127.0.0.1")
+    parser.add_argument("--clients", type=int, default=16, help="concurrent clients (default: %(default)s)")
+    parser.add_argument("--duration", type=float, default=3.0, help="seconds to measure (default: %(default)s)")
+    parser.add_argument("--warm-up", type=float, default=0.5, help="seconds of load before (default: %(default)s)")
+    parser.add_argument("--expect", help="body that each answer must have (default: that of the first answer)")
+    parser.add_argument("--pid", type=int, action="append", default=[], help="process to measure too; repeatable")
     options = parser.parse_args()
     react(lambda reactor: Deferred.fromCoroutine(run(reactor, options)))
 

@@ -1,7 +1,8 @@
-"""Connections to an agent that greet it, ask once, and then say nothing, until standard input ends.
+"""Holds idle connections to an agent: each exchanges HELLOs and one NOTIFY, and then nothing until standard input ends.
 
-``python -m benchmarks.idle ADDRESS COUNT`` prints ``open`` when the agent has answered all of them, and in the end how
-many it did not keep. ``benchmarks.connections`` runs it.
+``python -m benchmarks.idle ADDRESS COUNT`` prints ``open COUNT`` when the agent has answered on all connections. At the
+end it prints ``not kept`` and the number of connections that the agent closed or on which it sent more.
+``benchmarks.connections`` runs it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from spoa_twisted.ctl.files import OTHER_FILES, allow_files
 from spoa_twisted.spop.connection import PIPELINING, Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, HAProxyHello
 
-#: Seconds that the agent may take to answer.
+#: Timeout in seconds for each connect, read and write on a socket.
 TIMEOUT: Final = 30.0
 
-#: So many connect before the first of them is read: fewer than may wait to be accepted.
+#: Connections opened before the first of them is read. More could overflow the agent's listen queue.
 AT_A_TIME: Final = 50
 
 
 class Idle:
-    """One connection."""
+    """One connection, on a blocking socket: it sends HAPROXY-HELLO when it is made."""
 
     def __init__(self, address: str, tls: ssl.SSLContext | None) -> None:
         host, _, port = address.rpartition(":")
@@ -35,25 +36,27 @@ class Idle:
         self._haproxy = EngineConnection(HAProxyHello(capabilities=frozenset({PIPELINING})))
         self._socket.sendall(self._haproxy.data_to_send())
 
-    def ask(self) -> None:
-        """Read the agent's HELLO, and ask."""
+    def send_notify(self) -> None:
+        """Read AGENT-HELLO, and send a NOTIFY."""
         if not isinstance(self._read(), AgentHello):
-            raise SystemExit("the agent did not greet")
+            raise SystemExit("the agent did not answer HAPROXY-HELLO with AGENT-HELLO")
         self._haproxy.send_notify([SHAPES["small"]])
         self._socket.sendall(self._haproxy.data_to_send())
 
-    def rest(self) -> None:
-        """Read the answer, and nothing more from now on."""
+    def read_ack(self) -> None:
+        """Read the ACK. From now on the connection is idle."""
         if not isinstance(self._read(), Ack):
-            raise SystemExit("the agent did not answer")
+            raise SystemExit("the agent did not answer NOTIFY with ACK")
+        # For kept(), which must not wait.
         self._socket.setblocking(False)
 
     def kept(self) -> bool:
-        """Return whether the connection is still open, and the agent has said nothing more."""
+        """Return whether the connection is still open, and the agent has sent nothing since the ACK."""
         try:
             if self._haproxy.next_event() is None:
                 self._socket.recv(1)
         except (BlockingIOError, ssl.SSLWantReadError):
+            # No data and no EOF.
             return True
         except OSError:
             pass
@@ -63,13 +66,13 @@ class Idle:
         while (event := self._haproxy.next_event()) is None:
             data = self._socket.recv(2**14)
             if not data:
-                raise SystemExit("the agent ended a connection")
+                raise SystemExit("the agent closed a connection")
             self._haproxy.receive_data(data)
         return event
 
 
 def main() -> None:
-    """Open them, wait, count."""
+    """Open the connections, wait for EOF on standard input, and count the connections that are left."""
     parser = argparse.ArgumentParser()
     parser.add_argument("address")
     parser.add_argument("count", type=int)
@@ -82,15 +85,16 @@ def main() -> None:
     tls = None
     if options.tls:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # The agent's certificate is self-signed, made by benchmarks.connections.
         tls.check_hostname = False
         tls.verify_mode = ssl.CERT_NONE
     idle: list[Idle] = []
     while len(idle) < options.count:
         some = [Idle(options.address, tls) for _ in range(min(AT_A_TIME, options.count - len(idle)))]
         for connection in some:
-            connection.ask()
+            connection.send_notify()
         for connection in some:
-            connection.rest()
+            connection.read_ack()
         idle += some
     print("open", len(idle), flush=True)
     sys.stdin.read()

@@ -1,4 +1,8 @@
-"""HAProxy's side of SPOP on a Twisted endpoint: asks an agent what HAProxy would ask."""
+"""An SPOP client on a Twisted endpoint. It sends an agent the frames that HAProxy would send (SPOE.txt, section 3).
+
+:class:`SPOEProtocol` is one connection. :class:`SPOEClient` opens connections when it needs them. Both are for tests,
+probes and tools; ``spoactl`` and :class:`~spoa_twisted.testing.FakeHAProxy` use them.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +20,24 @@ from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import Value
 
-#: Seconds that an agent has to take a connection, to answer a HELLO, and to answer a NOTIFY.
+#: Timeout in seconds, for each of three steps: connecting, the agent's HELLO, the ACK of a NOTIFY.
 DEFAULT_TIMEOUT: Final = 5.0
 
-
-#: What HAProxy up to 3.0 says, less the name of its engine. An agent that knows HAProxy >= 3.1 by its HELLO holds long
-#: ACKs back, lest that one stops reading; here they are read as they come.
+#: The HAPROXY-HELLO of HAProxy <= 3.0, without an engine-id. The agent recognises HAProxy >= 3.1 by its HELLO, and
+#: then delays long ACKs, because HAProxy >= 3.1 can stop reading. This client always reads, so it needs no delay.
 DEFAULT_HELLO: Final = HAProxyHello(capabilities=frozenset({PIPELINING, ASYNC}))
 
 ResultT = TypeVar("ResultT")
 
 
 class AgentDisconnected(Exception):
-    """The agent said goodbye while something was asked of it."""
+    """The agent sent AGENT-DISCONNECT while a request was pending."""
 
     def __init__(self, status_code: int, message: str) -> None:
         super().__init__(status_code, message)
-        #: A :class:`~spoa_twisted.spop.errors.StatusCode`, or a number of the agent's own (SPOE.txt, section 3.5).
+        #: A :class:`~spoa_twisted.spop.errors.StatusCode`, or a number that only this agent defines (SPOE.txt, 3.5).
         self.status_code = status_code
+        #: The agent's explanation, for people.
         self.message = message
 
     def __str__(self) -> str:
@@ -41,70 +45,76 @@ class AgentDisconnected(Exception):
 
 
 class PayloadRefused(Exception):
-    """The agent gave a NOTIFY up before its last fragment: it was too long."""
+    """The agent aborted a fragmented NOTIFY before its last fragment, because the payload was too long."""
 
 
 @final
 class SPOEProtocol(Protocol):
-    """HAProxy's end of one connection to an agent. Its HELLO goes as soon as it is connected.
+    """HAProxy's end of one connection to an agent. It sends HAPROXY-HELLO as soon as it is connected.
 
-    :param hello: what to say in it; :data:`DEFAULT_HELLO` unless given.
+    :param hello: the HAPROXY-HELLO to send; :data:`DEFAULT_HELLO` unless given.
     """
 
     def __init__(self, hello: HAProxyHello | None = None) -> None:
         self._connection = EngineConnection(hello or DEFAULT_HELLO)
         self._hello: Deferred[AgentHello] = Deferred()
-        self._waiting: dict[bytes, Deferred[dict[str, Value]]] = {}
-        self._ended: Deferred[None] = Deferred()
-        self._over: Failure | None = None
+        # The NOTIFYs without an ACK, by their encoded stream-id and frame-id.
+        self._pending: dict[bytes, Deferred[dict[str, Value]]] = {}
+        self._connection_lost: Deferred[None] = Deferred()
+        # Why the connection is no longer usable. All requests from then on fail with this reason.
+        self._end_reason: Failure | None = None
 
     @property
     def usable(self) -> bool:
-        """Whether both HELLOs went and no goodbye did."""
+        """Whether both HELLOs were exchanged, and neither side has sent DISCONNECT or closed the connection."""
         return self._connection.state is State.RUNNING
 
     def hello(self) -> Deferred[AgentHello]:
-        """Fire with the agent's HELLO. To be called once.
+        """Return a Deferred that fires with the agent's HELLO. Call this once: each call returns the same Deferred.
 
         The Deferred fails with :class:`AgentDisconnected`, with :class:`~spoa_twisted.spop.errors.SPOPError` when
-        the agent broke the protocol, or with Twisted's reason for the end of the connection.
+        the agent broke the protocol, or with Twisted's reason when the connection was lost.
         """
         return self._hello
 
     def send(self, *messages: Message) -> Deferred[dict[str, Value]]:
-        """Send ``messages`` in one NOTIFY; fire with the variables that its ACK sets, ``None`` for one unset.
+        """Send ``messages`` in one NOTIFY.
 
-        Cancelling the Deferred forgets the NOTIFY. It fails as :meth:`hello` does.
+        The Deferred fires with the variables that the ACK sets; the value ``None`` means that the variable is unset.
+        It fails as that of :meth:`hello` does, and with :class:`PayloadRefused` when the agent aborted the NOTIFY.
+        When it is cancelled, a later ACK of this NOTIFY is ignored.
 
-        :raises TypeError: :raises ValueError: for a message that cannot be sent.
+        :raises TypeError: when an argument has a type that SPOP does not have.
+        :raises ValueError: when an argument cannot be encoded, when the messages are too long for an agent without
+            fragmentation, or when the HELLOs are not yet exchanged.
         """
-        if self._over is not None:
-            return fail(self._over)
+        if self._end_reason is not None:
+            return fail(self._end_reason)
         ids = self._connection.send_notify(messages)
         acknowledged: Deferred[dict[str, Value]] = Deferred(lambda _: self._forget(ids))
-        self._waiting[ids] = acknowledged
+        self._pending[ids] = acknowledged
         self._flush()
         return acknowledged
 
     def disconnect(self) -> Deferred[None]:
-        """Say goodbye; fire when the connection is closed."""
+        """Send HAPROXY-DISCONNECT and close. The Deferred fires when the connection is closed."""
         self._connection.disconnect()
-        if self._over is None:
+        if self._end_reason is None:
             self._flush()
             self._lose_connection()
-        return self._ended
+        return self._connection_lost
 
     def abort(self) -> None:
-        """Close at once, without a goodbye."""
+        """Close the connection at once, without HAPROXY-DISCONNECT."""
         self._connection.close()
         cast("ITCPTransport", self.transport).abortConnection()
 
     def connectionMade(self) -> None:
-        """Send the HELLO."""
+        """Send HAPROXY-HELLO, which the connection has already encoded."""
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
-        """Fire what the agent's frames answer."""
+        """Decode the agent's frames, and fire the Deferred of the HELLO or NOTIFY that each frame answers."""
         self._connection.receive_data(data)
         reason: BaseException | None = None
         try:
@@ -117,27 +127,29 @@ class SPOEProtocol(Protocol):
                 elif isinstance(event, Disconnect):
                     reason = AgentDisconnected(event.status_code, event.message)
                 else:
-                    acknowledged = self._waiting.pop(event.ids)
+                    acknowledged = self._pending.pop(event.ids)
                     if event.aborted:
                         acknowledged.errback(PayloadRefused("the agent aborted the NOTIFY: it is too long"))
                     else:
                         acknowledged.callback(event.variables)
         except SPOPError as error:
             reason = error
+        # Before the callers' errbacks run: the connection has a HAPROXY-DISCONNECT to send after an SPOPError.
         self._flush()
         if reason is not None:
-            self._end(Failure(reason))
+            self._fail_pending(Failure(reason))
         if self._connection.state is State.CLOSED:
             self._lose_connection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Fail what the agent left unanswered."""
+        """Fail all requests that the agent has not answered."""
         self._connection.close()
-        self._end(reason)
-        self._ended.callback(None)
+        self._fail_pending(reason)
+        self._connection_lost.callback(None)
 
     def _forget(self, ids: bytes) -> None:
-        self._waiting.pop(ids, None)
+        # The connection then skips a late ACK. Otherwise dataReceived() would look for its Deferred in vain.
+        self._pending.pop(ids, None)
         self._connection.forget(ids)
 
     def _flush(self) -> None:
@@ -149,32 +161,35 @@ class SPOEProtocol(Protocol):
         assert self.transport is not None
         self.transport.loseConnection()
 
-    def _end(self, reason: Failure) -> None:
-        if self._over is not None:
+    def _fail_pending(self, reason: Failure) -> None:
+        if self._end_reason is not None:
+            # AGENT-DISCONNECT says more than the connectionLost that follows: keep the first reason.
             return
-        self._over = reason
-        waiting, self._waiting = self._waiting, {}
+        self._end_reason = reason
+        # Replaced before the first errback: an errback may call send() or cancel another request.
+        pending, self._pending = self._pending, {}
         if not self._hello.called:
             self._hello.errback(reason)
-        for acknowledged in waiting.values():
+        for acknowledged in pending.values():
             acknowledged.errback(reason)
 
 
 @final
 class SPOEClient:
-    """Asks an agent, as HAProxy does. It connects when it has something to send, and again when it lost its connection.
+    """Sends messages to an agent, as HAProxy does.
 
-    ::
+    It connects when the first message is sent, and connects again when a message is sent after the connection was lost.
+    All messages share one connection::
 
         client = SPOEClient("tcp:127.0.0.1:12345")
         variables = await client.notify("get-ip-reputation", ip=IPv4Address("192.0.2.1"))
         await client.disconnect()
 
     :param endpoint: a Twisted client endpoint, or a string that describes one.
-    :param hello: what to say of this side; :data:`DEFAULT_HELLO` unless given.
-    :param timeout: the seconds for each of connecting, the HELLO and an ACK.
-    :param reactor: what tells the time and resolves the string; Twisted's own unless given.
-    :raises ValueError: for a string that describes no endpoint.
+    :param hello: the HAPROXY-HELLO to send; :data:`DEFAULT_HELLO` unless given.
+    :param timeout: seconds, for each of three steps: connecting, the agent's HELLO, the ACK of a NOTIFY.
+    :param reactor: used for the timeouts, and to make an endpoint from a string; Twisted's global one unless given.
+    :raises ValueError: when the string does not describe an endpoint.
     """
 
     def __init__(
@@ -186,6 +201,7 @@ class SPOEClient:
         reactor: IReactorTime | None = None,
     ) -> None:
         if reactor is None:
+            # Importing it installs the default reactor, so not at the top of the module.
             from twisted.internet import reactor as default_reactor
 
             reactor = cast("IReactorTime", default_reactor)
@@ -193,42 +209,54 @@ class SPOEClient:
         self._hello = hello
         self._timeout = timeout
         self._reactor = reactor
+        # The shared connection. It may be unusable by now; the next message then opens another.
         self._protocol: SPOEProtocol | None = None
-        self._waiting: list[Deferred[SPOEProtocol]] = []
+        # The attempt to connect that is in progress, and the requests that wait for its result.
         self._connecting: Deferred[SPOEProtocol] | None = None
+        self._waiting: list[Deferred[SPOEProtocol]] = []
 
     def notify(self, name: str, /, *unnamed: Value, **arguments: Value) -> Deferred[dict[str, Value]]:
-        """Send one message, its ``unnamed`` arguments first; see :meth:`send`."""
+        """Send one message, with the ``unnamed`` arguments before the named ones; see :meth:`send`."""
         return self.send(Message(name, [*[("", value) for value in unnamed], *arguments.items()]))
 
     async def _send(self, messages: tuple[Message, ...]) -> dict[str, Value]:
         protocol = self._protocol
         if protocol is None or not protocol.usable:
             protocol = await self._shared_connection()
-        return await self._in_time(protocol.send(*messages))
+        return await self._with_timeout(protocol.send(*messages))
 
     def send(self, *messages: Message) -> Deferred[dict[str, Value]]:
-        """Send ``messages`` in one NOTIFY; fire with the variables that its ACK sets, ``None`` for one unset.
+        """Send ``messages`` in one NOTIFY.
 
-        The Deferred fails with ``TimeoutError``; with :class:`AgentDisconnected`, when the agent said goodbye; with
-        :class:`~spoa_twisted.spop.errors.SPOPError`, when it broke the protocol; with ``TypeError`` or
-        ``ValueError``, when a message cannot be sent; or with Twisted's reason why there is no connection.
+        The Deferred fires with the variables that the ACK sets; the value ``None`` means that the variable is unset.
+        It fails with one of
+
+        - ``TimeoutError``, when a step took longer than the timeout,
+        - :class:`AgentDisconnected`, when the agent sent AGENT-DISCONNECT,
+        - :class:`PayloadRefused`, when the agent aborted the NOTIFY because it was too long,
+        - :class:`~spoa_twisted.spop.errors.SPOPError`, when the agent broke the protocol,
+        - ``TypeError`` or ``ValueError``, when a message cannot be encoded,
+        - Twisted's reason, when the connection could not be opened or was lost.
         """
         return Deferred.fromCoroutine(self._send(messages))
 
     def ping(self) -> Deferred[AgentHello]:
-        """Make a health check, on a connection of its own (SPOE.txt, section 3.2.4); fire with the agent's HELLO.
+        """Do a health check on a separate connection (SPOE.txt, section 3.2.4).
 
-        The Deferred fails as that of :meth:`send` does.
+        The Deferred fires with the agent's HELLO. It fails as that of :meth:`send` does.
         """
         return Deferred.fromCoroutine(self._ping())
 
     async def _ping(self) -> AgentHello:
         protocol = await self._connect(SPOEProtocol(HAProxyHello(healthcheck=True)))
-        return await self._greeting(protocol)
+        return await self._agent_hello(protocol)
 
     def disconnect(self) -> Deferred[None]:
-        """Say goodbye; fire when the connection, if there is one, is closed. What waits for one is cancelled."""
+        """Send HAPROXY-DISCONNECT and close the connection, if there is one.
+
+        The Deferred fires when the connection is closed. An attempt to connect is cancelled, and the requests that
+        wait for it fail.
+        """
         if self._connecting is not None:
             self._connecting.cancel()
         protocol, self._protocol = self._protocol, None
@@ -238,37 +266,39 @@ class SPOEClient:
         waiting: Deferred[SPOEProtocol] = Deferred()
         self._waiting.append(waiting)
         if self._connecting is None:
-            self._connecting = Deferred.fromCoroutine(self._greet())
-            self._connecting.addBoth(self._connected)
+            self._connecting = Deferred.fromCoroutine(self._open_shared_connection())
+            self._connecting.addBoth(self._on_connected)
         return waiting
 
-    def _connected(self, result: SPOEProtocol | Failure) -> None:
+    def _on_connected(self, result: SPOEProtocol | Failure) -> None:
         self._connecting = None
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            # A Deferred without a canceller ignores this call when it was cancelled before.
+            # Its caller may have cancelled the request. A cancelled Deferred without a canceller ignores this call.
             deferred.callback(result)
 
-    async def _greet(self) -> SPOEProtocol:
+    async def _open_shared_connection(self) -> SPOEProtocol:
         protocol = await self._connect(SPOEProtocol(self._hello))
-        await self._greeting(protocol)
+        await self._agent_hello(protocol)
         self._protocol = protocol
         return protocol
 
-    async def _greeting(self, protocol: SPOEProtocol) -> AgentHello:
+    async def _agent_hello(self, protocol: SPOEProtocol) -> AgentHello:
         try:
-            return await self._in_time(protocol.hello())
+            return await self._with_timeout(protocol.hello())
         except BaseException:
+            # Cancellation too: nothing else refers to this connection, so nothing else would close it.
             protocol.abort()
             raise
 
     async def _connect(self, protocol: SPOEProtocol) -> SPOEProtocol:
-        return await self._in_time(connectProtocol(self._endpoint, protocol))
+        return await self._with_timeout(connectProtocol(self._endpoint, protocol))
 
-    def _in_time(self, deferred: Deferred[ResultT]) -> Deferred[ResultT]:
-        return deferred.addTimeout(self._timeout, self._reactor, _no_answer)
+    def _with_timeout(self, deferred: Deferred[ResultT]) -> Deferred[ResultT]:
+        return deferred.addTimeout(self._timeout, self._reactor, _raise_timeout)
 
 
-def _no_answer(result: object, seconds: float) -> NoReturn:
-    # Whatever the cancelled Deferred fails with: that of a TCP endpoint fails with ConnectingCancelledError.
+def _raise_timeout(result: object, seconds: float) -> NoReturn:
+    # addTimeout() cancels the Deferred. The errors of cancelled Deferreds differ (an endpoint's is
+    # ConnectingCancelledError): callers get TimeoutError instead of any of them.
     raise TimeoutError(f"no answer within {seconds:g} s")

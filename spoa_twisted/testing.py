@@ -1,4 +1,4 @@
-"""HAProxy in memory, for the tests of handlers: no socket and no reactor, only a clock that the test moves."""
+"""A fake HAProxy in memory, for tests of handlers. It needs no socket and no reactor; the test advances its clock."""
 
 from __future__ import annotations
 
@@ -21,43 +21,54 @@ from spoa_twisted.spop.typeddata import Value
 
 
 class NotAcknowledged(Exception):
-    """A handler has not finished, so that there is no ACK. :meth:`FakeHAProxy.send` waits for it."""
+    """A handler has not finished, so there is no ACK yet. Use :meth:`FakeHAProxy.send` to wait for the handler."""
 
 
 @final
 class FakeHAProxy:
-    """Sends messages to handlers, through all that lies between, and gives back the variables that they set.
+    """Sends messages to handlers and returns the variables that they set.
 
-    ::
+    Messages and variables are encoded, framed and decoded as on a real connection. So a test also finds values that
+    SPOP cannot encode, payloads that exceed a limit, and arguments that arrive with another type::
 
         haproxy = FakeHAProxy(handlers)
         assert haproxy.notify("get-ip-reputation", ip=IPv4Address("192.0.2.1")) == {"txn.allowed": True}
 
-    It connects when it has something to send, and again after the agent closed the connection. Handlers registered
-    with ``blocking=True`` run where they are called.
+    It connects when the first message is sent, and again when a message is sent after the agent closed the connection.
+    Handlers registered with ``blocking=True`` run in the calling thread, because a ``Clock`` has no threads.
 
-    :param handlers: what is to be tested.
-    :param hello: what to say of this HAProxy; :data:`~spoa_twisted.client.DEFAULT_HELLO` unless given.
+    :param handlers: the handlers under test.
+    :param hello: the HAPROXY-HELLO to send; :data:`~spoa_twisted.client.DEFAULT_HELLO` unless given.
     :param limits: keyword arguments for :class:`SPOAFactory`.
     """
 
     def __init__(self, handlers: IHandlers, *, hello: HAProxyHello | None = None, **limits: Any) -> None:
-        #: The agent's time: ``haproxy.clock.advance(10)`` lets a handler time out.
+        #: The agent's clock, in seconds: ``haproxy.clock.advance(10)`` makes timeouts of up to 10 seconds expire.
         self.clock = Clock()
         self._factory = SPOAFactory(handlers, reactor=self.clock, **limits)
         self._hello = hello
         self._protocol: SPOEProtocol | None = None
 
     def notify(self, name: str, /, *unnamed: Value, **arguments: Value) -> dict[str, Value]:
-        """Send one message, its ``unnamed`` arguments first, and return the variables set; ``None`` for one unset.
+        """Send one message, with the ``unnamed`` arguments before the named ones.
 
-        :raises NotAcknowledged: when the handler has not finished.
-        :raises TypeError: :raises ValueError: for an argument that SPOP cannot hold.
+        Return the variables that the handler set, by ``"scope.name"``. The value ``None`` means that the handler unset
+        the variable.
+
+        :raises NotAcknowledged: when the handler has not finished, because it waits for a Deferred.
+        :raises AgentDisconnected: when the agent sent AGENT-DISCONNECT.
+        :raises PayloadRefused: when the message exceeds the agent's ``max_payload_size``.
+        :raises TypeError: when an argument has a type that SPOP does not have.
+        :raises ValueError: when an argument cannot be encoded.
         """
         return self.notify_all(Message(name, [*[("", value) for value in unnamed], *arguments.items()]))
 
     def notify_all(self, *messages: Message) -> dict[str, Value]:
-        """Send ``messages`` in one NOTIFY, as HAProxy does when several have the same event; see :meth:`notify`."""
+        """Send ``messages`` in one NOTIFY, as HAProxy does when several have the same event.
+
+        Return and raise as :meth:`notify` does.
+        """
+        # Everything happens in memory: the ACK arrives before send() returns, unless a handler waits.
         results: list[Any] = []
         acknowledged = self.send(*messages).addBoth(results.append)
         if not results:
@@ -70,16 +81,20 @@ class FakeHAProxy:
         return variables
 
     def send(self, *messages: Message) -> Deferred[dict[str, Value]]:
-        """Send ``messages`` in one NOTIFY, and fire with the variables set when the last handler has finished.
+        """Send ``messages`` in one NOTIFY.
 
-        :raises TypeError: :raises ValueError: for an argument that SPOP cannot hold.
+        The Deferred fires with the variables set, as :meth:`notify` returns them, when the last handler has finished.
+        It fails with ``AgentDisconnected`` or ``PayloadRefused``, or with Twisted's reason when the connection is lost.
+
+        :raises TypeError: when an argument has a type that SPOP does not have.
+        :raises ValueError: when an argument cannot be encoded.
         """
         if self._protocol is None or not self._protocol.usable:
             self._protocol = self._connect()
         return self._protocol.send(*messages)
 
     def disconnect(self) -> None:
-        """Close the connection, as a HAProxy that stops: what is pending is given up."""
+        """Close the connection, as HAProxy does when it stops. Pending requests fail; their handlers are cancelled."""
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.disconnect()
@@ -87,20 +102,21 @@ class FakeHAProxy:
     def _connect(self) -> SPOEProtocol:
         agent = self._factory.buildProtocol(None)
         engine = SPOEProtocol(self._hello)
-        engine_transport, agent_transport = _Wire(agent), _Wire(engine)
+        engine_transport, agent_transport = _MemoryTransport(agent), _MemoryTransport(engine)
         engine_transport.other, agent_transport.other = agent_transport, engine_transport
         agent.makeConnection(agent_transport)
-        # What is sent fails as the HELLO does.
+        # When the HELLO fails, the messages sent fail with the same reason: do not log it as unhandled too.
         engine.hello().addErrback(lambda failure: None)
         engine.makeConnection(engine_transport)  # type: ignore[no-untyped-call]
         return engine
 
 
 @final
-class _Wire(StringTransport):
-    """One end of a connection in memory: what is written is received at the other end at once."""
+class _MemoryTransport(StringTransport):
+    """One end of a connection in memory. ``write`` delivers the bytes to the other end's protocol at once."""
 
-    other: _Wire
+    #: The transport of the other end. Set after both transports exist, because each needs the other.
+    other: _MemoryTransport
 
     def __init__(self, receiver: Protocol) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -112,12 +128,13 @@ class _Wire(StringTransport):
 
     def loseConnection(self) -> None:
         if self.connected:
+            # Both flags first: connectionLost() of either protocol may call loseConnection() again.
             self.connected = self.other.connected = False
             self._receiver.connectionLost(Failure(ConnectionDone()))
             self.other._receiver.connectionLost(Failure(ConnectionDone()))
 
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
-        """What is written is received at once: nobody has to wait."""
+        """Do nothing: bytes are delivered at once, so there is never a reason to pause the producer."""
 
     def unregisterProducer(self) -> None:
-        """As nobody was registered."""
+        """Do nothing, because ``registerProducer`` does nothing."""

@@ -1,4 +1,4 @@
-"""What ``--version`` says: which version runs, and whether its spop is compiled."""
+"""The text of ``--version``: the version that runs, and whether its codec ``spop`` is compiled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from spoa_twisted.spop import connection
 
 
 def version() -> str:
-    """Return the version of what was imported."""
-    # All of spop is compiled, or nothing of it.
+    """Return the version of the imported package, with a note when the imported ``spop`` is compiled.
+
+    The note matters in reports of speed and of faults: mypyc's extensions and the Python sources differ in both.
+    """
+    # setup.py compiles all modules of spop that have an effect on speed, or none: one module tells for all. The file
+    # that was loaded counts, not the files on the disk: both may exist.
     compiled = connection.__file__.endswith(tuple(EXTENSION_SUFFIXES))
     return f"spoa_twisted {__version__}" + (" (spop compiled)" if compiled else "")

@@ -1,4 +1,4 @@
-"""A certificate that trusts itself, for tests with TLS."""
+"""A self-signed certificate, for tests with TLS."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import pytest
 
 
 def skip_without_tls() -> None:
-    """Skip the test if this is PyPy 8 without cryptography, which has no wheels for it. Others must have it."""
+    """Skip the test on PyPy 8 without cryptography, which has no wheels for PyPy 8.
+
+    Other interpreters must have cryptography: without it, the test fails instead of being skipped.
+    """
     if sys.implementation.name == "pypy" and sys.implementation.version >= (8,):
         pytest.importorskip("cryptography", reason="PyPy 8 has no TLS: there are no wheels of cryptography for it")
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Write agent.crt and agent.key into ``folder``, and return their paths."""
+    """Write a certificate, agent.crt, and its key, agent.key, into ``folder``. Return their paths."""
     skip_without_tls()
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

@@ -1,4 +1,4 @@
-"""No test passes that left a failure in the log without having expected it."""
+"""Fixtures and hooks for all tests. Each test fails if it logs a warning or an error that it does not expect."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from zope.interface import implementer
 
 from tests.haproxy.branches import NoHAProxy, find_branches
 
-# Not in the conftest.py of its folder, which the process that prints the end of a run with pytest-xdist does not load.
+# Named here and not in tests/haproxy/conftest.py: with pytest-xdist, the process that prints the summary collects no
+# tests, so it does not load the conftest.py of that folder.
 pytest_plugins = ["tests.haproxy.summary"]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run a few named files in this process: starting the workers would take longer than the tests.
+    """Return the number of workers for ``--numprocesses=auto``; 0 runs the tests in this process.
 
-    Else run two workers for each core: a test waits half of its time for agents, for HAProxy, or for a time limit.
+    If only files are named, use this process: starting workers would take longer than the tests. Otherwise use two
+    workers per core: tests spend half of their time waiting for agents, for HAProxy, or for a timeout.
     """
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
@@ -32,7 +34,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that takes a ``branch`` with the HAProxy of each branch found."""
+    """Run each test that has the argument ``branch`` once for each branch of HAProxy that is found."""
     if "branch" in metafunc.fixturenames:
         try:
             branches = _branches()
@@ -41,20 +43,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("branch", branches, ids=lambda branch: branch.name)
 
 
-# For all tests of a run: each binary is asked what it is.
+# Once for all tests of a run, because it runs each binary to read its version.
 _branches = cache(find_branches)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Let no collection look again through everything that was imported: each test below asks for one."""
+    """Exclude all imported objects from garbage collections: the fixture ``logged`` collects after each test."""
     gc.collect()
-    if hasattr(gc, "freeze"):  # PyPy has none.
+    if hasattr(gc, "freeze"):  # PyPy does not have it.
         gc.freeze()
 
 
 @implementer(ILogObserver)
 class Logged:
-    """What was logged at the level warn and above since the test began, or since it was last taken."""
+    """Collects the events of level warn and above that are logged during a test."""
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
@@ -64,7 +66,10 @@ class Logged:
             self._events.append(event)
 
     def take(self) -> list[str]:
-        """Return the texts, each with its level's name in front and its exception's type behind, and forget them."""
+        """Return the texts of the events since the last call, and forget them.
+
+        A text begins with the name of the level, and ends with the type and text of the exception if there is one.
+        """
         events, self._events = self._events, []
         return [self._text(event) for event in events]
 
@@ -76,13 +81,14 @@ class Logged:
 
 @pytest.fixture(autouse=True)
 def logged(request: pytest.FixtureRequest) -> Iterator[Logged]:
-    """What the test logged; what it did not take of that makes it fail."""
+    """The warnings and errors that the test logs. The test fails if it does not take all of them."""
     observer = Logged()
     globalLogPublisher.addObserver(observer)
     try:
         yield observer
         if not {"spop", "conformance"}.intersection(request.path.parts):
-            # A Deferred that failed says so when it is collected. Where many tests are, there are no Deferreds.
+            # Twisted logs the unhandled failure of a Deferred when the Deferred is collected. The two folders have many
+            # tests and use no Deferreds, so skip the collection there: it takes time.
             gc.collect()
         unexpected = observer.take()
     finally:

@@ -1,4 +1,4 @@
-"""Frames as tests look at them."""
+"""Frames with named fields, for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from spoa_twisted.spop.frames import FrameBuffer
 
 
 class Frame(NamedTuple):
-    """A frame that was cut out of a stream."""
+    """A frame from a stream of bytes. ``ids`` holds the encoded stream-id and frame-id."""
 
     type: int
     flags: int
@@ -17,7 +17,7 @@ class Frame(NamedTuple):
 
 
 def next_frames(buffer: FrameBuffer) -> list[Frame]:
-    """Return the frames that have come whole."""
+    """Return all complete frames in the buffer."""
     frames = []
     while (frame := buffer.next_frame()) is not None:
         frames.append(Frame(*frame))

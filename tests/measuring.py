@@ -1,7 +1,7 @@
-"""A plugin of coverage.py: what an agent that the tests started has run counts too.
+"""A plugin of coverage.py that also saves the coverage of agents that end with a signal.
 
-An agent that is stopped ends itself by the signal that stopped it, which Twisted does since 24.10. Nothing that Python
-runs at its exit is run then, so what was measured has to be saved before.
+A process normally saves its coverage in Python's exit handlers. But Twisted >= 24.10 ends a stopped process with the
+signal that stopped it, by ``os.kill()`` on itself, and Python then runs no exit handlers. So save the coverage before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import coverage
 
 
 def coverage_init(registry: Any, options: dict[str, str]) -> None:
-    """coverage.py calls this in each process that it measures."""
+    """Replace ``os.kill``. coverage.py calls this function in each process that it measures."""
     kill = os.kill
 
     def save_and_kill(pid: int, number: int) -> None:

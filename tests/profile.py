@@ -1,4 +1,4 @@
-"""How many examples Hypothesis tries: a few, the same in every run; with ``SPOA_EXAMPLES=20000`` others each time.
+"""Hypothesis settings: by default a few examples, the same in every run. ``SPOA_EXAMPLES=20000`` tries new ones.
 
 ``SPOA_EXAMPLES=20000 python -m pytest --timeout=0 tests/spop/test_properties.py tests/spop/test_conversations.py
 tests/test_sessions.py`` runs for some minutes.
@@ -17,10 +17,10 @@ from hypothesis.strategies import SearchStrategy
 
 _WANTED = os.environ.get("SPOA_EXAMPLES")
 
-#: For a property; a machine, each of whose examples takes many steps, has fewer.
+#: Examples of a property. By default a state machine gets fewer, because each of its examples has many steps.
 EXAMPLES = int(_WANTED) if _WANTED else 150
 
-#: A machine that soaks has so many times the examples of the default run.
+#: A state machine in a test marked "soak" tries this many times as many examples as in a default test.
 SOAK = 1 if _WANTED else 5
 
 PROPERTY = settings(
@@ -34,15 +34,16 @@ MACHINE = settings(
     PROPERTY,
     max_examples=EXAMPLES if _WANTED else EXAMPLES // 10,
     stateful_step_count=40,
-    # Looking for fewer steps that fail takes longer than a test may.
+    # Shrinking a failing example to fewer steps can take longer than the time limit of a test.
     phases=[phase for phase in Phase if _WANTED or phase is not Phase.shrink],
 )
 
 
 def holds_for(*strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A test with an example of each of ``strategies`` for its last parameters.
+    """Decorate a test that takes an example of each of ``strategies`` as its last arguments.
 
-    To pytest it is a plain function: pytest-twisted would take each example through a turn of the reactor.
+    The result is a plain function, which hides from pytest-twisted that Hypothesis runs it: pytest-twisted would run
+    each example in a turn of the reactor, which takes long.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -59,9 +60,9 @@ def holds_for(*strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]
 
 
 def run_machine(machine: type[RuleBasedStateMachine], times: int = 1) -> None:
-    """Take random steps with machines of one kind, and try to break it.
+    """Run a state machine with random steps, and fail if one of its assertions fails.
 
-    :param times: how many times as many examples as :data:`MACHINE` says.
+    :param times: a factor for the number of examples of :data:`MACHINE`.
     """
     several = settings(MACHINE, max_examples=times * MACHINE.max_examples)
     run_state_machine_as_test(machine, settings=several)

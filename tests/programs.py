@@ -1,4 +1,4 @@
-"""The programs that tests and benchmarks run, with this checkout's package in this interpreter, and what runs them."""
+"""Runs programs for tests and benchmarks: twistd, twist and spoactl, with the package of this checkout."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parent.parent
 
-#: As an environment in which the package is installed from this checkout.
+#: The environment of programs. They import the package of this checkout, as if it were installed from there.
 ENVIRONMENT: Final = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 SPOACTL: Final = [sys.executable, "-c", "from spoa_twisted.ctl import main; main()"]
 TWISTD: Final = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 TWIST: Final = [sys.executable, "-m", "twisted", "--log-format=text"]
 
-#: The endpoint of an agent that gets a port of its own.
+#: The endpoint of an agent that listens on a free port.
 ANY_PORT: Final = "tcp:0:interface=127.0.0.1"
 
-#: What an agent logs when it listens, and where that is.
+#: The line that an agent logs when it listens. The group is the address.
 LISTENING: Final = re.compile(r"SPOA listening on (\S+)\n")
 
-#: Exit statuses of an agent that ended as it was told to. Since 24.10, Twisted ends by the signal that stopped it.
+#: Exit statuses of an agent that was stopped with SIGTERM. Twisted >= 24.10 ends with the signal that stopped it.
 STOPPED: Final = (0, -SIGTERM)
 
-#: Seconds to wait for a line of output, or for the end: without a limit, a program that hangs would hang its test.
+#: Timeout in seconds for a line of output and for the end of a program, so that a program that hangs ends its test.
 LIMIT: Final = 30.0
 
-#: Runs a command with a socket as systemd passes it on: as descriptor 3, for the process that LISTEN_PID names.
+#: Runs a command with an inherited socket, as systemd does: the socket is descriptor 3, LISTEN_PID is the process id.
 _AS_SYSTEMD: Final = """\
 import os, sys
 number, *command = sys.argv[1:]
@@ -55,13 +55,14 @@ def spoa(
     program: Sequence[str] = TWIST,
     inherited: socket | None = None,
 ) -> list[str]:
-    """Return the command of an agent.
+    """Return the command line that starts an agent.
 
     :param options: more options of ``spoa``.
+    :param handlers: the value of ``--handlers``.
     :param listen: the endpoints.
     :param program: the command that ``spoa`` is a subcommand of.
-    :param inherited: a listening socket, which is passed on as systemd does, and replaces ``listen``. It must also be
-        one of the ``sockets`` of :class:`Program`.
+    :param inherited: a listening socket that the agent inherits, as from systemd. It replaces ``listen``. It must also
+        be among the ``sockets`` of :class:`Program`.
     """
     wrapper: list[str] = []
     if inherited is not None:
@@ -72,16 +73,16 @@ def spoa(
 
 
 class Program:
-    """A child process, and all that it printed. The context manager kills it at the end.
+    """A child process and its output. As a context manager, it kills the process at the end.
 
-    A thread reads the output all the time, because a program whose pipe is full would hang. The same thread waits for
-    the end, and wakes the tests that wait.
+    A thread reads the output all the time: otherwise the pipe could fill up, and the process would hang. The same
+    thread waits for the end of the process, and wakes the waiting methods of this class.
 
     :param command: the program and its arguments.
-    :param cwd: the folder in which it runs.
-    :param environment: variables that it has besides :data:`ENVIRONMENT`.
-    :param sockets: sockets that it inherits, with the same descriptor numbers as here.
-    :param stdout: where stdout and stderr go, if not to :attr:`output`.
+    :param cwd: the working directory of the process.
+    :param environment: environment variables in addition to :data:`ENVIRONMENT`.
+    :param sockets: sockets that the process inherits, with the same descriptor numbers.
+    :param stdout: the file for stdout and stderr. By default they are collected in :attr:`output`.
     :param on_change: called in the thread after the output or the status has changed.
     """
 
@@ -95,9 +96,9 @@ class Program:
         stdout: IO[bytes] | int = PIPE,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        #: What it printed on stdout and stderr: whole lines only, until it has ended.
+        #: The text from stdout and stderr. While the process runs, it has complete lines only.
         self.output = ""
-        #: The exit status, negative for a signal, and ``None`` until it has ended and its output is complete.
+        #: The exit status; negative if a signal ended it; ``None`` until it has ended and :attr:`output` is complete.
         self.status: int | None = None
         self._on_change = on_change
         self._changed = Condition()
@@ -121,13 +122,13 @@ class Program:
         self.kill()
 
     def describe(self) -> str:
-        """Return what a reader of a failed test wants to know of it."""
+        """Return the exit status and the output, for the report of a failed test."""
         return f"exit status: {self.status}\n{self.output}"
 
     def said(self, pattern: str | re.Pattern[str], times: int = 1, limit: float = LIMIT) -> re.Match[str]:
-        """Wait until the output has ``times`` matches of ``pattern``, and return the last of them.
+        """Wait until the output has ``times`` matches of ``pattern``, and return the last match.
 
-        If the program ends without them, or the limit is over, the program is killed and the test fails.
+        If the program ends before, or does not print them within ``limit`` seconds, kill it and fail the test.
         """
 
         def found() -> re.Match[str] | None:
@@ -141,11 +142,11 @@ class Program:
         return match
 
     def address(self, number: int = 1) -> str:
-        """Wait until an agent listens on ``number`` endpoints, and return the last one's address."""
+        """Wait until the agent listens on ``number`` endpoints, and return the address of the last of them."""
         return self.said(LISTENING, number)[1]
 
     def send(self, number: int) -> bool:
-        """Send it a signal, unless it has ended, and return whether it was sent."""
+        """Send a signal, unless the process has ended. Return whether it was sent."""
         with self._changed:
             running = self.status is None
             if running:
@@ -153,33 +154,33 @@ class Program:
             return running
 
     def signal(self, number: int) -> None:
-        """Send it a signal. If it has ended, the test fails."""
+        """Send a signal. If the process has ended, fail the test."""
         if not self.send(number):
             raise self._failed(f"signal {int(number)} was not sent")
 
     def ended(self, limit: float = LIMIT) -> int:
-        """Wait for its end, and return the exit status. After the limit it is killed and the test fails."""
+        """Wait for the end, and return the exit status. After ``limit`` seconds, kill the process and fail the test."""
         with self._changed:
             self._changed.wait_for(lambda: self.status is not None, limit)
         if self.status is None:
-            raise self._failed(f"it did not end within {limit} s")
+            raise self._failed(f"the program did not end within {limit} s")
         return self.status
 
     def stop(self) -> int:
-        """Send SIGTERM, unless it has ended, and return the exit status."""
+        """Send SIGTERM, unless the process has ended. Wait for the end, and return the exit status."""
         self.send(SIGTERM)
         return self.ended()
 
     def kill(self) -> None:
-        """Kill it, unless it has ended, and wait for its end."""
+        """Kill the process, unless it has ended, and wait for its end."""
         self.send(SIGKILL)
         self._follower.join(LIMIT)
         if self._follower.is_alive():
-            raise AssertionError(f"it was killed, but another process keeps its output open:\n{self.output}")
+            raise AssertionError(f"the program was killed, but another process keeps its pipe open:\n{self.output}")
 
     def _failed(self, what: str) -> AssertionError:
-        state = "it still ran" if self.status is None else f"exit status {self.status}"
-        # Kill it first: the output is complete then.
+        state = "still running" if self.status is None else f"exit status {self.status}"
+        # Kill the process first, so that its output is complete.
         self.kill()
         return AssertionError(f"{what} ({state}):\n{self.output}")
 
@@ -189,7 +190,8 @@ class Program:
             with stdout:
                 rest = b""
                 while chunk := os.read(stdout.fileno(), 2**16):
-                    # In whole lines: a pattern must not match half a port, and no character is cut in two.
+                    # Pass on complete lines only: a pattern must not match half a port number, and decoding must not
+                    # split a character.
                     lines, newline, rest = (rest + chunk).rpartition(b"\n")
                     self._change(output=lines + newline)
             self._change(output=rest)

@@ -1,7 +1,7 @@
-"""The code blocks of README.rst, and its set-up commands for those who run them as they stand.
+"""Reads the code blocks of README.rst, and prints its set-up commands so that CI can run them exactly as written.
 
-``python3 -m tests.readme_commands 1`` prints the first command of the section "Try it", ``2`` the second. It takes
-nothing but Python, because it is what a machine runs that has nothing else yet.
+``python3 -m tests.readme_commands 1`` prints the first command of the section "Try it", ``2`` the second. This module
+uses the standard library only, because CI runs it on a machine where nothing is installed yet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DIRECTIVE = ".. code-block:: "
 
 @dataclass(frozen=True)
 class Block:
-    """A code block: the title of its section, its language, its text without the indentation."""
+    """A code block: the title of its section, its language, and its text without indentation."""
 
     section: str
     language: str
@@ -27,10 +27,11 @@ class Block:
 
 
 def blocks(text: str | None = None) -> Iterator[Block]:
-    """Yield the code blocks of ``text``, which is the README unless given."""
+    """Yield the code blocks of ``text``, by default the text of the README."""
     lines = (README.read_text("utf-8") if text is None else text).splitlines()
     section = ""
     for number, line in enumerate(lines):
+        # A line of "-" or "=", as long as the line before, underlines the title of a section.
         if number and line and set(line) <= {"-", "="} and len(line) == len(lines[number - 1]):
             section = lines[number - 1]
         elif line.startswith(DIRECTIVE):
@@ -43,7 +44,7 @@ def blocks(text: str | None = None) -> Iterator[Block]:
 
 
 def commands() -> list[str]:
-    """Return the set-up commands: one runs the example, the other the tests."""
+    """Return the two set-up commands: the first runs the example, the second runs the tests."""
     return [block.text for block in blocks() if (block.section, block.language) == ("Try it", "sh")]
 
 

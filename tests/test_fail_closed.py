@@ -1,7 +1,7 @@
-"""The configurations of the README and of ``examples/`` refuse every request that the agent has not allowed.
+"""The configurations in the README and in ``examples/`` refuse every request that the agent has not allowed.
 
-The HAProxy rules are the ones that a reader copies, and so are the handlers. HAProxy answers 503 when the agent or a
-handler fails, and 401 or 403 when the agent refuses.
+The tests use exactly the HAProxy rules and handlers that readers copy. HAProxy answers 503 when the agent or a handler
+fails, and 401 or 403 when the agent refuses the request.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tests.test_readme import BLOCKS, Agent, Machine, machine, on_any_port, with
 
 __all__ = ["machine"]  # a fixture
 
-#: In place of the configurations' own 2 seconds, for which each request would have to wait.
+#: Replaces the 2 seconds of the configurations, so that a request without an answer takes less time.
 PROCESSING = "timeout processing 500ms"
 
-#: Python that makes each handler late. The plain function comes last: it blocks the whole agent for longer than
-#: PROCESSING, so that a good request right after it may be late too.
+#: Python statements that make each handler exceed PROCESSING. The plain function comes last: it blocks the whole agent,
+#: so a good request directly after it may be late too.
 LATE = {
     "check_dnsbl": "return deferLater(reactor, 1, dict)",
     "check_token": "await deferLater(reactor, 1, dict)",
@@ -38,7 +38,7 @@ LATE = {
 
 
 class Request(NamedTuple):
-    """What the agent decides by: the address of a client, and its token."""
+    """A request by what the agent decides on: the address and the token of the client."""
 
     client: str = "127.0.0.1"
     token: str | None = "swordfish"
@@ -48,25 +48,25 @@ GOOD = Request()
 
 
 def replaced(text: str, old: str, new: str) -> str:
-    """Replace what ``text`` has exactly once."""
+    """Replace ``old`` by ``new``. ``text`` must contain ``old`` exactly once."""
     assert text.count(old) == 1
     return text.replace(old, new)
 
 
 def freeze(agent: Agent) -> None:
-    """Stop the agent's process, and wait until it stands still. It keeps its port and its connections."""
+    """Send SIGSTOP to the agent, and wait until its process has stopped. Its port and connections stay open."""
     agent.program.signal(signal.SIGSTOP)
     deadline = time.monotonic() + LIMIT
-    # PyPy has no os.waitid, which would tell.
+    # os.waitid() would wait for it, but PyPy does not have it. "T" is the state of a stopped process.
     while Path(f"/proc/{agent.program.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        assert time.monotonic() < deadline, "it does not stand still"
+        assert time.monotonic() < deadline, "the agent's process has not stopped after SIGSTOP"
 
 
 class Site:
-    """A website with the HAProxy and the agents of one configuration.
+    """A web server, a HAProxy and agents with one configuration.
 
-    :param answers: requests, and the statuses that they get while the agents work.
-    :param servers: the addresses of the agents in ``haproxy_cfg``.
+    :param answers: requests, and the HTTP status that each gets while the agents work.
+    :param servers: the addresses of the agents in ``haproxy_cfg``, to be replaced.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Site:
         self.agents: list[Agent] = []
 
     def start(self) -> None:
-        """Start the web server, the agents and HAProxy, and let HAProxy answer a request of each kind."""
+        """Start the web server, the agents and HAProxy. Check the answer to each request of ``answers``."""
         self.machine.write(iprep_py=self.handlers)
         haproxy_cfg = replaced(self.haproxy_cfg, "127.0.0.1:8081", f"127.0.0.1:{self.machine.app()}")
         for number, server in enumerate(self.servers):
@@ -104,13 +104,13 @@ class Site:
 
     @contextlib.contextmanager
     def connection(self, client: str = GOOD.client) -> Iterator[http.client.HTTPConnection]:
-        """Give the connection of a client."""
+        """Yield an HTTP connection from this client address."""
         connection = http.client.HTTPConnection(*self.machine.website, timeout=60, source_address=(client, 0))
         with contextlib.closing(connection):
             yield connection
 
     def get(self, request: Request = GOOD, over: http.client.HTTPConnection | None = None) -> int:
-        """Return the status of the answer to ``request``, made over a connection of its own unless one is given."""
+        """Send ``request``, by default over a new connection, and return the HTTP status."""
         with contextlib.nullcontext(over) if over else self.connection(request.client) as connection:
             connection.request("GET", "/", headers={"X-Token": request.token} if request.token else {})
             response = connection.getresponse()
@@ -118,43 +118,43 @@ class Site:
             return response.status
 
     def get_all(self, kept: http.client.HTTPConnection) -> list[int]:
-        """Make all requests at the same time, and a good one over the connection that was kept alive."""
+        """Send all requests at the same time, and a good one over the persistent connection; return the statuses."""
         assert kept.sock is not None
         with ThreadPoolExecutor(1 + len(self.answers)) as threads:
             return [*threads.map(self.get, [GOOD, *self.answers], [kept, *[None] * len(self.answers)])]
 
-    def tell(self, what: str) -> None:
-        """Tell the handlers of :meth:`obedient` which one is to fail from now on, and how."""
-        (self.machine.folder / "told").write_text(what)
+    def set_failure(self, failure: str) -> None:
+        """Set which handler fails from now on, and how: "NAME raises", "NAME is late", or "nothing"."""
+        (self.machine.folder / "failure").write_text(failure)
 
-    def obedient(self) -> list[str]:
-        """Let each handler fail when it is told so; return their names."""
+    def make_handlers_fail_on_demand(self) -> list[str]:
+        """Add code to each handler that lets it fail as :meth:`set_failure` says. Return the names of the handlers."""
         names = re.findall(r"^(?:async )?def (get_ip_reputation|check_\w+)\(", self.handlers, re.MULTILINE)
         assert len(names) == self.handlers.count("\n@handlers.message(")
         for name in names:
             self.handlers, count = re.subn(
                 rf"^((?:async )?def {name}\(.*\n(?:    \"\"\".*\n)?)",
-                rf"\1    if told('{name} raises'):\n        raise RuntimeError\n"
-                rf"    if told('{name} is late'):\n        {LATE[name]}\n",
+                rf"\1    if is_failure('{name} raises'):\n        raise RuntimeError\n"
+                rf"    if is_failure('{name} is late'):\n        {LATE[name]}\n",
                 self.handlers,
                 flags=re.MULTILINE,
             )
             assert count == 1
         self.handlers += (
             "\n\nimport time\nfrom pathlib import Path\n\n\n"
-            "def told(what):\n    return Path('told').read_text() == what\n"
+            "def is_failure(failure):\n    return Path('failure').read_text() == failure\n"
         )
-        self.tell("nothing")
+        self.set_failure("nothing")
         return names
 
     def without_on_error(self) -> None:
-        """Take every ``on_error`` away: a handler that fails sets no variable at all."""
+        """Remove every ``on_error`` from the handlers: a handler that fails then sets no variable."""
         self.handlers, count = re.subn(r"(, )?on_error=\{.*?\}", "", self.handlers)
         assert count
 
 
 def readme(machine: Machine, branch: Branch) -> Site:
-    """Return what the README shows for this branch."""
+    """Return a site with the configuration in the README for this branch."""
     haproxy_cfg = with_backend(
         BLOCKS["haproxy.cfg"], "127.0.0.1:12345 check", BLOCKS["haproxy.cfg, HAProxy >= 3.1"], branch
     )
@@ -176,7 +176,7 @@ def readme(machine: Machine, branch: Branch) -> Site:
 
 
 def ip_reputation(machine: Machine, branch: Branch) -> Site:
-    """Return what is in ``examples/ip_reputation``."""
+    """Return a site with the files of ``examples/ip_reputation``."""
     folder = ROOT / "examples" / "ip_reputation"
     return Site(
         machine,
@@ -189,7 +189,7 @@ def ip_reputation(machine: Machine, branch: Branch) -> Site:
 
 
 def scale(machine: Machine, branch: Branch) -> Site:
-    """Return what is in ``examples/scale``, with the README's handlers."""
+    """Return a site with the configuration of ``examples/scale``, and the handlers in the README."""
     folder = ROOT / "examples" / "scale"
     return Site(
         machine,
@@ -207,30 +207,30 @@ SITES = {"README": readme, "ip_reputation": ip_reputation, "scale": scale}
 
 @pytest.fixture(params=SITES)
 def site(request: pytest.FixtureRequest, machine: Machine, branch: Branch) -> Site:
-    """A site with each configuration."""
+    """A site for each configuration, not yet started."""
     return SITES[request.param](machine, branch)
 
 
 @pytest.fixture(params=["README", "ip_reputation"])
 def site_with_handlers(request: pytest.FixtureRequest, machine: Machine, branch: Branch) -> Site:
-    """A site with each module of handlers."""
+    """A site for each module of handlers, not yet started."""
     return SITES[request.param](machine, branch)
 
 
 def test_every_configuration_is_here() -> None:
-    """No folder of ``examples/`` has a configuration that the tests here leave out."""
+    """The tests cover every folder of ``examples/`` that has a HAProxy configuration."""
     folders = {path.parent.name for path in (ROOT / "examples").rglob("*.cfg")}
     assert folders == SITES.keys() - {"README"}
 
 
 def test_haproxy_accepts_the_configuration(site: Site) -> None:
-    """HAProxy finds no fault with the files as they stand."""
+    """``haproxy -c`` accepts the unchanged files."""
     site.machine.write(haproxy_cfg=site.haproxy_cfg, spoe_conf=site.spoe_conf)
     site.machine.run(f"{shlex.quote(str(site.branch.executable))} -c -f haproxy.cfg")
 
 
 def test_agents_that_are_stopped(site: Site) -> None:
-    """No request passes, on a new connection or on one that is kept alive, and 503 says that the agent is the cause."""
+    """When all agents are stopped, every request gets 503, on a new connection and on a persistent one."""
     site.start()
     with site.connection() as kept:
         assert site.get(over=kept) == 200
@@ -240,7 +240,7 @@ def test_agents_that_are_stopped(site: Site) -> None:
 
 
 def test_agents_that_are_frozen_and_killed(site: Site) -> None:
-    """No request passes while the processes stand still, nor when they are gone."""
+    """While the processes of all agents are stopped by SIGSTOP, and after they are killed, every request gets 503."""
     site.start()
     with site.connection() as kept:
         assert site.get(over=kept) == 200
@@ -253,44 +253,44 @@ def test_agents_that_are_frozen_and_killed(site: Site) -> None:
 
 
 def test_handlers_that_fail(site_with_handlers: Site) -> None:
-    """No request passes when one handler of several raises or is late, and 503 says that it is not a refusal."""
+    """When one of several handlers raises or is late, every request gets 503."""
     site = site_with_handlers
-    names = site.obedient()
+    names = site.make_handlers_fail_on_demand()
     site.start()
     for failure in [f"{name} raises" for name in names] + [f"{name} is late" for name in LATE if name in names]:
-        site.tell("nothing")
+        site.set_failure("nothing")
         assert (failure, site.get()) == (failure, 200)
-        site.tell(failure)
+        site.set_failure(failure)
         assert (failure, site.get()) == (failure, 503)
     (agent,) = site.agents
-    said = agent.stop()
+    output = agent.stop()
     for name in names:
-        assert f"the handler of the message '{name.replace('_', '-')}' failed\n" in said
+        assert f"the handler of the message '{name.replace('_', '-')}' failed\n" in output
 
 
 def test_handlers_that_fail_and_have_no_on_error(site_with_handlers: Site) -> None:
-    """No request passes even if a handler that fails sets no variable: each rule refuses what is not allowed."""
+    """Without ``on_error``, a handler that fails sets no variable. HAProxy still refuses: its rules need a variable."""
     site = site_with_handlers
     site.without_on_error()
-    names = site.obedient()
+    names = site.make_handlers_fail_on_demand()
     site.start()
     for name in names:
-        site.tell(f"{name} raises")
+        site.set_failure(f"{name} raises")
         assert (name, site.get()) == (name, 401 if name == "check_token" else 403)
 
 
 @pytest.mark.parametrize(("scope", "status"), [("txn", 403), ("sess", 200)])
 def test_the_scope_of_what_allows(machine: Machine, branch: Branch, scope: str, status: int) -> None:
-    """What allowed a request allows the next one on the same connection in the scope sess, but not in txn."""
+    """A variable of the scope "sess" also allows the next request on the same connection. One of "txn" does not."""
     site = readme(machine, branch)
     site.without_on_error()
     site.handlers = replaced(site.handlers, "txn.allowed", f"{scope}.allowed")
     site.haproxy_cfg = replaced(site.haproxy_cfg, "txn.iprep.allowed", f"{scope}.iprep.allowed")
-    site.obedient()
+    site.make_handlers_fail_on_demand()
     site.start()
     with site.connection() as kept:
         assert site.get(over=kept) == 200
         assert kept.sock is not None
-        site.tell("get_ip_reputation raises")
+        site.set_failure("get_ip_reputation raises")
         assert site.get(over=kept) == status
     assert site.get() == 403

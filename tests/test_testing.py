@@ -1,4 +1,4 @@
-"""HAProxy in memory."""
+"""Tests of FakeHAProxy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.testing import FakeHAProxy, NotAcknowledged
 from tests.conftest import Logged
 
+#: The HELLO of a HAProxy with a version of SPOP that the agent does not support.
 OLD_HELLO = HAProxyHello(supported_versions=("1.0",))
 
 
 def test_it_sends_and_returns_variables() -> None:
-    """With named and unnamed arguments; None for a variable that is unset."""
+    """notify() sends named and unnamed arguments. It returns the variables, with None for a variable that is unset."""
     handlers = Handlers({"m": lambda message: {"sess.ip": message["ip"], "txn.first": message[0], "req.c": None}})
     haproxy = FakeHAProxy(handlers)
     assert haproxy.notify("m", 7, ip=IPv4Address("192.0.2.1")) == {
@@ -31,13 +32,13 @@ def test_it_sends_and_returns_variables() -> None:
 
 
 def test_it_sends_several_messages_at_a_time() -> None:
-    """As HAProxy does when they have the same event."""
+    """notify_all() sends several messages in one NOTIFY, as HAProxy does when they have the same event."""
     handlers = Handlers(default=lambda message: {f"sess.{message.name}": len(message)})
     assert FakeHAProxy(handlers).notify_all(Message("a"), Message("b", [("", 1)])) == {"sess.a": 0, "sess.b": 1}
 
 
-def test_values_take_the_way_over_the_wire() -> None:
-    """So they come back as HAProxy would hand them on."""
+def test_values_are_encoded_and_decoded() -> None:
+    """Variables have the types that they would have after a real connection."""
     haproxy = FakeHAProxy(Handlers({"m": lambda a: {"sess.a": a, "sess.n": NULL}}))
     variables = haproxy.notify("m", a=Int32(-5))
     assert variables == {"sess.a": -5, "sess.n": NULL}
@@ -45,24 +46,24 @@ def test_values_take_the_way_over_the_wire() -> None:
 
 
 def test_a_handler_that_waits() -> None:
-    """Can be waited for with send; notify says that there is no ACK."""
-    waits: Deferred[Any] = Deferred()
-    haproxy = FakeHAProxy(Handlers({"m": lambda: waits}))
+    """The Deferred of send() fires when the handler has finished."""
+    result: Deferred[Any] = Deferred()
+    haproxy = FakeHAProxy(Handlers({"m": lambda: result}))
     answers: list[Any] = []
     haproxy.send(Message("m")).addCallback(answers.append)
     assert answers == []
-    waits.callback({"sess.a": 1})
+    result.callback({"sess.a": 1})
     assert answers == [{"sess.a": 1}]
 
 
 def test_there_is_no_ack_yet() -> None:
-    """The error names the message, and says what to do."""
+    """If the handler has not finished, notify() raises an error that names the message and says what to do."""
     with pytest.raises(NotAcknowledged, match=r"handlers of m have not finished; send\(\)"):
         FakeHAProxy(Handlers({"m": lambda: Deferred()})).notify("m")
 
 
 def test_the_test_moves_the_clock(logged: Logged) -> None:
-    """A handler times out when the test says so."""
+    """A handler times out when the test advances the clock."""
     handlers = Handlers()
     handlers.message("m", timeout=2, on_error={"sess.late": True})(lambda: Deferred())
     haproxy = FakeHAProxy(handlers)
@@ -74,7 +75,7 @@ def test_the_test_moves_the_clock(logged: Logged) -> None:
 
 
 def test_limits_are_the_factorys(logged: Logged) -> None:
-    """A payload in fragments meets max_payload_size; an old HAProxy's HELLO is used if given."""
+    """FakeHAProxy passes max_payload_size to the factory, and sends the given HELLO."""
     haproxy = FakeHAProxy(
         Handlers({"m": lambda body: {"sess.size": len(body)}}),
         hello=HAProxyHello(max_frame_size=256, capabilities=frozenset({"async"})),
@@ -87,7 +88,7 @@ def test_limits_are_the_factorys(logged: Logged) -> None:
 
 
 def test_it_disconnects_and_connects_again() -> None:
-    """What is pending is given up, and fails."""
+    """disconnect() cancels pending handlers and fails their requests. The next request opens a new connection."""
     cancelled: list[object] = []
     haproxy = FakeHAProxy(Handlers({"wait": lambda: Deferred(cancelled.append), "m": lambda: {"sess.a": 1}}))
     failures: list[Any] = []
@@ -98,18 +99,18 @@ def test_it_disconnects_and_connects_again() -> None:
     assert haproxy.notify("m") == {"sess.a": 1}
 
 
-def test_it_meets_an_agents_refusal(logged: Logged) -> None:
-    """As a HAProxy would."""
+def test_an_agent_that_refuses_the_hello(logged: Logged) -> None:
+    """If the agent refuses the HELLO, notify() raises AgentDisconnected with its status code."""
     with pytest.raises(AgentDisconnected, match="status code 8"):
         FakeHAProxy(Handlers(), hello=OLD_HELLO).notify("m")
     assert len(logged.take()) == 1
 
 
-def test_a_refusal_is_told_once(logged: Logged) -> None:
-    """What was raised is not logged as an error that nobody handled, when it is forgotten."""
+def test_a_refusal_is_raised_and_not_logged(logged: Logged) -> None:
+    """When the error that notify() raised is collected, Twisted does not log it as an unhandled error."""
 
     def refused() -> bool:
-        # What logs remembers, and so does pytest.raises.
+        # A log and pytest.raises() would keep a reference to the error, so that it would not be collected.
         log = Logger(observer=lambda event: None)  # type: ignore[arg-type]
         try:
             FakeHAProxy(Handlers(), hello=OLD_HELLO, log=log).notify("m")
@@ -123,7 +124,7 @@ def test_a_refusal_is_told_once(logged: Logged) -> None:
 
 
 def test_arguments_that_spop_cannot_hold() -> None:
-    """Are the test's own error."""
+    """notify() raises TypeError, because the mistake is in the test that calls it."""
     haproxy = FakeHAProxy(Handlers())
     with pytest.raises(TypeError, match="float"):
         haproxy.notify("m", a=0.5)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""--version tells which version runs, and whether its spop is compiled."""
+"""Tests of --version: it prints the version that runs, and whether its codec spop is compiled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPOP = ROOT / "spoa_twisted" / "spop"
 
 
 def first_line(*command: str, root: Path = ROOT) -> str:
-    """Return the first line that ``command`` writes with the package in ``root``."""
+    """Return the first line that ``command`` prints when it imports the package from ``root``."""
     environment = {**ENVIRONMENT, "PYTHONPATH": str(root)}
     # Python looks for modules in the current folder first.
     run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
@@ -27,24 +27,24 @@ def first_line(*command: str, root: Path = ROOT) -> str:
 @pytest.mark.parametrize(
     "command", [[*SPOACTL, "--version"], [*TWISTD, "spoa", "--version"]], ids=["spoactl", "twistd"]
 )
-def test_the_programs_say_it(command: list[str]) -> None:
-    """As does what runs in an application."""
+def test_the_programs_print_the_version(command: list[str]) -> None:
+    """``spoactl`` and ``twistd spoa`` print what ``version()`` returns."""
     compiled = any(SPOP.glob("connection.*.so"))
     assert version() == f"spoa_twisted {__version__}{' (spop compiled)' if compiled else ''}"
     assert first_line(*command) == version()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("connection.py", ""), ("connection.cpython-311-x86_64-linux-gnu.so", " (spop compiled)")]
+    ("name", "note"), [("connection.py", ""), ("connection.cpython-311-x86_64-linux-gnu.so", " (spop compiled)")]
 )
-def test_what_was_loaded_counts(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not what stands on the disk."""
+def test_the_loaded_file_counts(name: str, note: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note depends on the file that Python has loaded, not on the files on the disk."""
     monkeypatch.setattr("spoa_twisted.version.EXTENSION_SUFFIXES", [".cpython-311-x86_64-linux-gnu.so", ".so"])
     monkeypatch.setattr(connection, "__file__", f"/spoa_twisted/spop/{name}")
-    assert version() == f"spoa_twisted {__version__}{said}"
+    assert version() == f"spoa_twisted {__version__}{note}"
 
 
 def test_no_compiled_module_is_needed(tmp_path: Path) -> None:
-    """Where the sources stand alone, they run."""
+    """The package runs from its Python sources alone."""
     shutil.copytree(ROOT / "spoa_twisted", tmp_path / "spoa_twisted", ignore=shutil.ignore_patterns("*.so"))
     assert first_line(*SPOACTL, "--version", root=tmp_path) == f"spoa_twisted {__version__}"

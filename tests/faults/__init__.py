@@ -1,1 +1,4 @@
-"""Faults made from outside: what each costs an agent at most, and that the same agent answers afterwards."""
+"""Tests of an agent in a separate process, with peers, handlers and a machine that misbehave.
+
+Each test checks that the fault costs the agent a bounded amount of memory, and that the same agent still answers.
+"""

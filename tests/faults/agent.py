@@ -1,4 +1,4 @@
-"""An agent as users start it, in a process of its own, and what it takes of memory, time and descriptors."""
+"""An agent in a separate process, started as users do, with its use of memory, CPU time and file descriptors."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ MIB = 2**20
 
 PYPY = sys.implementation.name == "pypy"
 
-#: What a measured memory may exceed its bound by: what the allocators of C and Python keep in reserve. On PyPy, also
-#: garbage that waits for the next collection, and what the compiler made of the code that it found busy: 20 MiB in all
-#: were measured after a million NOTIFYs, and after 15,000 connections.
+#: Bytes that a measurement of memory may exceed its bound by, because the allocators of C and Python keep a reserve.
+#: On PyPy, garbage that is not yet collected and machine code of the JIT compiler count too: together 20 MiB were
+#: measured after a million NOTIFYs, and after 15,000 connections.
 SLACK = (32 if PYPY else 4) * MIB
 
-#: What an agent may grow by while it does the same again, thousands of times. PyPy 7.3.19 was seen to grow by 2 MiB.
+#: Bytes that an agent may grow by while it repeats the same work thousands of times. PyPy 7.3.19 grew by 2 MiB.
 GROWTH = (4 if PYPY else 1) * MIB
 
-#: What OpenSSL takes for a connection, in bytes.
+#: Bytes that OpenSSL needs for a connection, at most.
 TLS_SIZE = 100 * 1024
 
 ECHO = message("echo", ("x", int64(7)))
 ECHOED = [SetVar("txn.x", int64(7))]
 
-#: Runs a program that may have so many files open.
+#: Runs a command with a limit of open files: soft and hard limit are the first argument.
 WITH_DESCRIPTORS = """\
 import os, resource, sys
 number, *command = sys.argv[1:]
@@ -52,7 +52,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Peer(rawspop.Peer):
-    """HAProxy's end of a connection of any kind, on a socket that is connected."""
+    """HAProxy's end of a connection, on a socket that is already connected: TCP, Unix or TLS."""
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
@@ -60,15 +60,15 @@ class Peer(rawspop.Peer):
 
 
 class Agent(Program):
-    """An agent with the handlers of ``handlers.py``, on a port of 127.0.0.1 unless told to listen elsewhere.
+    """An agent with the handlers of ``handlers.py``. By default it listens on a free port of 127.0.0.1.
 
     :param options: options of ``spoa``.
     :param listen: the endpoints.
     :param program: the command that ``spoa`` is a subcommand of.
-    :param stdout: where the process writes to. Without it, what it writes is :attr:`output`.
-    :param inherited: a listening socket, which is passed on as systemd does, and replaces ``listen``. The process need
-        not say then where it listens.
-    :param descriptors: how many files it may have open.
+    :param stdout: the file that the process writes to. By default its output is collected in :attr:`output`.
+    :param inherited: a listening socket that the process inherits, as from systemd. It replaces ``listen``. The test
+        then knows the address, even if the agent cannot print it.
+    :param descriptors: the limit of open files of the process.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Agent(Program):
         inherited: socket.socket | None = None,
         descriptors: int | None = None,
     ) -> None:
-        #: The connections to it, which end with it.
+        #: The connections to the agent. They are closed when it is killed.
         self.peers: list[Peer] = []
         self._listen = listen
         self._before = 0
@@ -96,65 +96,68 @@ class Agent(Program):
             self.addresses = ["{}:{}".format(*inherited.getsockname())]
 
     def connect(self, to: int = 0, *, receive_buffer: int | None = None) -> Peer:
-        """Connect, without HELLO, to the endpoint number ``to``."""
+        """Connect to the endpoint number ``to``, and send nothing.
+
+        :param receive_buffer: bytes of the socket's receive buffer; small, so that unread data fills it soon.
+        """
         peer = _connected(self.addresses[to], receive_buffer, tls=self._listen[to].startswith("ssl:"))
         self.peers.append(peer)
         return peer
 
-    def greeted(self, to: int = 0, *, receive_buffer: int | None = None) -> Peer:
-        """Connect, and exchange HELLOs."""
+    def connect_with_hello(self, to: int = 0, *, receive_buffer: int | None = None) -> Peer:
+        """Connect to the endpoint number ``to``, and exchange HELLOs."""
         peer = self.connect(to, receive_buffer=receive_buffer)
         peer.handshake()
         return peer
 
-    def answers(self, times: int = 1, to: int = 0) -> None:
-        """Judge that a connection of its own is answered: a HELLO and so many NOTIFYs."""
-        peer = self.greeted(to)
+    def check_answers(self, times: int = 1, to: int = 0) -> None:
+        """Check that the agent answers HELLO and ``times`` NOTIFYs on a new connection."""
+        peer = self.connect_with_hello(to)
         for _ in range(times):
             assert peer.request(ECHO) == ECHOED
         peer.close()
 
-    def counts(self) -> tuple[int, int]:
-        """How many NOTIFYs handlers hold now, and how many of those they held were cancelled so far."""
-        peer = self.greeted()
+    def held_and_cancelled(self) -> tuple[int, int]:
+        """Ask the agent how many NOTIFYs its "hold" handlers hold now, and how many of them were cancelled so far."""
+        peer = self.connect_with_hello()
         held, cancelled = peer.request(message("count"))
         peer.close()
         return number(held), number(cancelled)
 
-    def until(self, condition: Callable[[], bool], limit: float = ANSWER_LIMIT) -> None:
-        """Let the agent answer normal requests, which is what it is to do meanwhile, until ``condition`` holds."""
-        peer = self.greeted()
+    def answer_until(self, condition: Callable[[], bool], limit: float = ANSWER_LIMIT) -> None:
+        """Send normal requests until ``condition`` holds, and check that the agent answers each of them."""
+        peer = self.connect_with_hello()
         deadline = monotonic() + limit
         while not condition():
-            assert monotonic() < deadline, f"not within {limit} s"
+            assert monotonic() < deadline, f"the condition did not hold within {limit} s"
             assert peer.request(ECHO) == ECHOED
         peer.close()
 
-    def rest(self) -> None:
-        """Warm it up, and remember what memory it has: what it grows by is counted from here."""
+    def begin_measuring(self) -> None:
+        """Warm the agent up, and remember its memory and descriptors: growth is measured from here."""
         for to in range(len(self.addresses)):
-            self.answers(10, to)
+            self.check_answers(10, to)
         self._before = self.memory
         self._descriptors = self.descriptors
 
-    def drop_peers(self) -> None:
-        """Close all connections without a word, and wait until it has no more files open than when it was at rest."""
+    def close_peers(self) -> None:
+        """Close all connections, and wait until the agent has no more files open than at :meth:`begin_measuring`."""
         for peer in self.peers:
             peer.close()
         self.peers.clear()
         deadline = monotonic() + ANSWER_LIMIT
         while self.descriptors > self._descriptors:
-            assert monotonic() < deadline, "connections that are closed stay open"
+            assert monotonic() < deadline, "the agent keeps files of closed connections open"
             sleep(0.01)
 
     @property
-    def grown(self) -> int:
-        """By how many bytes its resident memory has grown since it was at rest."""
+    def growth(self) -> int:
+        """Bytes that its resident memory has grown by since :meth:`begin_measuring`."""
         return self.memory - self._before
 
     @property
-    def most_grown(self) -> int:
-        """By how many bytes its resident memory had grown since it was at rest, when it was largest."""
+    def peak_growth(self) -> int:
+        """Bytes between its resident memory at :meth:`begin_measuring` and its peak."""
         return self.peak - self._before
 
     @property
@@ -164,34 +167,37 @@ class Agent(Program):
 
     @property
     def peak(self) -> int:
-        """The most resident memory that it ever had, in bytes."""
+        """The peak of its resident memory since it started, in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
         assert found is not None
         return int(found[1]) * 1024
 
     @property
-    def seconds(self) -> float:
-        """The processor's time that it took, in seconds."""
+    def cpu_seconds(self) -> float:
+        """The CPU time that it has used, user and system, in seconds."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICK
 
     @property
     def descriptors(self) -> int:
-        """How many files it has open."""
+        """The number of files that it has open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def logged(self) -> list[str]:
-        """The lines that it logged since it listened."""
+        """Return the lines that it has logged since its start was complete."""
         _, _, lines = self.output.partition("Starting reactor...\n")
         return lines.splitlines()
 
     def exhaust_descriptors(self) -> Callable[[], None]:
-        """Let it open no more files, and fill what it has with connections; return what takes that back."""
-        kept = self.greeted()
+        """Limit its open files, and open connections until no descriptor is left.
+
+        Return a function that restores the limit.
+        """
+        kept = self.connect_with_hello()
         soft, hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (self.descriptors + 5, hard))
-        # The first time, a connection may just have closed; twice means that there is no more.
+        # After the first EMFILE a connection may close, and its descriptor is free again. Wait for the second one.
         for times in (1, 2):
             while self.output.count("EMFILE recovery: Closed socket") < times:
                 with suppress(ConnectionResetError):
@@ -200,15 +206,15 @@ class Agent(Program):
         return lambda: resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (soft, hard)) and None
 
     def stop(self) -> int:
-        """End it as users do, and return its exit status."""
+        """Send SIGTERM, wait for the end, and return the exit status."""
         self._stopped = True
         return super().stop()
 
-    def ends_well(self) -> None:
-        """Judge that it is there until it is stopped, answers once more, and ends cleanly."""
+    def check_clean_end(self) -> None:
+        """Check that the agent still runs and answers, unless the test has stopped it, and that it ends cleanly."""
         if not self._stopped:
-            assert self.status is None, f"it has ended by itself: {self.status}"
-            self.answers()
+            assert self.status is None, f"the agent has ended by itself: {self.status}"
+            self.check_answers()
             for peer in self.peers:
                 peer.close()
             assert self.stop() in STOPPED

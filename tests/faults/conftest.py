@@ -1,4 +1,4 @@
-"""Agents in processes of their own, each ended as users do and judged by how it ends."""
+"""Fixtures that start agents and HAProxys. At the end of a test, each agent must still answer and end cleanly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tests.haproxy.harness import HAProxy
 
 from .agent import Agent
 
-#: So many files may a test and an agent have open: 1,000 connections, and what else is open.
+#: The limit of open files of a test and of its agents. Tests open more than 1,000 connections.
 DESCRIPTORS = 4096
 
+#: Characters of an agent's log that the report of a failed test shows.
 LOG_LENGTH = 6000
 
 Launch = Callable[..., Agent]
@@ -43,7 +44,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def launch(request: pytest.FixtureRequest) -> Iterator[Launch]:
-    """Starts an agent; see :class:`Agent` for the arguments. In the end it answers once more, and ends cleanly."""
+    """A function that starts an agent with the arguments of :class:`Agent`.
+
+    After the test, each agent must answer once more and end cleanly.
+    """
     agents = request.node.stash[_launched] = []
 
     def start(*options: str, **keywords: Any) -> Agent:
@@ -54,7 +58,7 @@ def launch(request: pytest.FixtureRequest) -> Iterator[Launch]:
     try:
         yield start
         for agent in agents:
-            agent.ends_well()
+            agent.check_clean_end()
     finally:
         for agent in agents:
             agent.kill()
@@ -62,9 +66,9 @@ def launch(request: pytest.FixtureRequest) -> Iterator[Launch]:
 
 @pytest.fixture
 def endpoints(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
-    """An endpoint of each kind: TCP, Unix, TLS."""
+    """A server endpoint of each kind: TCP, Unix, TLS."""
     listen = ["tcp:0:interface=127.0.0.1", f"unix:{tmp_path}/agent.sock"]
-    # On PyPy 8, a test of TLS is skipped here. One of TCP or Unix alone runs.
+    # On PyPy 8 self_signed() skips the test, because it has no TLS. A test whose "kind" is TCP or Unix needs no TLS.
     if "kind" not in request.fixturenames or request.getfixturevalue("kind") == len(listen):
         certificate, key = self_signed(tmp_path)
         listen.append(f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}")
@@ -73,7 +77,7 @@ def endpoints(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
 
 @pytest.fixture(scope="package", autouse=True)
 def descriptors() -> Iterator[None]:
-    """The tests and their agents may have many connections."""
+    """Raise the limit of open files for the tests, and so for their agents, which inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
@@ -85,7 +89,7 @@ def descriptors() -> Iterator[None]:
 async def start_haproxy(
     request: pytest.FixtureRequest, branch: Branch, launch: Launch, tmp_path: Path
 ) -> AsyncIterator[StartHAProxy]:
-    """Starts a HAProxy, which ends before the agent; see :class:`HAProxy` for the arguments."""
+    """A function that starts a HAProxy with the arguments of :class:`HAProxy`. It is killed before the agent ends."""
     haproxys = request.node.stash[_haproxys] = []
     numbers = count(1)
 

@@ -1,4 +1,4 @@
-"""The handlers of the agents that faults are made for."""
+"""The handlers of the agents in these tests."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def long(size: str) -> Variables:
 
 
 def _hold(message: Message) -> Deferred[Variables]:
-    """Wait until it is released, or cancelled, with the message's arguments in memory."""
+    """Return a Deferred that fires at a message "release", or is cancelled. It keeps the message in memory."""
 
     def cancelled(held: Deferred[Variables]) -> None:
         global _cancelled
@@ -61,8 +61,8 @@ handlers.message("hold-half-a-second", timeout=0.5, on_error={"txn.late": True})
 def release() -> None:
     held = _held.copy()
     _held.clear()
-    for one in held:
-        one.callback({"txn.released": True})
+    for deferred in held:
+        deferred.callback({"txn.released": True})
 
 
 @handlers.message("count")
@@ -72,13 +72,14 @@ def count() -> Variables:
 
 @handlers.message("block")
 def block(path: str) -> None:
-    """Block the reactor, until somebody opens the other end of the FIFO."""
+    """Block the reactor until the test opens the FIFO for writing."""
     log.info("blocking the reactor")
     open(path, "rb").close()
 
 
 @handlers.message("block-a-thread", blocking=True, timeout=0.5, on_error={"txn.late": True})
 def block_a_thread(path: str) -> Variables:
+    """Block a thread of the pool until the test opens the FIFO for writing."""
     log.info("blocking a thread")
     open(path, "rb").close()
     return {"txn.released": True}

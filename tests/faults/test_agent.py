@@ -1,4 +1,4 @@
-"""No agent passes that has died."""
+"""The check of an agent at the end of each test notices an agent that has died."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .agent import Agent
 
 
 def test_agent_that_died() -> None:
-    """One that has ended without having been stopped has not ended well."""
+    """An agent that ended before the test stopped it fails the check."""
     with Agent() as agent:
-        agent.answers()
+        agent.check_answers()
         agent.kill()
-        with pytest.raises(AssertionError, match="it has ended by itself: -9"):
-            agent.ends_well()
+        with pytest.raises(AssertionError, match="the agent has ended by itself: -9"):
+            agent.check_clean_end()
 
 
 def test_agent_that_was_stopped() -> None:
-    """One that was stopped has ended well, whether the test stopped it or not."""
+    """An agent that ends at SIGTERM passes the check, whether the test or the check sent the signal."""
     for stopped in (False, True):
         with Agent() as agent:
             if stopped:
                 assert agent.stop() in STOPPED
-            agent.ends_well()
+            agent.check_clean_end()
             assert agent.status in STOPPED

@@ -1,4 +1,4 @@
-"""Many connections at a time, or one after the other, and peers that say HELLO and nothing else."""
+"""Many connections at the same time, or one after the other, and peers that send nothing but HELLO."""
 
 from __future__ import annotations
 
@@ -14,102 +14,101 @@ from tests.programs import STOPPED
 from .agent import ECHO, ECHOED, GROWTH, PYPY, SLACK, TLS_SIZE
 from .conftest import Launch
 
-#: A connection may cost so much memory when it is idle, in bytes: what Python objects there are for it. CPython took
-#: 2600 to 3600 of them.
+#: Bytes of memory that an idle connection may cost. CPython was measured to use 2600 to 3600 for its Python objects.
 IDLE_SIZE = 8 * 1024
 
-#: So many connections may wait to be accepted: fewer than any Linux lets wait, more than Twisted asks for.
+#: Connections in the listen queue. Every Linux allows at least this number; Twisted's default is smaller.
 CROWD = 100
 
-#: So many times as many rounds as CPython PyPy needs until it has compiled what is busy, and does not grow any more.
+#: PyPy needs more rounds than CPython, by this factor, until it has compiled the busy code and stops growing.
 WARM_UP = 20 if PYPY else 1
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", [0, 1], ids=["tcp", "unix"])
 def test_thousand_idle_connections(launch: Launch, endpoints: list[str], kind: int) -> None:
-    """1,000 connections that are idle cost little memory and no other connection its answers, and all of them get a
-    goodbye when the agent is stopped.
+    """1,000 idle connections cost little memory, and other connections are answered. When the agent is stopped, all get
+    AGENT-DISCONNECT.
     """
     agent = launch(listen=endpoints[:2])
-    # What the first ones take of the allocators' reserve is none of the others'.
-    first = [agent.greeted(kind) for _ in range(100)]
-    agent.rest()
-    idle = [agent.greeted(kind) for _ in range(1000)]
-    agent.answers(1000)
-    assert agent.grown < 1000 * IDLE_SIZE + (SLACK if PYPY else 0)
+    # The first connections make the allocators reserve memory that all connections share: do not measure them.
+    first = [agent.connect_with_hello(kind) for _ in range(100)]
+    agent.begin_measuring()
+    idle = [agent.connect_with_hello(kind) for _ in range(1000)]
+    agent.check_answers(1000)
+    assert agent.growth < 1000 * IDLE_SIZE + (SLACK if PYPY else 0)
     assert idle[500].request(ECHO) == ECHOED
     agent.signal(signal.SIGTERM)
     for peer in (*first, *idle):
-        assert [read_status(goodbye) for goodbye in peer.frames_to_end()] == [Status.NORMAL]
+        assert [read_status(disconnect) for disconnect in peer.frames_to_end()] == [Status.NORMAL]
     assert agent.stop() in STOPPED
     assert agent.logged()[0].endswith("Received SIGTERM, shutting down.")
 
 
 def test_idle_connections_with_tls(launch: Launch, endpoints: list[str]) -> None:
-    """So does a connection with TLS, apart from what OpenSSL takes."""
+    """An idle connection with TLS costs little memory too, besides the memory of OpenSSL."""
     agent = launch(listen=endpoints)
-    agent.rest()
+    agent.begin_measuring()
     for _ in range(200):
-        agent.greeted(2)
-    agent.answers(200, to=2)
-    assert agent.grown < 200 * (IDLE_SIZE + TLS_SIZE) + SLACK
+        agent.connect_with_hello(2)
+    agent.check_answers(200, to=2)
+    assert agent.growth < 200 * (IDLE_SIZE + TLS_SIZE) + SLACK
     assert agent.logged() == []
 
 
 @pytest.mark.parametrize(
-    "said", [b"", hello(), hello({**HELLO, "healthcheck": boolean(True)})], ids=["", "hello", "check"]
+    "data", [b"", hello(), hello({**HELLO, "healthcheck": boolean(True)})], ids=["", "hello", "check"]
 )
-def test_connections_that_come_and_go(launch: Launch, said: bytes) -> None:
-    """Thousands of connections that say no word, or HELLO, and close at once leave nothing."""
+def test_connections_that_come_and_go(launch: Launch, data: bytes) -> None:
+    """Thousands of connections that send nothing, or HELLO, and close at once leave no memory, files or log lines."""
     agent = launch("--hello-timeout=60")
 
     def flood(times: int) -> None:
         for i in range(times * CROWD):
             peer = agent.connect()
-            peer.send(said)
+            peer.send(data)
             if i % 2:
                 peer.reset()
             else:
                 peer.close()
             if i % CROWD == 0:
-                agent.answers()
+                agent.check_answers()
                 agent.peers.clear()
 
     flood(2)
-    agent.rest()
+    agent.begin_measuring()
     opened = agent.descriptors
     flood(10)
-    agent.until(lambda: agent.descriptors <= opened + 1)
-    assert agent.most_grown < SLACK
+    agent.answer_until(lambda: agent.descriptors <= opened + 1)
+    assert agent.peak_growth < SLACK
     assert agent.logged() == []
 
 
 def test_hello_after_hello(launch: Launch) -> None:
-    """A second HELLO ends its own connection, a thousand HELLOs in one write no other, and the log says so once."""
+    """A second HELLO ends its own connection only, also among a thousand HELLOs in one write. It is logged once."""
     agent = launch()
-    agent.rest()
+    agent.begin_measuring()
     for _ in range(100):
-        peer = agent.greeted()
+        peer = agent.connect_with_hello()
         peer.send(hello())
         peer.expect_disconnect(Status.INVALID)
         peer = agent.connect()
         peer.offer(hello() * 1000)
         peer.agent_hello()
         peer.expect_disconnect(Status.INVALID)
-        agent.drop_peers()
-    assert agent.most_grown < SLACK
+        agent.close_peers()
+    assert agent.peak_growth < SLACK
     (line,) = agent.logged()
     assert "HAPROXY_HELLO is not legal in the state running" in line
 
 
 def test_maximum_of_connections_under_a_flood(launch: Launch) -> None:
-    """Of a flood of connections so many stay as may, the others are closed at once; the log says so once, and when
-    one goes another may come.
+    """In a flood of connections, the agent keeps max_connections and closes the others at once. It logs that once. When
+    a connection ends, the agent accepts another.
     """
     agent = launch("--max-connections=100")
-    agent.rest()
-    kept = [agent.greeted() for _ in range(100)]
+    agent.begin_measuring()
+    kept = [agent.connect_with_hello() for _ in range(100)]
     for _ in range(20):
         for _ in range(50):
             with suppress(ConnectionResetError):
@@ -117,24 +116,24 @@ def test_maximum_of_connections_under_a_flood(launch: Launch) -> None:
                 refused.offer(hello())
                 assert refused.frames_to_end() == []
         kept.pop().close()
-        # The agent has noticed the end when it has answered a connection that it noticed before.
+        # After two exchanges on another connection, the agent has noticed the end: it reads sockets in turn.
         assert kept[0].request(ECHO) == ECHOED
         assert kept[0].request(ECHO) == ECHOED
-        kept.append(agent.greeted())
+        kept.append(agent.connect_with_hello())
     assert agent.descriptors < 100 + 50
-    assert agent.most_grown < 100 * IDLE_SIZE + SLACK
+    assert agent.peak_growth < 100 * IDLE_SIZE + SLACK
     (line,) = agent.logged()
     assert "max_connections, 100, are open: new ones are refused" in line
-    agent.drop_peers()
+    agent.close_peers()
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["tcp", "unix", "tls"])
 def test_crowd_that_comes_at_once(launch: Launch, endpoints: list[str], kind: int) -> None:
-    """Connections that come together, while the agent is busy, wait to be accepted: none is refused or has to try
-    again.
+    """Connections that arrive together while the agent is busy wait in the listen queue. The kernel drops none of them,
+    so no peer must try again.
     """
     agent = launch(listen=endpoints)
-    agent.rest()
+    agent.begin_measuring()
     agent.signal(signal.SIGSTOP)
     address = agent.addresses[kind]
     host, _, port = address.rpartition(":")
@@ -143,7 +142,7 @@ def test_crowd_that_comes_at_once(launch: Launch, endpoints: list[str], kind: in
         for _ in range(CROWD):
             connecting = socket.socket(socket.AF_INET if host else socket.AF_UNIX)
             peers.append(connecting)
-            # What the kernel of the same machine lets in it lets in at once.
+            # A local kernel completes the connection at once if the queue has room. A second try comes after 1 s.
             connecting.settimeout(0.5)
             connecting.connect((host, int(port)) if host else address)
     finally:
@@ -151,33 +150,33 @@ def test_crowd_that_comes_at_once(launch: Launch, endpoints: list[str], kind: in
         for peer in peers:
             peer.close()
     assert len(peers) == CROWD
-    agent.answers()
-    assert agent.most_grown < CROWD * IDLE_SIZE + SLACK
+    agent.check_answers()
+    assert agent.peak_growth < CROWD * IDLE_SIZE + SLACK
     assert agent.logged() == []
 
 
 @pytest.mark.soak
 def test_crowd_that_says_nothing(launch: Launch) -> None:
-    """1,000 connections that say no word are ended by the HELLO's time limit, without a word in the log."""
+    """1,000 connections that send nothing are closed after the HELLO timeout, and nothing is logged."""
     agent = launch("--hello-timeout=1")
-    agent.rest()
+    agent.begin_measuring()
     opened = agent.descriptors
     peers = []
     for _ in range(1000 // CROWD):
         peers += [agent.connect() for _ in range(CROWD)]
-        agent.answers()
+        agent.check_answers()
     for peer in peers:
         assert peer.frames_to_end() == []
-    agent.until(lambda: agent.descriptors <= opened + 1)
-    assert agent.most_grown < 1000 * IDLE_SIZE + SLACK
+    agent.answer_until(lambda: agent.descriptors <= opened + 1)
+    assert agent.peak_growth < 1000 * IDLE_SIZE + SLACK
     assert agent.logged() == []
 
 
 @pytest.mark.soak
 def test_200000_notifies_on_a_connection(launch: Launch) -> None:
-    """A connection that lives for 200,000 NOTIFYs has not grown, whether their handlers wait or not."""
+    """The agent does not grow while one connection carries 200,000 NOTIFYs, some with handlers that wait."""
     agent = launch()
-    peer = agent.greeted()
+    peer = agent.connect_with_hello()
     big_later = message("big-later", ("size", b"\x04\x05"))
     batch = b"".join(notify(big_later if i % 10 == 0 else ECHO, stream_id=i, frame_id=1) for i in range(100))
 
@@ -188,27 +187,27 @@ def test_200000_notifies_on_a_connection(launch: Launch) -> None:
                 assert peer.body() is not None
 
     exchange(100 * WARM_UP)
-    agent.rest()
+    agent.begin_measuring()
     exchange(1900)
-    assert agent.grown < GROWTH
+    assert agent.growth < GROWTH
     assert agent.logged() == []
 
 
 @pytest.mark.soak
 def test_5000_connections_one_after_the_other(launch: Launch, endpoints: list[str]) -> None:
-    """5,000 connections that come, are answered and go leave nothing, of whatever kind they are."""
+    """5,000 connections, one after the other, leave no memory or files. They use TCP, Unix sockets and TLS."""
     agent = launch(listen=endpoints)
 
     def exchange(count: int) -> None:
         for i in range(count):
-            agent.answers(to=2 if i % 20 == 0 else i % 2)
+            agent.check_answers(to=2 if i % 20 == 0 else i % 2)
             agent.peers.clear()
 
-    # What TLS leaves to the garbage collector is gone, and comes again.
+    # First reach the steady state: TLS leaves objects to the garbage collector, so memory rises and falls.
     exchange(max(5000, 500 * WARM_UP))
-    agent.rest()
+    agent.begin_measuring()
     opened = agent.descriptors
     exchange(5000)
-    agent.until(lambda: agent.descriptors <= opened + 1)
-    assert agent.grown < GROWTH
+    agent.answer_until(lambda: agent.descriptors <= opened + 1)
+    assert agent.growth < GROWTH
     assert agent.logged() == []

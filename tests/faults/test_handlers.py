@@ -1,4 +1,4 @@
-"""Handlers that never answer, and one that blocks the reactor."""
+"""Handlers that never finish, and a handler that blocks the reactor."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.conformance.rawspop import HELLO, SetVar, binary, boolean, hello, mes
 from .agent import ECHO, ECHOED, MIB, SLACK
 from .conftest import Launch
 
-#: README.rst, "Options".
+#: Default limits of a connection, in NOTIFYs and bytes: README.rst, "Options".
 MAX_IN_FLIGHT = 256
 MAX_IN_FLIGHT_SIZE = 2 * MIB
 
-#: So many NOTIFYs of 60,000 bytes: the one that goes over the limit is let in.
+#: NOTIFYs of 60,000 bytes that are in flight at most: the NOTIFY that exceeds the limit is still accepted.
 FIT_IN_FLIGHT = MAX_IN_FLIGHT_SIZE // 61_000 + 1
 
 HOLD = message("hold", ("x", binary(bytes(100))))
@@ -24,68 +24,68 @@ LATE = [SetVar("txn.late", boolean(True))]
 
 
 def test_handlers_that_never_answer(launch: Launch) -> None:
-    """Each NOTIFY of a handler that never answers is acknowledged in the end, and one of another handler, on the same
-    connection, without delay.
+    """A NOTIFY whose handler never finishes gets its ACK after the handler timeout. A NOTIFY of another handler on the
+    same connection gets its ACK without delay.
     """
     agent = launch("--handler-timeout=1")
-    agent.rest()
-    peers = [agent.greeted() for _ in range(5)]
+    agent.begin_measuring()
+    peers = [agent.connect_with_hello() for _ in range(5)]
     for peer in peers:
         peer.send(*[notify(HOLD, stream_id=i) for i in range(MAX_IN_FLIGHT - 1)])
         assert peer.request(ECHO, stream_id=1000) == ECHOED
     for peer in peers:
         for i in range(MAX_IN_FLIGHT - 1):
             assert peer.actions(stream_id=i) == []
-    assert agent.counts() == (0, 5 * (MAX_IN_FLIGHT - 1))
-    assert agent.most_grown < 5 * MAX_IN_FLIGHT_SIZE + SLACK
+    assert agent.held_and_cancelled() == (0, 5 * (MAX_IN_FLIGHT - 1))
+    assert agent.peak_growth < 5 * MAX_IN_FLIGHT_SIZE + SLACK
 
 
 def test_handlers_that_may_take_any_time(launch: Launch) -> None:
-    """Without a time limit, a connection has so many NOTIFYs in flight as may be and is not read beyond; others are
-    served, and when the connections go all is cancelled and forgotten.
+    """Without a handler timeout, the agent stops reading a connection at the in-flight limit. Other connections are
+    served. When the connections end, all their handlers are cancelled and their memory is freed.
     """
     agent = launch("--handler-timeout=0")
-    agent.rest()
-    # Of both kinds so much more that its connection is read to its end: 64 KiB are read ahead.
+    agent.begin_measuring()
+    # Both exceed the limit by less than the 64 KiB that the agent reads ahead, so it reads all of it.
     small = notify(HOLD) * (MAX_IN_FLIGHT + 300)
     big = notify(message("hold", ("x", binary(bytes(60_000))))) * (FIT_IN_FLIGHT + 1)
     held = 3 * MAX_IN_FLIGHT + 3 * FIT_IN_FLIGHT
     grown = []
     for times in range(1, 4):
         peers = []
-        for said in [small] * 3 + [big] * 3:
+        for data in [small] * 3 + [big] * 3:
             peer = agent.connect()
             peer.handshake({**HELLO, "max-frame-size": uint32(65532)})
-            peer.send(said)
+            peer.send(data)
             peers.append(peer)
-        agent.until(lambda before=(times - 1) * held: agent.counts() == (held, before))  # type: ignore[misc]
-        agent.answers(100)
+        agent.answer_until(lambda before=(times - 1) * held: agent.held_and_cancelled() == (held, before))  # type: ignore[misc]
+        agent.check_answers(100)
         for peer in peers:
             peer.reset()
-        agent.until(lambda after=times * held: agent.counts() == (0, after))  # type: ignore[misc]
-        grown.append(agent.most_grown)
-    # A message is there once as it came, and once as its handler has it. What is free is used again.
+        agent.answer_until(lambda after=times * held: agent.held_and_cancelled() == (0, after))  # type: ignore[misc]
+        grown.append(agent.peak_growth)
+    # Memory holds each message twice: as bytes and as the handler's Message. Later rounds must reuse the freed memory.
     assert grown[0] < 6 * 2 * MAX_IN_FLIGHT_SIZE + SLACK
     assert grown[-1] < grown[0] + SLACK
     assert agent.logged() == []
 
 
 def test_orphans(launch: Launch) -> None:
-    """With async, of the NOTIFYs whose connections are gone a bounded number waits on, and is acknowledged on another
-    connection of the engine; the others are cancelled.
+    """With async, the agent keeps a bounded number of NOTIFYs whose connections are lost. It sends their ACKs over
+    another connection of the engine. The handlers of the other NOTIFYs are cancelled.
     """
     agent = launch("--handler-timeout=0", "--async")
-    agent.rest()
-    staying = agent.greeted()
+    agent.begin_measuring()
+    staying = agent.connect_with_hello()
     for _ in range(20):
-        peer = agent.greeted()
+        peer = agent.connect_with_hello()
         peer.send(*[notify(HOLD, stream_id=i) for i in range(MAX_IN_FLIGHT - 1)])
         assert peer.request(ECHO, stream_id=1000) == ECHOED
         peer.reset()
     everything = 20 * (MAX_IN_FLIGHT - 1)
-    agent.until(lambda: agent.counts() == (1024, everything - 1024))
-    assert agent.most_grown < 2 * MAX_IN_FLIGHT_SIZE + SLACK
-    assert agent.greeted().request(message("release")) == []
+    agent.answer_until(lambda: agent.held_and_cancelled() == (1024, everything - 1024))
+    assert agent.peak_growth < 2 * MAX_IN_FLIGHT_SIZE + SLACK
+    assert agent.connect_with_hello().request(message("release")) == []
     for _ in range(1024):
         _, _, actions = staying.acknowledgement()
         assert actions == RELEASED
@@ -94,18 +94,18 @@ def test_orphans(launch: Launch) -> None:
 
 
 def test_handler_that_blocks_the_reactor(launch: Launch, tmp_path: Path) -> None:
-    """What came while a handler blocked the reactor for more than a second is answered afterwards; what was in time,
-    though its time ran out meanwhile, is in time.
+    """Frames that arrive while a handler blocks the reactor for more than a second are answered afterwards. A result or
+    a HELLO that arrived before its deadline counts as in time, even if the deadline passed during the block.
     """
     gate, fifo = tmp_path / "gate", tmp_path / "fifo"
     os.mkfifo(gate)
     os.mkfifo(fifo)
     agent = launch("--hello-timeout=1")
-    agent.rest()
-    peer, releasing, busy = (agent.greeted() for _ in range(3))
+    agent.begin_measuring()
+    peer, releasing, busy = (agent.connect_with_hello() for _ in range(3))
     greeting = agent.connect()
-    # It is accepted by now: the agent accepts in the order in which they come.
-    agent.answers()
+    # This waits until "greeting" is accepted: the agent accepts connections in the order in which they arrive.
+    agent.check_answers()
     peer.send(
         notify(message("block-a-thread", ("path", text(str(fifo)))), stream_id=1),
         notify(message("hold-half-a-second"), stream_id=2),
@@ -120,7 +120,7 @@ def test_handler_that_blocks_the_reactor(launch: Launch, tmp_path: Path) -> None
     for check in checks:
         check.send(hello({**HELLO, "healthcheck": boolean(True)}))
     busy.send(*[notify(ECHO, stream_id=i) for i in range(200)])
-    # What the handler blocks for, not what anybody waits for.
+    # The time for which the handler blocks: longer than the timeouts above. No event is awaited here.
     sleep(1.1)
     os.close(os.open(gate, os.O_WRONLY))
     assert releasing.actions() == []
@@ -133,17 +133,17 @@ def test_handler_that_blocks_the_reactor(launch: Launch, tmp_path: Path) -> None
         check.expect_eof()
     for i in range(200):
         assert busy.actions(stream_id=i) == ECHOED
-    assert agent.most_grown < SLACK
+    assert agent.peak_growth < SLACK
     assert [line for line in agent.logged() if "#info" not in line] == []
 
 
 def test_handler_that_is_late_after_a_block(launch: Launch, tmp_path: Path) -> None:
-    """Who did not answer in time is late, even if the reactor was blocked when its time ran out."""
+    """A handler that has not finished by its deadline times out, even if the reactor is blocked at the deadline."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     agent = launch()
-    agent.rest()
-    peer = agent.greeted()
+    agent.begin_measuring()
+    peer = agent.connect_with_hello()
     block = notify(message("block", ("path", text(str(gate)))), stream_id=3)
     peer.send(notify(message("hold-half-a-second"), stream_id=2), block)
     agent.said("blocking the reactor")
@@ -151,6 +151,6 @@ def test_handler_that_is_late_after_a_block(launch: Launch, tmp_path: Path) -> N
     os.close(os.open(gate, os.O_WRONLY))
     answers = {stream_id: actions for stream_id, _, actions in (peer.acknowledgement() for _ in range(2))}
     assert answers == {2: LATE, 3: []}
-    assert agent.counts() == (0, 1)
-    assert agent.most_grown < SLACK
+    assert agent.held_and_cancelled() == (0, 1)
+    assert agent.peak_growth < SLACK
     agent.said("'hold-half-a-second' took longer than 0.5 s")

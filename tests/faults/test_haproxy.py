@@ -1,4 +1,4 @@
-"""The same faults with a real HAProxy of each branch: it is killed, and it stays while the agent has its troubles."""
+"""Faults with a real HAProxy of each branch: HAProxy is killed, or the agent is blocked or has no free descriptors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.haproxy.harness import HAProxy, bounded, shown
 from .agent import GROWTH, SLACK, Agent
 from .conftest import Launch, StartHAProxy
 
-#: More than HAProxy sends over one connection at a time, which is 20.
+#: Requests in flight: more than the 20 that HAProxy sends over one connection at a time.
 MANY = 30
 
 ECHO_AND_HOLD = """\
@@ -43,10 +43,10 @@ spoe-message long
 
 SHOW_LENGTH = "    http-request return status 200 hdr length %[var(txn.spoa.long),length]\n"
 
-#: How long answers are: HAProxy has many unread, some, or a few.
+#: Bytes of an answer. Of short answers, many fit into one read of HAProxy; of long answers, a few.
 SIZES = [100, 900, 4000]
 
-#: How many requests a round has, and how many clients send them.
+#: Requests of a round, and clients that send them.
 ROUND = 2000
 CLIENTS = 20
 
@@ -62,40 +62,40 @@ async def is_served(haproxy: HAProxy, x: str) -> None:
 
 @bounded
 async def test_haproxy_that_is_killed(launch: Launch, start_haproxy: StartHAProxy) -> None:
-    """When HAProxy is killed with many requests in flight, their handlers are cancelled without a word in the log, and
-    the next HAProxy is served.
+    """When HAProxy is killed with many requests in flight, the agent cancels their handlers, logs nothing, and serves
+    the next HAProxy.
     """
     agent = launch("--handler-timeout=0")
-    agent.rest()
+    agent.begin_measuring()
     for generation in range(1, 4):
         haproxy = start(start_haproxy, agent)
         await is_served(haproxy, "before")
         requests = [Deferred.fromCoroutine(haproxy.get(hold=str(i))) for i in range(MANY)]
-        while agent.counts()[0] < MANY:
+        while agent.held_and_cancelled()[0] < MANY:
             await deferLater(reactor, 0.01)
         haproxy.signal(signal.SIGKILL)
         await haproxy.ended()
         results = await DeferredList(requests, consumeErrors=True)
         assert [success for success, _ in results] == [False] * MANY
-        agent.until(lambda generation=generation: agent.counts() == (0, generation * MANY))  # type: ignore[misc]
+        agent.answer_until(lambda generation=generation: agent.held_and_cancelled() == (0, generation * MANY))  # type: ignore[misc]
     await is_served(start(start_haproxy, agent), "after")
-    assert agent.most_grown < SLACK
+    assert agent.peak_growth < SLACK
     assert agent.logged() == []
 
 
 @bounded
 async def test_haproxy_of_an_agent_in_trouble(launch: Launch, start_haproxy: StartHAProxy, tmp_path: Path) -> None:
-    """A HAProxy whose agent is blocked for a second gets all its answers afterwards; one that cannot connect, because
-    the agent has no descriptors left, is served as soon as it has.
+    """When the agent is blocked for a second, HAProxy gets all answers afterwards. When the agent has no free
+    descriptors, HAProxy cannot connect; it is served when a descriptor is free.
     """
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     agent = launch()
-    agent.rest()
+    agent.begin_measuring()
     haproxy = start(start_haproxy, agent)
     await is_served(haproxy, "before")
 
-    agent.greeted().send(notify(message("block", ("path", text(str(gate))))))
+    agent.connect_with_hello().send(notify(message("block", ("path", text(str(gate))))))
     agent.said("blocking the reactor")
     requests = [Deferred.fromCoroutine(is_served(haproxy, f"blocked {i}")) for i in range(MANY)]
     await deferLater(reactor, 1)
@@ -112,16 +112,16 @@ async def test_haproxy_of_an_agent_in_trouble(launch: Launch, start_haproxy: Sta
     for peer in agent.peers:
         peer.close()
     recover()
-    # HAProxy <= 3.0 tries again until its time is up, later ones do not.
+    # Its result does not matter: HAProxy <= 3.0 tries again until "timeout processing", HAProxy >= 3.1 does not.
     await waiting
     await is_served(another, "after")
-    assert agent.most_grown < SLACK
+    assert agent.peak_growth < SLACK
     assert [line for line in agent.logged() if "#info" not in line] == []
 
 
 @bounded
 async def test_requests_leave_nothing(launch: Launch, start_haproxy: StartHAProxy) -> None:
-    """Thousands of requests, with answers of all sizes, do not let the agent grow."""
+    """The agent does not grow during thousands of requests with answers of several sizes."""
     agent = launch()
     haproxy = start_haproxy(agent.addresses[0], spoe=LONG, web=SHOW_LENGTH)
 
@@ -136,6 +136,6 @@ async def test_requests_leave_nothing(launch: Launch, start_haproxy: StartHAProx
         clients = [Deferred.fromCoroutine(one_client(number)) for number in range(CLIENTS)]
         await gatherResults(clients, consumeErrors=True)
         if number == 0:
-            agent.rest()
-    assert agent.grown < GROWTH
+            agent.begin_measuring()
+    assert agent.growth < GROWTH
     assert agent.logged() == []

@@ -1,1 +1,1 @@
-"""Bytes of all kinds for every part that reads what a peer sends. README.rst says how to go on."""
+"""Fuzzing of all code that reads bytes from a peer. README.rst says how to run it."""

@@ -1,4 +1,4 @@
-"""Fuzz a target: ``python -m tests.fuzzing agent [option of libFuzzer ...] [folder ...]``."""
+"""Fuzzes a target: ``python -m tests.fuzzing agent [option of libFuzzer ...] [folder ...]``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def main() -> None:
         sys.exit(f"usage: python -m tests.fuzzing {'|'.join(TARGETS)} [option of libFuzzer ...] [folder ...]")
     target = sys.argv.pop(1)
     FOUND.mkdir(exist_ok=True)
-    # libFuzzer writes what leads further into the first folder, and starts with what is in all of them.
+    # libFuzzer starts from the inputs in all folders, and writes inputs that reach new code into the first one. So the
+    # corpus, which is in git, must not be the first.
     if all(argument.startswith("-") for argument in sys.argv[1:]):
         (FOUND / target).mkdir(exist_ok=True)
         sys.argv.append(str(FOUND / target))

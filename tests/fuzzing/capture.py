@@ -1,7 +1,7 @@
-"""Write the corpus anew: what HAProxy of each branch found and an agent say to each other.
+"""Records the corpus again: the bytes that HAProxy and an agent exchange, for each branch of HAProxy that is found.
 
-To be run from the checkout's top, ``python -m tests.fuzzing.capture``; ``tests/haproxy/branches.py`` says where the
-binaries come from. A file is one side of one connection.
+Run ``python -m tests.fuzzing.capture`` from the top of the checkout. ``tests/haproxy/branches.py`` says where the
+HAProxy binaries come from. Each file of the corpus holds the bytes of one direction of one connection.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ spoe-message types-too
 
 
 def answer(message: Message) -> Variables:
-    """Set a variable of every type."""
+    """Handle a message: set a variable of every type."""
     return {
         "proc.no": False,
         "sess.n": -5,
@@ -69,16 +69,17 @@ def answer(message: Message) -> Variables:
 
 
 class Recorder(WrappingFactory):
-    """Keeps both sides of each connection to an agent."""
+    """Wraps the factory of an agent, and records the bytes of each connection in both directions."""
 
     def __init__(self, agent: SPOAFactory) -> None:
         super().__init__(agent)
         self.protocol = Recorded
+        #: For each connection, the bytes by direction: :data:`SIDES`.
         self.connections: list[dict[str, bytes]] = []
 
 
 class Recorded(ProtocolWrapper):
-    """A connection that writes down what goes through it."""
+    """A connection that records the bytes that it passes on."""
 
     def makeConnection(self, transport: Any) -> None:
         self._sides = dict.fromkeys(SIDES, b"")
@@ -95,7 +96,7 @@ class Recorded(ProtocolWrapper):
 
 
 async def checks(haproxy: HAProxy) -> None:
-    # Long enough for a few.
+    # Seconds: enough for a few health checks, which HAProxy sends every 100 ms.
     await deferLater(reactor, 0.5)
 
 
@@ -114,6 +115,7 @@ async def fragments(haproxy: HAProxy) -> None:
 
 Conversation = Callable[[HAProxy], Awaitable[None]]
 
+#: The requests to send, and the configuration of HAProxy for them: keyword arguments of ``converse()``.
 CONVERSATIONS: dict[Conversation, dict[str, str]] = {
     checks: {
         "server": "check inter 100ms fall 1 rise 2",
@@ -138,7 +140,7 @@ CONVERSATIONS: dict[Conversation, dict[str, str]] = {
 
 
 async def converse(branch: Branch, conversation: Conversation, server: str = "", **configuration: Any) -> None:
-    """Hold one conversation, and write what was said."""
+    """Run one conversation through HAProxy, and write the recorded bytes to files."""
     recorder = Recorder(SPOAFactory(Handlers(default=answer)))
     port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(recorder)
     with TemporaryDirectory() as folder:
@@ -150,9 +152,10 @@ async def converse(branch: Branch, conversation: Conversation, server: str = "",
         finally:
             await haproxy.kill()
             await port.stopListening()
-    # A connection like another, as of one health check after the other, tells nothing new.
-    alike = {tuple(map(len, sides.values())): sides for sides in recorder.connections}
-    for number, sides in enumerate(alike.values(), 1):
+    # Keep one of several connections with equal lengths in both directions: each health check, for example, opens a
+    # connection with the same content.
+    by_lengths = {tuple(map(len, sides.values())): sides for sides in recorder.connections}
+    for number, sides in enumerate(by_lengths.values(), 1):
         for side, data in sides.items():
             if data:
                 (CORPUS / side / f"{branch.name}-{conversation.__name__}-{number}").write_bytes(data)
@@ -161,6 +164,7 @@ async def converse(branch: Branch, conversation: Conversation, server: str = "",
 async def main() -> None:
     for side in SIDES:
         (CORPUS / side).mkdir(parents=True, exist_ok=True)
+        # Only the recorded files, which begin with the branch. The others are inputs that once broke a target.
         for path in (CORPUS / side).glob("[0-9]*"):
             path.unlink()
     for branch in find_branches():

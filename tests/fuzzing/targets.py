@@ -1,4 +1,4 @@
-"""What the fuzzer feeds with bytes. Whatever a target raises is a fault of the package."""
+"""The targets of the fuzzer: functions that take any bytes. If one raises an exception, the package has an error."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ from tests.frames import Frame, next_frames
 
 from .wire import SlowWire
 
+#: Bytes: small, so that short inputs can exceed it.
 MAX_PAYLOAD_SIZE: Final = 4096
 
-#: Of what the engine waits for: the streams of HAProxy <= 3.0 and of HAProxy >= 3.1.
+#: Stream-id and frame-id of each NOTIFY that the engine sends, as HAProxy <= 3.0 and HAProxy >= 3.1 number them.
 STREAMS: Final = [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (3, 1), (5, 1), (7, 1)]
 
 
 def agent(data: bytes) -> None:
-    """The agent's side of a connection: what it makes of ``data`` does not depend on how it was cut."""
+    """Give ``data`` to the agent's side of a connection. The result must not depend on how ``data`` is split."""
     _same_however_cut(_agent_outcome, data)
 
 
 def engine(data: bytes) -> None:
-    """HAProxy's side of a connection, likewise."""
+    """Give ``data`` to HAProxy's side of a connection, with the same check."""
     _same_however_cut(_engine_outcome, data)
 
 
 def protocol(data: bytes) -> None:
-    """A whole agent: the bytes also decide what the handlers do, what the peer takes, and how the connection ends."""
-    _Scene(data).play()
+    """Give ``data`` to a complete agent. It also decides what the handlers do, what the peer reads, and how it ends."""
+    _Session(data).run()
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {"agent": agent, "engine": engine, "protocol": protocol}
 
-#: Whose side of a captured conversation each target is fed with.
+#: The folder of the corpus with the inputs of each target.
 CORPORA: Final = {"agent": "from-haproxy", "engine": "from-agent", "protocol": "from-haproxy"}
 
 
@@ -59,12 +60,13 @@ def _same_however_cut(outcome_of: Callable[[Sequence[bytes]], object], data: byt
     assert outcome_of([data[i : i + 1] for i in range(len(data))]) == whole
 
 
-def _chance(data: bytes) -> random.Random:
+def _random_from(data: bytes) -> random.Random:
+    # Derived from the input, so that an input that breaks a target always does so.
     return random.Random(zlib.crc32(data))
 
 
 def _cut(data: bytes) -> Iterator[bytes]:
-    chance = _chance(data)
+    chance = _random_from(data)
     offset = 0
     while offset < len(data):
         size = chance.choice([1, 2, 3, 5, 17, 60, 300, 1000])
@@ -73,7 +75,7 @@ def _cut(data: bytes) -> Iterator[bytes]:
 
 
 def _exactly(value: Value) -> tuple[type, Value]:
-    """Return ``value`` so that it equals no value of another type, as ``True`` does 1."""
+    """Return ``value`` with its type: without it, ``True == 1`` and ``Int32(1) == 1`` would count as equal."""
     return type(value), value
 
 
@@ -85,7 +87,7 @@ def _exact_variables(variables: dict[str, Value]) -> list[object]:
     return [(name, _exactly(value)) for name, value in variables.items()]
 
 
-def _judge_error(connection: AgentConnection | EngineConnection, error: SPOPError) -> object:
+def _check_error(connection: AgentConnection | EngineConnection, error: SPOPError) -> object:
     assert connection.state is State.CLOSED
     assert 0 < len(str(error).encode()) <= 255
     assert connection.next_event() is None
@@ -101,39 +103,41 @@ def _agent_outcome(pieces: Sequence[bytes]) -> object:
         connection.receive_data(piece)
         try:
             while (event := connection.next_event()) is not None:
+                # It must not raise: logs use it.
                 repr(event)
                 if isinstance(event, Notify):
                     assert _exact_messages(decode_messages(encode_messages(event.messages))) == _exact_messages(
                         event.messages
                     )
                     outcome.append((event.stream_id, event.frame_id, _exact_messages(event.messages)))
-                    actions = _echoed(event.messages)
+                    actions = _encode_echo(event.messages)
                     fits = len(actions) <= connection.room_for_actions(event.ids)
                     connection.send_ack(event.ids, actions if fits else b"")
                     acks += 1
                 else:
                     acks += isinstance(event, PayloadTooBig)
                     outcome.append(event)
-                _judge_bytes_to_send(connection, sent)
+                _take_bytes_to_send(connection, sent)
         except SPOPError as error:
-            outcome.append(_judge_error(connection, error))
-        _judge_bytes_to_send(connection, sent)
+            outcome.append(_check_error(connection, error))
+        _take_bytes_to_send(connection, sent)
+        # Let the pacing for HAProxy >= 3.1 release all delayed ACKs.
         while connection.unread:
             connection.interval_ended()
-            _judge_bytes_to_send(connection, sent)
+            _take_bytes_to_send(connection, sent)
         assert connection.bytes_to_send == 0
-        # One frame, or a payload and a frame, is all that it may keep.
+        # The connection may buffer one incomplete frame at most, besides the piece that it has just received.
         assert connection.bytes_received <= connection.max_frame_size + 4 + len(piece)
     frames = _frames(bytes(sent), connection.max_frame_size)
     assert [frame.type for frame in frames].count(FrameType.ACK) == acks
     assert all(frame.type != FrameType.AGENT_DISCONNECT for frame in frames[:-1])
     assert all(frame.flags & Flags.FIN for frame in frames)
-    # A goodbye's text may say what was missing where the bytes were cut.
+    # Leave AGENT-DISCONNECT out: its text may depend on how the bytes were split.
     return outcome, [frame for frame in frames if frame.type != FrameType.AGENT_DISCONNECT], connection.state
 
 
-def _echoed(messages: list[Message]) -> bytes:
-    """Return actions that give every argument back."""
+def _encode_echo(messages: list[Message]) -> bytes:
+    """Encode actions that set a variable to each argument. Check that they decode to the same values."""
     variables: dict[str, Value] = {}
     for message in messages:
         for position, (_, value) in enumerate(message):
@@ -143,15 +147,16 @@ def _echoed(messages: list[Message]) -> bytes:
     return actions
 
 
-def _judge_bytes_to_send(connection: AgentConnection | EngineConnection, sent: bytearray) -> None:
-    waiting = connection.bytes_to_send
+def _take_bytes_to_send(connection: AgentConnection | EngineConnection, sent: bytearray) -> None:
+    """Append the bytes that the connection would send to ``sent``. Check that ``bytes_to_send`` counts them."""
+    before = connection.bytes_to_send
     data = connection.data_to_send()
-    assert connection.bytes_to_send == waiting - len(data)
+    assert connection.bytes_to_send == before - len(data)
     sent += data
 
 
 def _frames(data: bytes, max_frame_size: int) -> list[Frame]:
-    """Return the frames that ``data`` consists of."""
+    """Return the frames of ``data``, which must end at the end of a frame."""
     buffer = FrameBuffer(max_frame_size)
     buffer.feed(data)
     frames = next_frames(buffer)
@@ -163,7 +168,7 @@ def _engine_outcome(pieces: Sequence[bytes]) -> object:
     connection = EngineConnection(HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="engine"))
     outcome: list[object] = []
     sent = bytearray()
-    _judge_bytes_to_send(connection, sent)
+    _take_bytes_to_send(connection, sent)
     waiting: set[bytes] = set()
     for piece in pieces:
         connection.receive_data(piece)
@@ -174,22 +179,22 @@ def _engine_outcome(pieces: Sequence[bytes]) -> object:
                     waiting.remove(event.ids)
                     outcome.append((event.ids, _exact_variables(event.variables), event.aborted))
                     if not event.variables.keys() & {"proc._"}:
-                        _judge_variables(event.variables)
+                        _check_variables(event.variables)
                 else:
                     outcome.append(event)
                     if isinstance(event, AgentHello):
                         waiting.update([connection.send_notify([Message("m")], *ids) for ids in STREAMS])
         except SPOPError as error:
-            outcome.append(_judge_error(connection, error))
-        _judge_bytes_to_send(connection, sent)
+            outcome.append(_check_error(connection, error))
+        _take_bytes_to_send(connection, sent)
         assert connection.bytes_to_send == 0
     frames = _frames(bytes(sent), connection.max_frame_size)
     assert all(frame.type != FrameType.HAPROXY_DISCONNECT for frame in frames[:-1])
     return outcome, [frame for frame in frames if frame.type != FrameType.HAPROXY_DISCONNECT], connection.state
 
 
-def _judge_variables(variables: dict[str, Value]) -> None:
-    """What an ACK sets can be set again, but for names that no agent of ours would send."""
+def _check_variables(variables: dict[str, Value]) -> None:
+    """Check that the variables of an ACK can be encoded again, unless they have names that our agent refuses."""
     try:
         actions = encode_actions(variables)
     except ValueError as error:
@@ -199,8 +204,8 @@ def _judge_variables(variables: dict[str, Value]) -> None:
 
 
 @implementer(IHandlers)
-class _Counted:
-    """Handlers that know how many NOTIFYs they were asked about."""
+class _CountingHandlers:
+    """Passes each call on to other handlers, and counts the NOTIFYs."""
 
     def __init__(self, handlers: IHandlers) -> None:
         self._handlers = handlers
@@ -213,42 +218,41 @@ class _Counted:
         return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
 
 
-class _Scene:
-    """One connection to a whole agent, from its beginning to its end."""
+class _Session:
+    """One connection to a complete agent, from its start to its end, with random handlers and a random peer."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._chance = _chance(data)
+        self._random = _random_from(data)
         self._clock = Clock()
-        self._given_up: list[Deferred[Any]] = []
         self._waiting: list[Deferred[Any]] = []
-        self._counted = _Counted(Handlers(default=self._handle, on_error={"txn.error": True}))
+        self._handlers = _CountingHandlers(Handlers(default=self._handle, on_error={"txn.error": True}))
         self._factory = SPOAFactory(
-            self._counted,
+            self._handlers,
             max_payload_size=MAX_PAYLOAD_SIZE,
-            max_in_flight=self._chance.choice([1, 20, 256]),
-            async_=self._chance.random() < 0.3,
+            max_in_flight=self._random.choice([1, 20, 256]),
+            async_=self._random.random() < 0.3,
             reactor=self._clock,
             log=Logger("spoa_twisted.agent.protocol"),
         )
         self._received = bytearray()
         self._faults: list[str] = []
 
-    def play(self) -> None:
+    def run(self) -> None:
         globalLogPublisher.addObserver(self._observe)  # type: ignore[arg-type]
         try:
-            self._play()
+            self._run()
         finally:
             globalLogPublisher.removeObserver(self._observe)  # type: ignore[arg-type]
 
-    def _play(self) -> None:
+    def _run(self) -> None:
         agent = self._factory.buildProtocol(None)
         assert isinstance(agent, SPOAProtocol)
         wire = SlowWire(agent)
         agent.makeConnection(wire)
         for piece in _cut(self._data):
-            for _ in range(self._chance.randrange(3)):
-                self._something_happens(agent, wire)
+            for _ in range(self._random.randrange(3)):
+                self._do_random_step(agent, wire)
             if wire.lost:
                 break
             if wire.reading:
@@ -256,35 +260,35 @@ class _Scene:
         self._end(wire)
 
     def _end(self, wire: SlowWire) -> None:
-        answered_all = self._chance.random() < 0.5
+        answered_all = self._random.random() < 0.5
         if answered_all:
             for _ in range(len(self._data) + 10):
                 self._take(wire, 2**20)
                 while self._waiting:
-                    self._finish_one()
+                    self._finish_a_handler()
                 self._clock.advance(0.05)
         closing = wire.disconnecting
         wire.lose(ConnectionLost)
-        # An engine that does not come back is forgotten.
+        # Longer than ENGINE_TIMEOUT: with async, the agent waits that long for another connection of the same engine.
         self._clock.advance(60)
         frames = _frames(bytes(self._received), 2**20) if answered_all else []
         acks = sum(frame.type == FrameType.ACK and not frame.flags & Flags.ABORT for frame in frames)
-        assert acks <= self._counted.notifies
-        assert not answered_all or closing or acks == self._counted.notifies
+        assert acks <= self._handlers.notifies
+        assert not answered_all or closing or acks == self._handlers.notifies
         assert self._factory.connections == set()
         assert self._clock.getDelayedCalls() == []
         assert all(deferred.called for deferred in self._waiting)
         assert self._faults == []
 
-    def _something_happens(self, agent: SPOAProtocol, wire: SlowWire) -> None:
-        match self._chance.randrange(40):
+    def _do_random_step(self, agent: SPOAProtocol, wire: SlowWire) -> None:
+        match self._random.randrange(40):
             case 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7:
-                self._take(wire, self._chance.choice([1, 100, 10_000, 2**20]))
+                self._take(wire, self._random.choice([1, 100, 10_000, 2**20]))
             case 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15:
                 if self._waiting:
-                    self._finish_one()
+                    self._finish_a_handler()
             case 16 | 17 | 18:
-                self._clock.advance(self._chance.choice([0, 0.03, 0.3, 3]))
+                self._clock.advance(self._random.choice([0, 0.03, 0.3, 3]))
             case 19:
                 self._factory.drain(1)
             case 20:
@@ -299,17 +303,17 @@ class _Scene:
         self._received += wire.take(size)
         wire.turn()
 
-    def _finish_one(self) -> None:
-        deferred = self._waiting.pop(self._chance.randrange(len(self._waiting)))
+    def _finish_a_handler(self) -> None:
+        deferred = self._waiting.pop(self._random.randrange(len(self._waiting)))
         if deferred.called:
             return
-        if self._chance.random() < 0.2:
+        if self._random.random() < 0.2:
             deferred.errback(LookupError("expected"))
         else:
             deferred.callback(self._result())
 
     def _handle(self, message: Message) -> Any:
-        match self._chance.randrange(5):
+        match self._random.randrange(5):
             case 0:
                 return self._wait()
             case 1:
@@ -331,7 +335,7 @@ class _Scene:
         return deferred
 
     def _result(self) -> Variables | None:
-        return self._chance.choice([None, {}, {"txn.x": 1}, {"sess.long": "x" * 3000}, {"sess.too_long": b"x" * 2**20}])
+        return self._random.choice([None, {}, {"txn.x": 1}, {"sess.long": "x" * 3000}, {"sess.too_long": b"x" * 2**20}])
 
     def _observe(self, event: LogEvent) -> None:
         if event["log_level"] < LogLevel.warn:

@@ -1,4 +1,4 @@
-"""What HAProxy was seen to send, and all that ever crashed a target, goes through the targets."""
+"""Each target runs with the recorded bytes of HAProxy and of an agent, and with all inputs that once broke a target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_all_of_it_passes(target: str, logged: Logged) -> None:
-    """The target, which judges the log too, finds nothing wrong."""
+    """No input of the corpus breaks the target. The target also checks the log."""
     paths = sorted((CORPUS / CORPORA[target]).iterdir())
     assert paths
     for path in paths:
@@ -23,12 +23,13 @@ def test_all_of_it_passes(target: str, logged: Logged) -> None:
             TARGETS[target](path.read_bytes())
         except Exception as error:
             raise AssertionError(f"{path.name} breaks the target {target}") from error
+    # The targets provoke failures on purpose, and check what is logged about them.
     logged.take()
 
 
 @pytest.mark.parametrize("side", sorted(set(CORPORA.values())))
 def test_every_branch_is_there(side: str) -> None:
-    """With a health check, values of every type, every event, and a payload too long for a frame."""
+    """The corpus has, for each branch, health checks, values of every type, every event, and fragmented payloads."""
     names = {path.name.rpartition("-")[0] for path in (CORPUS / side).glob("[0-9]*")}
     assert names >= {
         f"{branch}-{conversation}"

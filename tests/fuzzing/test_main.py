@@ -1,4 +1,4 @@
-"""The fuzzer's command line, with a module of the test's in the place of atheris, which not every Python has."""
+"""The command line of the fuzzer. A fake module replaces atheris, which is not available for every Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.programs import ENVIRONMENT, ROOT
 
 from .targets import CORPORA, TARGETS
 
-#: Says what it was given, when it can be used.
+#: The fake: it prints the arguments for libFuzzer, checks that they can be used, and runs the target once.
 ATHERIS = """\
 import os
 from contextlib import nullcontext
@@ -39,7 +39,7 @@ def Fuzz():
 
 
 class Checkout:
-    """A fresh one, as far as a fuzzer needs it."""
+    """A copy of the part of the checkout that the fuzzer needs, without results of earlier runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_without_a_folder(checkout: Checkout, target: str) -> None:
-    """What is found goes into a folder of the target's own, and the corpus is where it starts."""
+    """New inputs go into a folder for the target, and the corpus is the second folder, for the start."""
     ended = checkout.fuzz(target, "-max_total_time=10")
 
     corpus = checkout.folder / "tests" / "fuzzing" / "corpus" / CORPORA[target]
@@ -78,7 +78,7 @@ def test_without_a_folder(checkout: Checkout, target: str) -> None:
 
 
 def test_with_a_folder(checkout: Checkout) -> None:
-    """What is found goes into the folder that is named, and a crash beside those of other runs."""
+    """New inputs go into the named folder, and a crash goes into .fuzzing, as in every run."""
     (checkout.folder / "mine").mkdir()
 
     ended = checkout.fuzz("agent", "-max_total_time=10", "mine")
@@ -90,7 +90,7 @@ def test_with_a_folder(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"]])
 def test_no_target(checkout: Checkout, arguments: list[str]) -> None:
-    """It says which there are."""
+    """Without a target, or with an unknown one, the usage line lists the targets."""
     ended = checkout.fuzz(*arguments)
 
     assert ended.returncode == 1

@@ -1,4 +1,4 @@
-"""A transport in memory that fills up, empties and closes when the test says so, in the way of TCP."""
+"""A transport in memory that behaves like TCP with a slow peer: the test decides when the peer reads."""
 
 from __future__ import annotations
 
@@ -9,47 +9,52 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-# As those of Twisted's sockets.
+# Bytes that may be unread before the producer is paused: the buffer size of Twisted's sockets.
 CAPACITY = 2**16
 
 
 @final
 class SlowWire(StringTransport):
-    """What is written stays here until the peer takes it; the end comes when it took all, or at an abort."""
+    """Holds written bytes until the test reads them with :meth:`take`, as the peer.
+
+    After ``loseConnection``, the connection ends when all bytes are read. After ``abortConnection``, it ends in the
+    next :meth:`turn`.
+    """
 
     def __init__(self, protocol: Protocol) -> None:
         super().__init__()
         self._protocol = protocol
-        self._untaken = bytearray()
-        self._clogged = False
+        self._unread = bytearray()
+        self._producer_paused = False
         self.aborted = False
         #: Whether ``connectionLost`` was called.
         self.lost = False
 
     @property
     def reading(self) -> bool:
-        """Whether the protocol is to be given what the peer sent."""
+        """Whether the transport would read from the peer now, and call ``dataReceived``."""
         return self.producerState == "producing" and not self.disconnecting and not self.lost
 
     def write(self, data: bytes) -> None:
         assert type(data) is bytes
-        assert not self.disconnecting, "it wrote after it closed"
+        assert not self.disconnecting, "the protocol called write after loseConnection or abortConnection"
         if self.lost:
             return
-        self._untaken += data
-        if len(self._untaken) > CAPACITY and not self._clogged and self.producer is not None:
-            self._clogged = True
+        self._unread += data
+        if len(self._unread) > CAPACITY and not self._producer_paused and self.producer is not None:
+            self._producer_paused = True
             self.producer.pauseProducing()
 
     def take(self, size: int) -> bytes:
-        """Return what the peer reads, which may let the protocol go on or the connection end."""
-        data = bytes(self._untaken[:size])
-        del self._untaken[:size]
-        if not self._untaken:
-            if self._clogged and self.producer is not None:
-                self._clogged = False
+        """Read up to ``size`` bytes as the peer. When all are read, resume the producer or end a closing connection."""
+        data = bytes(self._unread[:size])
+        del self._unread[:size]
+        if not self._unread:
+            if self._producer_paused and self.producer is not None:
+                self._producer_paused = False
                 self.producer.resumeProducing()
-            if self.disconnecting and not self._untaken and not self.aborted:
+            # Checked again: resumeProducing() may have written.
+            if self.disconnecting and not self._unread and not self.aborted:
                 self.lose(ConnectionDone)
         return data
 
@@ -58,13 +63,13 @@ class SlowWire(StringTransport):
         self.disconnecting = True
 
     def lose(self, reason: type[Exception]) -> None:
-        """End the connection, once."""
+        """End the connection with this reason. Do nothing if it has ended."""
         if not self.lost:
             self.lost = True
             self.disconnecting = True
             self._protocol.connectionLost(Failure(reason()))
 
     def turn(self) -> None:
-        """Let the reactor do what it does next: end what was aborted."""
+        """Do what the reactor does in its next turn: end the connection if it was aborted."""
         if self.aborted:
             self.lose(ConnectionAborted)

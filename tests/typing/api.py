@@ -1,4 +1,7 @@
-"""What a user may write, and what mypy refuses: never run, only checked. Each ignored error is an assertion."""
+"""Code that users may write, and code that mypy must refuse. mypy checks this module; nothing runs it.
+
+Each ``type: ignore`` with a code is an assertion: mypy reports it as unused if the line has no error.
+"""
 
 from __future__ import annotations
 
@@ -73,14 +76,14 @@ def wrong_on_error() -> None:
     return None
 
 
-# A decorated function keeps its type.
+# The decorator returns the function itself, with its type.
 score: dict[str, int] = plain(IPv4Address("192.0.2.1"))
 plain("192.0.2.1")  # type: ignore[arg-type]
 
 
 @implementer(IHandlers)
 class Others:
-    """Handlers of another making."""
+    """Implements IHandlers without the class Handlers."""
 
     def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
@@ -89,7 +92,7 @@ class Others:
 
 
 class NoHandlers:
-    """Nothing of the kind."""
+    """Does not implement IHandlers."""
 
 
 SPOAFactory(handlers, max_frame_size=16380, async_=True)
@@ -100,7 +103,7 @@ SPOAService(SPOAFactory(Handlers({"plain": plain, "deferred": deferred, "corouti
 
 
 async def ask() -> Value:
-    """Return what an agent sets."""
+    """Return the value of a variable that an agent sets."""
     variables = await SPOEClient("tcp:127.0.0.1:12345").notify("plain", ip=IPv4Address("192.0.2.1"))
     return variables["sess.score"]
 

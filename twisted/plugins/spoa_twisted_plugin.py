@@ -1,4 +1,8 @@
-"""Makes ``twistd spoa`` known. Every twistd on the machine imports this file, so it imports next to nothing."""
+"""Registers the command ``twistd spoa``.
+
+Every twistd that finds this file imports it, even for other commands. So it imports only ``ServiceMaker``, and names
+the module of the command as a string: twistd imports ``spoa_twisted.tap`` when the command is ``spoa``.
+"""
 
 from twisted.application.service import ServiceMaker
 
