@@ -1,4 +1,4 @@
-"""The tree is the data's way: imports go downward only."""
+"""The tree is the way of the data: imports go downward only, each room holds one kind of state, classes stay small."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import spoa_twisted
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "spoa_twisted"
 
-# Each may import what stands above it.
-STAGES = [
+# Each module may import only modules above it. A package stands for all of its modules.
+ORDER = [
     "spop.errors",
     "spop.varint",
     "spop.typeddata",
@@ -25,15 +25,30 @@ STAGES = [
     "spop.unread",
     "spop.connection",
     "version",
-    "interfaces",
-    "coroutines",
-    "threads",
-    "handlers",
-    "sending",
-    "receipt",
-    "drain",
     "limits",
-    "protocol",
+    "observer",
+    "log",
+    "handlers.binding",
+    "handlers.handler",
+    "handlers.coroutines",
+    "handlers.threads",
+    "handlers.deadlines",
+    "handlers.outcome",
+    "handlers.exchange",
+    "handlers.interfaces",
+    "handlers.registry",
+    "agent.peers",
+    "agent.receipt",
+    "agent.outbox",
+    "agent.in_flight",
+    "agent.pacing",
+    "agent.engines",
+    "agent.drain",
+    "agent.observation",
+    "agent.answering",
+    "agent.closing",
+    "agent.refusal",
+    "agent.protocol",
     "unix_lock",
     "service",
     "runner.errors",
@@ -45,33 +60,20 @@ STAGES = [
     "ctl.values",
     "ctl.arguments",
     "ctl.files",
-    "ctl.latency",
     "ctl.cpu",
-    "ctl.load.__init__",
-    "ctl.load.deferreds",
-    "ctl.load.errors",
-    "ctl.load.plan",
-    "ctl.load.window",
-    "ctl.load.tally",
-    "ctl.load.cache",
-    "ctl.load.verdicts",
-    "ctl.load.ring",
-    "ctl.load.in_flight",
-    "ctl.load.connection",
-    "ctl.load.local",
-    "ctl.load.worker",
-    "ctl.load.processes",
-    "ctl.bench.shapes",
-    "ctl.bench.notes",
-    "ctl.bench.arguments",
-    "ctl.bench.measurement",
-    "ctl.bench.report",
-    "ctl.bench.text",
-    "ctl.bench.__init__",
+    "ctl.latency",
+    "ctl.load",
     "ctl.ping",
     "ctl.send",
-    "ctl.__init__",
+    "ctl.bench",
+    "ctl",
 ]
+
+# Lines of a class, from its "class" to its last one.
+LONGEST_CLASS = 300
+
+# A package's __init__.py that only describes the package, and one that gives the public names.
+DOCUMENTATION = {"__init__", "spop.__init__", "handlers.__init__", "agent.__init__", "runner.__init__"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -90,20 +92,66 @@ def imports_of(path: Path) -> set[str]:
 MODULES = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_imports_go_downward(stage: str) -> None:
-    """A stage imports earlier stages only."""
-    later = [f"spoa_twisted.{name}" for name in STAGES[STAGES.index(stage) + 1 :]]
-    paths = [path for path, module in MODULES.items() if module == stage or module.startswith(f"{stage}.")]
-    assert paths
-    for path in paths:
-        assert not {name for name in imports_of(path) if name.startswith(tuple(later))}
+def place_of(module: str) -> int:
+    """Return the position in ORDER of a module or of the nearest package around it, and -1 if there is none."""
+    while module and module not in ORDER:
+        module = module.rpartition(".")[0]
+    return ORDER.index(module) if module else -1
 
 
-def test_every_module_is_a_stage() -> None:
-    """A new file has its place in the order."""
-    for module in MODULES.values():
-        assert module in ("__init__", "spop.__init__", "runner.__init__") or module.startswith(tuple(STAGES))
+def dependencies(path: Path) -> set[str]:
+    """Return the modules of this package that the file at ``path`` imports."""
+    names = {name.partition(".")[2] for name in imports_of(path) if name.startswith("spoa_twisted.")}
+    return {module for module in MODULES.values() if module.removesuffix(".__init__") in names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=MODULES.get)
+def test_imports_go_downward(path: Path) -> None:
+    """A module imports only modules that stand above it in ORDER, and modules of its own package."""
+    module = MODULES[path]
+    if module in DOCUMENTATION:
+        return
+    place = place_of(module)
+    assert place >= 0, f"{module} has no place in ORDER"
+    later = {name for name in dependencies(path) if name not in DOCUMENTATION and place_of(name) > place}
+    assert later == set()
+
+
+def test_every_place_is_taken() -> None:
+    """ORDER names no module that does not exist."""
+    known = set(MODULES.values()) | {name.removesuffix(".__init__") for name in MODULES.values()}
+    assert [name for name in ORDER if name not in known] == []
+
+
+def test_no_circle_of_imports() -> None:
+    """No module imports itself by way of others, not even within one package."""
+    imports = {module: dependencies(path) for path, module in MODULES.items()}
+    # Modules that import nothing of what is left are taken away, until none is left or all that are left form circles.
+    while free := [module for module, names in imports.items() if not names & imports.keys() - {module}]:
+        for module in free:
+            del imports[module]
+    assert imports == {}
+
+
+def test_no_class_is_long() -> None:
+    """A class of more than 300 lines holds more than one kind of state."""
+    long = [
+        (module, node.name, lines)
+        for path, module in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and node.end_lineno is not None
+        and (lines := node.end_lineno - node.lineno + 1) > LONGEST_CLASS
+    ]
+    assert long == []
+
+
+def test_documentation_has_no_code() -> None:
+    """The ``__init__.py`` of a room holds a docstring only. That of the whole package imports the public names."""
+    for path, module in MODULES.items():
+        if module in DOCUMENTATION - {"__init__"}:
+            (docstring,) = ast.parse(path.read_text()).body
+            assert isinstance(docstring, ast.Expr)
 
 
 def test_the_codec_needs_the_standard_library_only() -> None:
@@ -125,7 +173,7 @@ def test_no_conditional_expression_is_a_statement() -> None:
 def test_one_file_writes_to_an_agents_transport() -> None:
     """And one, the client's, to an engine's. (The processes of ``ctl.load`` write to each other.)"""
     writers = {module for path, module in MODULES.items() if "transport.write" in path.read_text()}
-    assert writers == {"sending", "client", "ctl.load.processes", "ctl.load.worker"}
+    assert writers == {"agent.outbox", "client", "ctl.load.processes", "ctl.load.worker"}
 
 
 def test_no_package_takes_twisteds_place() -> None:

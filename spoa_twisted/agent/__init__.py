@@ -2,12 +2,14 @@
 
 :class:`~spoa_twisted.agent.protocol.SPOAProtocol` holds these parts together, each of which has a state of its own::
 
-    outbox     what was written and the peer has not taken: backpressure
-    in_flight  the NOTIFYs whose handlers have not finished
-    pacing     how fast ACKs may go to a HAProxy >= 3.1; receipt says what it has read
-    engines    with the capability async: ACKs that take another connection of the same engine
-    drain      how connections are closed without losing a request
+    answering    NOTIFY -> handlers -> ACK
+    in_flight    the NOTIFYs whose handlers have not finished
     observation  one NOTIFY as an observer sees it
-    peers      addresses as text, and TCP options
-    refusal    a connection that is one too many
+    engines      with the capability async: ACKs that take another connection of the same engine
+    outbox       bytes that were written and the peer has not taken: backpressure
+    pacing       how fast ACKs may go to a HAProxy >= 3.1; receipt says what it has read
+    closing      how far the end of a connection is
+    drain        how all connections are closed without losing a request
+    peers        addresses as text, and TCP options
+    refusal      a connection that is one too many
 """

@@ -6,13 +6,11 @@ The way of one read: ``dataReceived`` -> ``AgentConnection.next_event`` -> ``IHa
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any, Final, cast, final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IHalfCloseableProtocol,
     IPushProducer,
     IReactorTime,
@@ -24,10 +22,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from spoa_twisted.agent.answering import Answering
+from spoa_twisted.agent.closing import Closing, Phase
 from spoa_twisted.agent.drain import Drain
-from spoa_twisted.agent.engines import Engine, Engines, cancel
-from spoa_twisted.agent.in_flight import InFlight
-from spoa_twisted.agent.observation import Observation
+from spoa_twisted.agent.engines import Engines
 from spoa_twisted.agent.outbox import Outbox
 from spoa_twisted.agent.pacing import Pacing
 from spoa_twisted.agent.peers import describe, set_tcp_options
@@ -51,8 +49,6 @@ from spoa_twisted.observer import (
     PayloadRefused,
     PeerDropped,
     ProtocolError,
-    RespondFailed,
-    ResponseUnsendable,
 )
 from spoa_twisted.spop.connection import AgentConnection, Notify, PayloadTooBig, State
 from spoa_twisted.spop.errors import SPOPError, StatusCode
@@ -77,19 +73,6 @@ _RUNNING: Final = State.RUNNING
 _CLOSED: Final = State.CLOSED
 
 
-class Phase(IntEnum):
-    """How far the end of a connection is. A connection goes from each phase only to a later one."""
-
-    #: NOTIFYs are answered, or the HAPROXY-HELLO is awaited.
-    OPEN = 0
-    #: AGENT-DISCONNECT was sent. HAProxy has :data:`DISCONNECT_TIMEOUT` to close the connection.
-    DISCONNECTING = 1
-    #: The connection will be closed when ACKs that are held back for a HAProxy >= 3.1 have been written.
-    FLUSHING = 2
-    #: The transport was told to close, or has closed by itself.
-    CLOSING = 3
-
-
 @final
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class SPOAProtocol(Protocol):
@@ -103,12 +86,7 @@ class SPOAProtocol(Protocol):
         limits = factory.limits
         self._observer = factory.observer
         self._connection = AgentConnection(limits.max_frame_size, limits.max_payload_size, factory.async_)
-        self._in_flight = InFlight(limits.max_in_flight, limits.max_in_flight_size)
-        self._engine: Engine | None = None
-        self._peer = ""
-        self._phase = Phase.OPEN
-        # When the phase has lasted too long: the wait for the HELLO, for HAProxy to close, for the last bytes to leave.
-        self._deadline: IDelayedCall | None = None
+        self._closing = Closing(factory.reactor, self._on_phase_timeout)
         # True while _serve runs. A handler's answer, or the transport, may call it again from within.
         self._serving = False
         # Whether the transport was asked to read.
@@ -126,6 +104,7 @@ class SPOAProtocol(Protocol):
         """Wait for the HAPROXY-HELLO, for at most ``hello_timeout``."""
         factory = self.factory
         self._peer = describe(self.transport.getPeer())
+        self._answering = Answering(factory, self._connection, self._peer, self._serve)
         self._outbox = Outbox(self.transport, factory.reactor, factory.limits.max_unsent, self._drop)
         self._pacing = Pacing(
             self._connection, self.transport, factory.reactor, self._on_acks_read, self._on_acks_held_back
@@ -134,7 +113,7 @@ class SPOAProtocol(Protocol):
         factory.connections.add(self)
         set_tcp_options(self.transport)
         if factory.limits.hello_timeout:
-            self._start_deadline(factory.limits.hello_timeout)
+            self._closing.end_after(factory.limits.hello_timeout)
         self.transport.registerProducer(self, True)
         self._observer.on_event(ConnectionMade(self._peer))
 
@@ -161,9 +140,9 @@ class SPOAProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Cancel what is pending. HAProxy >= 3.1 ends every connection this way, so it is not an error."""
         self._observer.on_event(ConnectionEnded(self._peer, reason))
-        if self._phase is not Phase.CLOSING:
+        if self._closing.phase is not Phase.CLOSING:
             self._end()
-        self._stop_deadline()
+        self._closing.stop()
         self.factory.on_connection_lost(self)
 
     def pauseProducing(self) -> None:
@@ -175,7 +154,7 @@ class SPOAProtocol(Protocol):
         """Answer again: the transport's buffer is empty."""
         self._outbox.resume()
         # Not at once: the transport is in the middle of a write.
-        self._serve(at_once=False)
+        self._serve(False)
 
     def stopProducing(self) -> None:
         """Do nothing: ``connectionLost`` follows."""
@@ -193,7 +172,7 @@ class SPOAProtocol(Protocol):
 
     def is_idle(self) -> bool:
         """Return whether no answer is pending, and no frame has arrived in part."""
-        return not self._in_flight.count and not self._connection.receiving
+        return not self._answering.in_flight.count and not self._connection.receiving
 
     def may_have_unread_acks(self) -> bool:
         """Return whether ACKs were sent that HAProxy may not have acted on: all were sent, none is held back."""
@@ -210,8 +189,8 @@ class SPOAProtocol(Protocol):
         if not was_running:
             self._close_soon()
             return
-        self._phase = Phase.DISCONNECTING
-        self._start_deadline(DISCONNECT_TIMEOUT)
+        self._closing.enter(Phase.DISCONNECTING)
+        self._closing.end_after(DISCONNECT_TIMEOUT)
         self._write()
 
     def has_disconnected(self) -> bool:
@@ -220,21 +199,12 @@ class SPOAProtocol(Protocol):
 
     def abort(self) -> None:
         """Cancel what is pending, send AGENT-DISCONNECT, and close. The peer has a second to take the last bytes."""
-        self._cancel_pending()
+        self._answering.cancel()
         self._queue_disconnect()
-        if self._phase is Phase.DISCONNECTING:
+        if self._closing.phase is Phase.DISCONNECTING:
             self._start_flushing()
         self._flush()
-        if self._deadline is not None:
-            self._deadline.reset(ABORT_TIMEOUT)
-
-    # Its engine calls this.
-
-    def acknowledge(self, ids: bytes, actions: bytes) -> None:
-        """Send the ACK for a NOTIFY of this connection, or of another one of the same engine."""
-        self._queue_ack(ids, actions)
-        # More handlers may finish in the same turn of the reactor. Then their ACKs leave together.
-        self._serve(at_once=not self._in_flight.count)
+        self._closing.shorten(ABORT_TIMEOUT)
 
     # Reading and answering.
 
@@ -247,12 +217,13 @@ class SPOAProtocol(Protocol):
             return
         self._serving = True
         connection = self._connection
-        in_flight = self._in_flight
+        answering = self._answering
+        in_flight = answering.in_flight
         try:
             may_answer = self._may_answer()
             while may_answer and (event := connection.next_event()) is not None:
                 if type(event) is Notify:
-                    self._on_notify(event)
+                    answering.on_notify(event)
                 else:
                     self._on_other_frame(event)
                 if connection.bytes_to_send >= _WRITE_SIZE:
@@ -266,39 +237,6 @@ class SPOAProtocol(Protocol):
             self._serving = False
         self._flush(at_once)
 
-    def _on_notify(self, notify: Notify) -> None:
-        factory = self.factory
-        handlers = factory.handlers
-        if factory.notify_observer is not None:
-            handlers = Observation(factory.notify_observer, handlers, self._peer, notify)
-        room = self._connection.room_for_actions(notify.ids)
-        answer: bytes | Deferred[bytes]
-        try:
-            answer = handlers.respond(
-                notify.messages, room, factory.reactor, factory.limits.handler_timeout, factory.outcomes
-            )
-        except BaseException:
-            answer = self._actions(Failure())
-        if type(answer) is not bytes and isinstance(answer, Deferred):
-            self._in_flight.add(answer, notify)
-            answer.addBoth(self._on_answer, answer)
-        else:
-            self._queue_ack(notify.ids, answer)
-
-    def _on_answer(self, actions: bytes | Failure, answer: Deferred[bytes]) -> None:
-        ids = self._in_flight.remove(answer)
-        if ids is not None:
-            self.acknowledge(ids, self._actions(actions))
-        elif self._engine is not None and self._engine.awaits(answer):
-            self._engine.on_answer(answer, self._actions(actions))
-        # Else the answer was cancelled, and nobody waits for it.
-
-    def _actions(self, answer: bytes | Failure) -> bytes:
-        if isinstance(answer, Failure):
-            self._observer.on_event(RespondFailed(self._peer, answer))
-            return b""
-        return answer
-
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
         if isinstance(event, HAProxyHello):
             self._on_hello(event)
@@ -308,22 +246,23 @@ class SPOAProtocol(Protocol):
             self._observer.on_event(DisconnectReceived(self._peer, event))
 
     def _on_hello(self, hello: HAProxyHello) -> None:
-        self._stop_deadline()
+        self._closing.stop()
         self._observer.on_event(HelloReceived(self._peer, hello))
         if self._connection.async_ and not hello.healthcheck:
-            self._engine = self.factory.engines.get(hello.engine_id)
-            self._engine.add(self)
+            self._answering.join(self.factory.engines.get(hello.engine_id))
 
     def _on_read_end(self) -> None:
         self._same_read = False
 
     def _may_answer(self) -> bool:
-        return not (self._outbox.clogged or self._in_flight.full or self._connection.bytes_to_send >= _WRITE_SIZE)
+        return not (
+            self._outbox.clogged or self._answering.in_flight.full or self._connection.bytes_to_send >= _WRITE_SIZE
+        )
 
     def _read_or_pause(self) -> None:
         # While the transport has something to write, it notices by itself that the connection has ended.
         reading = self._may_answer() or (not self._outbox.clogged and self._connection.bytes_received < _READ_AHEAD)
-        if reading is self._reading or self._phase is Phase.CLOSING:
+        if reading is self._reading or self._closing.phase is Phase.CLOSING:
             return
         self._reading = reading
         if reading:
@@ -332,16 +271,6 @@ class SPOAProtocol(Protocol):
             self.transport.pauseProducing()
 
     # Writing.
-
-    def _queue_ack(self, ids: bytes, actions: bytes) -> None:
-        if self._connection.state is not _RUNNING:
-            return
-        try:
-            self._connection.send_ack(ids, actions)
-        except (TypeError, ValueError) as error:
-            # An ACK that takes another connection of its engine may find a smaller frame size there.
-            self._observer.on_event(ResponseUnsendable(self._peer, error))
-            self._connection.send_ack(ids)
 
     def _queue_disconnect(self, status_code: StatusCode = StatusCode.NORMAL, message: str = "normal") -> None:
         connection = self._connection
@@ -355,7 +284,7 @@ class SPOAProtocol(Protocol):
     def _write(self, at_once: bool = True) -> None:
         connection = self._connection
         data = connection.data_to_send()
-        if self._phase is Phase.CLOSING:
+        if self._closing.phase is Phase.CLOSING:
             return
         if connection.unread:
             self._pacing.watch()
@@ -371,9 +300,9 @@ class SPOAProtocol(Protocol):
         # A drain does not hold ACKs back that wait for HAProxy anyway: they take long enough.
         if not self._holding or connection.state is _CLOSED or connection.held_back:
             self._write(at_once)
-        if connection.state is _CLOSED and self._phase is not Phase.DISCONNECTING:
+        if connection.state is _CLOSED and self._closing.phase is not Phase.DISCONNECTING:
             self._close_when_written()
-        if self._in_flight.count or self._outbox.clogged or connection.bytes_to_send or not self._reading:
+        if self._answering.in_flight.count or self._outbox.clogged or connection.bytes_to_send or not self._reading:
             self._read_or_pause()
 
     def _on_acks_read(self) -> None:
@@ -389,26 +318,26 @@ class SPOAProtocol(Protocol):
     def _close_when_written(self) -> None:
         if not self._connection.bytes_to_send:
             self._close()
-        elif self._phase is Phase.OPEN:
+        elif self._closing.phase is Phase.OPEN:
             self._start_flushing()
 
     def _start_flushing(self) -> None:
-        self._phase = Phase.FLUSHING
-        self._start_deadline(CLOSE_TIMEOUT)
+        self._closing.enter(Phase.FLUSHING)
+        self._closing.end_after(CLOSE_TIMEOUT)
 
     def _close_soon(self) -> None:
         self._flush()
         # A TLS peer that says nothing more would keep the connection for CLOSE_TIMEOUT, though nothing is left to be
         # written to it.
-        if self._phase is Phase.CLOSING and self._outbox.is_empty and self._deadline is not None:
-            self._deadline.reset(ABORT_TIMEOUT)
+        if self._closing.phase is Phase.CLOSING and self._outbox.is_empty:
+            self._closing.shorten(ABORT_TIMEOUT)
 
     def _close(self) -> None:
-        if self._phase is Phase.CLOSING:
+        if self._closing.phase is Phase.CLOSING:
             return
         self._end()
         # A peer that takes nothing must not keep the connection.
-        self._start_deadline(CLOSE_TIMEOUT)
+        self._closing.end_after(CLOSE_TIMEOUT)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
@@ -419,46 +348,24 @@ class SPOAProtocol(Protocol):
 
     def _end(self) -> None:
         """Stop all work, once: before the transport is told to close, or when it has closed by itself."""
-        self._phase = Phase.CLOSING
+        self._closing.enter(Phase.CLOSING)
         self._connection.close()
-        self._stop_deadline()
         self._outbox.stop()
         self._pacing.stop()
-        if self._engine is None:
-            self._cancel_pending()
-        else:
-            self._engine.remove(self, self._in_flight.take_all())
+        self._answering.end()
 
-    def _cancel_pending(self) -> None:
-        cancel(self._in_flight.take_all(), self._observer)
-
-    def _start_deadline(self, seconds: float) -> None:
-        self._stop_deadline()
-        self._deadline = self.factory.reactor.callLater(seconds, self._on_deadline)
-
-    def _stop_deadline(self) -> None:
-        deadline, self._deadline = self._deadline, None
-        if deadline is not None:
-            deadline.cancel()
-
-    def _on_deadline(self) -> None:
-        if self._phase is Phase.OPEN:
-            # If the reactor was blocked, the HELLO may have arrived in time. The reactor reads it before the next call.
-            self._deadline = self.factory.reactor.callLater(0, self._on_hello_timeout)
-            return
-        self._deadline = None
-        if self._phase is Phase.DISCONNECTING:
+    def _on_phase_timeout(self, phase: Phase) -> None:
+        if phase is Phase.OPEN:
+            self._observer.on_event(HelloTimedOut(self._peer))
+            self._queue_disconnect(StatusCode.TIMEOUT, "no HELLO came in time")
+            self._flush()
+        elif phase is Phase.DISCONNECTING:
+            # HAProxy has not closed the connection, so the agent does.
             self._start_flushing()
             self._close_soon()
         else:
             self._close()
             self.transport.abortConnection()
-
-    def _on_hello_timeout(self) -> None:
-        self._deadline = None
-        self._observer.on_event(HelloTimedOut(self._peer))
-        self._queue_disconnect(StatusCode.TIMEOUT, "no HELLO came in time")
-        self._flush()
 
 
 @final

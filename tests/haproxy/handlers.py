@@ -12,7 +12,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from spoa_twisted import Handlers, SPOAProtocol, Variables
+from spoa_twisted import Handlers, Variables
+from spoa_twisted.agent.answering import Answering
 from spoa_twisted.spop.connection import Notify
 
 SCORE = {"txn.score": 42}
@@ -61,20 +62,20 @@ class Asking:
     """Records the connection of the NOTIFY whose handlers are called now.
 
     HAProxy reads each connection separately, so the tests must know how much the agent wrote to each connection. The
-    agent does not pass the connection to a handler, so this class wraps a method of the protocol.
+    agent does not pass the connection to a handler, so this class wraps the method that calls the handlers.
     """
 
     def __init__(self) -> None:
         #: The number of the current connection, counted from 1.
         self.connection = 0
-        self._numbers: dict[SPOAProtocol, int] = {}
-        answer = SPOAProtocol._on_notify
+        self._numbers: dict[Answering, int] = {}
+        answer = Answering.on_notify
 
-        def note_and_answer(protocol: SPOAProtocol, notify: Notify) -> None:
-            self.connection = self._numbers.setdefault(protocol, len(self._numbers) + 1)
-            answer(protocol, notify)
+        def note_and_answer(connection: Answering, notify: Notify) -> None:
+            self.connection = self._numbers.setdefault(connection, len(self._numbers) + 1)
+            answer(connection, notify)
 
-        SPOAProtocol._on_notify = note_and_answer  # type: ignore[method-assign, assignment]
+        Answering.on_notify = note_and_answer  # type: ignore[method-assign]
 
 
 asking = Asking()

@@ -1,0 +1,131 @@
+"""NOTIFY -> handlers -> ACK, on one connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol, final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from spoa_twisted.agent.engines import Engine, cancel
+from spoa_twisted.agent.in_flight import InFlight
+from spoa_twisted.agent.observation import Observation
+from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.limits import Limits
+from spoa_twisted.observer import IObserver, RespondFailed, ResponseUnsendable
+from spoa_twisted.spop.connection import AgentConnection, Notify, State
+
+_RUNNING: Final = State.RUNNING
+_CLOSED: Final = State.CLOSED
+
+
+class Agent(Protocol):
+    """The agent, as a connection's answers need it. A reload replaces its handlers."""
+
+    handlers: IHandlers
+    limits: Limits
+    outcomes: Outcomes
+    reactor: IReactorTime
+
+    @property
+    def observer(self) -> IObserver:
+        """Hears of everything."""
+
+    @property
+    def notify_observer(self) -> IObserver | None:
+        """Hears of each NOTIFY."""
+
+
+@final
+class Answering:
+    """Lets the handlers answer the NOTIFYs of one connection, and queues the ACKs.
+
+    :param connection: where ACKs are queued.
+    :param peer: the peer's address as text.
+    :param serve: called when a pending NOTIFY was answered: writes its ACK, and goes on with NOTIFYs that had to wait.
+        Its argument says whether to call the kernel at once.
+    """
+
+    __slots__ = ("_agent", "_connection", "_engine", "_peer", "_serve", "in_flight")
+
+    def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[bool], None]) -> None:
+        self._agent = agent
+        self._connection = connection
+        self._peer = peer
+        self._serve = serve
+        self._engine: Engine | None = None
+        #: The NOTIFYs whose handlers have not finished.
+        self.in_flight = InFlight(agent.limits.max_in_flight, agent.limits.max_in_flight_size)
+
+    def join(self, engine: Engine) -> None:
+        """Take part in the ACKs of ``engine``, with the capability ``async``."""
+        self._engine = engine
+        engine.add(self)
+
+    def on_notify(self, notify: Notify) -> None:
+        """Let the handlers answer, and queue the ACK, now or when they have finished."""
+        agent = self._agent
+        handlers = agent.handlers
+        if agent.notify_observer is not None:
+            handlers = Observation(agent.notify_observer, handlers, self._peer, notify)
+        room = self._connection.room_for_actions(notify.ids)
+        answer: bytes | Deferred[bytes]
+        try:
+            answer = handlers.respond(
+                notify.messages, room, agent.reactor, agent.limits.handler_timeout, agent.outcomes
+            )
+        except BaseException:
+            answer = self._actions(Failure())
+        if type(answer) is not bytes and isinstance(answer, Deferred):
+            self.in_flight.add(answer, notify)
+            answer.addBoth(self._on_answer, answer)
+        else:
+            self._queue_ack(notify.ids, answer)
+
+    def acknowledge(self, ids: bytes, actions: bytes) -> None:
+        """Send the ACK for a NOTIFY of this connection, or of another one of the same engine."""
+        self._queue_ack(ids, actions)
+        # More handlers may finish in the same turn of the reactor. Then their ACKs leave together, in the next turn.
+        self._serve(not self.in_flight.count)
+
+    def has_disconnected(self) -> bool:
+        """Return whether no further ACK can be sent."""
+        return self._connection.state is _CLOSED
+
+    def cancel(self) -> None:
+        """Cancel all pending answers."""
+        cancel(self.in_flight.take_all(), self._agent.observer)
+
+    def end(self) -> None:
+        """Leave all pending answers to the engine; without one, cancel them. The connection is closed."""
+        if self._engine is None:
+            self.cancel()
+        else:
+            self._engine.remove(self, self.in_flight.take_all())
+
+    def _on_answer(self, actions: bytes | Failure, answer: Deferred[bytes]) -> None:
+        ids = self.in_flight.remove(answer)
+        if ids is not None:
+            self.acknowledge(ids, self._actions(actions))
+        elif self._engine is not None and self._engine.awaits(answer):
+            self._engine.on_answer(answer, self._actions(actions))
+        # Else the answer was cancelled, and nobody waits for it.
+
+    def _actions(self, answer: bytes | Failure) -> bytes:
+        if isinstance(answer, Failure):
+            self._agent.observer.on_event(RespondFailed(self._peer, answer))
+            return b""
+        return answer
+
+    def _queue_ack(self, ids: bytes, actions: bytes) -> None:
+        if self._connection.state is not _RUNNING:
+            return
+        try:
+            self._connection.send_ack(ids, actions)
+        except (TypeError, ValueError) as error:
+            # An ACK that takes another connection of its engine may find a smaller frame size there.
+            self._agent.observer.on_event(ResponseUnsendable(self._peer, error))
+            self._connection.send_ack(ids)
