@@ -161,7 +161,7 @@ def test_on(session: nox.Session, version: str) -> None:
     else:
         installed = find_python(version)
         if installed is None:
-            session.skip(f"{version} NOT TESTED: this machine has no such Python")
+            session.skip(f"{version} NOT TESTED: this machine does not have it")
         session.run(installed, "-m", "venv", "--clear", str(environment), external=True)
     checkout(session)
     python = str(environment / "bin" / "python")

@@ -1,6 +1,6 @@
 """Measures what a second agent on a second core gains, under direct load and behind real HAProxys.
 
-Run ``python -m benchmarks.cores`` from the top of the checkout. HAProxy's configuration is that of ``examples/scale``.
+Run ``python -m benchmarks.cores`` from the top of the checkout. HAProxy uses the configuration in ``examples/scale``.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16, help="concurrent clients (default: %(default)s)")
     parser.add_argument("--duration", type=float, default=3.0, help="seconds to measure (default: %(default)s)")
     parser.add_argument("--warm-up", type=float, default=0.5, help="seconds of load before (default: %(default)s)")
-    parser.add_argument("--expect", help="body that each answer must have (default: that of the first answer)")
+    parser.add_argument("--expect", help="body that each answer must have (default: the body of the first answer)")
     parser.add_argument("--pid", type=int, action="append", default=[], help="process to measure too; repeatable")
     options = parser.parse_args()
     react(lambda reactor: Deferred.fromCoroutine(run(reactor, options)))

@@ -81,7 +81,7 @@ class SPOEProtocol(Protocol):
         """Send ``messages`` in one NOTIFY.
 
         The Deferred fires with the variables that the ACK sets; the value ``None`` means that the variable is unset.
-        It fails as that of :meth:`hello` does, and with :class:`PayloadRefused` when the agent aborted the NOTIFY.
+        It fails with the errors of :meth:`hello`, or with :class:`PayloadRefused` when the agent aborted the NOTIFY.
         When it is cancelled, a later ACK of this NOTIFY is ignored.
 
         :raises TypeError: when an argument has a type that SPOP does not have.
@@ -243,7 +243,7 @@ class SPOEClient:
     def ping(self) -> Deferred[AgentHello]:
         """Do a health check on a separate connection (SPOE.txt, section 3.2.4).
 
-        The Deferred fires with the agent's HELLO. It fails as that of :meth:`send` does.
+        The Deferred fires with the agent's HELLO. It fails with the errors of :meth:`send`.
         """
         return Deferred.fromCoroutine(self._ping())
 

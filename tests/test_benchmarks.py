@@ -153,7 +153,7 @@ async def test_idle_connections_with_tls() -> None:
 @pytest.mark.parametrize("command", ["idle 127.0.0.1:1 100", "connections --idle=100"])
 @bounded
 async def test_more_connections_than_files(command: str) -> None:
-    """If the limit of open files is too low, one line says so before a connection is opened."""
+    """If the limit of open files is too low, the command prints one line about it, before it opens a connection."""
     limited = ["-c", f'ulimit -n 60; exec "$0" -m benchmarks.{command}', sys.executable]
     out, err, status = await getProcessOutputAndValue("/bin/sh", limited, env=ENVIRONMENT, path=str(ROOT))
     assert (out, status) == (b"", 1)

@@ -123,7 +123,7 @@ def test_maximum_of_connections_under_a_flood(launch: Launch) -> None:
     assert agent.descriptors < 100 + 50
     assert agent.peak_growth < 100 * IDLE_SIZE + SLACK
     (line,) = agent.logged()
-    assert "max_connections, 100, are open: new ones are refused" in line
+    assert "100 connections are open, as many as max_connections allows: new ones are refused" in line
     agent.close_peers()
 
 

@@ -103,8 +103,8 @@ def test_handler_that_blocks_the_reactor(launch: Launch, tmp_path: Path) -> None
     agent = launch("--hello-timeout=1")
     agent.begin_measuring()
     peer, releasing, busy = (agent.connect_with_hello() for _ in range(3))
-    greeting = agent.connect()
-    # This waits until "greeting" is accepted: the agent accepts connections in the order in which they arrive.
+    newcomer = agent.connect()
+    # This waits until "newcomer" is accepted: the agent accepts connections in the order in which they arrive.
     agent.check_answers()
     peer.send(
         notify(message("block-a-thread", ("path", text(str(fifo)))), stream_id=1),
@@ -115,7 +115,7 @@ def test_handler_that_blocks_the_reactor(launch: Launch, tmp_path: Path) -> None
     agent.said("blocking a thread")
     os.close(os.open(fifo, os.O_WRONLY))
     releasing.send(notify(message("release")))
-    greeting.send(hello())
+    newcomer.send(hello())
     checks = [agent.connect() for _ in range(50)]
     for check in checks:
         check.send(hello({**HELLO, "healthcheck": boolean(True)}))
@@ -126,8 +126,8 @@ def test_handler_that_blocks_the_reactor(launch: Launch, tmp_path: Path) -> None
     assert releasing.actions() == []
     answers = {stream_id: actions for stream_id, _, actions in (peer.acknowledgement() for _ in range(3))}
     assert answers == {1: RELEASED, 2: RELEASED, 3: []}
-    greeting.agent_hello()
-    assert greeting.request(ECHO) == ECHOED
+    newcomer.agent_hello()
+    assert newcomer.request(ECHO) == ECHOED
     for check in checks:
         check.agent_hello()
         check.expect_eof()

@@ -93,7 +93,7 @@ def test_log_whose_reader_is_gone(launch: Launch, listening: socket.socket) -> N
     assert agent.peak_growth < SLACK
 
 
-def test_log_that_nobody_reads(launch: Launch, listening: socket.socket) -> None:
+def test_log_whose_pipe_is_full(launch: Launch, listening: socket.socket) -> None:
     """When the pipe of the log is full, the agent blocks in write(). Once it is read, no answer or line is lost."""
     reading, writing = os.pipe()
     agent = launch(stdout=writing, inherited=listening)

@@ -176,7 +176,7 @@ def timer(peer: Peer) -> tuple[str, float]:
         if row[3] == "01" and tuple([int(end.partition(":")[2], 16) for end in row[1:3]]) == ends:
             kind, _, ticks = row[5].partition(":")
             return kind, int(ticks, 16) / os.sysconf("SC_CLK_TCK")
-    raise AssertionError("no such connection")
+    raise AssertionError("/proc/net/tcp does not list the connection")
 
 
 @pytest.mark.parametrize("kind", [TCP, TLS], ids=["tcp", "tls"])

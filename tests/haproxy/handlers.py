@@ -75,7 +75,7 @@ class Asking:
             self.connection = self._numbers.setdefault(connection, len(self._numbers) + 1)
             answer(connection, notify)
 
-        Answering.on_notify = note_and_answer  # type: ignore[method-assign]
+        Answering.on_notify = note_and_answer  # type: ignore[method-assign, assignment]
 
 
 asking = Asking()
