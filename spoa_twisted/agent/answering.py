@@ -101,6 +101,9 @@ class Answering:
 
     def end(self) -> None:
         """Leave all pending answers to the engine; without one, cancel them. The connection is closed."""
+        # The connection and this object refer to each other. Without this they would stay in memory until the garbage
+        # collector finds them.
+        self._serve = _ignore
         if self._engine is None:
             self.cancel()
         else:
@@ -129,3 +132,7 @@ class Answering:
             # An ACK that takes another connection of its engine may find a smaller frame size there.
             self._agent.observer.on_event(ResponseUnsendable(self._peer, error))
             self._connection.send_ack(ids)
+
+
+def _ignore(at_once: bool) -> None:
+    pass

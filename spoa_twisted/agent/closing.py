@@ -59,6 +59,13 @@ class Closing:
         if timer is not None:
             timer.cancel()
 
+    def close(self) -> None:
+        """Let ``on_timeout`` be called no more: the connection is closed."""
+        self.stop()
+        # The connection and this object refer to each other. Without this they would stay in memory until the garbage
+        # collector finds them.
+        self._on_timeout = _ignore
+
     def _on_timer(self) -> None:
         if self.phase is Phase.OPEN:
             # If the reactor was blocked, the HELLO may have arrived in time. The reactor reads it before the next call.
@@ -69,3 +76,7 @@ class Closing:
     def _end(self) -> None:
         self._timer = None
         self._on_timeout(self.phase)
+
+
+def _ignore(phase: Phase) -> None:
+    pass

@@ -70,6 +70,13 @@ class Outbox:
         self._unsent = 0
         self.stop()
 
+    def close(self) -> None:
+        """Let ``on_overflow`` be called no more."""
+        self.stop()
+        # The connection and its outbox refer to each other. Without this they would stay in memory until the garbage
+        # collector finds them.
+        self._on_overflow = _ignore
+
     @property
     def is_empty(self) -> bool:
         """Whether the kernel was given all bytes, as far as is known."""
@@ -89,6 +96,10 @@ class Outbox:
     def _on_timeout(self) -> None:
         self._timer = None
         self._on_overflow()
+
+
+def _ignore() -> None:
+    pass
 
 
 @final

@@ -64,11 +64,10 @@ class Pacing:
             self._holding_back = True
             self._on_held_back(self._connection.bytes_to_send)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Stop the timer."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _on_interval(self) -> None:
         # The kernel is asked two turns of the reactor later: bytes written before this call reach the kernel in this

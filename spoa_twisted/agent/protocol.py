@@ -87,6 +87,8 @@ class SPOAProtocol(Protocol):
         self._observer = factory.observer
         self._connection = AgentConnection(limits.max_frame_size, limits.max_payload_size, factory.async_)
         self._closing = Closing(factory.reactor, self._on_phase_timeout)
+        # Made when a HAProxy >= 3.1 may have unread ACKs for the first time: most connections never need it.
+        self._pacing: Pacing | None = None
         # True while _serve runs. A handler's answer, or the transport, may call it again from within.
         self._serving = False
         # Whether the transport was asked to read.
@@ -106,9 +108,6 @@ class SPOAProtocol(Protocol):
         self._peer = describe(self.transport.getPeer())
         self._answering = Answering(factory, self._connection, self._peer, self._serve)
         self._outbox = Outbox(self.transport, factory.reactor, factory.limits.max_unsent, self._drop)
-        self._pacing = Pacing(
-            self._connection, self.transport, factory.reactor, self._on_acks_read, self._on_acks_held_back
-        )
         self._tls = ISSLTransport.providedBy(self.transport)
         factory.connections.add(self)
         set_tcp_options(self.transport)
@@ -142,7 +141,7 @@ class SPOAProtocol(Protocol):
         self._observer.on_event(ConnectionEnded(self._peer, reason))
         if self._closing.phase is not Phase.CLOSING:
             self._end()
-        self._closing.stop()
+        self._closing.close()
         self.factory.on_connection_lost(self)
 
     def pauseProducing(self) -> None:
@@ -287,7 +286,7 @@ class SPOAProtocol(Protocol):
         if self._closing.phase is Phase.CLOSING:
             return
         if connection.unread:
-            self._pacing.watch()
+            self._watch_unread()
         if data:
             self.activity += 1
         held_back = connection.bytes_to_send
@@ -304,6 +303,13 @@ class SPOAProtocol(Protocol):
             self._close_when_written()
         if self._answering.in_flight.count or self._outbox.clogged or connection.bytes_to_send or not self._reading:
             self._read_or_pause()
+
+    def _watch_unread(self) -> None:
+        if self._pacing is None:
+            self._pacing = Pacing(
+                self._connection, self.transport, self.factory.reactor, self._on_acks_read, self._on_acks_held_back
+            )
+        self._pacing.watch()
 
     def _on_acks_read(self) -> None:
         self._flush()
@@ -350,8 +356,10 @@ class SPOAProtocol(Protocol):
         """Stop all work, once: before the transport is told to close, or when it has closed by itself."""
         self._closing.enter(Phase.CLOSING)
         self._connection.close()
-        self._outbox.stop()
-        self._pacing.stop()
+        self._outbox.close()
+        if self._pacing is not None:
+            self._pacing.close()
+            self._pacing = None
         self._answering.end()
 
     def _on_phase_timeout(self, phase: Phase) -> None:
