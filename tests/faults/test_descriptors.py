@@ -74,6 +74,6 @@ def test_fewer_descriptors_than_connections(launch: Launch) -> None:
     assert served == 200 - 64
     assert agent.peak_growth < SLACK
     (line,) = agent.logged()
-    assert "max_connections, 136, are open: new ones are refused" in line
+    assert "136 connections are open, as many as max_connections allows: new ones are refused" in line
     assert "max_connections is 136: the process may open 200 files" in agent.output
     agent.close_peers()
