@@ -70,7 +70,7 @@ class SPOAService(Service):
         self.factory = factory
         self._own_drain_timeout = drain_timeout
         self._reactor = reactor
-        # Each endpoint, after the text that names it in errors and in the log.
+        # Pairs of a text and an endpoint: errors and the log name the endpoint by the text.
         self._endpoints: list[tuple[str, IStreamServerEndpoint]] = []
         for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
             if isinstance(endpoint, str):
