@@ -87,9 +87,9 @@ class Limit:
         return f"between {self.smallest:,} and {self.largest:,} {self.unit}"
 
 
-# The next functions define a field of Limits. Its metadata are the arguments of its Limit, all but the name, which LIMITS
-# adds. The functions return Any, as dataclasses.field does: otherwise mypy would not allow the result as the default of
-# an int.
+# The next functions define a field of Limits. Its metadata are the arguments of its Limit, all but the name, which
+# LIMITS adds. The functions return Any, as dataclasses.field does: otherwise mypy would not allow the result as the
+# default of an int.
 
 
 def _whole(default: int, unit: str, text: str, *, smallest: int = 1, largest: int = _LARGEST_WHOLE_NUMBER) -> Any:
