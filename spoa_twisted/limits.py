@@ -1,7 +1,8 @@
 """The limits of an agent. Each limit is defined once: its name, default, unit, range and help text.
 
-A field of :class:`Limits` is a keyword of ``SPOAFactory`` and an option of ``twistd spoa``: ``max_frame_size`` is
-``--max-frame-size``. The option's help and the table of options in the README come from here too.
+Each field of :class:`Limits` is a keyword of ``SPOAFactory`` and an option of ``twistd spoa``: ``max_frame_size`` is
+``--max-frame-size``. The help text of the option, and its row in the README's table of options, are made from the field
+too. So a new limit is one field here, and the code that applies it.
 """
 
 from __future__ import annotations
@@ -16,27 +17,29 @@ from spoa_twisted.spop.frames import MIN_MAX_FRAME_SIZE
 # Bytes. SPOP sends max-frame-size as a UINT32.
 _LARGEST_FRAME_SIZE: Final = 2**32 - 1
 
-# For the other sizes and counts. A larger number is a mistake: 2**40 bytes are 1 TiB.
+# Bytes or a count: the largest value of the other limits. A larger value is surely a mistake: 2**40 bytes are 1 TiB.
 _LARGEST_WHOLE_NUMBER: Final = 2**40
 
-# About four months. Twisted's timers fail with numbers that are much larger.
+# Seconds, about four months. Twisted's timers fail with numbers that are much larger.
 _MOST_SECONDS: Final = 10_000_000
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """The definition of one limit, without a value."""
+    """The definition of one limit. The values are in :class:`Limits`, because each agent has its own."""
 
     #: The name of the field of :class:`Limits`, and so the keyword of ``SPOAFactory``.
     name: str
+    #: The value, unless the application or the command line sets another one.
     default: float
-    #: ``float`` allows ``int`` values too.
+    #: The type of the value. ``float`` allows ``int`` values too.
     number: type[int | float]
     #: The unit of the value, in the plural: ``bytes``.
     unit: str
-    #: The smallest and the largest value.
+    #: The smallest value that is allowed.
     smallest: float
+    #: The largest value that is allowed.
     largest: float
     #: One or two short sentences about the purpose, for ``--help`` and for the README.
     help: str
@@ -47,21 +50,21 @@ class Limit:
         return self.name.replace("_", "-")
 
     def check(self, value: object) -> None:
-        """Check a value that Python code gives.
+        """Check a value that an application has set in Python.
 
-        :raises TypeError: for a value that is not a number, or that is not a whole number where one is needed.
+        :raises TypeError: for a value that is not a number, or for a float if the limit is a whole number.
         :raises ValueError: for a number outside the range.
         """
-        # bool is a subclass of int, but True is not a sensible number.
+        # bool is a subclass of int, but an application that sets a number to True has made a mistake.
         if isinstance(value, bool) or not isinstance(value, (int, self.number)):
             raise TypeError(f"{self.name} is {value!r}, which is not {self._kind}")
         if not self._is_in_range(value):
             raise ValueError(f"{self.name} is {value}, which is not {self._range}")
 
     def parse(self, text: str) -> float:
-        """Return the value that the command line gives as ``text``.
+        """Return the number that ``text`` from the command line stands for.
 
-        :raises ValueError: for a text that is not a number of the right kind, or a number outside the range.
+        :raises ValueError: for a text that is not a number, or a number outside the range. The error names the option.
         """
         try:
             value = self.number(text)
@@ -72,7 +75,7 @@ class Limit:
         return value
 
     def _is_in_range(self, number: float) -> bool:
-        # NaN is outside every range, because each comparison with it is false.
+        # NaN is outside every range, because each comparison with NaN is false.
         return self.smallest <= number <= self.largest
 
     @property
@@ -84,8 +87,9 @@ class Limit:
         return f"between {self.smallest:,} and {self.largest:,} {self.unit}"
 
 
-# The metadata of a field of Limits are the arguments of its Limit, without the name. These functions return Any, as
-# dataclasses.field does: mypy would not allow any other type as the default of an int.
+# The next functions define a field of Limits. Its metadata are the arguments of its Limit, all but the name, which
+# LIMITS adds. The functions return Any, as dataclasses.field does: otherwise mypy would not allow the result as the
+# default of an int.
 
 
 def _whole(default: int, unit: str, text: str, *, smallest: int = 1, largest: int = _LARGEST_WHOLE_NUMBER) -> Any:
@@ -109,7 +113,7 @@ class Limits:
     :raises ValueError: for a number outside the range of its limit.
     """
 
-    # HAProxy offers 16,380 bytes, or more with a larger tune.bufsize.
+    # HAProxy offers 16,380 bytes by default, and more if its tune.bufsize is larger.
     max_frame_size: int = _whole(
         DEFAULT_MAX_FRAME_SIZE,
         "bytes",
@@ -122,27 +126,30 @@ class Limits:
         "bytes",
         "The longest NOTIFY, in bytes, that HAProxy <= 3.0 may send in fragments. The agent aborts a longer one.",
     )
-    # HAProxy has up to 20 NOTIFYs in flight on a connection, unless its max-waiting-frames says otherwise.
+    # HAProxy has up to 20 NOTIFYs in flight on a connection, unless its configuration sets max-waiting-frames.
     max_in_flight: int = _whole(
         256,
         "NOTIFYs",
         "How many NOTIFYs of one connection may be pending. The agent handles no other until one is answered.",
     )
+    # max_in_flight alone does not limit the memory: NOTIFYs may be as long as max_frame_size or max_payload_size.
     max_in_flight_size: int = _whole(
         2 * 2**20,
         "bytes",
         "How many bytes the pending NOTIFYs of one connection may take. Then the agent handles no other.",
     )
+    # The agent keeps unsent bytes in memory. A peer that never reads could otherwise fill it.
     max_unsent: int = _whole(
         2**20,
         "bytes",
         "How many bytes HAProxy may leave unread on one connection. "
         "After 5 seconds with more, the agent drops the connection.",
     )
-    # One HAProxy opens 20 to a few hundred.
+    # One HAProxy opens 20 to a few hundred connections.
     max_connections: int = _whole(16384, "connections", "How many connections may be open. The agent refuses others.")
+    # Without this limit, connections that never send a frame would use up max_connections.
     hello_timeout: float = _seconds(10.0, "Seconds for HAProxy to send HAPROXY-HELLO after it connects; 0: no limit.")
-    # HAProxy's "timeout processing" is seldom longer than one second.
+    # HAProxy waits for an ACK until its "timeout processing" is over, which is seldom longer than one second.
     handler_timeout: float = _seconds(10.0, "Seconds for a handler that has no timeout of its own; 0: no limit.")
     drain_timeout: float = _seconds(10.0, "Seconds to answer pending NOTIFYs when the agent stops.")
 

@@ -1,13 +1,16 @@
-"""The log of an agent: an observer that writes a line for each event, and keeps what peers send from doing harm there.
+"""The log of an agent: an observer that writes a line for each event.
 
-Texts that come from a peer may be as long as a frame, and may hold control characters: they are cut and escaped. A
-fault that repeats with every request or every connection is logged once.
+Names and texts that come from a peer may be as long as a frame, and may hold control characters. The log cuts and
+escapes them, so that a peer can neither forge a line nor fill the disk. A fault that would repeat with each request or
+each connection is logged once, or once a minute.
+
+A new kind of event is logged if :data:`_LINES` has a line for it, or if :class:`LogObserver` has a method for it.
 """
 
 from __future__ import annotations
 
-# PyPy opens this module's file when it first makes a text ASCII. That fails when the process may open no more files,
-# and then a line in the log is needed most.
+# PyPy loads this module from its file when a text is first encoded as ASCII. If the process has no file descriptor left
+# at that time, loading fails, and the line of the log is lost. So the module is loaded now.
 import encodings.ascii  # noqa: F401
 import re
 from collections.abc import Callable, Sequence
@@ -48,26 +51,31 @@ from spoa_twisted.observer import (
 )
 from spoa_twisted.spop.connection import Notify
 
-# Seconds for which the same fault of the same host is not logged again: HAProxy <= 3.0 reconnects hundreds of times a
-# second.
+# Seconds. The same fault of the same host is logged only once in this time: HAProxy <= 3.0 reconnects hundreds of times
+# a second.
 _LOG_INTERVAL: Final = 60.0
 
-# How many faults, and how many names of messages and variables, are remembered. Peers choose both.
+# How many faults, and how many names of messages and variables, the log remembers. Peers choose both: without a limit,
+# they could fill the memory.
 _MAX_FAULTS: Final = 1000
 _MAX_NAMES: Final = 1000
 
-# Characters of a message's or a variable's name that are logged.
+# Characters. A longer name of a message or a variable is cut in the log.
 _MAX_NAME_LENGTH: Final = 64
 
-# Characters of an exception's text and of a traceback that are logged. A recursion error's traceback has 80,000.
+# Characters. A longer text of an exception is cut in the log, and a longer traceback too. The traceback of a
+# RecursionError has 80,000.
 _MAX_TEXT_LENGTH: Final = 2000
 _MAX_TRACEBACK_LENGTH: Final = 10_000
 
+# Every character but printable ASCII. Terminals and log viewers may interpret the others.
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
+# The same, without the line breaks of a traceback.
 _UNPRINTABLE_BUT_NEWLINE: Final = re.compile(r"[^ -~\n]")
 
 
-# The line for each event that needs no special care: its level, and a format of the event's fields.
+# The level and the text of each event that is logged every time, always in the same way. The text is a format: the
+# names in it are fields of the event, and !a escapes a text that comes from the peer.
 _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     ConnectionMade: (LogLevel.debug, "{peer}: connected"),
     HelloReceived: (LogLevel.debug, "{peer}: {hello!a}"),
@@ -92,17 +100,18 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
 class LogObserver:
     """Writes events to a log.
 
-    :param log: receives the beginning and end of each connection at the level debug, faults at warn and above.
-    :param reactor: tells the time.
+    :param log: receives the beginning and the end of each connection at the level debug, and faults at warn or above.
+    :param reactor: the clock for the faults that are logged once a minute.
     """
 
     def __init__(self, log: Logger, reactor: IReactorTime) -> None:
         self._log = log
         self._reactor = reactor
-        # When each fault was last logged, by what makes two faults the same one.
+        # The time at which each fault was last logged. Two faults with an equal key count as the same fault.
         self._faults: dict[object, float] = {}
-        # The messages and variables that were warned about.
+        # The names that were logged, each with the kind of event. No name is logged a second time.
         self._names: set[tuple[type[Event], str]] = set()
+        # The events that are not in _LINES.
         self._special: dict[type[Event], Callable[[Any], None]] = {
             CancelFailed: self._cancel_failed,
             ConnectionEnded: self._connection_ended,
@@ -119,7 +128,7 @@ class LogObserver:
         }
 
     def on_event(self, event: Event) -> None:
-        """Log ``event``, if it is of a kind that has a line."""
+        """Log ``event``. Ignore a kind of event that this class does not know."""
         special = self._special.get(type(event))
         if special is not None:
             special(event)
@@ -128,12 +137,14 @@ class LogObserver:
             self._log.emit(level, text, **{known.name: getattr(event, known.name) for known in fields(event)})
 
     def on_notify(self, peer: str, notify: Notify, outcomes: Sequence[Outcome], seconds: float) -> None:
-        """Log nothing: a handler that fails is an event too."""
+        """Do nothing: each failure of a handler is also an event, which :meth:`on_event` logs."""
 
     def _connection_ended(self, event: ConnectionEnded) -> None:
+        # Twisted's text for the reason: "Connection was closed cleanly." is the usual one.
         self._log.debug("{peer}: ended: {reason}", peer=event.peer, reason=event.reason.getErrorMessage())
 
     def _connection_refused(self, event: ConnectionRefused) -> None:
+        # One line a minute, because HAProxy may try again hundreds of times a second.
         if not self._logged_lately(ConnectionRefused):
             self._log.warn(
                 "{limit} connections are open, as many as max_connections allows: new ones are refused",
@@ -142,7 +153,8 @@ class LogObserver:
 
     def _protocol_error(self, event: ProtocolError) -> None:
         code = event.error.status_code
-        # HAProxy tries again from another port, so the port is not part of the fault.
+        # HAProxy tries again from another port. So two errors of one host with the same status code count as the same
+        # fault, and the second one is logged only at the level debug.
         host, _, _ = event.peer.rpartition(":")
         log = self._log.debug if self._logged_lately((host, code)) else self._log.warn
         log(
@@ -198,11 +210,14 @@ class LogObserver:
         log_failure(self._log, "a handler's Deferred failed to be cancelled", event.failure)
 
     def _handlers_replaced(self, event: HandlersReplaced) -> None:
-        # The new handlers are warned about again.
+        # Log the names again: with the new handlers, other messages may be without a handler.
         self._names.clear()
 
     def _is_new(self, event: Event, name: str) -> bool:
-        """Return whether ``name`` was not logged before with an event of this kind. Remember it."""
+        """Return whether ``name`` is new for this kind of event, and remember it.
+
+        After ``_MAX_NAMES`` names, no name is new any more: a peer may send any number of names.
+        """
         key = type(event), _cut(name)
         if key in self._names or len(self._names) >= _MAX_NAMES:
             return False
@@ -210,28 +225,40 @@ class LogObserver:
         return True
 
     def _logged_lately(self, fault: object) -> bool:
-        """Return whether ``fault`` was logged within the last minute. If not, remember that it is logged now."""
+        """Return whether ``fault`` was logged within the last minute. If not, remember that the caller logs it now.
+
+        :param fault: a key that is equal for faults that count as the same.
+        """
         now = self._reactor.seconds()
         last = self._faults.get(fault)
         if last is not None and now - last < _LOG_INTERVAL:
             return True
         if len(self._faults) >= _MAX_FAULTS:
+            # To forget all is simple, and adds at most one line for each fault that repeats.
             self._faults.clear()
         self._faults[fault] = now
         return False
 
 
 def log_failure(log: Logger, text: str, failure: Failure, **values: Any) -> None:
-    """Log ``failure`` with its traceback, cut and escaped: a peer's text can neither forge a line nor fill the log."""
+    """Log ``failure`` with its traceback. Cut and escape the text, if it is long or has control characters.
+
+    The text of an exception may hold what a peer has sent, for example in a ``KeyError``.
+
+    :param text: a format for ``values``, the first line of what is logged.
+    """
     message = safe_str(failure.value)
     traceback = failure.getTraceback()
     harmless = not _UNPRINTABLE_BUT_NEWLINE.search(traceback) and len(traceback) <= _MAX_TRACEBACK_LENGTH
     if harmless and message.isprintable() and len(message) <= _MAX_TEXT_LENGTH:
+        # Log observers of the application then receive the Failure itself, not only its text.
         log.failure(text, failure, **values)
         return
+    # A traceback ends with the type and the message of the exception. In the message, line breaks are escaped too: they
+    # could look like lines of the log. The frames before it keep their line breaks.
     frames, found, _ = traceback.rpartition(f": {message}\n")
     if found:
-        # The last frames tell most.
+        # The last frames are the most useful ones: the exception was raised there.
         frames = _UNPRINTABLE_BUT_NEWLINE.sub(_escape, frames[-_MAX_TRACEBACK_LENGTH:])
         traceback = f"{frames}: {in_one_line(message)}"
     else:
@@ -241,7 +268,7 @@ def log_failure(log: Logger, text: str, failure: Failure, **values: Any) -> None
 
 
 def in_one_line(text: str) -> str:
-    """Return the first 2,000 characters of ``text``, with all that is not printable ASCII escaped."""
+    """Return the first 2,000 characters of ``text``. Line breaks, and all else but printable ASCII, are escaped."""
     return _UNPRINTABLE.sub(_escape, text[:_MAX_TEXT_LENGTH])
 
 

@@ -1,7 +1,7 @@
-"""Events: what an agent tells those who count, measure, trace or log. :class:`IObserver` receives them.
+"""The events of an agent, and :class:`IObserver`, which receives them: to count, measure, trace or log.
 
-An application hands its observer to ``SPOAFactory(handlers, observer=...)``. The package's own log is an observer too
-(:mod:`spoa_twisted.log`). A new kind of event is a class here, and one call of ``on_event`` where it happens.
+An application passes its observer to ``SPOAFactory(handlers, observer=...)``. The package's own log is an observer too
+(:mod:`spoa_twisted.log`). To add a kind of event, write its class here, and call ``on_event`` where it happens.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 
 
 class Outcome(Enum):
-    """What became of one message of a NOTIFY."""
+    """The result of one message of a NOTIFY."""
 
-    #: Its handler returned variables, or none.
+    #: The handler of the message returned variables, or a result without variables.
     OK = "ok"
-    #: Its handler raised an exception, or the Deferred of its handler failed.
+    #: The handler raised an exception, or its Deferred failed.
     ERROR = "error"
-    #: Its handler did not finish within its timeout.
+    #: The handler did not finish within its timeout.
     TIMEOUT = "timeout"
-    #: Its handler returned a value that SPOP cannot encode.
+    #: The handler returned a value that SPOP cannot encode.
     UNSENDABLE = "unsendable"
-    #: Its variables do not fit in the ACK.
+    #: The variables that the handler returned do not fit in the ACK.
     TOO_BIG = "too_big"
-    #: No handler is registered for it.
+    #: No handler is registered for the message.
     UNHANDLED = "unhandled"
     #: The connection ended before the ACK was ready.
     CANCELLED = "cancelled"
@@ -41,12 +41,12 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, other than a NOTIFY. The subclasses say what."""
+    """The base class of all events. A NOTIFY is not an event: see :meth:`IObserver.on_notify`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionEvent(Event):
-    """Something that happened on one connection."""
+    """The base class of events of one connection."""
 
     #: The peer's address: ``127.0.0.1:12345``, ``[::1]:12345``, or the path of a Unix socket.
     peer: str
@@ -55,13 +55,13 @@ class ConnectionEvent(Event):
 @final
 @dataclass(frozen=True, slots=True)
 class ConnectionMade(ConnectionEvent):
-    """A peer connected. It has sent nothing so far."""
+    """A peer connected. It has sent no bytes yet."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ConnectionRefused(Event):
-    """The agent closed a new connection at once: as many as it allows are open."""
+    """The agent closed a new connection at once, because ``max_connections`` connections are open already."""
 
     #: The agent's ``max_connections``.
     max_connections: int
@@ -70,8 +70,9 @@ class ConnectionRefused(Event):
 @final
 @dataclass(frozen=True, slots=True)
 class HelloReceived(ConnectionEvent):
-    """A peer sent a valid HAPROXY-HELLO. ``hello.healthcheck`` tells whether it is a health check."""
+    """A peer sent a valid HAPROXY-HELLO."""
 
+    #: The frame. ``hello.healthcheck`` is true for a health check.
     hello: HAProxyHello
 
 
@@ -86,6 +87,7 @@ class HelloTimedOut(ConnectionEvent):
 class DisconnectReceived(ConnectionEvent):
     """A peer sent HAPROXY-DISCONNECT."""
 
+    #: The frame, with its status code and message.
     disconnect: Disconnect
 
 
@@ -94,7 +96,7 @@ class DisconnectReceived(ConnectionEvent):
 class ConnectionEnded(ConnectionEvent):
     """A connection is closed. That is seldom an error: HAProxy opens and closes connections all the time."""
 
-    #: Twisted's reason.
+    #: The reason that Twisted passed to ``connectionLost``.
     reason: Failure
 
 
@@ -103,14 +105,14 @@ class ConnectionEnded(ConnectionEvent):
 class ProtocolError(ConnectionEvent):
     """A peer broke the protocol. The agent answers with AGENT-DISCONNECT, and closes the connection."""
 
-    #: Its ``status_code`` is that of the AGENT-DISCONNECT.
+    #: The error. ``error.status_code`` is the status code of the AGENT-DISCONNECT.
     error: SPOPError
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class PayloadRefused(ConnectionEvent):
-    """The fragments of a NOTIFY are too long together. The agent answers with an ACK that has the flag ABORT."""
+    """The fragments of a NOTIFY are longer together than ``max_payload_size``. The agent's ACK has the flag ABORT."""
 
     #: The agent's ``max_payload_size``, in bytes.
     max_payload_size: int
@@ -119,7 +121,7 @@ class PayloadRefused(ConnectionEvent):
 @final
 @dataclass(frozen=True, slots=True)
 class PeerDropped(ConnectionEvent):
-    """A peer left too much unread. The agent drops the connection."""
+    """A peer does not read its ACKs: more than ``max_unsent`` bytes are unsent. The agent drops the connection."""
 
     #: The agent's ``max_unsent``, in bytes.
     max_unsent: int
@@ -128,9 +130,9 @@ class PeerDropped(ConnectionEvent):
 @final
 @dataclass(frozen=True, slots=True)
 class AcksHeldBack(ConnectionEvent):
-    """The agent begins to hold back ACKs until a HAProxy >= 3.1 has read the ACKs before them."""
+    """The agent begins to hold ACKs back until a HAProxy >= 3.1 has read the ACKs that were sent before."""
 
-    #: The bytes of the ACKs held back.
+    #: How many bytes are held back now.
     size: int
 
 
@@ -139,43 +141,49 @@ class AcksHeldBack(ConnectionEvent):
 class RespondFailed(ConnectionEvent):
     """``IHandlers.respond`` raised an exception, or its Deferred failed. The ACK sets no variables."""
 
+    #: The exception.
     failure: Failure
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class ResponseUnsendable(ConnectionEvent):
-    """What ``IHandlers.respond`` returned is not ``bytes``, or does not fit in the ACK. The ACK sets no variables."""
+    """``IHandlers.respond`` returned a value that is not ``bytes``, or does not fit in the ACK.
 
+    The ACK sets no variables.
+    """
+
+    #: Its text says why the value cannot be sent.
     error: Exception
 
 
 @dataclass(frozen=True, slots=True)
 class MessageEvent(Event):
-    """Something that happened to one message."""
+    """The base class of events of one message."""
 
-    #: The message's name. It comes from the peer, may be as long as a frame, and may hold any character.
+    #: The name of the message. The peer chooses it: it may be as long as a frame, and may hold any character.
     name: str
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class MessageUnhandled(MessageEvent):
-    """No handler is registered for a message. It sets no variables."""
+    """No handler is registered for a message. The message sets no variables."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class HandlerFailed(MessageEvent):
-    """The handler of a message raised an exception, or the Deferred of its handler failed."""
+    """The handler of a message raised an exception, or its Deferred failed."""
 
+    #: The exception.
     failure: Failure
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class HandlerTimedOut(MessageEvent):
-    """The handler of a message did not finish in time."""
+    """The handler of a message did not finish within its timeout."""
 
     #: The handler's timeout, in seconds.
     timeout: float
@@ -195,11 +203,11 @@ class ResultUnsendable(MessageEvent):
 class ResultTooBig(MessageEvent):
     """The variables that the handler of a message returned do not fit in the ACK."""
 
-    #: The bytes that its variables need.
+    #: How many bytes the variables need.
     size: int
-    #: The bytes that are left in the ACK.
+    #: How many bytes are left in the ACK.
     room: int
-    #: The name of the variable that needs most.
+    #: The name of the variable that needs most bytes.
     largest: str
 
 
@@ -208,6 +216,7 @@ class ResultTooBig(MessageEvent):
 class VariableNameLong(Event):
     """A handler set a variable whose name is so long that HAProxy may drop it silently."""
 
+    #: The variable with its scope: ``txn.name``.
     variable: str
 
 
@@ -216,42 +225,43 @@ class VariableNameLong(Event):
 class CancelFailed(Event):
     """A Deferred of a handler, or of ``IHandlers.respond``, raised an exception when it was cancelled."""
 
+    #: The exception.
     failure: Failure
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class HandlersReplaced(Event):
-    """``SPOAFactory.use`` gave the agent other handlers."""
+    """The agent has new handlers, from ``SPOAFactory.use`` or ``SPOAService.reload``, or its first ones."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class DrainTimedOut(Event):
-    """Connections were still open at the end of ``drain_timeout``. The agent closes them, pending NOTIFYs or not."""
+    """Connections were still open at the end of ``drain_timeout``. The agent closes them despite pending NOTIFYs."""
 
-    #: How many connections.
+    #: How many connections were open.
     count: int
 
 
 class IObserver(Interface):
-    """Hears what happens in an agent.
+    """Receives the events of an agent, and the results of each NOTIFY.
 
-    Both methods are called in the reactor's thread, and must not block. An exception that one raises is logged, and
-    has no other effect.
+    The agent calls both methods in the reactor's thread, so they must not block. If a method raises an exception, the
+    agent logs it, and goes on.
     """
 
     def on_event(event: Event) -> None:
-        """Something happened. There will be more kinds of events: skip those that you do not know."""
+        """Receive an event. Later versions will have more kinds of events: ignore the kinds that you do not know."""
 
     def on_notify(peer: str, notify: Notify, outcomes: Sequence[Outcome], seconds: float) -> None:
-        """The ACK of a NOTIFY is ready, or the NOTIFY was cancelled because its connection ended.
+        """Receive the results of a NOTIFY. Its ACK is ready, or the connection ended and the NOTIFY was cancelled.
 
-        Called for every NOTIFY, so its time counts: it is not an :class:`Event` because to make one would take longer
-        than most observers do.
+        The agent calls this for every NOTIFY, so it must be fast. The arguments are not put into an :class:`Event`,
+        because making one would take longer than most observers need.
 
         :param peer: the peer's address, as in :class:`ConnectionEvent`.
-        :param outcomes: what became of each of ``notify.messages``, in the same order.
+        :param outcomes: the result of each message in ``notify.messages``, in the same order.
         :param seconds: the time since the NOTIFY was decoded.
         """
 
@@ -259,7 +269,7 @@ class IObserver(Interface):
 @final
 @implementer(IObserver)
 class Observers:
-    """Passes everything on to several observers. One that raises an exception does not keep it from the others."""
+    """Passes each call on to several observers. If an observer raises an exception, the next ones are still called."""
 
     _log = Logger()
 
@@ -267,7 +277,7 @@ class Observers:
         self._observers = observers
 
     def on_event(self, event: Event) -> None:
-        """Pass on ``event``."""
+        """Pass ``event`` on to each observer."""
         for observer in self._observers:
             try:
                 observer.on_event(event)
@@ -276,7 +286,7 @@ class Observers:
                 self._log.failure("the observer {observer!r} failed with {kind}", observer=observer, kind=kind)
 
     def on_notify(self, peer: str, notify: Notify, outcomes: Sequence[Outcome], seconds: float) -> None:
-        """Pass on what became of a NOTIFY."""
+        """Pass the results of a NOTIFY on to each observer."""
         for observer in self._observers:
             try:
                 observer.on_notify(peer, notify, outcomes, seconds)

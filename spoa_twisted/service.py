@@ -19,12 +19,12 @@ from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.limits import LIMITS
 from spoa_twisted.unix_lock import remove_stale_lock
 
-#: Where an agent listens by default: the port is that of SPOE.txt's example, and only HAProxy on the same machine can
-#: connect.
+#: The default endpoint. The port is the one in the example of SPOE.txt. The interface lets only programs on the same
+#: machine connect: SPOP has no authentication.
 DEFAULT_ENDPOINT: Final = "tcp:12345:interface=127.0.0.1"
 
-#: How many connections the kernel keeps until the agent accepts them. It replaces Twisted's default: when more than 50
-#: connections come together, those to a TCP port are tried again after a second, and those to a Unix socket fail.
+#: The largest number of connections that the kernel queues until the agent accepts them. Twisted's default is 50. When
+#: the queue is full, a new TCP connection is tried again after a second, and a new connection to a Unix socket fails.
 BACKLOG: Final = 1024
 _TWISTED_BACKLOG: Final = 50
 
@@ -32,14 +32,16 @@ _TWISTED_BACKLOG: Final = 50
 class SPOAService(Service):
     """Serves an agent on one or more endpoints, for .tac files and for applications that have services already.
 
-    Under twistd it listens before twistd gives up root privileges, so that it may use any port. If one endpoint cannot
-    listen, the others are closed, and starting raises the error. Stopping closes the ports, answers the pending
-    NOTIFYs, sends AGENT-DISCONNECT to each HAProxy, and is complete when all connections are closed.
+    Under twistd, the service listens before twistd gives up root privileges, so that it may use any port. If one
+    endpoint cannot listen, the service closes the others, and the method that starts it raises the error.
+    ``stopService`` closes the ports, answers the pending NOTIFYs, sends AGENT-DISCONNECT on each connection, and is
+    complete when all connections are closed.
 
     :param factory: the agent.
-    :param endpoints: Twisted server endpoints, or strings that describe them, or a single such string.
-    :param drain_timeout: the seconds that stopping may take. After that, connections are closed although NOTIFYs are
-        pending. Without it, ``factory.limits.drain_timeout`` applies.
+    :param endpoints: a string that describes a Twisted server endpoint, such as ``tcp:12345``, or several endpoints,
+        each of them a string or an ``IStreamServerEndpoint``.
+    :param drain_timeout: seconds that ``stopService`` waits for pending NOTIFYs. After that, it closes connections
+        although NOTIFYs are pending. Without it, ``factory.limits.drain_timeout`` applies.
     :param reactor: the reactor for endpoints that are strings. Without it, Twisted's global reactor.
     :raises TypeError: for an endpoint that is neither a string nor an ``IStreamServerEndpoint``, or a ``drain_timeout``
         that is not a number.
@@ -68,7 +70,7 @@ class SPOAService(Service):
         self.factory = factory
         self._own_drain_timeout = drain_timeout
         self._reactor = reactor
-        # Pairs of the text for errors and the log, and the endpoint.
+        # Pairs of a text and an endpoint: errors and the log name the endpoint by the text.
         self._endpoints: list[tuple[str, IStreamServerEndpoint]] = []
         for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
             if isinstance(endpoint, str):
@@ -84,12 +86,13 @@ class SPOAService(Service):
 
     @property
     def addresses(self) -> list[Any]:
-        """The ``IAddress`` of each open port. For ``tcp:0`` it has the port number that the system chose."""
+        """The ``IAddress`` of each open port. For ``tcp:0``, the address has the port number that the system chose."""
         return [port.getHost() for port in self._ports]
 
     @property
     def drain_timeout(self) -> float:
-        """The seconds that stopping may take."""
+        """Seconds that ``stopService`` waits for pending NOTIFYs."""
+        # Read each time: an application may replace the limits of the factory while it runs.
         if self._own_drain_timeout is None:
             return self.factory.limits.drain_timeout
         return self._own_drain_timeout
@@ -97,7 +100,8 @@ class SPOAService(Service):
     def privilegedStartService(self) -> None:
         """Listen. twistd calls this first, while it still has root privileges.
 
-        :raises twisted.internet.error.CannotListenError: or any other error that an endpoint fails with.
+        :raises twisted.internet.error.CannotListenError: if an endpoint cannot listen. Some endpoints raise another
+            error.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         self._listen()
@@ -105,32 +109,35 @@ class SPOAService(Service):
     def startService(self) -> None:
         """Listen, unless ``privilegedStartService`` did.
 
-        :raises twisted.internet.error.CannotListenError: or any other error that an endpoint fails with.
+        :raises twisted.internet.error.CannotListenError: if an endpoint cannot listen. Some endpoints raise another
+            error.
         """
         super().startService()  # type: ignore[no-untyped-call]
         self._listen()
 
     def stopService(self) -> Deferred[None]:
-        """Stop listening, and drain. The Deferred fires when all connections are closed."""
+        """Stop listening, and drain the connections. The Deferred fires when all connections are closed."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._listening = False
         closed = self._close_ports()
-        # The factory waits for later connections too, so the ports are closed first.
+        # drain() also waits for connections that are made after the call. So the ports are closed first.
         closed.addCallback(lambda _: self.factory.drain(self.drain_timeout))
         return closed
 
     def reload(self, handlers: IHandlers) -> None:
-        """Let ``handlers`` answer from now on. The handlers before finish the NOTIFYs that are pending.
+        """Let ``handlers`` answer from now on. NOTIFYs that are pending finish with the handlers before.
 
         :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
         """
         self.factory.use(handlers)
 
     def listening_failed(self, description: str, error: BaseException) -> None:
-        """Log that an endpoint cannot listen. Called only if that is known after ``startService`` has returned.
+        """Log that an endpoint cannot listen. Called only for an error that comes after ``startService`` has returned.
 
-        The endpoints of Twisted itself fail at once. An endpoint that needs the network, as a Tor service does, may
+        The endpoints of Twisted itself fail at once. An endpoint that needs the network, for example a Tor service, may
         fail later.
+
+        :param description: the endpoint as a string.
         """
         self._log.critical("cannot listen on {endpoint}: {error}", endpoint=description, error=error)
 
@@ -138,11 +145,17 @@ class SPOAService(Service):
         """Do nothing. A subclass may prepare its process here, before the service opens its ports."""
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
-        """Raise the error of an endpoint that failed at once. A subclass may raise another error that names it."""
+        """Raise the error of an endpoint that failed at once. A subclass may raise an error with another text."""
         raise error
 
     def _listen(self) -> None:
+        """Listen on all endpoints, or on none of them if one fails.
+
+        Endpoints return Deferreds. Those of Twisted itself have fired when ``listen`` returns, so their errors can be
+        raised here. Later errors go to :meth:`listening_failed`.
+        """
         if self._listening:
+            # twistd has called privilegedStartService before startService.
             return
         self._before_listening()
         self._listening = True
@@ -168,6 +181,7 @@ class SPOAService(Service):
             self._cannot_listen(*failures[0])
 
     def _listen_again(self, failure: Failure, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
+        """Remove the lock of a killed agent, if that made ``endpoint`` fail, and try ``endpoint`` a second time."""
         failure.trap(CannotListenError)
         assert isinstance(failure.value, CannotListenError)
         remove_stale_lock(failure.value)
@@ -175,20 +189,26 @@ class SPOAService(Service):
 
     def _opened(self, port: IListeningPort) -> None:
         self._ports.append(port)
-        # The number is replaced only if it is Twisted's default: an endpoint string may name another.
+        # Calling listen() again changes the backlog of the port. A backlog that is not Twisted's default is kept: the
+        # endpoint string names it, as in "tcp:12345:backlog=100".
         if getattr(port, "backlog", None) == _TWISTED_BACKLOG:
             port.socket.listen(BACKLOG)  # type: ignore[attr-defined]
         self._log.info("SPOA listening on {address}", address=describe(port.getHost()))
-        # The service was stopped, or another endpoint failed, before this endpoint was ready.
         if not self._listening:
+            # The service was stopped, or another endpoint failed, before this endpoint was ready.
             self._close_ports()
 
     def _close_ports(self) -> Deferred[Any]:
+        """Close all ports. The Deferred fires when all are closed, also if one of them fails to close."""
         ports, self._ports = self._ports, []
         return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)
 
 
 def _endpoint(reactor: IReactorCore, text: str) -> IStreamServerEndpoint:
+    """Return the endpoint that ``text`` describes.
+
+    :raises ValueError: for a text that does not describe an endpoint, or names a file that cannot be read.
+    """
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
     except Exception as error:

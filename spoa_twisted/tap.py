@@ -1,4 +1,8 @@
-"""The command line -> SPOAService: ``twistd spoa``, ``twist spoa`` and ``python -m twisted spoa``."""
+"""The command line of ``twistd spoa``, and the service that it describes.
+
+``twist spoa`` and ``python -m twisted spoa`` are the same command. Twisted's plugin in ``twisted/plugins`` names this
+module; Twisted then uses :class:`Options` and :func:`makeService` by these names.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +26,19 @@ def _row(limit: Limit) -> list[Any]:
         try:
             return limit.parse(text)
         except ValueError as error:
-            # Not UsageError: the oldest twistd that we support exits with status 0 then, as if all were well.
+            # Not UsageError: for that, the oldest twistd that we support exits with status 0, which means success.
             raise CannotStart(str(error)) from None
 
-    # --help shows the default with str(): 10, not 10.0.
+    # --help shows the default with str(). A user should read 10 there, not 10.0.
     default = int(limit.default) if limit.default == int(limit.default) else limit.default
     return [limit.option, None, default, limit.help, convert]
 
 
 class Options(UsageOptions):
-    """The options of ``twistd spoa``."""
+    """The options of ``twistd spoa``.
+
+    Each limit in :data:`~spoa_twisted.limits.LIMITS` is an option here without further code.
+    """
 
     synopsis = "[options] --handlers MODULE"
     longdesc = "An agent for HAProxy's SPOE (Stream Processing Offload Engine) that answers with your handlers."
@@ -44,12 +51,13 @@ class Options(UsageOptions):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        # These two options may be repeated, so their values are lists.
         self["handlers"] = []
         self["listen"] = []
-        # Only --help uses this. The value is a list, and postOptions puts the default into it.
+        # The text for --help. The value itself gets its default in postOptions, after all --listen are known.
         self.defaults["listen"] = DEFAULT_ENDPOINT
 
-    # The docstring of an option is its text in --help and in the README.
+    # Twisted finds options that are methods by the prefix opt_. The docstring is the text in --help and in the README.
 
     def opt_handlers(self, value: str) -> None:
         """Where the handlers are: pkg.mod or path/file.py, and :name if they are not called handlers. Repeatable."""
@@ -65,13 +73,13 @@ class Options(UsageOptions):
         super().opt_version()  # type: ignore[no-untyped-call]
 
     def postOptions(self) -> None:
-        """Set the default of ``--listen``."""
+        """Set the default of ``--listen`` if the option was not given. Twisted calls this at the end of parsing."""
         if not self["listen"]:
             self["listen"] = [DEFAULT_ENDPOINT]
 
 
 def makeService(options: Options) -> SPOAService:
-    """Return the service that ``options`` describe.
+    """Return the service that ``options`` describe. It does not listen before Twisted starts it.
 
     :raises CannotStart: if handlers cannot be loaded or merged, or if an endpoint is not valid.
     """

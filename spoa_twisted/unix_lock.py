@@ -1,8 +1,9 @@
-"""The Unix socket and its lock that a killed agent has left behind.
+"""Removes the lock of a Unix socket that a killed agent has left behind.
 
-Twisted makes a lock beside each Unix socket on which it listens: ``agent.sock.lock``, a symlink whose target is the
-number of the process. Twisted itself removes a lock if no process has that number. In a container, the new agent often
-has the same number as the killed one, so Twisted keeps the lock.
+When Twisted listens on a Unix socket ``agent.sock``, it makes the lock ``agent.sock.lock``: a symlink whose target is
+the number of the process. A process that is killed cannot remove its lock. Twisted removes the lock later if no process
+has that number. But in a container, the new agent often has the same number as the killed agent. Twisted then keeps the
+lock, and the new agent could not listen.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from twisted.internet.error import CannotListenError
 
 
 def remove_stale_lock(error: CannotListenError) -> None:
-    """Remove the lock and the socket that made an endpoint fail, if a killed agent has left them.
+    """Remove the lock that made an endpoint fail, and its Unix socket, if a killed agent has left them.
 
-    They are stale if the lock has the number of this process, and nothing listens on the socket.
+    A killed agent has left them if the lock names this process, and no process listens on the socket. When this
+    function returns, the endpoint can be tried again.
 
-    :param error: the error of the endpoint. After this function has returned, the endpoint can be tried again.
-    :raises CannotListenError: ``error`` itself if it is not about the lock of a Unix socket, and an error that names
-        the lock and its process if the lock is not stale.
+    :param error: the error of the endpoint.
+    :raises CannotListenError: ``error`` itself, if it is not about the lock of a Unix socket. If a process holds the
+        lock, an error that names the lock and the process.
     """
-    # For a Unix socket, the port is a path as bytes. If the system refused the path, socketError is an OSError; for a
-    # lock, it is a text.
+    # For a Unix socket, error.port is the path as bytes. If the lock made the endpoint fail, socketError is a text. If
+    # the system refused the path, socketError is an OSError.
     if not isinstance(error.port, bytes) or isinstance(error.socketError, OSError):
         raise error
     path = Path(os.fsdecode(error.port))
@@ -33,7 +35,7 @@ def remove_stale_lock(error: CannotListenError) -> None:
     try:
         process = os.readlink(lock)
     except FileNotFoundError:
-        # The other process has removed its lock since the endpoint failed.
+        # The process that held the lock has removed it since the endpoint failed.
         return
     if process != str(os.getpid()) or _is_listened_on(path):
         raise CannotListenError(None, error.port, f"process {process} holds its lock, {lock}")
@@ -44,7 +46,8 @@ def remove_stale_lock(error: CannotListenError) -> None:
 
 
 def _is_listened_on(path: Path) -> bool:
+    """Return whether a process accepts connections on the Unix socket at ``path``."""
     with socket.socket(socket.AF_UNIX) as client:
-        # Without blocking: a full backlog returns EAGAIN, which also means that a process listens.
+        # connect() must not wait: with a full backlog it returns EAGAIN, which also means that a process listens.
         client.setblocking(False)
         return client.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

@@ -14,12 +14,13 @@ from typing import Any
 from spoa_twisted.tap import Options
 from tests.readme_commands import README
 
-#: The longest line of README.rst.
+#: The longest line of README.rst, in characters.
 WIDTH = 120
 
 HEAD = ("Option", "Default", "Meaning")
 
-# The first table below the title "Options". A line of "=" is above and below the head, and at the end.
+# The first table below the title "Options". In reStructuredText, a line of "=" is above and below the head of a table,
+# and at its end.
 _TABLE = re.compile(r"(?<=\nOptions\n-------\n)(.*?\n\n)(=[= ]+\n.*?\n=[= ]+\n.*?\n=[= ]+\n)", re.DOTALL)
 
 
@@ -42,7 +43,7 @@ def _default(option: str, default: object) -> str:
 
 
 def table() -> str:
-    """Return the table: a long help text continues on the next lines, below empty cells."""
+    """Return the whole table. A long help text continues on the next lines, where the first two cells are empty."""
     cells = list(rows())
     widths = [max(len(row[column]) for row in [HEAD, *cells]) for column in (0, 1)]
     widths.append(WIDTH - sum(widths) - 4)
@@ -60,7 +61,7 @@ def _row(cells: tuple[str, str, str], widths: list[int]) -> str:
 
 
 def with_table(text: str) -> str:
-    """Return the text of README.rst with the table as it has to be."""
+    """Return ``text``, the content of README.rst, with the table that :func:`table` makes now."""
     result, count = _TABLE.subn(lambda match: match[1] + table(), text)
     assert count == 1
     return result

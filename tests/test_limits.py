@@ -38,7 +38,7 @@ def test_each_field_has_one_definition() -> None:
 
 
 def test_the_ranges() -> None:
-    """They are stated here once more, so that a change is noticed."""
+    """This table repeats the ranges, so that nobody changes a range by accident."""
     assert {name: (limit.smallest, limit.largest, limit.unit) for name, limit in LIMITS.items()} == {
         "max_frame_size": (256, 2**32 - 1, "bytes"),
         "max_payload_size": (1, 2**40, "bytes"),
@@ -54,7 +54,7 @@ def test_the_ranges() -> None:
 
 @all_limits
 def test_the_ends_of_the_range_are_allowed(limit: Limit) -> None:
-    """As a keyword, and as an option."""
+    """The smallest and the largest value are accepted, as a keyword and as an option."""
     for value in (limit.smallest, limit.largest):
         assert getattr(limits(limit, value), limit.name) == value
         assert limit.parse(str(value)) == value
@@ -74,7 +74,7 @@ def test_a_number_outside_the_range_is_refused(limit: Limit) -> None:
 @all_limits
 @pytest.mark.parametrize("value", [None, "1", b"1", True, [1], 1j], ids=repr)
 def test_a_value_that_is_not_a_number_is_refused(limit: Limit, value: object) -> None:
-    """The error shows the value."""
+    """The error names the limit, and shows the value."""
     with pytest.raises(TypeError, match=f"^{limit.name} is {re.escape(repr(value))}, which is not a .*number of "):
         limits(limit, value)
 
@@ -117,7 +117,7 @@ def test_a_text_that_is_not_a_number_is_refused(limit: Limit, text: str) -> None
 
 
 def test_an_unknown_name_is_refused() -> None:
-    """By Limits and by SPOAFactory: a misspelt limit would otherwise have its default."""
+    """Limits and SPOAFactory raise TypeError: otherwise, a misspelt limit would silently have its default."""
     unknown: dict[str, Any] = {"max_in_fligth": 1}
     with pytest.raises(TypeError, match="max_in_fligth"):
         Limits(**unknown)
@@ -126,7 +126,7 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 def test_limits_change_as_a_whole() -> None:
-    """A single limit cannot be set, and a replaced one is checked."""
+    """No field of Limits can be assigned. ``dataclasses.replace`` returns other limits, and checks them."""
     before = Limits()
     with pytest.raises(dataclasses.FrozenInstanceError):
         before.max_in_flight = 1  # type: ignore[misc]
@@ -137,7 +137,7 @@ def test_limits_change_as_a_whole() -> None:
 
 @all_limits
 def test_each_limit_is_a_keyword_and_an_option(limit: Limit) -> None:
-    """The smallest value arrives in the factory, and in the options of the command line."""
+    """Its smallest value reaches the limits of the factory, and the parsed options of the command line."""
     keyword: dict[str, Any] = {limit.name: limit.smallest}
     factory = SPOAFactory(Handlers(), **keyword)
     assert factory.limits == limits(limit, limit.smallest)
@@ -147,7 +147,7 @@ def test_each_limit_is_a_keyword_and_an_option(limit: Limit) -> None:
 
 
 def test_the_keywords_of_the_connection_have_the_same_names_and_defaults() -> None:
-    """AgentConnection takes two of the limits."""
+    """AgentConnection has two of the limits as parameters. They have the defaults of the limits."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(AgentConnection).parameters.items()}
     for name in ("max_frame_size", "max_payload_size"):
         assert defaults[name] == LIMITS[name].default
@@ -155,11 +155,11 @@ def test_the_keywords_of_the_connection_have_the_same_names_and_defaults() -> No
 
 @all_limits
 def test_the_help_texts(limit: Limit) -> None:
-    """Each is one or more sentences in one line."""
+    """Each help text is one line of whole sentences, and names the unit."""
     assert re.fullmatch(r"[A-Z][^\n]*\.", limit.help)
     assert limit.unit.lower() in limit.help.lower()
 
 
-def test_the_help_text_with_the_time_for_unsent_bytes() -> None:
-    """It states the time of another module, which cannot be imported there."""
+def test_the_help_text_of_max_unsent() -> None:
+    """It states UNSENT_TIMEOUT as a number: ``agent`` imports ``limits``, so ``limits`` cannot import ``agent``."""
     assert f"After {UNSENT_TIMEOUT:g} seconds with more," in LIMITS["max_unsent"].help

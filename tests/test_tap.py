@@ -1,4 +1,4 @@
-"""The command line -> SPOAService."""
+"""``twistd spoa``: its options, the service that they make, and the errors that the user sees."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from spoa_twisted.tap import Options, makeService
 from tests.programs import TWIST, TWISTD
 from tests.runner.conftest import Start, folder, start
 
-__all__ = ["folder", "start"]  # fixtures
+# pytest finds the fixtures by these names. Without __all__, ruff would remove the imports as unused.
+__all__ = ["folder", "start"]
 
 
 def options(*arguments: str) -> Options:
@@ -60,7 +61,7 @@ class TestOptions:
 
 class TestMakeService:
     def test_options_have_the_names_of_keywords(self, folder: Path) -> None:
-        """A knob has one name everywhere."""
+        """Each option sets the limit of the factory, or the attribute, that has the same name."""
         service = makeService(
             options(
                 "--handlers=mymod",
@@ -83,13 +84,13 @@ class TestMakeService:
         assert (limits.max_unsent, limits.max_connections) == (1003, 1004)
         assert (limits.hello_timeout, limits.handler_timeout, service.drain_timeout) == (1.5, 2.5, 3.5)
 
-    def test_it_listens_on_the_loopback_interface_unless_told_otherwise(self) -> None:
-        """An agent is not to be reached by everybody."""
+    def test_it_listens_on_the_loopback_interface_by_default(self) -> None:
+        """Without ``--listen``, other machines cannot reach the agent."""
         assert options()["listen"] == ["tcp:12345:interface=127.0.0.1"]
         assert options("--listen=tcp:1", "--listen=unix:/x")["listen"] == ["tcp:1", "unix:/x"]
 
     def test_sets_are_merged(self, folder: Path) -> None:
-        """From several modules, or of one."""
+        """Handlers from several ``--handlers`` options are merged into one set."""
         service = makeService(options("--handlers=mymod", "--handlers=pkg.inner:other"))
         assert sorted(service.factory.handlers) == ["m", "n"]  # type: ignore[call-overload]
 
@@ -101,17 +102,17 @@ class TestMakeService:
             (["--handlers=mymod", "--listen=nonsense:1"], "bad endpoint 'nonsense:1': ValueError: Unknown endpoint"),
             (["--handlers=mymod", "--listen=tcp:x"], "bad endpoint 'tcp:x'"),
             (["--handlers=mymod", "--listen="], "bad endpoint ''"),
-            (["--handlers=mymod", "--listen=ssl:1:privateKey=nobody.pem"], "bad endpoint .*nobody.pem"),
+            (["--handlers=mymod", "--listen=ssl:1:privateKey=missing.pem"], "bad endpoint .*missing.pem"),
         ],
     )
-    def test_what_is_wrong_is_told_in_one_line(self, folder: Path, arguments: list[str], text: str) -> None:
-        """Before anything listens."""
+    def test_a_bad_option_is_one_line(self, folder: Path, arguments: list[str], text: str) -> None:
+        """Invalid options raise CannotStart with one line of text, before the agent listens."""
         with pytest.raises(CannotStart, match=f"^spoa: {text}") as caught:
             makeService(options(*arguments))
         assert "\n" not in str(caught.value)
 
-    def test_other_handlers_stand_alone(self, folder: Path) -> None:
-        """Only instances of Handlers can be merged."""
+    def test_other_implementations_cannot_be_merged(self, folder: Path) -> None:
+        """Another implementation of IHandlers works alone, but only instances of Handlers can be merged."""
         (folder / "own.py").write_text(
             "from zope.interface import implementer\n"
             "from spoa_twisted import IHandlers\n"
@@ -126,7 +127,7 @@ class TestMakeService:
 
 
 def test_one_plugin_makes_the_command() -> None:
-    """twistd, twist and python -m twisted know it by this."""
+    """There is one plugin named spoa, by which twistd, twist and ``python -m twisted`` find the command."""
     (maker,) = [maker for maker in getPlugins(IServiceMaker) if maker.tapname == "spoa"]
     assert maker.module == "spoa_twisted.tap"  # type: ignore[attr-defined]
     assert maker.options is Options
@@ -137,16 +138,14 @@ def test_one_plugin_makes_the_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--handlers=nobody"], "spoa: cannot import nobody: ModuleNotFoundError"),
-        (["--handlers=mymod:nobody"], "spoa: mymod has no 'nobody'; it has: handlers, other"),
+        (["--handlers=missing"], "spoa: cannot import missing: ModuleNotFoundError"),
+        (["--handlers=mymod:missing"], "spoa: mymod has no 'missing'; it has: handlers, other"),
         (["--handlers=mymod", "--listen=nonsense:1"], "spoa: bad endpoint 'nonsense:1'"),
         (["--handlers=mymod", "--listen=unix:/nowhere/agent"], "spoa: cannot listen on unix:/nowhere/agent: "),
     ],
 )
-def test_what_is_wrong_is_one_line_and_an_exit(
-    program: list[str], arguments: list[str], text: str, start: Start
-) -> None:
-    """Not a log line of a process that goes on, nor a traceback."""
+def test_an_agent_that_cannot_start_exits(program: list[str], arguments: list[str], text: str, start: Start) -> None:
+    """An agent that cannot start prints one line with the reason, no traceback, and exits with status 1."""
     agent = start(*program, "spoa", *arguments)
     assert agent.ended() == 1
     assert re.search(text, agent.output)
@@ -154,21 +153,21 @@ def test_what_is_wrong_is_one_line_and_an_exit(
     assert "SPOA listening" not in agent.output
     deadline = time.monotonic() + 30
     while Path("twistd.pid").exists():
-        # A daemon lets the command end before it removes this.
+        # As a daemon, twistd removes its pid file after the command has ended.
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWISTD, TWIST], ids=["twistd", "daemon", "twist"])
-def test_a_bad_value_is_one_line_and_an_exit(program: list[str], start: Start) -> None:
-    """The options are checked before the handlers are loaded: there is no module of that name."""
+def test_an_agent_with_a_bad_value_exits(program: list[str], start: Start) -> None:
+    """A bad value is reported before the handlers are loaded: no module is called ``missing``."""
     agent = start(*program, "spoa", "--handlers=missing", "--handler-timeout=2s")
     assert agent.ended() == 1
     assert agent.output == "spoa: --handler-timeout: '2s' is not a number of seconds\n"
 
 
-def test_help_tells_of_every_option(start: Start) -> None:
-    """And what it is by default."""
+def test_help_lists_the_options(start: Start) -> None:
+    """``twistd spoa --help`` lists the options, and the default endpoint."""
     agent = start(*TWISTD, "spoa", "--help")
     assert agent.ended() == 0
     for option in ("--handlers=", "--listen=", "--drain-timeout=", "--async", "tcp:12345:interface=127.0.0.1"):

@@ -1,4 +1,4 @@
-"""The lock and the Unix socket that a killed agent has left behind."""
+"""``remove_stale_lock``: the Unix socket and the lock that a killed agent has left behind."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def factory(clock: Any = None) -> SPOAFactory:
 
 
 class TestLocks:
-    """Of Unix sockets, which Twisted makes: each names a process."""
+    """The lock file that Twisted makes beside a Unix socket. It is a symlink to the number of a process."""
 
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
-        """Where an agent listened until it was killed, which had the number of this process."""
+        """The Unix socket and the lock of a killed agent, which had the same process number as this process."""
         path = tmp_path / "agent"
         with socket.socket(socket.AF_UNIX) as killed:
             killed.bind(str(path))
@@ -37,8 +37,11 @@ class TestLocks:
         return path
 
     @pytest_twisted.ensureDeferred
-    async def test_one_that_a_killed_agent_left_is_removed(self, path: Path) -> None:
-        """Though the number is that of a process which lives: in a container, all agents have the same."""
+    async def test_the_lock_of_a_killed_agent_is_removed(self, path: Path) -> None:
+        """The agent listens despite the lock, although it names a live process.
+
+        In a container, each agent has the same process number as the one before.
+        """
         service = SPOAService(factory(clock=reactor), f"unix:{path}")
         service.startService()
         client = SPOEClient(f"unix:{path}")
@@ -48,8 +51,8 @@ class TestLocks:
         assert list(path.parent.iterdir()) == []
 
     @pytest_twisted.ensureDeferred
-    async def test_one_that_this_process_holds_stays(self, tmp_path: Path) -> None:
-        """And serves who came first."""
+    async def test_a_lock_of_this_process_is_kept(self, tmp_path: Path) -> None:
+        """A second service of this process cannot take the socket of the first one, which still serves it."""
         path = tmp_path / "agent"
         first = SPOAService(factory(clock=reactor), f"unix:{path}")
         first.startService()
@@ -60,8 +63,8 @@ class TestLocks:
         await client.disconnect()
         await first.stopService()
 
-    def test_one_that_another_process_holds_is_named(self, path: Path) -> None:
-        """Whatever process that is: who reads it can look whether that one listens at all."""
+    def test_the_error_names_the_process_with_the_lock(self, path: Path) -> None:
+        """The error names the process and the lock, so that the user can see whether that process is an agent."""
         lock = path.with_name("agent.lock")
         lock.unlink()
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
@@ -71,15 +74,15 @@ class TestLocks:
             other.communicate(b"\n")
         assert path.is_socket()
 
-    def test_one_that_has_gone_meanwhile(self, path: Path) -> None:
-        """Is no reason not to try again."""
+    def test_a_lock_that_was_removed_meanwhile(self, path: Path) -> None:
+        """If the lock is gone, ``remove_stale_lock`` raises nothing, and the service listens again."""
         path.with_name("agent.lock").unlink()
         remove_stale_lock(CannotListenError(None, os.fsencode(path), "Cannot acquire lock."))
 
-    # Twisted leaves the socket that it could not bind to the garbage collector.
+    # Twisted does not close a socket that it could not bind, so the garbage collector warns about it.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    def test_what_is_no_socket_stays(self, path: Path) -> None:
-        """A path may be mistyped."""
+    def test_a_file_at_the_path_is_kept(self, path: Path) -> None:
+        """An ordinary file at the path is not removed: the user may have mistyped the path."""
         path.unlink()
         path.write_text("precious")
         with pytest.raises(CannotListenError, match="in use"):

@@ -101,7 +101,9 @@ class Program:
     def __init__(
         self, name: str, command: list[str], events: Events, sign: str = "", environment: dict[str, str] | None = None
     ) -> None:
-        print(f"$ {shlex.join(command)}", flush=True)
+        # The line break is in the text: print() would write it separately, and the thread of another program could
+        # print a line in between.
+        print(f"$ {shlex.join(command)}\n", end="", flush=True)
         self._name = name
         self._events = events
         self._sign = sign

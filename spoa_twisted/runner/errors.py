@@ -1,4 +1,4 @@
-"""Why ``twistd spoa`` cannot start."""
+"""The error of an agent that cannot start."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import final
 class CannotStart(SystemExit, Exception):
     """The agent cannot start. The process prints one line with the reason, and its exit status is 1.
 
-    It is a ``SystemExit``, so that Python prints the line without a traceback. It is an ``Exception`` too, because
-    twistd, when it runs as a daemon, passes on only an ``Exception`` to the process that the user started.
+    It is a ``SystemExit``, so that Python prints the line without a traceback. It is an ``Exception`` too, because a
+    daemon of twistd reports only an ``Exception`` to the process that the user started.
 
     :param reason: one line, without a line break.
     """

@@ -18,10 +18,10 @@ from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.runner.errors import CannotStart
 
-#: The attribute of a module that holds its handlers, unless the user names another.
+#: The attribute of a module that holds its handlers, unless the user names another attribute.
 DEFAULT_ATTRIBUTE: Final = "handlers"
 
-# Packages that are skipped when the place of an import error in the user's code is located.
+# _place skips these packages: the user needs a line of the handlers' module, not of the code that imports it.
 _FRAMEWORK_PACKAGES: Final = ("importlib", "spoa_twisted", "twisted")
 
 
@@ -38,10 +38,12 @@ def load_all(specifications: Sequence[str]) -> IHandlers:
 def load(specification: str) -> IHandlers:
     """Return the handlers that ``specification`` names.
 
-    The current directory is importable afterwards, and so is the directory of a file.
+    Afterwards, the current directory is on ``sys.path``. If a file was loaded, its directory is there too, so that the
+    file can import the modules beside it.
 
-    :param specification: a module or the path of a Python file, and a colon and the name of an attribute if that is
-        not :data:`DEFAULT_ATTRIBUTE`: ``package.module``, ``path/to/file.py``, ``package.module:attribute``.
+    :param specification: the name of a module or the path of a Python file. A colon and the name of an attribute may
+        follow; without them, the attribute is :data:`DEFAULT_ATTRIBUTE`. Examples: ``package.module``,
+        ``path/to/file.py``, ``package.module:attribute``.
     :raises CannotStart: if the module cannot be imported, has no such attribute, or the attribute is not handlers.
     """
     source, _, attribute = specification.rpartition(":")
@@ -51,7 +53,7 @@ def load(specification: str) -> IHandlers:
     try:
         handlers = getattr(module, attribute)
     except Exception:
-        # The __getattr__ of a module may raise any exception.
+        # A module may define __getattr__, which may raise any exception, not only AttributeError.
         names = ", ".join(_names_in(module)) or "nothing"
         raise CannotStart(f"{source} has no {attribute!r}; it has: {names}") from None
     if not _is_handlers(handlers):
@@ -61,21 +63,27 @@ def load(specification: str) -> IHandlers:
 
 
 def _import(source: str) -> ModuleType:
+    """Import ``source``, a module or a file.
+
+    :raises CannotStart: for every exception that the import raises.
+    """
     _make_importable(os.getcwd())
     is_file = source.endswith(".py") or os.sep in source
     try:
         return _import_file(Path(source)) if is_file else importlib.import_module(source)
     except BaseException as error:
-        # The module may also raise SystemExit or KeyboardInterrupt. The user needs the same line then.
+        # BaseException, because a module may call sys.exit(): twistd would then end without the name of the module.
         text = " ".join(safe_str(error).split())
         raise CannotStart(f"cannot import {source}: {type(error).__name__}: {text}{_place(error)}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
+    """Import the Python file at ``path``, unless it was imported before."""
     path = path.resolve()
     _make_importable(str(path.parent))
-    # The module gets the name of its file, so that "import" finds this module too, and does not run the file twice.
-    # If another module has that name already, such as one of the standard library, it stays as it is.
+    # The module gets the name of its file. If another module imports it by that name, Python finds it in sys.modules,
+    # and does not run the file again. If a different module has that name already, for example a module of the standard
+    # library, the new module gets a longer name: the other module must stay where its users find it.
     name = path.stem
     while name in sys.modules:
         module = sys.modules[name]
@@ -89,47 +97,56 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        # As "import" does: a module that failed is not there for the next import.
+        # The import statement does the same. Otherwise, the next import would return a module that is incomplete.
         del sys.modules[name]
         raise
     return module
 
 
 def _make_importable(folder: str) -> None:
-    # An installed twistd does not have the current directory on the path.
+    # "python -m twisted" has the current directory on the path already. The command twistd does not.
     if folder not in sys.path:
         sys.path.insert(0, folder)
 
 
 def _place(error: BaseException) -> str:
-    """Return the last line of the user's own code that ``error`` passed through, if there is one."""
+    """Return the file and the line of the user's own code where ``error`` came from, in parentheses.
+
+    It is the innermost line that is not in one of ``_FRAMEWORK_PACKAGES``. The text is empty if there is no such line.
+    """
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         package, _, _ = frame.f_globals.get("__name__", "").partition(".")
         file = frame.f_code.co_filename
-        # "<frozen importlib._bootstrap>" is not a file that the user can open.
+        # A name like "<frozen importlib._bootstrap>" is not a file that the user can open.
         if package not in _FRAMEWORK_PACKAGES and not file.startswith("<"):
             place = f" ({file}, line {line})"
     return place
 
 
 def _is_handlers(value: object) -> bool:
+    """Return whether ``value`` provides :class:`IHandlers`."""
     try:
         return bool(IHandlers.providedBy(value))
     except Exception:
-        # Some frameworks put proxy objects into modules, which raise on any access until an application runs.
+        # Some frameworks put proxy objects into modules. Until the application runs, any access to a proxy raises.
         return False
 
 
 def _names_in(module: ModuleType) -> list[str]:
-    """Return the names of all handlers in ``module``; if it has none, return all public names."""
-    # A handlers module may replace itself in sys.modules by an object without __dict__.
+    """Return names for an error text: those of all handlers in ``module``, or all public names if it has none."""
+    # A module may replace itself in sys.modules by any object, also by one without __dict__.
     attributes = getattr(module, "__dict__", {})
     handlers = [name for name, value in attributes.items() if _is_handlers(value)]
     return handlers or [name for name in attributes if not name.startswith("_")]
 
 
 def _merge(loaded: list[IHandlers]) -> IHandlers:
+    """Return one object that answers the messages of all ``loaded``.
+
+    :raises CannotStart: if two of them answer the same message, or one of several is not a :class:`Handlers`.
+    """
+    # IHandlers does not list its messages, so another implementation works alone, but cannot be merged.
     if len(loaded) == 1:
         return loaded[0]
     mergeable = [handlers for handlers in loaded if isinstance(handlers, Handlers)]

@@ -20,40 +20,43 @@ from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilte
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.service import SPOAService
 
-#: File descriptors that are kept free for ports, logs, and files that handlers open.
+#: How many file descriptors are not used for connections from HAProxy. Ports, log files, and the files and sockets of
+#: handlers need them.
 _DESCRIPTORS_FOR_OTHERS: Final = 64
 
-#: CPython looks for garbage when it has made this many objects more than it has freed. Its own default, 700 in CPython
-#: 3.11, is soon reached by NOTIFYs that wait for their handlers, and none of these objects is garbage.
+#: CPython collects garbage whenever it has created this many objects more than it has freed. Its own default is 700 in
+#: CPython 3.11. NOTIFYs that wait for their handlers soon need more objects than that, and none of them is garbage.
 _GARBAGE_THRESHOLD: Final = 5000
 
 
 class ProcessService(SPOAService):
-    """An ``SPOAService`` that has the process to itself, as under ``twistd spoa``.
+    """The ``SPOAService`` of ``twistd spoa``, where the agent is the only work of the process.
 
-    It handles the signals of the process, allows no more connections than the process has file descriptors, and tells
-    the user in one line why it cannot listen.
+    So it may change what belongs to the whole process: it installs signal handlers, tunes the garbage collector, and
+    ends the process if it cannot listen. It also lowers ``max_connections`` to fit the limit of open files.
     """
 
     def startService(self) -> None:
-        """Listen, unless that is done, and tune the garbage collector, now that the handlers are loaded.
+        """Listen, unless ``privilegedStartService`` did, and tune the garbage collector.
 
         :raises CannotStart: if an endpoint cannot listen.
         """
         super().startService()
+        # Only now: the handlers are loaded, and their objects live as long as the process too.
         collect_garbage_less_often()
 
     def listening_failed(self, description: str, error: BaseException) -> None:
-        """Log that an endpoint cannot listen, and end the process."""
+        """Log that an endpoint cannot listen, and stop the reactor: a supervisor notices an agent that has ended."""
         super().listening_failed(description, error)
         self._process_reactor.stop()
 
     @property
     def _process_reactor(self) -> ReactorBase:
-        # Twisted has no interface for sigInt and sigTerm.
+        # sigInt and sigTerm, which StopSignals needs, are in no interface of Twisted.
         return cast("ReactorBase", self._reactor)
 
     def _before_listening(self) -> None:
+        # A connection may come as soon as the ports are open, and a signal at any time.
         StopSignals(self._process_reactor, self._end_drain, self._log).install()
         self._limit_connections()
 
@@ -61,25 +64,30 @@ class ProcessService(SPOAService):
         raise CannotStart(f"cannot listen on {description}: {error}") from error
 
     def _end_drain(self) -> None:
+        # stopService has begun a drain already. This call gives it a second timeout, which is over at once.
         self.factory.drain(0)
 
     def _limit_connections(self) -> None:
-        # Twisted logs three lines for each connection that it cannot accept because no descriptor is left.
+        # When no descriptor is left, Twisted logs three lines for each further connection, and handlers cannot open
+        # files. If the process may open only a few files, half of them are for connections.
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = max(descriptors - _DESCRIPTORS_FOR_OTHERS, descriptors // 2)
-        if descriptors != resource.RLIM_INFINITY and self.factory.limits.max_connections > most:
-            self.factory.limits = dataclasses.replace(self.factory.limits, max_connections=most)
+        fitting = max(descriptors - _DESCRIPTORS_FOR_OTHERS, descriptors // 2)
+        if descriptors != resource.RLIM_INFINITY and self.factory.limits.max_connections > fitting:
+            self.factory.limits = dataclasses.replace(self.factory.limits, max_connections=fitting)
             self._log.info(
-                "max_connections is {most}: the process may open {descriptors} files, see ulimit -n",
-                most=most,
+                "max_connections is {fitting}: the process may open {descriptors} files, see ulimit -n",
+                fitting=fitting,
                 descriptors=descriptors,
             )
 
 
 class StopSignals:
-    """The signals that Twisted leaves to others: SIGHUP, SIGUSR1, and a second SIGINT or SIGTERM.
+    """Handles signals that Twisted does not: SIGHUP and SIGUSR1, and also SIGINT and SIGTERM while the reactor stops.
 
-    :param end_drain: called for a SIGINT during the drain: close all connections now.
+    SIGHUP stops the reactor, as SIGTERM does, and SIGUSR1 is ignored. While the reactor stops, SIGTERM is ignored, and
+    SIGINT, which is Ctrl-C, ends the drain.
+
+    :param end_drain: closes all connections now.
     """
 
     def __init__(self, reactor: ReactorBase, end_drain: Callable[[], object], log: Logger) -> None:
@@ -88,20 +96,21 @@ class StopSignals:
         self._log = log
 
     def install(self) -> None:
-        """Handle the signals from now on."""
+        """Handle SIGHUP and SIGUSR1 from now on, and SIGINT and SIGTERM from the time when the reactor stops."""
         handle_signal(self._reactor, signal.SIGHUP, self._on_hangup)
-        # With a log file, twistd handles SIGUSR1: it begins a new file. Without one, SIGUSR1 would end the process.
+        # If twistd writes a log file, it handles SIGUSR1 itself: it begins a new file. Otherwise, the default action of
+        # SIGUSR1 would kill the process.
         handle_signal(self._reactor, signal.SIGUSR1, lambda: None)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._on_shutdown)
 
     def _on_hangup(self) -> None:
-        # When a terminal is closed, the kernel and the shell both send SIGHUP. For the second, stop() raises.
+        # When a terminal is closed, the kernel and the shell both send SIGHUP. The second time, stop() raises.
         with suppress(ReactorNotRunning):
             self._reactor.stop()
             self._log.info("Received SIGHUP, shutting down.")
 
     def _on_shutdown(self) -> None:
-        # The reactor's own handlers would stop the reactor a second time, which raises ReactorNotRunning.
+        # The reactor's own handlers would call stop() a second time, which raises ReactorNotRunning.
         handle_signal(self._reactor, signal.SIGINT, self._end_drain, instead_of=self._reactor.sigInt)
         # Supervisors often forward SIGTERM twice: ignore the second.
         handle_signal(self._reactor, signal.SIGTERM, lambda: None, instead_of=self._reactor.sigTerm)
@@ -112,35 +121,39 @@ def handle_signal(
 ) -> None:
     """Call ``function`` in the reactor's thread for each signal ``number``.
 
-    Nothing changes if the present handler is not ``instead_of``: nohup ignores SIGHUP, a shell ignores SIGINT for
-    background processes, and the handlers' module may have set a handler of its own. Nothing changes either if this is
-    not the main thread: Python lets only the main thread set signal handlers.
+    Do nothing if the signal's present handler is not ``instead_of``. nohup lets a process ignore SIGHUP, a shell lets
+    background processes ignore SIGINT, and the handlers' module may have installed a handler: these must stay. Do
+    nothing in another thread than the main thread either: there, Python cannot install signal handlers.
+
+    :param instead_of: the handler to replace. Without it, the default action of the signal.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == instead_of:
+        # callFromThread wakes the reactor. A signal handler may interrupt any line of Python code, so it must not call
+        # function itself.
         signal.signal(number, lambda number, frame: reactor.callFromThread(function))
 
 
-# The cache makes it run once in a process, however often a service starts. gc.get_freeze_count() cannot tell whether it
-# has run: with CPython 3.12 the count is not 0 at the start.
+# The cache lets the function run only once in a process, also if several services start. gc.get_freeze_count() does not
+# say whether the function has run: with CPython 3.12 the count is not 0 at the start.
 @cache
 def collect_garbage_less_often() -> None:
-    """Let CPython ignore all present objects when it looks for garbage, and look less often. Do nothing on PyPy."""
+    """Exclude all present objects from CPython's garbage collection, and collect less often. Do nothing on PyPy."""
     if sys.implementation.name != "cpython":
         return
-    # The present objects, such as modules and handlers, live until the process ends.
+    # Modules, classes and handlers live until the process ends. Without freeze(), each full collection visits them all.
     gc.collect()
     gc.freeze()
     first, second, third = gc.get_threshold()
-    # A handlers' module may have set a larger threshold, or 0, which turns the collector off.
+    # The handlers' module may have chosen a larger threshold, or 0, which turns the collector off: that is kept.
     if 0 < first < _GARBAGE_THRESHOLD:
         gc.set_threshold(_GARBAGE_THRESHOLD, second, third)
 
 
 def connection_log(*, debug: bool) -> Logger:
-    """Return the logger for ``SPOAFactory``, which drops events below ``info`` unless ``debug`` is true.
+    """Return the logger for ``SPOAFactory``. It drops events of the level debug, unless ``debug`` is true.
 
-    twistd itself logs all levels, and HAProxy's health checks would add lines every two seconds.
+    twistd writes events of all levels to its log. HAProxy's health checks would add lines every two seconds.
     """
     level = LogLevel.debug if debug else LogLevel.info
     observer = FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(level)])
-    return Logger("spoa_twisted.agent.protocol", observer=observer)
+    return Logger("spoa_twisted.agent", observer=observer)

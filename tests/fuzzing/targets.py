@@ -233,7 +233,7 @@ class _Session:
             max_in_flight=self._random.choice([1, 20, 256]),
             async_=self._random.random() < 0.3,
             reactor=self._clock,
-            log=Logger("spoa_twisted.agent.protocol"),
+            log=Logger("spoa_twisted.agent"),
         )
         self._received = bytearray()
         self._faults: list[str] = []

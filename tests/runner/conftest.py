@@ -1,4 +1,4 @@
-"""A folder with modules of handlers, and agents that are started in it."""
+"""Fixtures: a folder with modules of handlers, and programs that run in it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ number = 42
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with modules of handlers, the current one."""
+    """A folder with modules of handlers, good and bad ones. It is the current folder of the test."""
     (tmp_path / "mymod.py").write_text(MODULE)
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "__init__.py").write_text("")
@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("twice", "handlers.message('x')(handlers.message('x')(lambda: None))"),
         ("scope", "handlers.message('x', on_error={'scope.a': 1})(lambda: None)"),
         ("client", "from twisted.internet import endpoints, reactor; endpoints.clientFromString(reactor, 'x:1')"),
-        ("deep", "import importlib; importlib.import_module('nobody')"),
+        ("deep", "import importlib; importlib.import_module('missing')"),
     ):
         (tmp_path / f"{name}.py").write_text(
             f"from spoa_twisted import Handlers\nhandlers = Handlers()\n{registered}\n"
@@ -61,9 +61,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "string.py").write_text("from spoa_twisted import Handlers\nhandlers = Handlers()\n")
     monkeypatch.chdir(tmp_path)
+    # The current folder is removed from sys.path, because ``load`` has to add it. The list is a new one, so that what
+    # ``load`` adds does not stay after the test.
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", os.getcwd())])
     modules = set(sys.modules)
     yield tmp_path
+    # The next test has modules of the same names in another folder.
     for name in set(sys.modules) - modules:
         del sys.modules[name]
 
@@ -73,6 +76,6 @@ Start = Callable[..., Program]
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Starts a command in the folder."""
+    """Starts a command in the folder, and kills it after the test."""
     with ExitStack() as programs:
         yield lambda *command: programs.enter_context(Program(command, cwd=folder))

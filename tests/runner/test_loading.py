@@ -1,4 +1,4 @@
-"""``--handlers`` -> handlers."""
+"""``load``: from the text after ``--handlers`` to the handlers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class TestLoad:
         ["mymod", "mymod:handlers", "mymod:other", "pkg.inner", "pkg.inner:other", "mymod.py", "./mymod.py:other"],
     )
     def test_handlers_are_found(self, folder: Path, specification: str) -> None:
-        """By module or by file, under their usual name or another; the current directory is importable."""
+        """``load`` finds handlers by module or file, under the name handlers or another, in the current folder."""
         handlers = load(specification)
         assert IHandlers.providedBy(handlers)
         assert list(handlers) == (["n"] if specification.endswith("other") else ["m"])  # type: ignore[call-overload]
 
     def test_a_file_may_be_anywhere(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """And imports what lies beside it."""
+        """A file in another folder is loaded, and can import the modules beside it."""
         monkeypatch.chdir("/")
         (folder / "user.py").write_text("from mymod import other as handlers\n")
         assert list(load(f"{folder}/user.py")) == ["n"]  # type: ignore[call-overload]
 
     def test_a_file_is_run_once(self, folder: Path) -> None:
-        """However many sets of it are asked for, by its path or as a module."""
+        """A file that is loaded several times, by its path or as a module, is executed only once."""
         (folder / "counted.py").write_text(
             "import sys\nsys.counted = getattr(sys, 'counted', 0) + 1\nfrom mymod import handlers, other\n"
         )
@@ -39,7 +39,7 @@ class TestLoad:
         assert vars(sys).pop("counted") == 1
 
     def test_a_file_may_be_called_like_a_module(self, folder: Path) -> None:
-        """Of the standard library, say, which stays what it is."""
+        """A file with the name of an imported module, here ``string``, does not replace that module."""
         import string
 
         load("files/string.py")
@@ -48,8 +48,8 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("specification", "text"),
         [
-            ("nobody", "cannot import nobody: ModuleNotFoundError: No module named 'nobody'"),
-            ("nobody.py", "cannot import nobody.py: FileNotFoundError"),
+            ("missing", "cannot import missing: ModuleNotFoundError: No module named 'missing'"),
+            ("missing.py", "cannot import missing.py: FileNotFoundError"),
             ("./pkg", "cannot import ./pkg: ImportError"),
             ("raises", r"cannot import raises: LookupError: boom \(.*raises.py, line 3\)"),
             ("raises.py", r"cannot import raises.py: LookupError: boom \(.*raises.py, line 3\)"),
@@ -64,15 +64,15 @@ class TestLoad:
             ("stand_in", "stand_in has no 'handlers'; it has: anything"),
             ("lazy", "lazy has no 'handlers'"),
             ("syntax", r"cannot import syntax: SyntaxError: .*syntax.py, line 1"),
-            ("mymod:nobody", "mymod has no 'nobody'; it has: handlers, other"),
+            ("mymod:missing", "mymod has no 'missing'; it has: handlers, other"),
             ("empty", "empty has no 'handlers'; it has: nothing"),
             ("mymod:number", "'number' of mymod is not Handlers, but of the type int"),
             ("wrong", "'handlers' of wrong is not Handlers, but of the type dict"),
             ("", "cannot import : "),
         ],
     )
-    def test_what_is_wrong_is_told_in_one_line(self, folder: Path, specification: str, text: str) -> None:
-        """And the exit status is 1."""
+    def test_a_failed_load_is_one_line(self, folder: Path, specification: str, text: str) -> None:
+        """If handlers cannot be loaded, ``load`` raises a SystemExit whose text is one line with the reason."""
         with pytest.raises(CannotStart, match=f"^spoa: {text}") as caught:
             load(specification)
         assert isinstance(caught.value, SystemExit)

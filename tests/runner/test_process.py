@@ -1,9 +1,10 @@
-"""The process around an agent: signals, garbage collector, descriptors, log."""
+"""The process of ``twistd spoa``: start and stop, signals, garbage collector, file descriptors, log."""
 
 from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import socket
 import sys
@@ -30,7 +31,7 @@ reactor: Any = default_reactor
 
 
 class Engine:
-    """HAProxy's side on a blocking socket; a context manager that closes it."""
+    """HAProxy's side of a connection, on a blocking socket. The context manager says HELLO, and closes the socket."""
 
     def __init__(self, address: Any) -> None:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
@@ -51,7 +52,7 @@ class Engine:
         self.socket.sendall(self.connection.data_to_send())
 
     def next_event(self) -> Any:
-        """Return the next event, ``None`` when the agent has closed."""
+        """Return the next event, or ``None`` if the agent has closed the connection."""
         while (event := self.connection.next_event()) is None:
             data = self.socket.recv(65536)
             if not data:
@@ -62,7 +63,7 @@ class Engine:
 
 @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
 def test_it_serves_and_drains(program: list[str], start: Start) -> None:
-    """On SIGTERM, it finishes what is in flight, says goodbye, and ends."""
+    """On SIGTERM, the agent answers the NOTIFY in flight, sends AGENT-DISCONNECT on each connection, and ends."""
     (Path.cwd() / "slow.py").write_text(
         "from twisted.internet import reactor, task\n"
         "from spoa_twisted import Handlers\n"
@@ -87,16 +88,19 @@ def test_it_serves_and_drains(program: list[str], start: Start) -> None:
         assert (ack.ids, ack.variables) == (ids, {"sess.slow": 1})
         assert busy.next_event().status_code == 0
         assert busy.next_event() is None
-    # Twisted's programs end with the signal that ended them.
+    # twistd and twist end by the signal that stopped them.
     assert agent.ended() == -signal.SIGTERM
     assert "Traceback" not in agent.output
     assert "Unhandled" not in agent.output
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="others have no gc.freeze, and are left alone")
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython has gc.freeze")
 @pytest.mark.parametrize(("chosen", "threshold"), [(700, 5000), (0, 0), (9000, 9000)])
-def test_what_is_loaded_is_no_garbage(chosen: int, threshold: int, start: Start, folder: Path) -> None:
-    """CPython does not look for any in it, and less often than of itself, unless the handlers' author chose."""
+def test_the_garbage_collector_is_tuned(chosen: int, threshold: int, start: Start, folder: Path) -> None:
+    """On CPython, the agent freezes all objects loaded at the start, and raises the collector's threshold to 5000.
+
+    It keeps a threshold of the handlers' module that is larger, or 0 (never).
+    """
     (folder / "collected.py").write_text(
         "import gc\n"
         "from spoa_twisted import Handlers\n"
@@ -119,12 +123,12 @@ def test_the_garbage_collector_of_other_interpreters_is_unchanged(monkeypatch: p
     """PyPy has no ``gc.freeze``: without the check, the call would raise AttributeError."""
     monkeypatch.setattr(sys.implementation, "name", "pypy")
     monkeypatch.delattr(gc, "freeze", raising=False)
-    # Not through the cache: another test of this process may have called it.
+    # __wrapped__ avoids the function's cache: another test may have called the function in this process.
     collect_garbage_less_often.__wrapped__()
 
 
 def test_a_unix_socket_has_the_mode_asked_for(start: Start, folder: Path) -> None:
-    """And is served, and gone when the agent is."""
+    """The Unix socket has the mode of the endpoint, is served, and is removed when the agent stops."""
     path = folder / "agent.sock"
     agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", f"--listen=unix:{path}:mode=600")
     agent.said("SPOA listening on .*agent.sock")
@@ -137,8 +141,8 @@ def test_a_unix_socket_has_the_mode_asked_for(start: Start, folder: Path) -> Non
     assert not path.exists()
 
 
-def test_an_agent_that_was_killed_leaves_no_trap(start: Start, folder: Path) -> None:
-    """Its unix socket is taken over."""
+def test_the_socket_of_a_killed_agent_is_taken_over(start: Start, folder: Path) -> None:
+    """After an agent was killed, the next agent can listen on the same Unix socket."""
     path = folder / "agent.sock"
     for _ in range(2):
         agent = start(*TWISTD, "-n", "--pidfile=", "spoa", "--handlers=mymod", f"--listen=unix:{path}")
@@ -148,7 +152,7 @@ def test_an_agent_that_was_killed_leaves_no_trap(start: Start, folder: Path) -> 
 
 
 def test_a_daemon_serves_and_stops(start: Start, folder: Path) -> None:
-    """As twistd starts it by default."""
+    """Without ``-n``, twistd starts a daemon. It serves, begins a new log file on SIGUSR1, and stops on SIGTERM."""
     started = start(*TWISTD, "--pidfile=agent.pid", "spoa", "--handlers=mymod", "--listen=unix:agent.sock")
     assert started.ended() == 0
     pid = int((folder / "agent.pid").read_text())
@@ -161,13 +165,13 @@ def test_a_daemon_serves_and_stops(start: Start, folder: Path) -> None:
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         raise
-    # SIGUSR1 has twistd begin a new log file.
+    # On SIGUSR1, twistd renames the log file and begins a new one.
     assert (folder / "twistd.log.1").exists()
 
 
 @pytest.fixture
 def collector() -> Iterator[None]:
-    """The garbage collector, whose threshold is as it was after a test that starts the service in this process."""
+    """Restores the garbage collector's threshold after a test that starts the service in this process."""
     threshold = gc.get_threshold() if sys.implementation.name == "cpython" else None
     yield
     if threshold is not None:
@@ -176,8 +180,8 @@ def collector() -> Iterator[None]:
 
 @pytest.mark.usefixtures("collector")
 @pytest_twisted.ensureDeferred
-async def test_a_service_that_stops_alone(folder: Path) -> None:
-    """Leaves SIGTERM and Ctrl-C to whoever goes on."""
+async def test_a_stopped_service_leaves_the_signals(folder: Path) -> None:
+    """If only the service stops, not the reactor, SIGTERM and SIGINT keep their signal handlers."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
     service = ProcessService(SPOAFactory(Handlers()), "unix:agent.sock")
@@ -187,31 +191,31 @@ async def test_a_service_that_stops_alone(folder: Path) -> None:
 
 
 def test_a_reactor_in_another_thread(folder: Path) -> None:
-    """Signals are somebody else's there."""
-    told: list[bool] = []
+    """In a thread that is not the main thread, ``handle_signal`` installs no signal handler, and raises nothing."""
+    returned: list[bool] = []
 
     def start() -> None:
         present = signal.getsignal(signal.SIGWINCH)
         handle_signal(reactor, signal.SIGWINCH, lambda: None, instead_of=present)
-        told.append(True)
+        returned.append(True)
 
     before = signal.getsignal(signal.SIGWINCH)
     thread = threading.Thread(target=start)
     thread.start()
     thread.join()
-    assert told == [True]
+    assert returned == [True]
     assert signal.getsignal(signal.SIGWINCH) == before
 
 
 class TestSignals:
-    """What starts and ends programs sends more of them than SIGTERM, once."""
+    """SIGHUP, SIGUSR1, and signals that come twice: shells, terminals and supervisors send all of them."""
 
     MODULE = """\
 import signal
 from twisted.internet.defer import Deferred
 from spoa_twisted import Handlers
 
-# What started the tests may ignore them.
+# The process that started the tests may ignore these signals, and a child process inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGUSR1, signal.SIG_DFL)
@@ -221,33 +225,36 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
 
     @pytest.fixture
     def start(self, start: Start, folder: Path) -> Start:
-        """Start an agent that listens on a Unix socket, with handlers that take their time."""
-        (folder / "told.py").write_text(self.MODULE)
+        """Starts an agent on a Unix socket. Its handler ``now`` answers at once, and ``never`` does not answer."""
+        (folder / "signals.py").write_text(self.MODULE)
 
-        def started(program: list[str], handlers: str = "told") -> Program:
+        def started(program: list[str], handlers: str = "signals") -> Program:
             agent = start(
                 *(*program, "spoa", "--listen=unix:agent.sock", f"--handlers={handlers}"),
                 *("--handler-timeout=0", "--drain-timeout=600"),
             )
             agent.said("SPOA listening")
             with Engine("agent.sock"):
-                # It was served: the reactor runs.
+                # AGENT-HELLO has come, so the reactor runs and the signal handlers are installed.
                 return agent
 
         return started
 
     @staticmethod
-    def goes_on(engine: Engine) -> None:
-        """Judge that a signal has not ended the drain."""
+    def check_still_draining(engine: Engine) -> None:
+        """Check that the agent still answers: the last signal has not ended the drain."""
         for _ in range(2):
-            # The first may be read together with the signal.
+            # Send two NOTIFYs: the agent may read the first one before it handles the signal.
             engine.connection.send_notify([Message("now")])
             engine.send()
             assert engine.next_event().variables == {"sess.a": 1}
 
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
-    def test_a_terminal_that_is_closed(self, program: list[str], start: Start) -> None:
-        """Is as good as SIGTERM, however often it is told: the shell says it too."""
+    def test_sighup(self, program: list[str], start: Start) -> None:
+        """On SIGHUP, the agent drains and stops, as on SIGTERM. A second SIGHUP changes nothing.
+
+        When a terminal is closed, both the kernel and the shell send SIGHUP.
+        """
         agent = start(program)
         with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
             busy.connection.send_notify([Message("never")])
@@ -255,17 +262,17 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
             agent.signal(signal.SIGHUP)
             assert idle.next_event().status_code == 0
             agent.signal(signal.SIGHUP)
-            self.goes_on(busy)
+            self.check_still_draining(busy)
             agent.signal(signal.SIGINT)
             assert busy.next_event().status_code == 0
         assert agent.ended() == 0
         assert agent.output.count("Received SIGHUP") == 1
         assert "Traceback" not in agent.output
 
-    def test_a_terminal_that_does_not_matter(self, start: Start, folder: Path) -> None:
-        """Under nohup, say, or where the handlers' author has other uses for the signal."""
+    def test_sighup_that_is_ignored(self, start: Start, folder: Path) -> None:
+        """If SIGHUP is ignored, as under nohup or by the handlers' module, the agent leaves it ignored."""
         (folder / "ignores.py").write_text(
-            "import signal\nfrom told import handlers\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+            "import signal\nfrom signals import handlers\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         )
         agent = start([*TWISTD, "-n"], "ignores")
         agent.signal(signal.SIGHUP)
@@ -274,8 +281,8 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
         assert "Received SIGHUP" not in agent.output
 
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
-    def test_a_log_that_is_no_file(self, program: list[str], start: Start) -> None:
-        """Is not begun anew, and the agent goes on."""
+    def test_sigusr1_without_a_log_file(self, program: list[str], start: Start) -> None:
+        """On SIGUSR1, an agent that logs to stdout continues to serve: by default the signal would kill it."""
         agent = start(program)
         agent.signal(signal.SIGUSR1)
         with Engine("agent.sock") as engine:
@@ -287,8 +294,11 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
 
     @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_one_that_comes_again(self, program: list[str], number: signal.Signals, start: Start) -> None:
-        """Ctrl-C makes haste, and SIGTERM does not: whoever waits is told goodbye, as when the time is over."""
+    def test_a_second_signal(self, program: list[str], number: signal.Signals, start: Start) -> None:
+        """A second SIGINT (Ctrl-C) ends the drain with AGENT-DISCONNECT. A second SIGTERM is ignored.
+
+        Supervisors often forward SIGTERM twice.
+        """
         agent = start(program)
         with Engine("agent.sock") as idle, Engine("agent.sock") as busy:
             busy.connection.send_notify([Message("never")])
@@ -297,17 +307,20 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
             assert idle.next_event().status_code == 0
             agent.signal(number)
             if number is signal.SIGTERM:
-                self.goes_on(busy)
+                self.check_still_draining(busy)
                 agent.signal(signal.SIGINT)
             assert busy.next_event().status_code == 0
             assert busy.next_event() is None
         assert agent.ended() == -number
-        assert "connections were not drained in time" in agent.output
+        assert re.search(r"closing \d connections that were not drained within drain_timeout", agent.output)
         assert "Traceback" not in agent.output
 
 
-def test_there_are_files_enough_for_all(start: Start) -> None:
-    """However many connections are accepted in one turn of the reactor: those that are refused keep no file."""
+def test_the_limit_of_open_files(start: Start) -> None:
+    """The agent does not run out of file descriptors, even if 300 connections come in one turn of the reactor.
+
+    It lowers ``max_connections`` to fit ``ulimit -n``, and closes the sockets of refused connections at once.
+    """
     agent = start(
         *("sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *TWISTD, "-n"),
         *("spoa", "--handlers=mymod", "--listen=unix:agent.sock"),
@@ -322,14 +335,14 @@ def test_there_are_files_enough_for_all(start: Start) -> None:
                 connection.setblocking(False)
                 connection.connect_ex("agent.sock")
             agent.signal(signal.SIGCONT)
-            agent.said("max_connections, 64, are open")
+            agent.said("64 connections are open, as many as max_connections allows")
         agent.stop()
     assert "EMFILE" not in agent.output
 
 
 @pytest.mark.parametrize(("options", "seen"), [([], False), (["--debug"], True)])
 def test_health_checks_are_logged_when_asked_for(options: list[str], seen: bool, start: Start, folder: Path) -> None:
-    """twistd logs whatever it gets: an agent that HAProxy checks every two seconds says nothing of it by default."""
+    """The agent logs connections only with ``--debug``: HAProxy's health checks come every two seconds."""
     agent = start(*TWISTD, "-n", "spoa", "--handlers=mymod", "--listen=unix:agent.sock", *options)
     agent.said("SPOA listening")
     with Engine("agent.sock"):
@@ -343,7 +356,7 @@ def test_health_checks_are_logged_when_asked_for(options: list[str], seen: bool,
 
 
 def test_an_endpoint_that_fails_later_ends_the_agent(logged: Logged) -> None:
-    """It is too late to refuse to start: the agent says why, and stops."""
+    """If an endpoint fails after the start, the agent logs the error and stops the reactor."""
     memory = MemoryReactorClock()
     memory.running = True
     service = ProcessService(SPOAFactory(Handlers()), reactor=memory)
