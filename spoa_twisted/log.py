@@ -91,7 +91,7 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     ),
     PeerDropped: (LogLevel.warn, "{peer}: dropped: it left more than max_unsent, {max_unsent} bytes, unread"),
     ResponseUnsendable: (LogLevel.error, "{peer}: the response of the handlers cannot be sent: {error}"),
-    DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained within drain_timeout"),
+    DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained in time"),
 }
 
 

@@ -205,7 +205,7 @@ class TestServing:
         with pytest.raises(AgentDisconnected, match="normal"):
             await answer
         await stopped
-        assert logged.take() == ["warn: closing 1 connections that were not drained within drain_timeout"]
+        assert logged.take() == ["warn: closing 1 connections that were not drained in time"]
 
     @pytest_twisted.ensureDeferred
     async def test_it_can_be_started_again(self) -> None:

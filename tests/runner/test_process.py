@@ -312,7 +312,7 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
             assert busy.next_event().status_code == 0
             assert busy.next_event() is None
         assert agent.ended() == -number
-        assert re.search(r"closing \d connections that were not drained within drain_timeout", agent.output)
+        assert re.search(r"closing \d connections that were not drained in time", agent.output)
         assert "Traceback" not in agent.output
 
 
