@@ -37,7 +37,9 @@ class InFlight:
         """Remember that ``answer`` will fire with the actions for ``notify``."""
         size = notify.size + _MESSAGE_SIZE * len(notify.messages)
         self._answers[answer] = (notify.ids, size)
-        self._update(size)
+        self.count += 1
+        self._size += size
+        self.full = self.count >= self._max_count or self._size >= self._max_size
 
     def remove(self, answer: Deferred[bytes]) -> bytes | None:
         """Return the ids of the NOTIFY that ``answer`` is for, and forget it; ``None`` if it is not pending here."""
@@ -45,16 +47,14 @@ class InFlight:
         if pending is None:
             return None
         ids, size = pending
-        self._update(-size)
+        self.count -= 1
+        self._size -= size
+        self.full = self.count >= self._max_count or self._size >= self._max_size
         return ids
 
     def take_all(self) -> dict[Deferred[bytes], bytes]:
         """Return all pending answers with their ids, and forget them."""
         answers, self._answers = self._answers, {}
-        self._update(-self._size)
+        self.count = self._size = 0
+        self.full = False
         return {answer: ids for answer, (ids, _) in answers.items()}
-
-    def _update(self, size: int) -> None:
-        self._size += size
-        self.count = len(self._answers)
-        self.full = self.count >= self._max_count or self._size >= self._max_size

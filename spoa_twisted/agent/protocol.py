@@ -69,8 +69,11 @@ _READ_AHEAD: Final = 2**16
 # Bytes. The ACKs of one read leave in one write, unless they are longer than this together.
 _WRITE_SIZE: Final = 2**16
 
+# To look a member up in its Enum takes several times as long.
 _RUNNING: Final = State.RUNNING
 _CLOSED: Final = State.CLOSED
+_DISCONNECTING: Final = Phase.DISCONNECTING
+_CLOSING: Final = Phase.CLOSING
 
 
 @final
@@ -139,7 +142,7 @@ class SPOAProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Cancel what is pending. HAProxy >= 3.1 ends every connection this way, so it is not an error."""
         self._observer.on_event(ConnectionEnded(self._peer, reason))
-        if self._closing.phase is not Phase.CLOSING:
+        if self._closing.phase is not _CLOSING:
             self._end()
         self._closing.close()
         self.factory.on_connection_lost(self)
@@ -200,7 +203,7 @@ class SPOAProtocol(Protocol):
         """Cancel what is pending, send AGENT-DISCONNECT, and close. The peer has a second to take the last bytes."""
         self._answering.cancel()
         self._queue_disconnect()
-        if self._closing.phase is Phase.DISCONNECTING:
+        if self._closing.phase is _DISCONNECTING:
             self._start_flushing()
         self._flush()
         self._closing.shorten(ABORT_TIMEOUT)
@@ -261,7 +264,7 @@ class SPOAProtocol(Protocol):
     def _read_or_pause(self) -> None:
         # While the transport has something to write, it notices by itself that the connection has ended.
         reading = self._may_answer() or (not self._outbox.clogged and self._connection.bytes_received < _READ_AHEAD)
-        if reading is self._reading or self._closing.phase is Phase.CLOSING:
+        if reading is self._reading or self._closing.phase is _CLOSING:
             return
         self._reading = reading
         if reading:
@@ -283,7 +286,7 @@ class SPOAProtocol(Protocol):
     def _write(self, at_once: bool = True) -> None:
         connection = self._connection
         data = connection.data_to_send()
-        if self._closing.phase is Phase.CLOSING:
+        if self._closing.phase is _CLOSING:
             return
         if connection.unread:
             self._watch_unread()
@@ -299,7 +302,7 @@ class SPOAProtocol(Protocol):
         # A drain does not hold ACKs back that wait for HAProxy anyway: they take long enough.
         if not self._holding or connection.state is _CLOSED or connection.held_back:
             self._write(at_once)
-        if connection.state is _CLOSED and self._closing.phase is not Phase.DISCONNECTING:
+        if connection.state is _CLOSED and self._closing.phase is not _DISCONNECTING:
             self._close_when_written()
         if self._answering.in_flight.count or self._outbox.clogged or connection.bytes_to_send or not self._reading:
             self._read_or_pause()
@@ -335,11 +338,11 @@ class SPOAProtocol(Protocol):
         self._flush()
         # A TLS peer that says nothing more would keep the connection for CLOSE_TIMEOUT, though nothing is left to be
         # written to it.
-        if self._closing.phase is Phase.CLOSING and self._outbox.is_empty:
+        if self._closing.phase is _CLOSING and self._outbox.is_empty:
             self._closing.shorten(ABORT_TIMEOUT)
 
     def _close(self) -> None:
-        if self._closing.phase is Phase.CLOSING:
+        if self._closing.phase is _CLOSING:
             return
         self._end()
         # A peer that takes nothing must not keep the connection.
@@ -367,7 +370,7 @@ class SPOAProtocol(Protocol):
             self._observer.on_event(HelloTimedOut(self._peer))
             self._queue_disconnect(StatusCode.TIMEOUT, "no HELLO came in time")
             self._flush()
-        elif phase is Phase.DISCONNECTING:
+        elif phase is _DISCONNECTING:
             # HAProxy has not closed the connection, so the agent does.
             self._start_flushing()
             self._close_soon()
