@@ -1,4 +1,4 @@
-"""How long handlers may take, when many wait at once: on clocks, and on the reactor."""
+"""How long handlers may take when many are pending at once: on clocks in memory, and on the reactor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import socket
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,85 +20,199 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, Message
+from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.spop.actions import decode_actions
 from tests.conftest import Logged
-from tests.test_handlers import begin, result_of
+from tests.handlers.answers import begin, result_of
 
 reactor: Any = default_reactor
 
 
-class Waits:
-    """Handlers of several timeouts, each with the Deferreds that its calls wait for."""
+class Item:
+    """Something with a deadline, which notes when it expires.
+
+    :param on_expired: called when it expires.
+    """
+
+    seconds: float
+    deadline: float
+
+    def __init__(self, clock: Clock, on_expired: Callable[[], object] = lambda: None) -> None:
+        self._clock = clock
+        self._on_expired = on_expired
+        self.expired: list[float] = []
+
+    def expire(self) -> None:
+        self.expired.append(self._clock.seconds())
+        self._on_expired()
+
+
+class TestDeadlines:
+    """Deadlines alone, with items that are no handlers."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def deadlines(self, clock: Clock) -> Deadlines:
+        return Deadlines(clock)
+
+    def test_an_item_expires_after_its_seconds(self, clock: Clock, deadlines: Deadlines) -> None:
+        """Not before, and only once. Then no timer is left."""
+        item = Item(clock)
+        deadlines.add(item, 2)
+        assert (item.seconds, item.deadline) == (2, 2)
+        clock.advance(1.9)
+        assert item.expired == []
+        clock.pump([0.1, 0, 5])
+        assert item.expired == [2]
+        assert clock.getDelayedCalls() == []
+
+    def test_a_discarded_item_does_not_expire(self, clock: Clock, deadlines: Deadlines) -> None:
+        """The timer is cancelled when no item with the same timeout is left. To discard an item again does nothing."""
+        items = [Item(clock) for _ in range(3)]
+        for item in items:
+            deadlines.add(item, 1)
+        deadlines.discard(items[0])
+        deadlines.discard(items[1])
+        deadlines.discard(items[1])
+        assert len(clock.getDelayedCalls()) == 1
+        deadlines.discard(items[2])
+        deadlines.discard(items[2])
+        assert clock.getDelayedCalls() == []
+        clock.advance(10)
+        assert [item.expired for item in items] == [[], [], []]
+
+    def test_items_with_the_same_timeout_share_a_timer(self, clock: Clock, deadlines: Deadlines) -> None:
+        """A timer of Twisted for each item would cost too much. Each item still expires at its own time."""
+        items = [Item(clock) for _ in range(100)]
+        for number, item in enumerate(items):
+            clock.rightNow = number / 128
+            deadlines.add(item, 1)
+            deadlines.add(Item(clock), 50)
+        assert len(clock.getDelayedCalls()) == 2
+        clock.pump([1 / 128] * 200)
+        assert [item.expired for item in items] == [[1 + number / 128] for number in range(100)]
+
+    def test_an_item_may_be_discarded_when_the_reactor_was_blocked(self, clock: Clock, deadlines: Deadlines) -> None:
+        """The reactor reads once more between the timer and the expiry. The item may finish in that turn."""
+        item = Item(clock)
+        deadlines.add(item, 1)
+        # As a read in the first turn after the reactor was blocked for five seconds.
+        clock.callLater(5, deadlines.discard, item)
+        clock.advance(5)
+        assert item.expired == []
+        assert clock.getDelayedCalls() == []
+
+    def test_an_item_may_discard_others(self, clock: Clock, deadlines: Deadlines) -> None:
+        """These do not expire any more, also when their deadlines have passed and none is left."""
+        others = [Item(clock), Item(clock)]
+        first = Item(clock, lambda: [deadlines.discard(item) for item in others])
+        for item in (first, *others):
+            deadlines.add(item, 1)
+        clock.advance(1)
+        assert [item.expired for item in (first, *others)] == [[1], [], []]
+        assert clock.getDelayedCalls() == []
+
+    def test_an_item_may_add_others(self, clock: Clock, deadlines: Deadlines) -> None:
+        """These have their whole time, also when the item was the last one and when others with its timeout follow."""
+        added = [Item(clock), Item(clock)]
+        last = Item(clock, lambda: deadlines.add(added[1], 1))
+        deadlines.add(Item(clock, lambda: deadlines.add(added[0], 1)), 1)
+        clock.advance(0.5)
+        deadlines.add(last, 1)
+        clock.pump([0.25] * 20)
+        assert (added[0].expired, last.expired, added[1].expired) == ([2.0], [1.5], [2.5])
+        assert clock.getDelayedCalls() == []
+
+    def test_the_clock_may_be_set_back(self, clock: Clock, deadlines: Deadlines) -> None:
+        """The next item that is added pulls the earlier deadlines with it, but delays none."""
+        clock.rightNow = 10_000
+        first, second, third = Item(clock), Item(clock), Item(clock)
+        deadlines.add(first, 1)
+        clock.rightNow = 5000
+        deadlines.add(second, 1)
+        assert (first.deadline, second.deadline) == (5001, 5001)
+        clock.advance(0.5)
+        deadlines.add(third, 1)
+        assert first.deadline == 5001
+        clock.pump([0.5, 0.5])
+        assert (first.expired, second.expired, third.expired) == ([5001], [5001], [5001.5])
+        assert clock.getDelayedCalls() == []
+
+
+class Pending:
+    """Handlers with several timeouts, each with the Deferreds that its calls wait for."""
 
     def __init__(self, **timeouts: float) -> None:
         self.handlers = Handlers()
-        self.waiting: dict[str, list[Deferred[Any]]] = {name: [] for name in timeouts}
-        self.noticed_when_cancelled: Callable[[str], None] = lambda name: None
+        self.deferreds: dict[str, list[Deferred[Any]]] = {name: [] for name in timeouts}
+        self.on_cancelled: Callable[[str], object] = lambda name: None
         for name, timeout in timeouts.items():
-            self.handlers.message(name, timeout=timeout, on_error={f"sess.{name}": timeout > 0})(self.waits(name))
+            self.handlers.message(name, timeout=timeout, on_error={f"sess.{name}": timeout > 0})(self.handler(name))
 
-    def waits(self, name: str) -> Callable[[], Deferred[Any]]:
+    def handler(self, name: str) -> Callable[[], Deferred[Any]]:
+        """Return the handler of the message called ``name``."""
+
         def handler() -> Deferred[Any]:
-            self.waiting[name].append(Deferred(lambda _: self.noticed_when_cancelled(name)))
-            return self.waiting[name][-1]
+            self.deferreds[name].append(Deferred(lambda _: self.on_cancelled(name)))
+            return self.deferreds[name][-1]
 
         return handler
 
     def begin(self, clock: Any, *names: str) -> Deferred[bytes]:
+        """Send one NOTIFY with messages of these names."""
         return begin(self.handlers, *map(Message, names), clock=clock, timeout=10)
 
 
 class Times:
-    """When each answer came, on a clock."""
+    """Notes the time of a clock at which each answer is ready."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.seen: dict[str, float] = {}
 
     def note(self, name: str, answer: Deferred[bytes]) -> None:
-        def came(result: Any) -> None:
-            self.seen[name] = self.clock.seconds()
-
-        answer.addCallback(came)
+        answer.addCallback(lambda _: self.seen.setdefault(name, self.clock.seconds()))
 
 
 class TestTimes:
     @pytest.mark.parametrize("start", [0.0, 0.1, 1e6 + 1 / 3, 1.7e9 + 0.7])
-    def test_each_has_its_own_time(self, start: float, logged: Logged) -> None:
-        """Neither less nor a turn of the reactor more, whenever it began and whatever the others may take."""
+    def test_each_handler_has_its_own_time(self, start: float, logged: Logged) -> None:
+        """It times out at its deadline, at most one turn of the reactor later.
+
+        Neither the time at which it began nor the timeouts of other handlers change that.
+        """
         clock = Clock()
         clock.rightNow = start
-        waits = Waits(short=0.5, middle=1.5, long=4.0)
-        late: dict[int, tuple[float, Deferred[bytes]]] = {}
+        pending = Pending(short=0.5, middle=1.5, long=4.0)
+        deadlines: list[float] = []
         ends: dict[int, float] = {}
-        number = 0
         for turn in range(1000):
             clock.advance(0.01)
             if turn < 500 and turn % 7 == 0:
                 for name, timeout in (("short", 0.5), ("middle", 1.5), ("long", 4.0)):
-                    answer = waits.begin(clock, name)
-                    late[number] = (clock.seconds() + timeout, answer)
-                    answer.addCallback(lambda _, number: ends.setdefault(number, clock.seconds()), number)
-                    number += 1
-        assert len(ends) == number
-        for each, (deadline, _) in late.items():
-            assert deadline <= ends[each] <= deadline + 0.0101
+                    answer = pending.begin(clock, name)
+                    answer.addCallback(lambda _, number: ends.setdefault(number, clock.seconds()), len(deadlines))
+                    deadlines.append(clock.seconds() + timeout)
+        assert len(ends) == len(deadlines) > 200
+        for number, deadline in enumerate(deadlines):
+            assert deadline <= ends[number] <= deadline + 0.0101
         assert clock.getDelayedCalls() == []
-        assert len(logged.take()) == number
+        assert len(logged.take()) == len(deadlines)
 
-    def test_the_first_may_finish_early(self, logged: Logged) -> None:
-        """Those behind it have their time all the same, not the time of the first."""
+    def test_an_earlier_handler_may_finish(self, logged: Logged) -> None:
+        """The handlers that began after it keep their own deadlines."""
         clock = Clock()
         times = Times(clock)
-        waits = Waits(m=1.0)
-        answers = []
+        pending = Pending(m=1.0)
         for number in range(4):
-            answers.append(waits.begin(clock, "m"))
-            times.note(str(number), answers[-1])
+            times.note(str(number), pending.begin(clock, "m"))
             clock.advance(0.25)
-        # It is 1.0: the first has been given up, the second finishes, the third and the fourth go on.
+        # At 1.0 the first handler has timed out, the second finishes, the third and the fourth stay pending.
         assert times.seen == {"0": 1.0}
-        waits.waiting["m"][1].callback(None)
+        pending.deferreds["m"][1].callback(None)
         clock.advance(0.25)
         assert times.seen == {"0": 1.0, "1": 1.0}
         clock.advance(0.25)
@@ -108,27 +223,27 @@ class TestTimes:
         assert len(logged.take()) == 3
 
     def test_each_message_of_a_notify_has_its_own_time(self, logged: Logged) -> None:
-        """The answer comes when the last has finished, or is given up."""
+        """The answer is ready when the last handler has finished or timed out. A timeout of 0 is no limit."""
         clock = Clock()
-        waits = Waits(short=0.5, long=2.0, never=0)
-        answer = waits.begin(clock, "short", "long", "never", "long")
+        pending = Pending(short=0.5, long=2.0, never=0)
+        answer = pending.begin(clock, "short", "long", "never", "long")
         clock.advance(0.5)
-        waits.waiting["long"][0].callback({"sess.in_time": 1})
+        pending.deferreds["long"][0].callback({"sess.in_time": 1})
         clock.advance(1.5)
         assert not answer.called
         assert clock.getDelayedCalls() == []
         clock.advance(1000)
-        waits.waiting["never"][0].callback(None)
+        pending.deferreds["never"][0].callback(None)
         assert result_of(answer) == {"sess.short": True, "sess.in_time": 1, "sess.long": True}
         assert len(logged.take()) == 2
 
-    def test_two_clocks(self, logged: Logged) -> None:
-        """One set of handlers may serve two factories, each with a reactor of its own."""
+    def test_handlers_may_serve_two_factories(self, logged: Logged) -> None:
+        """Each factory has a reactor of its own. A deadline counts on the reactor of its NOTIFY."""
         clocks = [Clock(), Clock()]
-        waits = Waits(m=1.0)
-        answers = [waits.begin(clocks[number % 2], "m") for number in range(6)]
-        waits.waiting["m"][0].callback(None)
-        waits.waiting["m"][3].callback(None)
+        pending = Pending(m=1.0)
+        answers = [pending.begin(clocks[number % 2], "m") for number in range(6)]
+        pending.deferreds["m"][0].callback(None)
+        pending.deferreds["m"][3].callback(None)
         clocks[0].advance(1)
         assert [answer.called for answer in answers] == [True, False, True, True, True, False]
         clocks[1].advance(1)
@@ -139,15 +254,15 @@ class TestTimes:
 
 @implementer(IReadDescriptor)
 class Reader:
-    """Tells when something has come to a socket."""
+    """Calls ``on_read`` once, when there are bytes to read from a socket."""
 
-    def __init__(self, end: socket.socket, came: Callable[[], None]) -> None:
+    def __init__(self, end: socket.socket, on_read: Callable[[], None]) -> None:
         self.fileno = end.fileno
-        self._came = came
+        self._on_read = on_read
 
     def doRead(self) -> None:
         reactor.removeReader(self)
-        self._came()
+        self._on_read()
 
     def connectionLost(self, reason: Failure) -> None: ...
 
@@ -156,39 +271,42 @@ class Reader:
 
 
 @pytest_twisted.ensureDeferred
-async def test_what_came_while_the_reactor_was_blocked_came_in_time() -> None:
-    """It is read before anything is given up: of two, the second too, and one of another timeout."""
-    waits = Waits(a=0.02, b=0.03)
+async def test_bytes_that_arrived_while_the_reactor_was_blocked_are_in_time() -> None:
+    """The reactor reads before any handler times out: all three handlers finish, also the one with another timeout."""
+    pending = Pending(a=0.02, b=0.03)
     timers = len(reactor.getDelayedCalls())
-    answers = [waits.begin(reactor, name) for name in "aab"]
+    answers = [pending.begin(reactor, name) for name in "aab"]
     ours, theirs = socket.socketpair()
 
-    def came() -> None:
-        for each in waits.waiting["a"] + waits.waiting["b"]:
-            each.callback({"sess.came": 1})
+    def on_read() -> None:
+        for deferred in pending.deferreds["a"] + pending.deferreds["b"]:
+            deferred.callback({"sess.read": 1})
 
     with ours, theirs:
-        reactor.addReader(Reader(ours, came))
+        reactor.addReader(Reader(ours, on_read))
         theirs.send(b"x")
+        # This blocks the reactor beyond both timeouts.
         time.sleep(0.05)
         for answer in answers:
-            assert decode_actions(await answer) == {"sess.came": 1}
+            assert decode_actions(await answer) == {"sess.read": 1}
     assert len(reactor.getDelayedCalls()) == timers
 
 
-class TestGivingUp:
-    def test_one_that_ends_others(self, logged: Logged) -> None:
-        """Those that it ends are not given up in their turn."""
+class TestCancelling:
+    """The canceller of a handler's Deferred runs when the handler times out, and may do anything."""
+
+    def test_it_may_finish_other_handlers(self, logged: Logged) -> None:
+        """These do not time out, although their deadlines have passed."""
         clock = Clock()
-        waits = Waits(m=1.0)
-        answers = [waits.begin(clock, "m") for _ in range(3)]
+        pending = Pending(m=1.0)
+        answers = [pending.begin(clock, "m") for _ in range(3)]
 
-        def cancelled(name: str) -> None:
-            for each in waits.waiting["m"][1:]:
-                if not each.called:
-                    each.callback({"sess.rescued": 1})
+        def finish_others(name: str) -> None:
+            for deferred in pending.deferreds["m"][1:]:
+                if not deferred.called:
+                    deferred.callback({"sess.rescued": 1})
 
-        waits.noticed_when_cancelled = cancelled
+        pending.on_cancelled = finish_others
         clock.advance(1)
         assert [result_of(answer) for answer in answers] == [
             {"sess.m": True},
@@ -199,40 +317,40 @@ class TestGivingUp:
         assert clock.getDelayedCalls() == []
 
     @pytest.mark.parametrize("others", [0, 2])
-    def test_one_that_begins_others(self, others: int, logged: Logged) -> None:
-        """They have their time from then on."""
+    def test_it_may_begin_other_handlers(self, others: int, logged: Logged) -> None:
+        """These have their whole time from then on."""
         clock = Clock()
-        waits = Waits(m=1.0)
+        pending = Pending(m=1.0)
         times = Times(clock)
         for _ in range(1 + others):
-            waits.begin(clock, "m")
+            pending.begin(clock, "m")
         begun: list[Deferred[bytes]] = []
 
-        def cancelled(name: str) -> None:
+        def begin_another(name: str) -> None:
             if len(begun) < 3:
-                begun.append(waits.begin(clock, "m"))
+                begun.append(pending.begin(clock, "m"))
                 times.note(str(len(begun)), begun[-1])
 
-        waits.noticed_when_cancelled = cancelled
+        pending.on_cancelled = begin_another
         for _ in range(8):
             clock.advance(0.5)
         assert all(answer.called for answer in begun)
-        expected = {"1": 2.0, "2": 3.0, "3": 4.0} if not others else {"1": 2.0, "2": 2.0, "3": 2.0}
+        expected = {"1": 2.0, "2": 2.0, "3": 2.0} if others else {"1": 2.0, "2": 3.0, "3": 4.0}
         assert times.seen == expected
         clock.advance(2)
         assert clock.getDelayedCalls() == []
-        logged.take()
+        assert len(logged.take()) == 1 + others + 3
 
     @pytest.mark.parametrize("messages", [1, 2])
-    def test_one_that_gives_up_its_own_notify(self, messages: int, logged: Logged) -> None:
-        """As when its end closes the connection: the others that are late are given up all the same."""
+    def test_it_may_cancel_its_own_notify(self, messages: int, logged: Logged) -> None:
+        """As when the canceller closes the connection. The handlers of other NOTIFYs still time out."""
         clock = Clock()
-        waits = Waits(m=1.0)
-        own = waits.begin(clock, *["m"] * messages)
+        pending = Pending(m=1.0)
+        own = pending.begin(clock, *["m"] * messages)
         failures: list[Failure] = []
         own.addErrback(failures.append)
-        other = waits.begin(clock, "m")
-        waits.noticed_when_cancelled = lambda name: own.cancel()
+        other = pending.begin(clock, "m")
+        pending.on_cancelled = lambda name: own.cancel()
         clock.advance(1)
         assert [failure.type for failure in failures] == [CancelledError]
         assert result_of(other) == {"sess.m": True}
@@ -240,72 +358,96 @@ class TestGivingUp:
         assert len(logged.take()) == 2
 
 
-def size_of(table: dict[Any, Any]) -> int:
-    """Return how many bytes a dict takes, as far as Python tells: PyPy does not."""
-    return sys.getsizeof(table, 0)
+def size_of_tables(deadlines: Deadlines) -> int:
+    """Return how many bytes the dicts in ``deadlines`` take. It is 0 on PyPy, which does not tell."""
+    tables = [table for table in gc.get_referents(deadlines) if isinstance(table, dict)]
+    assert tables
+    inner = [table for outer in tables for table in outer.values() if isinstance(table, dict)]
+    return sum([sys.getsizeof(table, 0) for table in tables + inner])
 
 
-def test_nothing_is_kept_of_those_that_finish_while_one_hangs(logged: Logged) -> None:
-    """Of a hundred thousand: neither objects, nor timers, nor places in a list."""
+def test_the_tables_do_not_grow_while_one_item_stays(logged: Logged) -> None:
+    """A hundred thousand items finish meanwhile: no place in a table, no item and no timer is kept of them."""
     clock = Clock()
-    waits = Waits(m=1e9)
-    hanging = waits.begin(clock, "m")
+    deadlines = Deadlines(clock)
+    deadlines.add(Item(clock), 1e9)
+
+    def add_and_discard(count: int) -> weakref.ref[Item]:
+        for _ in range(count):
+            item = Item(clock)
+            deadlines.add(item, 1e9)
+            deadlines.discard(item)
+        return weakref.ref(item)
+
+    add_and_discard(1000)
+    size = size_of_tables(deadlines)
+    last = add_and_discard(100_000)
+    gc.collect()
+    assert last() is None
+    assert size_of_tables(deadlines) <= max(size, 10_000)
+    assert len(clock.getDelayedCalls()) == 1
+
+
+def test_no_object_is_kept_of_handlers_that_finish_while_one_hangs() -> None:
+    """Of a hundred thousand handlers neither an object nor a timer is left."""
+    clock = Clock()
+    pending = Pending(m=1e9)
+    hanging = pending.begin(clock, "m")
 
     def answer(count: int) -> None:
         for _ in range(count):
-            given = waits.begin(clock, "m")
-            waits.waiting["m"].pop().callback(None)
+            given = pending.begin(clock, "m")
+            pending.deferreds["m"].pop().callback(None)
             assert given.called
 
     answer(1000)
     gc.collect()
     before = len(gc.get_objects())
-    (sizes,) = [waits.handlers._deadlines._by_seconds]  # type: ignore[union-attr]
-    size = size_of(sizes[1e9])
     answer(100_000)
     gc.collect()
     assert len(gc.get_objects()) - before < 100
-    assert size_of(sizes[1e9]) <= max(size, 10_000)
     assert len(clock.getDelayedCalls()) == 1
     hanging.addErrback(lambda _: None)
     hanging.cancel()
     assert clock.getDelayedCalls() == []
 
 
-def test_a_clock_that_is_set_back_while_one_is_given_up(logged: Logged) -> None:
-    """What begins then has its own time, by the new clock."""
-    waits = Waits(a=1)
-    clock = Clock()
-    clock.advance(10_000)
-    answers = [waits.begin(clock, "a"), waits.begin(clock, "a")]
+class TestClockSetBack:
+    """Twisted's reactors use the time of day, which an administrator or NTP may set back."""
 
-    def set_back(name: str) -> None:
-        if len(answers) == 2:
-            clock.rightNow -= 5000
-            answers.append(waits.begin(clock, "a"))
+    def test_while_a_handler_times_out(self, logged: Logged) -> None:
+        """A handler that begins then has its own time on the new clock."""
+        pending = Pending(a=1)
+        clock = Clock()
+        clock.advance(10_000)
+        answers = [pending.begin(clock, "a"), pending.begin(clock, "a")]
 
-    waits.noticed_when_cancelled = set_back
-    clock.pump([1, 0])
-    assert [answer.called for answer in answers] == [True, True, False]
-    clock.pump([1, 0])
-    assert answers[2].called
-    assert len(logged.take()) == 3
-    assert clock.getDelayedCalls() == []
+        def set_back(name: str) -> None:
+            if len(answers) == 2:
+                clock.rightNow -= 5000
+                answers.append(pending.begin(clock, "a"))
 
+        pending.on_cancelled = set_back
+        clock.pump([1, 0])
+        assert [answer.called for answer in answers] == [True, True, False]
+        clock.pump([1, 0])
+        assert answers[2].called
+        assert len(logged.take()) == 3
+        assert clock.getDelayedCalls() == []
 
-def test_a_clock_that_is_set_back(logged: Logged) -> None:
-    """Twisted's reactors go by the time of day: nobody waits until it was as late again."""
-    waits = Waits(a=1)
-    clock = Clock()
-    clock.advance(10_000)
-    answers = [waits.begin(clock, "a")]
-    clock.rightNow -= 5000
-    for _ in range(3):
-        clock.advance(0.5)
-        answers.append(waits.begin(clock, "a"))
-    clock.advance(1)
-    # What had passed the limit when the reactor was about to wait is given up in its next turn.
-    clock.advance(0)
-    assert [answer.called for answer in answers] == [True] * 4
-    assert len(logged.take()) == 4
-    assert clock.getDelayedCalls() == []
+    def test_while_handlers_are_pending(self, logged: Logged) -> None:
+        """No handler waits until the clock shows its old deadline again."""
+        pending = Pending(a=1)
+        clock = Clock()
+        clock.advance(10_000)
+        answers = [pending.begin(clock, "a")]
+        clock.rightNow -= 5000
+        for _ in range(3):
+            clock.advance(0.5)
+            answers.append(pending.begin(clock, "a"))
+        clock.advance(1)
+        # A handler whose deadline passed when the reactor was about to wait times out in the next turn.
+        clock.advance(0)
+        assert [answer.called for answer in answers] == [True] * 4
+        assert len(logged.take()) == 4
+        assert clock.getDelayedCalls() == []
