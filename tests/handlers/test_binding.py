@@ -113,7 +113,7 @@ class TestPlans:
         return sum(reference() is not None for reference in references)
 
     def test_messages_of_one_name_may_have_different_arguments(self) -> None:
-        """Each message is bound by its own arguments. No more than 64 plans are kept, because peers choose the names."""
+        """Each message is bound by its own arguments. At most 64 plans are kept, because peers choose the names."""
         binding = Binding("m", lambda ip=0, port=0: (ip, port))
         assert 0 < self.kept(binding, [f"x{number}" for number in range(200)]) <= 64
         assert binding.call(Message("m", [("ip", 2)])) == (2, 0)
