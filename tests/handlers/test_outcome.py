@@ -1,79 +1,169 @@
-"""Whatever a handler returns or raises: its NOTIFY gets one ACK, the connection stays, the log names the message."""
+"""What became of a handler's call: its actions, and the report to the observers.
+
+A handler may return any object. Its NOTIFY still has one ACK, the connection stays open, and the log names the message.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from array import array
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict, UserDict
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from enum import Enum, IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
-from types import MappingProxyType, coroutine
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import pytest
-import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
-from spoa_twisted import NULL, Handlers, Int32, Int64, Message, SPOAFactory, UInt32, UInt64
-from spoa_twisted.spop.actions import decode_actions
-from spoa_twisted.spop.connection import State
-from spoa_twisted.spop.frames import HAProxyHello
-from spoa_twisted.spop.unread import Receipt
+from spoa_twisted import NULL, Handlers, Int32, Int64, Message, UInt32, UInt64
+from spoa_twisted.handlers.handler import Handler
+from spoa_twisted.handlers.outcome import LONGEST_SAFE_NAME, Outcomes
+from spoa_twisted.observer import (
+    CancelFailed,
+    HandlerFailed,
+    HandlerTimedOut,
+    MessageUnhandled,
+    Outcome,
+    ResultTooBig,
+    ResultUnsendable,
+    VariableNameLong,
+)
+from spoa_twisted.spop.actions import encode_actions
 from tests.conftest import Logged
-from tests.test_protocol import Session
+from tests.handlers.answers import LONG, ROOM, Recorder, UnprintableError, answer_of, ask, line_of, respond
 
-#: Longer than any name, value or text that may be logged whole.
-LONG = 3_000_000
-
-#: What the other two handlers of each NOTIFY set.
-GOOD = {"sess.before": 1, "sess.after": 2}
+MESSAGE = Message("m")
+HANDLER = Handler("m", lambda: None, None, {"sess.e": 1}, blocking=False)
+ON_ERROR = encode_actions({"sess.e": 1})
 
 
-def answer_of(function: Callable[..., Any], on_error: Any = None, size: int = 16380, **options: Any) -> dict[str, Any]:
-    """Return the variables that ``function``, or its ``on_error``, adds to those of two other handlers in one ACK.
+class TestReports:
+    """Outcomes alone: each method returns the actions of one message, reports a fault, and records the outcome."""
 
-    There is just one ACK, and the next NOTIFY on the same connection is answered too.
-    """
-    clock = Clock()
-    handlers = Handlers({"before": lambda: {"sess.before": 1}, "after": lambda: {"sess.after": 2}})
-    handlers.message("tested", on_error={"sess.error": True} if on_error is None else on_error, **options)(function)
-    session = Session(SPOAFactory(handlers, reactor=clock), HAProxyHello(max_frame_size=size))
-    ids = session.engine.send_notify([Message("before"), Message("tested"), Message("after")])
-    session.send()
-    clock.advance(11)
-    (ack,) = session.events()
-    assert ack.ids == ids
-    session.notify("before")
-    (next_ack,) = session.events()
-    assert next_ack.variables == {"sess.before": 1}
-    assert session.engine.state is State.RUNNING
-    assert not session.wire.disconnecting
-    # Until HAProxy has surely read what was sent.
-    clock.pump([1] * Receipt.UNKNOWN.value)
-    assert clock.getDelayedCalls() == []
-    assert ack.variables.items() >= GOOD.items()
-    return {name: value for name, value in ack.variables.items() if name not in GOOD}
+    @pytest.fixture
+    def observer(self) -> Recorder:
+        return Recorder()
 
+    @pytest.fixture
+    def record(self) -> list[Outcome]:
+        return [Outcome.OK] * 3
 
-def line_of(logged: Logged) -> str:
-    """Return the first line of the one text that was logged: it is short, and the whole text is printable ASCII."""
-    (text,) = logged.take()
-    line = text.partition("\n")[0]
-    assert "the message 'tested'" in line
-    assert len(line) < 3000
-    assert all(character == "\n" or (character.isascii() and character.isprintable()) for character in text)
-    return line
+    @pytest.fixture
+    def outcomes(self, observer: Recorder, record: list[Outcome]) -> Outcomes:
+        return Outcomes(observer, record)
 
+    @pytest.mark.parametrize("result", [{"sess.a": 1}, None, {}, UserDict({"sess.a": 1})])
+    def test_returned(self, result: Any, outcomes: Outcomes, observer: Recorder, record: list[Outcome]) -> None:
+        """Variables that can be sent are no event."""
+        assert outcomes.returned(1, HANDLER, MESSAGE, result) == encode_actions(dict(result or {}))
+        assert observer.take() == []
+        assert record == [Outcome.OK] * 3
 
-class UnprintableError(Exception):
-    """Its ``__str__`` has a bug."""
+    @pytest.mark.parametrize("result", [[1], {"sess.a": 1.0}, {"bad.a": 1}, "text"])
+    def test_returned_a_value_that_cannot_be_sent(
+        self, result: Any, outcomes: Outcomes, observer: Recorder, record: list[Outcome]
+    ) -> None:
+        """The event has the exception, whose text says why."""
+        assert outcomes.returned(1, HANDLER, MESSAGE, result) == ON_ERROR
+        (event,) = observer.take()
+        assert isinstance(event, ResultUnsendable)
+        assert event.name == "m"
+        assert isinstance(event.error, (TypeError, ValueError))
+        assert record == [Outcome.OK, Outcome.UNSENDABLE, Outcome.OK]
 
-    def __str__(self) -> str:
-        raise LookupError("no such attribute")
+    def test_failed(self, outcomes: Outcomes, observer: Recorder, record: list[Outcome]) -> None:
+        """The event has the Failure."""
+        failure = Failure(LookupError("no such row"))
+        assert outcomes.failed(0, HANDLER, MESSAGE, failure) == ON_ERROR
+        assert observer.take() == [HandlerFailed("m", failure)]
+        assert record == [Outcome.ERROR, Outcome.OK, Outcome.OK]
+
+    def test_timed_out(self, outcomes: Outcomes, observer: Recorder, record: list[Outcome]) -> None:
+        """The event has the timeout."""
+        assert outcomes.timed_out(2, HANDLER, MESSAGE, 0.5) == ON_ERROR
+        assert observer.take() == [HandlerTimedOut("m", 0.5)]
+        assert record == [Outcome.OK, Outcome.OK, Outcome.TIMEOUT]
+
+    def test_unhandled(self, outcomes: Outcomes, observer: Recorder, record: list[Outcome]) -> None:
+        """There is no handler, and so no on_error."""
+        assert outcomes.unhandled(1, MESSAGE) == b""
+        assert observer.take() == [MessageUnhandled("m")]
+        assert record == [Outcome.OK, Outcome.UNHANDLED, Outcome.OK]
+
+    def test_cancel_failed(self, outcomes: Outcomes, observer: Recorder, record: list[Outcome]) -> None:
+        """It changes no outcome: the call has one already."""
+        failure = Failure(LookupError("cannot"))
+        outcomes.cancel_failed(failure)
+        assert observer.take() == [CancelFailed(failure)]
+        assert record == [Outcome.OK] * 3
+
+    def test_without_a_record(self, observer: Recorder) -> None:
+        """The faults are reported nevertheless. One object serves all NOTIFYs of an agent."""
+        outcomes = Outcomes(observer)
+        assert outcomes.timed_out(7, HANDLER, MESSAGE, 1) == ON_ERROR
+        assert outcomes.unhandled(8, MESSAGE) == b""
+        assert len(observer.take()) == 2
+
+    @pytest.mark.parametrize("name", ["v" * 40, "sess." + "v" * 40, "txn.a." + "v" * 38])
+    def test_a_name_of_40_characters_is_no_event(self, name: str, outcomes: Outcomes, observer: Recorder) -> None:
+        """It leaves 17 characters for var-prefix. The scope does not count."""
+        assert LONGEST_SAFE_NAME == 40
+        outcomes.returned(0, HANDLER, MESSAGE, {name: "x" * 100})
+        assert observer.take() == []
+
+    @pytest.mark.parametrize("name", ["v" * 41, "sess." + "v" * 41, "txn.a." + "v" * 39])
+    def test_a_longer_name_is_an_event(
+        self, name: str, outcomes: Outcomes, observer: Recorder, record: list[Outcome]
+    ) -> None:
+        """The variable is sent nevertheless: the agent does not know whether HAProxy drops it."""
+        variables: dict[str, Any] = {"sess.a": 1, name: 1}
+        assert outcomes.returned(0, HANDLER, MESSAGE, variables) == encode_actions(variables)
+        assert observer.take() == [VariableNameLong(name)]
+        assert record == [Outcome.OK] * 3
+
+    def test_join(self, outcomes: Outcomes, observer: Recorder, record: list[Outcome]) -> None:
+        """Actions that need exactly the room fit."""
+        parts = [encode_actions({f"sess.{name}": 1}) for name in "abc"]
+        messages = [Message(name) for name in "abc"]
+        size = len(b"".join(parts))
+        assert outcomes.join(messages, parts, size, lambda message: HANDLER) == b"".join(parts)
+        assert observer.take() == []
+        assert record == [Outcome.OK] * 3
+
+    @pytest.mark.parametrize(
+        ("handler", "replacement"),
+        [
+            (HANDLER, ON_ERROR),
+            (None, b""),
+            (Handler("b", lambda: None, None, {"sess.e": "x" * 200}, blocking=False), b""),
+        ],
+        ids=["on_error", "no handler", "on_error too big"],
+    )
+    def test_join_too_much(
+        self,
+        handler: Handler | None,
+        replacement: bytes,
+        outcomes: Outcomes,
+        observer: Recorder,
+        record: list[Outcome],
+    ) -> None:
+        """A message whose actions do not fit has its on_error, or no actions. The messages after it keep theirs."""
+        big = encode_actions({"sess.small": 1, "sess.big": "x" * 200, "sess.middle": "x" * 10})
+        first, last = encode_actions({"sess.a": 1}), encode_actions({"sess.c": 1})
+        messages = [Message(name) for name in "abc"]
+        found: list[str] = []
+
+        def find(message: Message) -> Handler | None:
+            found.append(message.name)
+            return handler
+
+        joined = outcomes.join(messages, [first, big, last], 150, find)
+        assert joined == first + replacement + last
+        assert found == ["b"]
+        assert observer.take() == [ResultTooBig("b", len(big), 150 - len(first), "sess.big")]
+        assert record == [Outcome.OK, Outcome.TOO_BIG, Outcome.OK]
 
 
 class Text(str):
@@ -165,7 +255,7 @@ class TestNames:
         ids=ascii,
     )
     def test_a_name_that_haproxy_accepts(self, name: str, variable: str) -> None:
-        """With a scope, or without one for proc. It may be of a subclass of str."""
+        """Without a scope it is a name of proc. It may be an object of a subclass of str."""
         assert answer_of(lambda: {name: 1}) == {variable: 1}
 
     @pytest.mark.parametrize(
@@ -199,19 +289,19 @@ class TestNames:
         assert text in line_of(logged)
 
     def test_a_name_that_may_be_too_long_is_sent_and_warned_about(self, logged: Logged) -> None:
-        """Only HAProxy knows its prefix. The log cuts the name, which may be as long as the frame."""
+        """Only HAProxy knows its prefix. The log shows the beginning of the name, which may be as long as the frame."""
         name = "sess." + "v" * 16000
         assert answer_of(lambda: {name: 1}) == {name: 1}
         (line,) = logged.take()
-        assert line.startswith("warn: the variable 'sess.vvvv")
+        assert line.startswith("warn: the name of the variable 'sess.vvvv")
         assert len(line) < 300
 
     def test_a_name_longer_than_a_frame_does_not_fit(self, logged: Logged) -> None:
-        """The log cuts it."""
+        """The log shows its beginning."""
         assert answer_of(lambda: {"sess." + "v" * LONG: 1}) == {"sess.error": True}
         warning, line = logged.take()
-        assert "may be too long for HAProxy" in warning
-        assert f"do not fit in the frame: {LONG + 9} bytes" in line
+        assert "may be too long: HAProxy drops a variable silently" in warning
+        assert f"do not fit in the ACK: they need {LONG + 9} bytes" in line
         assert "the largest is sess.vvvv" in line
         assert len(line) < 300
 
@@ -258,8 +348,8 @@ class TestValues:
 
     @pytest.mark.parametrize("number", [-1, -(2**31), Int32(-1), Int64(-1)], ids=lambda number: type(number).__name__)
     def test_a_negative_number_has_its_sign_in_64_bits(self, number: int) -> None:
-        """Whatever its type: HAProxy reads every integer as one of 64 bits."""
-        actions = Handlers({"m": lambda: {"txn.v": number}}).respond([Message("m")], 1000, Clock(), 0)
+        """Also an INT32, because HAProxy reads every integer as a number of 64 bits."""
+        actions = ask(Handlers({"m": lambda: {"txn.v": number}}), Message("m"))
         assert isinstance(actions, bytes)
         # The head of set-var with scope and name, the type, and the ten bytes of a number of 64 bits.
         assert len(actions) == 5 + 1 + 10
@@ -321,55 +411,9 @@ class TestMappings:
         ids=["error", "exit", "unprintable"],
     )
     def test_a_mapping_that_cannot_be_read(self, error: BaseException, text: str, logged: Logged) -> None:
-        """It costs its own message only."""
+        """Only its own message is affected."""
         assert answer_of(lambda: Unreadable(error)) == {"sess.error": True}
-        assert f"returned what cannot be sent: {text}" in line_of(logged)
-
-
-async def yields_garbage() -> dict[str, Any]:
-    @coroutine
-    def garbage() -> Iterator[int]:
-        yield 42
-
-    await garbage()
-    return {"sess.v": 1}
-
-
-async def asynchronous_generator() -> Any:
-    yield {"sess.v": 1}
-
-
-def generator() -> Iterator[tuple[str, int]]:
-    yield "sess.v", 1
-
-
-def awaited_before() -> Any:
-    async def handler() -> dict[str, Any]:
-        return {"sess.v": 1}
-
-    result = handler()
-    with pytest.raises(StopIteration):
-        result.send(None)
-    return result
-
-
-class AwaitRaises:
-    def __await__(self) -> Any:
-        raise LookupError("cannot be awaited")
-
-
-def cancelled() -> Deferred[Any]:
-    deferred: Deferred[Any] = Deferred()
-    deferred.cancel()
-    return deferred
-
-
-def recurses() -> Any:
-    return recurses()
-
-
-async def recurses_asynchronously() -> Any:
-    return await recurses_asynchronously()
+        assert f"returned a value that cannot be sent: {text}" in line_of(logged)
 
 
 class TestResults:
@@ -387,231 +431,83 @@ class TestResults:
         ],
     )
     def test_other_objects_are_refused(self, result: Any, name: str, logged: Logged) -> None:
-        """False ones and callable ones too. The line names the type."""
+        """Also objects that are false, and callable objects. The line names the type."""
         assert answer_of(lambda: result) == {"sess.error": True}
         assert f"a {name} is no mapping of variables" in line_of(logged)
 
-    @pytest.mark.parametrize("function", [generator, asynchronous_generator])
-    def test_a_generator_is_refused(self, function: Callable[[], Any], logged: Logged) -> None:
-        """A handler must not yield."""
-        assert answer_of(function) == {"sess.error": True}
-        assert "generator is no mapping of variables" in line_of(logged)
-
-    @pytest.mark.parametrize(
-        "function",
-        [awaited_before, AwaitRaises, cancelled, lambda: fail(LookupError())],
-        ids=["awaited before", "raises", "cancelled", "failed"],
-    )
-    def test_an_awaitable_that_fails_at_once(self, function: Callable[[], Any], logged: Logged) -> None:
-        """The handler has failed, and its on_error is sent at once."""
-        assert answer_of(function) == {"sess.error": True}
-        assert "failed" in line_of(logged)
-
-    def test_a_coroutine_may_yield_any_object(self) -> None:
-        """It gets the object back, as from Twisted."""
-        assert answer_of(yields_garbage) == {"sess.v": 1}
-
-    def test_a_deferred_that_fires_with_a_deferred(self, logged: Logged) -> None:
-        """Twisted forbids it, and some versions raise an error."""
-        assert answer_of(lambda: succeed(Deferred())) == {"sess.error": True}
-        line_of(logged)
-
-    def test_a_deferred_that_fires_with_a_coroutine(self, logged: Logged) -> None:
-        """The coroutine is not awaited: it is no mapping."""
-        inner = yields_garbage()
-        assert answer_of(lambda: succeed(inner)) == {"sess.error": True}
-        assert "a coroutine is no mapping of variables" in line_of(logged)
-        inner.close()
-
-    def test_a_deferred_that_is_paused(self, logged: Logged) -> None:
-        """It has a result, but its callbacks do not run: the handler times out."""
-        paused = succeed({"sess.v": 1})
-        paused.pause()
-        assert answer_of(lambda: paused) == {"sess.error": True}
-        assert "took longer than 10.0 s" in line_of(logged)
-
-
-def plain(error: BaseException) -> Callable[[], Any]:
-    def handler() -> NoReturn:
-        raise error
-
-    return handler
-
-
-def deferred(error: BaseException) -> Callable[[], Any]:
-    return lambda: fail(error)
-
-
-def coroutine_at_once(error: BaseException) -> Callable[[], Any]:
-    async def handler() -> NoReturn:
-        raise error
-
-    return handler
-
-
-def coroutine_that_waited(error: BaseException) -> Callable[[], Any]:
-    async def handler() -> NoReturn:
-        await succeed(None)
-        raise error
-
-    return handler
-
-
-#: Each returns a handler that fails with the given exception.
-KINDS = [plain, deferred, coroutine_at_once, coroutine_that_waited]
-
-
-class TestFailures:
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize(
-        "error",
-        [
-            SystemExit,
-            KeyboardInterrupt,
-            GeneratorExit,
-            BaseException,
-            asyncio.CancelledError,
-            CancelledError,
-            StopIteration,
-            StopAsyncIteration,
-            MemoryError,
-            UnprintableError,
-        ],
-    )
-    def test_every_exception_is_caught(
-        self, kind: Callable[[BaseException], Callable[[], Any]], error: type[BaseException], logged: Logged
-    ) -> None:
-        """Also one that would end the program, and one whose text cannot be read."""
-        assert answer_of(kind(error("why"))) == {"sess.error": True}
-        assert line_of(logged).startswith("critical: the handler of the message 'tested' failed")
-
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize(
-        "text", ["no such user: bob\n2026-01-01 forged", "\x1b[2J\r\x85\u2028", "é\udc80"], ids=ascii
-    )
-    def test_a_clients_text_in_an_exception_is_escaped(
-        self, kind: Callable[[BaseException], Callable[[], Any]], text: str, logged: Logged
-    ) -> None:
-        """It can neither forge a line nor control a terminal. The traceback is logged nevertheless."""
-        assert answer_of(kind(ValueError(text))) == {"sess.error": True}
-        (logged_text,) = logged.take()
-        assert all(character == "\n" or " " <= character <= "~" for character in logged_text)
-        assert "Traceback" in logged_text
-        assert logged_text.endswith("ValueError: " + text.encode("unicode_escape").decode())
-
-    def test_a_long_text_is_cut(self, logged: Logged) -> None:
-        """The text of an exception may hold all that a client sent."""
-        assert answer_of(plain(ValueError("x" * LONG))) == {"sess.error": True}
-        (text,) = logged.take()
-        assert "ValueError: xxxx" in text
-        assert len(text) < 4000
-
-    def test_a_recursion_does_not_fill_the_log(self, logged: Logged) -> None:
-        """Only the last of a thousand frames are logged."""
-
-        def deeper(depth: int) -> Any:
-            return deeper(depth + 1)
-
-        assert answer_of(lambda: deeper(0)) == {"sess.error": True}
-        (text,) = logged.take()
-        assert "RecursionError" in text
-        assert "in deeper" in text
-        assert len(text) < 13_000
-
-    def test_the_name_of_an_exception_is_escaped(self, logged: Logged) -> None:
-        """A client's text may be in it, too."""
-
-        def raising() -> None:
-            raise type("No\x1b[2JUser", (Exception,), {})("bob")
-
-        assert answer_of(raising) == {"sess.error": True}
-        (text,) = logged.take()
-        assert "No\\x1b[2JUser: bob" in text
-        assert "\x1b" not in text
-
-    def test_a_text_that_changes_is_escaped(self, logged: Logged) -> None:
-        """Where it begins in the traceback is unknown then: all of it becomes one line."""
-
-        class Changing(Exception):
-            count = 0
-
-            def __str__(self) -> str:
-                self.count += 1
-                return f"{self.count}\nforged\x1b[2J"
-
-        assert answer_of(plain(Changing())) == {"sess.error": True}
-        (text,) = logged.take()
-        assert len(text.splitlines()) == 2
-        assert "Traceback" in text
-        assert "\x1b" not in text
-
-    def test_the_exception_of_a_canceller_is_escaped(self, logged: Logged) -> None:
-        """It is logged like that of a handler."""
-
-        def canceller(deferred: Deferred[Any]) -> None:
-            raise ValueError("a\nforged")
-
-        assert answer_of(lambda: Deferred(canceller)) == {"sess.error": True}
-        late, text = logged.take()
-        assert "took longer than" in late
-        assert text.endswith("ValueError: a\\nforged")
-
-    @pytest.mark.parametrize("function", [recurses, recurses_asynchronously])
-    def test_a_recursion_without_end_fails(self, function: Callable[[], Any], logged: Logged) -> None:
-        """Python ends it, and the answer still goes."""
-        assert answer_of(function) == {"sess.error": True}
-        assert "failed" in line_of(logged)
-
-    @pytest.mark.parametrize(
-        "error", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, UnprintableError]
-    )
-    @pytest_twisted.ensureDeferred
-    async def test_every_exception_in_a_thread_is_caught(self, error: type[BaseException], logged: Logged) -> None:
-        """The only thread goes on to run the next handler."""
-        handlers = Handlers(blocking_threads=1, on_error={"sess.error": True})
-        handlers.message("tested", blocking=True)(plain(error("why")))
-        handlers.message("good", blocking=True)(lambda: {"sess.good": 1})
-        answer = handlers.respond([Message("tested"), Message("good")], 1000, reactor, 10)
-        assert isinstance(answer, Deferred)
-        assert decode_actions(await answer) == {"sess.error": True, "sess.good": 1}
-        assert line_of(logged).startswith("critical: the handler of the message 'tested' failed")
-
-    @pytest.mark.parametrize("kind", [plain, deferred])
-    def test_a_blocking_handler_in_place(
-        self, kind: Callable[[BaseException], Callable[[], Any]], logged: Logged
-    ) -> None:
-        """Where the reactor has no threads, it fails like any other."""
-        assert answer_of(kind(SystemExit("why")), blocking=True) == {"sess.error": True}
-        line_of(logged)
+    @pytest.mark.parametrize("result", [None, {}, UserDict()])
+    def test_no_variables(self, result: Any) -> None:
+        """None and an empty mapping set none."""
+        assert respond(Handlers({"m": lambda: result}), Message("m")) == {}
 
 
 class TestSizes:
     """An ACK is never fragmented: it must fit in one frame."""
 
     @pytest.mark.parametrize("size", [1, 16379, 16380, 70_000, LONG])
-    @pytest.mark.parametrize("one", ["x", b"x"], ids=["str", "bytes"])
-    def test_a_value_of_any_size(self, size: int, one: str | bytes, logged: Logged) -> None:
-        """It is sent, or the line says how much there is, how much room, and which variable is the largest."""
-        answer = answer_of(lambda: {"sess.small": 1, "sess.large": one * size})
+    @pytest.mark.parametrize("unit", ["x", b"x"], ids=["str", "bytes"])
+    def test_a_value_of_any_size(self, size: int, unit: str | bytes, logged: Logged) -> None:
+        """It is sent, or the line says how many bytes it needs, how many are left, and which variable is the largest."""
+        answer = answer_of(lambda: {"sess.small": 1, "sess.large": unit * size})
         if size == 1:
-            assert answer == {"sess.small": 1, "sess.large": one}
+            assert answer == {"sess.small": 1, "sess.large": unit}
         else:
             assert answer == {"sess.error": True}
             line = line_of(logged)
-            assert "do not fit in the frame" in line
+            assert "do not fit in the ACK" in line
             assert "the largest is sess.large" in line
 
     def test_a_hundred_thousand_variables(self, logged: Logged) -> None:
-        """They do not fit, and cost their own message only."""
+        """They do not fit, and only their own message is affected."""
         assert answer_of(lambda: {f"sess.v{number}": number for number in range(100_000)}) == {"sess.error": True}
         assert "do not fit" in line_of(logged)
 
     def test_an_on_error_that_does_not_fit_either(self, logged: Logged) -> None:
-        """The ACK goes without variables for that message."""
+        """The ACK is sent without variables for that message."""
         assert answer_of(lambda: {"sess.large": "x" * LONG}, on_error={"sess.error": "y" * 20_000}) == {}
         assert "the largest is sess.large" in line_of(logged)
 
     def test_the_smallest_frame(self, logged: Logged) -> None:
-        """With 256 bytes there is room for the others and on_error."""
+        """In 256 bytes there is room for the variables of the other handlers and for on_error."""
         assert answer_of(lambda: {"sess.large": "x" * 250}, size=256) == {"sess.error": True}
         assert "the largest is sess.large" in line_of(logged)
+
+    def test_a_message_that_does_not_fit_is_left_out(self, logged: Logged) -> None:
+        """It has its on_error. The messages before and after it keep their variables."""
+        handlers = Handlers({"a": lambda: {"sess.a": "x" * 50}, "c": lambda: {"sess.c": "z" * 20}})
+        too_big: dict[str, Any] = {"sess.small": 1, "sess.big": "y" * 100}
+        handlers.message("b", on_error={"sess.e": 1})(lambda: too_big)
+        assert respond(handlers, Message("a"), Message("b"), Message("c"), room=120) == {
+            "sess.a": "x" * 50,
+            "sess.e": 1,
+            "sess.c": "z" * 20,
+        }
+        (line,) = logged.take()
+        assert "the variables of the message 'b' do not fit" in line
+        assert "the largest is sess.big" in line
+
+    def test_the_variable_of_an_ack_without_actions_may_not_fit(self, logged: Logged) -> None:
+        """A handler may set txn._, the variable that an ACK without actions unsets."""
+        handlers = Handlers({"a": lambda: {"sess.a": b"x" * (ROOM - 12)}, "b": lambda: {"txn._": None}})
+        assert respond(handlers, Message("a"), Message("b")).keys() == {"sess.a"}
+        (line,) = logged.take()
+        assert "the variables of the message 'b' do not fit" in line
+
+    def test_one_message_that_does_not_fit(self, logged: Logged) -> None:
+        """Nor does its on_error: the ACK is sent without variables."""
+        handlers = Handlers({"a": lambda: {"sess.big": b"y" * 100}}, on_error={"sess.error": "x" * 30})
+        assert respond(handlers, Message("a"), room=20) == {}
+        assert len(logged.take()) == 1
+
+    def test_variables_that_need_exactly_the_room_fit(self) -> None:
+        """One byte less, and they would not."""
+        variables = {"sess.a": "x" * 50}
+        handlers = Handlers({"a": lambda: variables})
+        assert respond(handlers, Message("a"), room=len(encode_actions(variables))) == variables
+
+    def test_one_byte_too_much_does_not_fit(self, logged: Logged) -> None:
+        """The on_error does."""
+        variables = {"sess.a": "x" * 50}
+        handlers = Handlers({"a": lambda: variables}, on_error={"sess.e": 1})
+        assert respond(handlers, Message("a"), room=len(encode_actions(variables)) - 1) == {"sess.e": 1}
+        assert len(logged.take()) == 1
