@@ -108,7 +108,12 @@ class TestDeadlines:
     def test_an_item_may_discard_others(self, clock: Clock, deadlines: Deadlines) -> None:
         """These do not expire any more, also when their deadlines have passed and none is left."""
         others = [Item(clock), Item(clock)]
-        first = Item(clock, lambda: [deadlines.discard(item) for item in others])
+
+        def discard_others() -> None:
+            for item in others:
+                deadlines.discard(item)
+
+        first = Item(clock, discard_others)
         for item in (first, *others):
             deadlines.add(item, 1)
         clock.advance(1)
@@ -148,7 +153,7 @@ class Pending:
     def __init__(self, **timeouts: float) -> None:
         self.handlers = Handlers()
         self.deferreds: dict[str, list[Deferred[Any]]] = {name: [] for name in timeouts}
-        self.on_cancelled: Callable[[str], object] = lambda name: None
+        self.on_cancelled: Callable[[str], None] = lambda name: None
         for name, timeout in timeouts.items():
             self.handlers.message(name, timeout=timeout, on_error={f"sess.{name}": timeout > 0})(self.handler(name))
 

@@ -447,7 +447,7 @@ class TestSizes:
     @pytest.mark.parametrize("size", [1, 16379, 16380, 70_000, LONG])
     @pytest.mark.parametrize("unit", ["x", b"x"], ids=["str", "bytes"])
     def test_a_value_of_any_size(self, size: int, unit: str | bytes, logged: Logged) -> None:
-        """It is sent, or the line says how many bytes it needs, how many are left, and which variable is the largest."""
+        """It is sent, or a line says how many bytes it needs, how many are left, and which variable is the largest."""
         answer = answer_of(lambda: {"sess.small": 1, "sess.large": unit * size})
         if size == 1:
             assert answer == {"sess.small": 1, "sess.large": unit}
