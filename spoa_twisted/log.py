@@ -153,7 +153,7 @@ class LogObserver:
         )
 
     def _respond_failed(self, event: RespondFailed) -> None:
-        self._log.failure("{peer}: the handlers failed to respond", event.failure, peer=event.peer)
+        log_failure(self._log, "{peer}: the handlers failed to respond", event.failure, peer=event.peer)
 
     def _message_unhandled(self, event: MessageUnhandled) -> None:
         if self._is_new(event, event.name):
@@ -213,7 +213,8 @@ class LogObserver:
         """Return whether ``fault`` was logged within the last minute. If not, remember that it is logged now."""
         now = self._reactor.seconds()
         last = self._faults.get(fault)
-        if last is not None and now - last < _LOG_INTERVAL:
+        # If the clock was set back, now is before last: to compare only the upper bound would keep the fault silent.
+        if last is not None and 0 <= now - last < _LOG_INTERVAL:
             return True
         if len(self._faults) >= _MAX_FAULTS:
             self._faults.clear()
