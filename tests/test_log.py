@@ -136,8 +136,8 @@ LINES: list[tuple[Event, str]] = [
     (
         ResultUnsendable("m", TypeError("variable 'sess.a': a float has no SPOP type")),
         (
-            "error: the handler of the message 'm' returned a value that cannot be sent: variable 'sess.a': a float has no"
-            " SPOP type"
+            "error: the handler of the message 'm' returned a value that cannot be sent: variable 'sess.a': a float has"
+            " no SPOP type"
         ),
     ),
     (
