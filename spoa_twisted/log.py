@@ -165,7 +165,7 @@ class LogObserver:
         )
 
     def _respond_failed(self, event: RespondFailed) -> None:
-        self._log.failure("{peer}: the handlers failed to respond", event.failure, peer=event.peer)
+        log_failure(self._log, "{peer}: the handlers failed to respond", event.failure, peer=event.peer)
 
     def _message_unhandled(self, event: MessageUnhandled) -> None:
         if self._is_new(event, event.name):
@@ -231,7 +231,8 @@ class LogObserver:
         """
         now = self._reactor.seconds()
         last = self._faults.get(fault)
-        if last is not None and now - last < _LOG_INTERVAL:
+        # If the clock was set back, now is before last: to compare only the upper bound would keep the fault silent.
+        if last is not None and 0 <= now - last < _LOG_INTERVAL:
             return True
         if len(self._faults) >= _MAX_FAULTS:
             # To forget all is simple, and adds at most one line for each fault that repeats.

@@ -124,6 +124,10 @@ class Exchange:
             self._result.callback(self._join())
 
     def _join(self) -> bytes:
+        parts = self._parts
+        if len(parts) == 1 and len(parts[0]) <= self._max_size:
+            # Nearly always.
+            return parts[0]
         return self._outcomes.join(self._messages, self._parts, self._max_size, self._find)
 
     def _cancel(self, result: Deferred[bytes]) -> None:

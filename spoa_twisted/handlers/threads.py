@@ -48,7 +48,9 @@ class BlockingThreads:
             try:
                 self._threadpool.callInThreadWithCallback(on_result, function)
             except BaseException:
-                # The system refuses to start another thread.
+                # The system refuses to start another thread. ThreadPool keeps the one that did not start: these would
+                # pile up, and ThreadPool.stop would raise an exception when it joins one.
+                self._threadpool.threads[:] = [thread for thread in self._threadpool.threads if thread.ident]
                 deferred.errback()
             else:
                 self._free -= 1

@@ -1,4 +1,4 @@
-"""Handlers that are coroutines: stepped by hand until they wait for something."""
+"""Coroutine -> its result, or a Deferred of it when it waits."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import sys
 import traceback
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from spoa_twisted import Handlers, Message
-from spoa_twisted.spop.actions import decode_actions
+from spoa_twisted.handlers import coroutines
 from tests.conftest import Logged
+from tests.handlers.answers import answer_of, ask, begin, line_of, respond, result_of
 from tests.programs import ENVIRONMENT
-from tests.test_handlers import begin, respond, result_of
 
 request: ContextVar[str] = ContextVar("request", default="none")
 
 
 class TestContexts:
-    def test_one_that_does_not_wait_has_a_context_of_its_own(self) -> None:
-        """What it sets is seen neither by the next, nor by who calls; it sees what its caller has set."""
+    def test_a_coroutine_that_does_not_wait_has_its_own_context(self) -> None:
+        """It sees the values of its caller. Neither the caller nor the next coroutine sees the values that it sets."""
 
         async def handler(name: str) -> dict[str, Any]:
             seen = request.get()
@@ -49,35 +50,35 @@ class TestContexts:
         finally:
             request.reset(token)
 
-    def test_one_that_waits_keeps_its_context(self) -> None:
-        """Whatever was set before, between and after, by others and by who lets it go on."""
-        waits: dict[str, Deferred[None]] = {}
+    def test_a_coroutine_that_waits_keeps_its_context(self) -> None:
+        """Other coroutines, and the code that fires the Deferred, set other values meanwhile."""
+        deferreds: dict[str, Deferred[None]] = {}
         seen: dict[str, list[str]] = {"a": [], "b": []}
 
         async def handler(name: str) -> None:
             request.set(f"{name}0")
             for number in range(1, 4):
-                waits[name] = Deferred()
-                await waits[name]
+                deferreds[name] = Deferred()
+                await deferreds[name]
                 seen[name].append(request.get())
                 request.set(f"{name}{number}")
 
         messages = [Message("m", [("name", name)]) for name in "ab"]
         answer = begin(Handlers({"m": handler}), *messages)
         for _ in range(3):
-            token = request.set("whoever")
+            token = request.set("firing")
             try:
-                waits["b"].callback(None)
-                waits["a"].callback(None)
-                assert request.get() == "whoever"
+                deferreds["b"].callback(None)
+                deferreds["a"].callback(None)
+                assert request.get() == "firing"
             finally:
                 request.reset(token)
         assert result_of(answer) == {}
         assert seen == {"a": ["a0", "a1", "a2"], "b": ["b0", "b1", "b2"]}
         assert request.get() == "none"
 
-    def test_one_that_waits_may_take_back_what_it_set(self) -> None:
-        """As a context manager around an await does: every step is in the same context."""
+    def test_a_coroutine_may_reset_its_values_after_it_waited(self) -> None:
+        """A context manager around an await does that. Every step runs in the same context."""
         waiting: Deferred[int] = Deferred()
 
         async def handler() -> dict[str, Any]:
@@ -92,8 +93,8 @@ class TestContexts:
         waiting.callback(5)
         assert result_of(answer) == {"sess.n": 5, "sess.request": "none"}
 
-    def test_one_that_is_given_up_cleans_up_in_its_context(self, logged: Logged) -> None:
-        """As a log's fields that are kept there."""
+    def test_a_coroutine_that_times_out_cleans_up_in_its_context(self, logged: Logged) -> None:
+        """Its ``finally`` clauses see the values that it set."""
         seen: list[str] = []
 
         async def handler() -> None:
@@ -112,8 +113,8 @@ class TestContexts:
 
 
 class TestWaiting:
-    def test_one_that_waits_several_times(self) -> None:
-        """For Deferreds that fire late, at once, and before they are awaited."""
+    def test_a_coroutine_may_wait_several_times(self) -> None:
+        """For Deferreds that fire later, have fired already, or fire before the coroutine awaits them."""
         late: list[Deferred[int]] = [Deferred() for _ in range(3)]
 
         async def handler() -> dict[str, Any]:
@@ -126,8 +127,8 @@ class TestWaiting:
         late[2].callback(1000)
         assert result_of(answer) == {"sess.sum": 1111}
 
-    def test_a_crowd_of_deferreds_that_have_fired(self) -> None:
-        """One after the other, before the first wait and after it: the stack does not grow."""
+    def test_twenty_thousand_deferreds_that_have_fired(self) -> None:
+        """The stack does not grow with them, neither before the coroutine first waits nor after."""
         waits: Deferred[None] = Deferred()
 
         async def handler() -> dict[str, Any]:
@@ -142,8 +143,8 @@ class TestWaiting:
         waits.callback(None)
         assert result_of(answer) == {"sess.sum": 20_000}
 
-    def test_one_that_catches_what_it_awaits_failing(self) -> None:
-        """The exception itself, not what wraps it; and goes on waiting."""
+    def test_a_coroutine_may_catch_the_failure_of_its_deferred(self) -> None:
+        """It catches the exception itself, which nothing wraps, and may wait again."""
         failing: Deferred[None] = Deferred()
         then: Deferred[int] = Deferred()
         error = LookupError("boom")
@@ -161,8 +162,8 @@ class TestWaiting:
         then.callback(7)
         assert result_of(answer) == {"sess.then": 7}
 
-    def test_several_that_await_the_same_deferred(self, logged: Logged) -> None:
-        """Each gets what it comes to, and is told when it fails."""
+    def test_coroutines_may_await_the_same_deferred(self, logged: Logged) -> None:
+        """Each gets its result. When it fails, each raises its exception."""
         for outcome in (7, LookupError("no such table")):
             shared: Deferred[Any] = Deferred()
 
@@ -182,8 +183,8 @@ class TestWaiting:
             del shared, handler, handlers, answers
             gc.collect()
 
-    def test_a_crowd_of_awaitables_that_are_no_deferreds(self) -> None:
-        """They come back as they are, and the stack does not grow with them."""
+    def test_five_thousand_awaitables_that_are_no_deferreds(self) -> None:
+        """The coroutine gets each back unchanged, and the stack does not grow with them."""
 
         class Itself:
             def __await__(self) -> Any:
@@ -195,8 +196,8 @@ class TestWaiting:
 
         assert respond(Handlers({"m": handler}), Message("m")) == {"sess.same": True}
 
-    def test_a_failure_that_many_await(self, logged: Logged) -> None:
-        """The traceback of each shows its own frames, not those of all who were told before."""
+    def test_a_failure_that_fifty_coroutines_await(self, logged: Logged) -> None:
+        """The traceback of each shows its own frames, not those of the coroutines before it."""
         shared: Deferred[Any] = Deferred()
 
         async def handler() -> None:
@@ -213,8 +214,8 @@ class TestWaiting:
         assert set(depths) == {depths[0]}
         assert len(logged.take()) == 50
 
-    def test_a_crowd_of_deferreds_that_are_yielded(self) -> None:
-        """As what was written by hand may do, though they have fired: the stack does not grow with them."""
+    def test_five_thousand_deferreds_that_are_yielded(self) -> None:
+        """A generator-based coroutine may yield Deferreds that have fired. The stack does not grow with them."""
 
         @types.coroutine
         def ask(deferred: Deferred[int]) -> Any:
@@ -225,8 +226,8 @@ class TestWaiting:
 
         assert respond(Handlers({"m": handler}), Message("m")) == {"sess.sum": sum(range(5000))}
 
-    def test_one_that_raises_after_a_wait(self, logged: Logged) -> None:
-        """Costs its message, and the log has where it was."""
+    def test_a_coroutine_that_raises_after_it_waited(self, logged: Logged) -> None:
+        """Its message has the variables of on_error, and the log names its exception."""
         waits: Deferred[None] = Deferred()
 
         async def handler() -> None:
@@ -240,8 +241,8 @@ class TestWaiting:
         assert line.endswith("the handler of the message 'm' failed: LookupError: boom")
 
     @pytest.mark.parametrize("waits", [False, True])
-    def test_one_that_raises_StopIteration(self, waits: bool, logged: Logged) -> None:
-        """Has not returned."""
+    def test_a_coroutine_that_raises_StopIteration(self, waits: bool, logged: Logged) -> None:
+        """It has failed. The value of the exception is not its result."""
         waited: Deferred[None] = Deferred()
 
         async def handler() -> None:
@@ -249,14 +250,14 @@ class TestWaiting:
                 await waited
             raise StopIteration({"sess.a": 1})
 
-        answer = Handlers({"m": handler}).respond([Message("m")], 1000, Clock(), 10)
+        answer = ask(Handlers({"m": handler}), Message("m"))
         waited.callback(None)
-        assert (result_of(answer) if isinstance(answer, Deferred) else decode_actions(answer)) == {}
+        assert result_of(answer) == {}
         (line,) = logged.take()
         assert "RuntimeError: coroutine raised StopIteration" in line
 
-    def test_one_whose_deferred_fails_with_StopIteration(self, logged: Logged) -> None:
-        """Nor has it then."""
+    def test_a_coroutine_whose_deferred_fails_with_StopIteration(self, logged: Logged) -> None:
+        """It has failed too."""
         waits: Deferred[None] = Deferred()
 
         async def handler() -> None:
@@ -268,8 +269,8 @@ class TestWaiting:
         assert len(logged.take()) == 1
 
     @pytest.mark.parametrize("waits", [False, True])
-    def test_one_that_returns_a_deferred(self, waits: bool, logged: Logged) -> None:
-        """It was not awaited, before any wait or after one: an error that says so, at once."""
+    def test_a_coroutine_that_returns_a_deferred(self, waits: bool, logged: Logged) -> None:
+        """It has failed, because it did not await the Deferred. The error says so, and no timer is left."""
         waited: Deferred[None] = Deferred()
 
         async def handler() -> Any:
@@ -278,16 +279,16 @@ class TestWaiting:
             return succeed({"sess.a": 1})
 
         clock = Clock()
-        answer = Handlers({"m": handler}, on_error={"sess.e": 1}).respond([Message("m")], 1000, clock, 10)
+        answer = ask(Handlers({"m": handler}, on_error={"sess.e": 1}), Message("m"), clock=clock)
         waited.callback(None)
-        assert (result_of(answer) if isinstance(answer, Deferred) else decode_actions(answer)) == {"sess.e": 1}
+        assert result_of(answer) == {"sess.e": 1}
         (line,) = logged.take()
         assert line.endswith("TypeError: a coroutine returned a Deferred that it did not await")
         assert clock.getDelayedCalls() == []
 
     @pytest.mark.parametrize("waits", [False, True])
-    def test_one_that_returns_a_coroutine(self, waits: bool, logged: Logged) -> None:
-        """Is no mapping either."""
+    def test_a_coroutine_that_returns_a_coroutine(self, waits: bool, logged: Logged) -> None:
+        """It has failed: a coroutine is no mapping."""
         waited: Deferred[None] = Deferred()
 
         async def another() -> None: ...
@@ -299,9 +300,9 @@ class TestWaiting:
                 await waited
             return unawaited
 
-        answer = Handlers({"m": handler}, on_error={"sess.e": 1}).respond([Message("m")], 1000, Clock(), 10)
+        answer = ask(Handlers({"m": handler}, on_error={"sess.e": 1}), Message("m"))
         waited.callback(None)
-        assert (result_of(answer) if isinstance(answer, Deferred) else decode_actions(answer)) == {"sess.e": 1}
+        assert result_of(answer) == {"sess.e": 1}
         unawaited.close()
         (line,) = logged.take()
         assert "a coroutine is no mapping of variables" in line
@@ -309,8 +310,8 @@ class TestWaiting:
 
 class TestEnds:
     @pytest.mark.parametrize("way", ["returns", "raises", "waits"])
-    def test_one_that_is_given_up_may_do_what_it_likes(self, way: str, logged: Logged) -> None:
-        """CancelledError comes where it waits; what becomes of it then interests nobody."""
+    def test_a_coroutine_that_times_out_may_go_on(self, way: str, logged: Logged) -> None:
+        """CancelledError is raised where it waits. Its result or exception after that is dropped."""
         caught: list[CancelledError] = []
         more: Deferred[None] = Deferred()
 
@@ -334,8 +335,8 @@ class TestEnds:
         assert logged.take() == ["error: the handler of the message 'm' took longer than 1 s"]
         assert clock.getDelayedCalls() == []
 
-    def test_what_it_waits_for_is_cancelled(self, logged: Logged) -> None:
-        """Not what it waited for before."""
+    def test_the_awaited_deferred_is_cancelled(self, logged: Logged) -> None:
+        """But not the Deferreds that the coroutine awaited before."""
         cancelled: list[object] = []
         before: Deferred[None] = Deferred(cancelled.append)
         waited: Deferred[None] = Deferred(cancelled.append)
@@ -356,8 +357,8 @@ class TestEnds:
         assert len(logged.take()) == 1
 
     @pytest.mark.parametrize("waits_again", [False, True])
-    def test_one_that_is_forgotten_while_it_waits_is_closed(self, waits_again: bool) -> None:
-        """When nobody can fire what it waits for: it may clean up, and no warning is given."""
+    def test_a_coroutine_is_closed_when_nothing_refers_to_it(self, waits_again: bool) -> None:
+        """No code can fire its Deferred any more. It may clean up, and Python gives no warning."""
         closed: list[type[BaseException]] = []
 
         async def handler(before: Deferred[None] | None) -> None:
@@ -376,7 +377,7 @@ class TestEnds:
             answer = begin(handlers, Message("m"), timeout=0)
             firsts.pop().callback(None)
             gc.collect()
-            # While the answer is waited for, its handler lives.
+            # The answer still refers to its coroutine.
             assert closed == []
             assert not answer.called
             del answer
@@ -386,9 +387,9 @@ class TestEnds:
         assert warned == []
 
 
-async def check(ip: str, *, note: str = "", waits: Deferred[None] | None = None) -> dict[str, Any]:
-    if waits is not None:
-        await waits
+async def check(ip: str, *, note: str = "", awaited: Deferred[None] | None = None) -> dict[str, Any]:
+    if awaited is not None:
+        await awaited
     return {"sess.ip": ip, "sess.note": note}
 
 
@@ -411,13 +412,13 @@ class Checker:
         (lambda ip: check(ip, note="returned"), "returned"),
     ],
 )
-def test_whatever_returns_a_coroutine_is_awaited(function: Callable[..., Any], note: str) -> None:
-    """A partial of it, an object that is called, a bound method, a plain function that returns one."""
+def test_any_callable_may_return_a_coroutine(function: Callable[..., Any], note: str) -> None:
+    """For example a partial of a coroutine function, a bound method, a plain function, an object with ``__call__``."""
     assert respond(Handlers({"m": function}), Message("m", [("ip", "a")])) == {"sess.ip": "a", "sess.note": note}
 
 
-def test_an_awaitable_of_a_class_may_wait() -> None:
-    """As long as a coroutine, and fail as one."""
+def test_an_object_with_await_may_wait() -> None:
+    """Its ``__await__`` runs like a coroutine."""
     waits: Deferred[int] = Deferred()
 
     class Lookup:
@@ -428,6 +429,154 @@ def test_an_awaitable_of_a_class_may_wait() -> None:
     answer = begin(Handlers({"m": Lookup}), Message("m"))
     waits.callback(5)
     assert result_of(answer) == {"sess.a": 5}
+
+
+class TestBegin:
+    """What a handler returned -> variables, or a Deferred."""
+
+    @pytest.mark.parametrize("result", [None, {"sess.a": 1}, MappingProxyType({}), [1], "text", 0, object()])
+    def test_an_object_that_is_not_awaitable_stays(self, result: Any) -> None:
+        """Whether it can be sent is checked later."""
+        assert coroutines.begin(result) is result
+
+    def test_a_deferred_stays(self) -> None:
+        """Whether it has fired or not."""
+        for deferred in (Deferred[Any](), succeed(None)):
+            assert coroutines.begin(deferred) is deferred
+
+    def test_a_coroutine_that_does_not_wait_needs_no_deferred(self) -> None:
+        """Its result is there at once."""
+        assert coroutines.begin(check("a")) == {"sess.ip": "a", "sess.note": ""}
+
+    def test_a_coroutine_that_waits_needs_a_deferred(self) -> None:
+        """The Deferred fires with the result, and its cancellation cancels the awaited Deferred."""
+        cancelled: list[object] = []
+        awaited: list[Deferred[None]] = [Deferred(), Deferred(cancelled.append)]
+        finishing, hanging = [coroutines.begin(check("a", awaited=deferred)) for deferred in awaited]
+        results: list[Any] = []
+        finishing.addCallback(results.append)
+        awaited[0].callback(None)
+        assert results == [{"sess.ip": "a", "sess.note": ""}]
+        hanging.addErrback(lambda failure: results.append(failure.type))
+        hanging.cancel()
+        assert cancelled == [awaited[1]]
+        assert results[1:] == [CancelledError]
+
+    @pytest.mark.parametrize("error", [LookupError, SystemExit, GeneratorExit, CancelledError])
+    def test_an_exception_before_the_first_wait_is_raised(self, error: type[BaseException]) -> None:
+        """The caller handles it like the exception of a plain function."""
+
+        async def raising() -> None:
+            raise error
+
+        with pytest.raises(error):
+            coroutines.begin(raising())
+
+
+class TestPassOn:
+    """The end of a callback that has used the result of a Deferred."""
+
+    def test_a_result_is_passed_on(self) -> None:
+        """To callbacks that the handler's author adds later."""
+        assert coroutines.pass_on(5, succeed(5)) == 5
+
+    def test_a_failure_is_passed_on_but_not_logged(self) -> None:
+        """An errback behind all others handles it. Else Twisted would log it when the Deferred is collected."""
+        failed = fail(LookupError("no such row"))
+        seen: list[Any] = []
+
+        def use(result: Any) -> Any:
+            passed = coroutines.pass_on(result, failed)
+            failed.addErrback(seen.append)
+            return passed
+
+        failed.addBoth(use)
+        gc.collect()
+        # The errback of pass_on was added first, and has handled it.
+        assert seen == []
+
+
+async def yields_an_int() -> dict[str, Any]:
+    @types.coroutine
+    def ask_for_an_int() -> Iterator[int]:
+        yield 42
+
+    await ask_for_an_int()
+    return {"sess.v": 1}
+
+
+async def asynchronous_generator() -> Any:
+    yield {"sess.v": 1}
+
+
+def generator() -> Iterator[tuple[str, int]]:
+    yield "sess.v", 1
+
+
+def awaited_before() -> Any:
+    async def handler() -> dict[str, Any]:
+        return {"sess.v": 1}
+
+    result = handler()
+    with pytest.raises(StopIteration):
+        result.send(None)
+    return result
+
+
+class AwaitRaises:
+    def __await__(self) -> Any:
+        raise LookupError("cannot be awaited")
+
+
+def cancelled() -> Deferred[Any]:
+    deferred: Deferred[Any] = Deferred()
+    deferred.cancel()
+    return deferred
+
+
+def recurses() -> Any:
+    return recurses()
+
+
+async def recurses_asynchronously() -> Any:
+    return await recurses_asynchronously()
+
+
+class TestHostileResults:
+    """An agent answers, whatever the handler returned."""
+
+    @pytest.mark.parametrize("function", [generator, asynchronous_generator])
+    def test_a_generator_is_refused(self, function: Callable[[], Any], logged: Logged) -> None:
+        """A handler must not yield."""
+        assert answer_of(function) == {"sess.error": True}
+        assert "generator is no mapping of variables" in line_of(logged)
+
+    @pytest.mark.parametrize(
+        "function",
+        [awaited_before, AwaitRaises, cancelled, lambda: fail(LookupError())],
+        ids=["awaited before", "raises", "cancelled", "failed"],
+    )
+    def test_an_awaitable_that_fails_at_once(self, function: Callable[[], Any], logged: Logged) -> None:
+        """The handler has failed, and its on_error is sent at once."""
+        assert answer_of(function) == {"sess.error": True}
+        assert "failed" in line_of(logged)
+
+    def test_a_coroutine_may_yield_any_object(self) -> None:
+        """It gets the object back, as from Twisted."""
+        assert answer_of(yields_an_int) == {"sess.v": 1}
+
+    def test_a_deferred_that_fires_with_a_coroutine(self, logged: Logged) -> None:
+        """The coroutine is not awaited: it is no mapping."""
+        inner = yields_an_int()
+        assert answer_of(lambda: succeed(inner)) == {"sess.error": True}
+        assert "a coroutine is no mapping of variables" in line_of(logged)
+        inner.close()
+
+    @pytest.mark.parametrize("function", [recurses, recurses_asynchronously])
+    def test_a_recursion_without_end_fails(self, function: Callable[[], Any], logged: Logged) -> None:
+        """Python ends it, and the ACK is sent."""
+        assert answer_of(function) == {"sess.error": True}
+        assert "failed" in line_of(logged)
 
 
 ASYNCIO = """
@@ -442,7 +591,11 @@ asyncioreactor.install(loop)
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
+from twisted.logger import Logger
+
 from spoa_twisted import Handlers, Message
+from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.log import LogObserver
 from spoa_twisted.spop.actions import decode_actions
 
 request = ContextVar("request", default="none")
@@ -476,7 +629,8 @@ def hangs():
 
 
 async def main():
-    answer = handlers.respond([Message(name) for name in handlers], 1000, reactor, 10)
+    outcomes = Outcomes(LogObserver(Logger(), reactor))
+    answer = handlers.respond([Message(name) for name in handlers], 1000, reactor, 10, outcomes)
     print(decode_actions(await answer))
     print(request.get(), futures[-1].cancelled(), len(reactor.getDelayedCalls()))
 
@@ -490,8 +644,11 @@ reactor.run()
 """
 
 
-def test_on_the_reactor_of_asyncio() -> None:
-    """A future is awaited, and cancelled when it takes too long; one awaited bare is an error, as Twisted has it."""
+def test_on_twisteds_asyncio_reactor() -> None:
+    """A future that a handler returns is awaited, and cancelled when the handler times out.
+
+    A coroutine that awaits an asyncio future without a Deferred around it fails, as in Twisted's own coroutines.
+    """
     done = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", ASYNCIO],
         env=ENVIRONMENT,

@@ -1,0 +1,527 @@
+"""Events -> lines of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, Logger, formatEvent
+from twisted.python.failure import Failure
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from spoa_twisted import Handlers, Message, SPOAFactory, observer
+from spoa_twisted.log import LogObserver, in_one_line, log_failure
+from spoa_twisted.observer import (
+    AcksHeldBack,
+    CancelFailed,
+    ConnectionEnded,
+    ConnectionMade,
+    ConnectionRefused,
+    DisconnectReceived,
+    DrainTimedOut,
+    Event,
+    HandlerFailed,
+    HandlersReplaced,
+    HandlerTimedOut,
+    HelloReceived,
+    HelloTimedOut,
+    IObserver,
+    MessageUnhandled,
+    Outcome,
+    PayloadRefused,
+    PeerDropped,
+    ProtocolError,
+    RespondFailed,
+    ResponseUnsendable,
+    ResultTooBig,
+    ResultUnsendable,
+    VariableNameLong,
+)
+from spoa_twisted.spop.connection import Notify
+from spoa_twisted.spop.errors import FrameTooBig, InvalidFrame
+from spoa_twisted.spop.frames import Disconnect, HAProxyHello
+from spoa_twisted.testing import FakeHAProxy
+from tests.conftest import Logged
+from tests.handlers.answers import KINDS, LONG, UnprintableError, answer_of, plain
+
+PEER = "192.0.2.1:12345"
+
+
+@implementer(ILogObserver)
+class Lines:
+    """The lines of a log, at all levels."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        line = f"{event['log_level'].name}: {formatEvent(event)}"
+        failure = event.get("log_failure")
+        self._lines.append(line if failure is None else f"{line}\n{failure.getTraceback()}".rstrip())
+
+    def take(self) -> list[str]:
+        """Return the lines since the last call, and forget them. A traceback stands behind its line."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def log(lines: Lines, clock: Clock) -> LogObserver:
+    return LogObserver(Logger(observer=lines), clock)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return the Failure of an exception that was raised, with a traceback."""
+    try:
+        raise error
+    except BaseException:
+        return Failure()
+
+
+FAILURE = failure_of(LookupError("no such row"))
+
+#: The line of each event. Where an event has a Failure, its traceback follows.
+LINES: list[tuple[Event, str]] = [
+    (ConnectionMade(PEER), f"debug: {PEER}: connected"),
+    (ConnectionEnded(PEER, Failure(ConnectionDone())), f"debug: {PEER}: ended: Connection was closed cleanly."),
+    (
+        ConnectionRefused(5),
+        "warn: 5 connections are open, as many as max_connections allows: new ones are refused",
+    ),
+    (
+        HelloReceived(PEER, HAProxyHello(engine_id="\x85{peer}")),
+        (
+            f"debug: {PEER}: HAProxyHello(supported_versions=('2.0',), max_frame_size=16380, capabilities=frozenset(),"
+            " engine_id='\\x85{peer}', healthcheck=False)"
+        ),
+    ),
+    (HelloTimedOut(PEER), f"debug: {PEER}: sent no HAPROXY-HELLO within hello_timeout"),
+    (
+        DisconnectReceived(PEER, Disconnect(2, "a\nb\udc80")),
+        f"debug: {PEER}: HAPROXY-DISCONNECT: status code 2, 'a\\nb\\udc80'",
+    ),
+    (
+        ProtocolError(PEER, InvalidFrame("no such frame")),
+        f"warn: {PEER}: broke the protocol: no such frame (status code 4)",
+    ),
+    (
+        PayloadRefused(PEER, 1000),
+        f"warn: {PEER}: aborted a NOTIFY whose fragments exceed max_payload_size, 1000 bytes",
+    ),
+    (PeerDropped(PEER, 2000), f"warn: {PEER}: dropped: it left more than max_unsent, 2000 bytes, unread"),
+    (AcksHeldBack(PEER, 300), f"debug: {PEER}: holding back 300 bytes of ACKs until HAProxy has read others"),
+    (RespondFailed(PEER, FAILURE), f"critical: {PEER}: the handlers failed to respond"),
+    (
+        ResponseUnsendable(PEER, TypeError("not bytes")),
+        f"error: {PEER}: the response of the handlers cannot be sent: not bytes",
+    ),
+    (MessageUnhandled("m"), "warn: no handler for the message 'm': it sets no variables"),
+    (HandlerFailed("m", FAILURE), "critical: the handler of the message 'm' failed"),
+    (HandlerTimedOut("m", 0.5), "error: the handler of the message 'm' took longer than 0.5 s"),
+    (
+        ResultUnsendable("m", TypeError("variable 'sess.a': a float has no SPOP type")),
+        (
+            "error: the handler of the message 'm' returned a value that cannot be sent: variable 'sess.a': a float has"
+            " no SPOP type"
+        ),
+    ),
+    (
+        ResultTooBig("m", 500, 200, "sess.big"),
+        (
+            "error: the variables of the message 'm' do not fit in the ACK: they need 500 bytes, and 200 are left; the"
+            " largest is sess.big"
+        ),
+    ),
+    (
+        VariableNameLong("sess.long"),
+        (
+            "warn: the name of the variable 'sess.long' may be too long: HAProxy drops a variable silently when"
+            " scope.prefix.name has more than 63 characters"
+        ),
+    ),
+    (CancelFailed(FAILURE), "critical: a handler's Deferred failed to be cancelled"),
+    (DrainTimedOut(7), "warn: closing 7 connections that were not drained within drain_timeout"),
+]
+
+
+class TestLines:
+    @pytest.mark.parametrize(("event", "line"), LINES, ids=lambda parameter: type(parameter).__name__)
+    def test_each_event_has_its_line(self, event: Event, line: str, log: LogObserver, lines: Lines) -> None:
+        """Faults of the handlers are errors, faults of a peer are warnings, and the rest is debug."""
+        log.on_event(event)
+        (logged,) = lines.take()
+        first, _, traceback = logged.partition("\n")
+        assert first == line
+        assert traceback.endswith("LookupError: no such row" if hasattr(event, "failure") else "")
+
+    def test_no_event_is_forgotten(self) -> None:
+        """A new kind of event must have a line. Only HandlersReplaced has none."""
+        known = {type(event) for event, _ in LINES}
+        events = {kind for kind in vars(observer).values() if isinstance(kind, type) and issubclass(kind, Event)}
+        kinds = events - {base for kind in events for base in kind.__bases__}
+        assert kinds == {*known, HandlersReplaced}
+
+    def test_it_is_an_observer(self, log: LogObserver, lines: Lines) -> None:
+        """It logs nothing of a NOTIFY, because each fault in it is an event."""
+        assert verifyObject(IObserver, log)
+        log.on_notify(PEER, Notify(b"", [Message("m")]), [Outcome.ERROR], 0.1)
+        assert lines.take() == []
+
+    def test_an_unknown_event_is_skipped(self, log: LogObserver, lines: Lines) -> None:
+        """So are events that have a line in a later version."""
+
+        class Unknown(Event):
+            pass
+
+        log.on_event(Unknown())
+        log.on_event(HandlersReplaced())
+        assert lines.take() == []
+
+    def test_braces_are_no_format(self, log: LogObserver, lines: Lines) -> None:
+        """The peer's text is a value of the format, not a part of it."""
+        log.on_event(MessageUnhandled("{peer} {name!r} {0} {"))
+        log.on_event(ResultUnsendable("{name}", ValueError("{error} {")))
+        log.on_event(ProtocolError(PEER, InvalidFrame("{code}")))
+        assert lines.take() == [
+            "warn: no handler for the message '{peer} {name!r} {0} {': it sets no variables",
+            "error: the handler of the message '{name}' returned a value that cannot be sent: {error} {",
+            f"warn: {PEER}: broke the protocol: {{code}} (status code 4)",
+        ]
+
+
+class TestNames:
+    """The name of a message comes from a peer: it may be as long as a frame, and may hold any character."""
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            lambda name: MessageUnhandled(name),
+            lambda name: HandlerFailed(name, FAILURE),
+            lambda name: HandlerTimedOut(name, 1),
+            lambda name: ResultUnsendable(name, ValueError("why")),
+            lambda name: ResultTooBig(name, 2, 1, "sess.a"),
+            lambda name: VariableNameLong(name),
+        ],
+    )
+    def test_it_is_cut_and_escaped(self, event: Callable[[str], Event], log: LogObserver, lines: Lines) -> None:
+        """The line shows 64 characters, of which each one that is not printable ASCII is escaped."""
+        name = "m\nforged\x1b[2J\x85\u2028é\udc80" + "x" * LONG
+        log.on_event(event(name))
+        (line,) = lines.take()
+        assert "'m\\nforged\\x1b[2J\\x85\\u2028\\xe9\\udc80" + "x" * 48 + "'" in line
+        assert "x" * 49 not in line
+        assert line.isascii()
+
+    def test_the_largest_variable_is_cut(self, log: LogObserver, lines: Lines) -> None:
+        """A handler may make its name of the peer's text."""
+        log.on_event(ResultTooBig("m", 2, 1, "sess." + "v" * LONG))
+        (line,) = lines.take()
+        assert line.endswith("the largest is sess." + "v" * 59)
+
+    @pytest.mark.parametrize("kind", [MessageUnhandled, VariableNameLong])
+    def test_each_name_is_logged_once(
+        self, kind: type[MessageUnhandled | VariableNameLong], log: LogObserver, lines: Lines
+    ) -> None:
+        """These faults repeat with every request. Two names that begin with the same 64 characters count as one."""
+        for name in ("a", "b", "a", "b", "x" * 64 + "1", "x" * 64 + "2"):
+            log.on_event(kind(name))
+        assert ["'a'" in line or "'b'" in line for line in lines.take()] == [True, True, False]
+
+    def test_a_message_and_a_variable_may_have_the_same_name(self, log: LogObserver, lines: Lines) -> None:
+        """They are two faults."""
+        log.on_event(MessageUnhandled("a"))
+        log.on_event(VariableNameLong("a"))
+        assert len(lines.take()) == 2
+
+    def test_at_most_a_thousand_names_are_logged(self, log: LogObserver, lines: Lines) -> None:
+        """A peer could else fill the memory and the log with names."""
+        for number in range(1500):
+            log.on_event(MessageUnhandled(f"name{number}"))
+        assert len(lines.take()) == 1000
+
+    def test_new_handlers_are_warned_about_again(self, log: LogObserver, lines: Lines) -> None:
+        """Their author wants to know which messages they do not answer."""
+        for event in (MessageUnhandled("a"), HandlersReplaced(), MessageUnhandled("a"), MessageUnhandled("a")):
+            log.on_event(event)
+        assert len(lines.take()) == 2
+
+    @pytest.mark.parametrize("kind", [HandlerTimedOut, ResultUnsendable])
+    def test_other_faults_are_logged_each_time(self, kind: Any, log: LogObserver, lines: Lines) -> None:
+        """A handler that fails again is logged again."""
+        for _ in range(3):
+            log.on_event(kind("m", 1))
+        assert len(lines.take()) == 3
+
+
+class TestFaultsOfPeers:
+    """HAProxy <= 3.0 reconnects hundreds of times a second after a protocol error."""
+
+    def test_the_same_fault_of_a_host_is_a_warning_once_a_minute(
+        self, log: LogObserver, lines: Lines, clock: Clock
+    ) -> None:
+        """Meanwhile it is logged at the level debug. The port is not part of the fault, and the text is not either."""
+        for port in range(3):
+            log.on_event(ProtocolError(f"192.0.2.1:{port}", InvalidFrame(f"text {port}")))
+        clock.advance(59.9)
+        log.on_event(ProtocolError(PEER, InvalidFrame("a")))
+        clock.advance(0.2)
+        log.on_event(ProtocolError(PEER, InvalidFrame("a")))
+        log.on_event(ProtocolError(PEER, InvalidFrame("a")))
+        assert [line.partition(":")[0] for line in lines.take()] == ["warn", "debug", "debug", "debug", "warn", "debug"]
+
+    def test_another_host_or_status_code_is_another_fault(self, log: LogObserver, lines: Lines) -> None:
+        """Each is a warning."""
+        for peer in (PEER, "192.0.2.2:12345", "[2001:db8::1]:12345", "[2001:db8::2]:12345"):
+            log.on_event(ProtocolError(peer, InvalidFrame("a")))
+            log.on_event(ProtocolError(peer, FrameTooBig("a")))
+        assert [line.partition(":")[0] for line in lines.take()] == ["warn"] * 8
+
+    def test_a_refused_connection_is_logged_once_a_minute(self, log: LogObserver, lines: Lines, clock: Clock) -> None:
+        """Whatever host it came from."""
+        for seconds in (0, 30, 29, 2):
+            clock.advance(seconds)
+            log.on_event(ConnectionRefused(5))
+        assert len(lines.take()) == 2
+
+    def test_the_clock_may_be_set_back(self, log: LogObserver, lines: Lines, clock: Clock) -> None:
+        """The fault is logged again at once, not when the clock shows the old time again."""
+        clock.advance(10_000)
+        log.on_event(ConnectionRefused(5))
+        clock.rightNow -= 5000
+        log.on_event(ConnectionRefused(5))
+        log.on_event(ConnectionRefused(5))
+        assert len(lines.take()) == 2
+
+    def test_at_most_a_thousand_faults_are_remembered(self, log: LogObserver, lines: Lines) -> None:
+        """Then all are forgotten: a peer with many addresses must not fill the memory."""
+        first = ProtocolError("192.0.2.1:1", InvalidFrame("a"))
+        log.on_event(first)
+        for number in range(999):
+            log.on_event(ProtocolError(f"[2001:db8::{number:x}]:1", InvalidFrame("a")))
+        lines.take()
+        log.on_event(first)
+        assert lines.take()[0].startswith("debug")
+        log.on_event(ProtocolError("192.0.2.2:1", InvalidFrame("a")))
+        log.on_event(first)
+        assert [line.partition(":")[0] for line in lines.take()] == ["warn", "warn"]
+
+
+class TestResultUnsendable:
+    def test_the_error_is_in_one_line(self, log: LogObserver, lines: Lines) -> None:
+        """It may quote the peer's text: 2,000 characters of it are shown, escaped."""
+        log.on_event(ResultUnsendable("m", ValueError("a\nforged\x1b[2J\udc80" + "x" * LONG)))
+        (line,) = lines.take()
+        assert "cannot be sent: a\\nforged\\x1b[2J\\udc80xxx" in line
+        assert line.count("x") < 2010
+        assert "\n" not in line
+        assert line.isascii()
+
+    def test_an_error_without_a_text(self, log: LogObserver, lines: Lines) -> None:
+        """Its ``__str__`` raises. The line names its class."""
+        log.on_event(ResultUnsendable("m", UnprintableError()))
+        (line,) = lines.take()
+        assert "cannot be sent: <UnprintableError instance" in line
+
+
+class TestLogFailure:
+    """A traceback holds the text of an exception, which may quote the peer's text."""
+
+    @staticmethod
+    def logged(error: BaseException) -> str:
+        """Return the text that ``log_failure`` logs."""
+        lines = Lines()
+        log_failure(Logger(observer=lines), "failed with {name}", failure_of(error), name="{m}")
+        (text,) = lines.take()
+        assert text.startswith("critical: failed with {m}\n")
+        return text
+
+    def test_a_harmless_failure_is_logged_as_it_is(self) -> None:
+        """The event has the Failure itself, for observers of the log that show it in their own way."""
+        failures: list[Failure] = []
+
+        @implementer(ILogObserver)
+        def keep(event: dict[str, Any]) -> None:
+            failures.append(event["log_failure"])
+
+        log_failure(Logger(observer=keep), "failed", FAILURE)
+        assert failures == [FAILURE]
+
+    @pytest.mark.parametrize(
+        "text", ["no such user: bob\n2026-01-01 forged", "\x1b[2J\r\x85\u2028", "é\udc80", "{0} {\n"], ids=ascii
+    )
+    def test_a_text_is_escaped(self, text: str) -> None:
+        """It can neither forge a line nor control a terminal. The frames above it stay readable."""
+        logged = self.logged(ValueError(text))
+        assert all(character == "\n" or " " <= character <= "~" for character in logged)
+        assert "Traceback" in logged
+        assert "\n    raise error\n" in logged
+        assert logged.endswith("ValueError: " + text.encode("unicode_escape").decode())
+
+    def test_a_long_text_is_cut(self) -> None:
+        """After 2,000 characters."""
+        logged = self.logged(ValueError("x" * LONG))
+        assert logged.endswith("ValueError: " + "x" * 2000)
+        assert len(logged) < 4000
+
+    def test_a_text_of_2000_characters_is_not_cut(self) -> None:
+        """But one more is."""
+        assert "x" * 2000 in self.logged(ValueError("x" * 2000))
+        assert "x" * 2001 not in self.logged(ValueError("x" * 2001))
+
+    def test_an_exception_whose_text_changes(self) -> None:
+        """Where its text begins in the traceback is unknown. The whole traceback becomes one line."""
+
+        class Changing(Exception):
+            count = 0
+
+            def __str__(self) -> str:
+                self.count += 1
+                return f"{self.count}\nforged\x1b[2J"
+
+        logged = self.logged(Changing())
+        assert len(logged.splitlines()) == 2
+        assert "Traceback" in logged
+        assert "\x1b" not in logged
+
+    def test_an_exception_without_a_text(self) -> None:
+        """Its ``__str__`` raises. The traceback names its class."""
+        logged = self.logged(UnprintableError())
+        assert "UnprintableError" in logged
+        assert "Traceback" in logged
+
+    @pytest.mark.parametrize(
+        "event",
+        [lambda f: HandlerFailed("m", f), lambda f: CancelFailed(f), lambda f: RespondFailed(PEER, f)],
+        ids=["handler", "cancel", "respond"],
+    )
+    def test_every_event_with_a_failure_is_escaped(
+        self, event: Callable[[Failure], Event], log: LogObserver, lines: Lines
+    ) -> None:
+        """Whatever code of the application raised the exception."""
+        log.on_event(event(failure_of(ValueError("a\nforged\x1b[2J"))))
+        (text,) = lines.take()
+        assert text.endswith("ValueError: a\\nforged\\x1b[2J")
+
+    def test_in_one_line(self) -> None:
+        """The limit counts before characters are escaped."""
+        assert in_one_line("a b~") == "a b~"
+        assert in_one_line("\t\x7f\xe9\u2028\udc80\U0001f600") == "\\t\\x7f\\xe9\\u2028\\udc80\\U0001f600"
+        assert in_one_line("\n" * 3000) == "\\n" * 2000
+
+
+class TestThroughAnAgent:
+    """Failures of handlers, from the exception to the text in the log."""
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize(
+        "text", ["no such user: bob\n2026-01-01 forged", "\x1b[2J\r\x85\u2028", "é\udc80"], ids=ascii
+    )
+    def test_a_clients_text_in_an_exception_is_escaped(
+        self, kind: Callable[[BaseException], Callable[[], Any]], text: str, logged: Logged
+    ) -> None:
+        """For every kind of handler. The traceback is logged nevertheless."""
+        assert answer_of(kind(ValueError(text))) == {"sess.error": True}
+        (logged_text,) = logged.take()
+        assert all(character == "\n" or " " <= character <= "~" for character in logged_text)
+        assert "Traceback" in logged_text
+        assert logged_text.endswith("ValueError: " + text.encode("unicode_escape").decode())
+
+    def test_a_clients_argument_in_an_exception_is_escaped(self, logged: Logged) -> None:
+        """It arrived in a NOTIFY, and its bytes that are not UTF-8 are lone surrogates."""
+
+        def raising(token: str) -> None:
+            raise ValueError(f"bad token {token}")
+
+        assert FakeHAProxy(Handlers({"m": raising})).notify("m", token="\udc80é") == {}
+        (line,) = logged.take()
+        assert line.isascii()
+        assert "the message 'm' failed" in line
+        assert "bad token \\udc80\\xe9" in line
+
+    def test_a_long_text_is_cut(self, logged: Logged) -> None:
+        """The text of an exception may hold everything that a client sent."""
+        assert answer_of(plain(ValueError("x" * LONG))) == {"sess.error": True}
+        (text,) = logged.take()
+        assert "ValueError: xxxx" in text
+        assert len(text) < 4000
+
+    def test_a_recursion_does_not_fill_the_log(self, logged: Logged) -> None:
+        """Only the last of its thousand frames are logged."""
+
+        def deeper(depth: int) -> Any:
+            return deeper(depth + 1)
+
+        assert answer_of(lambda: deeper(0)) == {"sess.error": True}
+        (text,) = logged.take()
+        assert "RecursionError" in text
+        assert "in deeper" in text
+        assert len(text) < 13_000
+
+    def test_the_name_of_an_exception_is_escaped(self, logged: Logged) -> None:
+        """A handler may make it of a client's text."""
+
+        def raising() -> None:
+            raise type("No\x1b[2JUser", (Exception,), {})("bob")
+
+        assert answer_of(raising) == {"sess.error": True}
+        (text,) = logged.take()
+        assert "No\\x1b[2JUser: bob" in text
+        assert "\x1b" not in text
+
+    def test_the_exception_of_a_canceller_is_escaped(self, logged: Logged) -> None:
+        """It is logged like an exception of the handler."""
+
+        def canceller(deferred: Deferred[Any]) -> None:
+            raise ValueError("a\nforged")
+
+        assert answer_of(lambda: Deferred(canceller)) == {"sess.error": True}
+        late, text = logged.take()
+        assert "took longer than" in late
+        assert text.endswith("ValueError: a\\nforged")
+
+    def test_an_unknown_message_is_logged_once(self, logged: Logged) -> None:
+        """On all connections of the agent together. Its name is cut."""
+        haproxy = FakeHAProxy(Handlers({"known": lambda: {"sess.known": 1}}))
+        for _ in range(3):
+            assert haproxy.notify_all(Message("other"), Message("known")) == {"sess.known": 1}
+            haproxy.disconnect()
+        assert logged.take() == ["warn: no handler for the message 'other': it sets no variables"]
+        haproxy.notify("x" * 10_000)
+        (line,) = logged.take()
+        assert len(line) < 200
+
+    def test_a_long_name_of_a_variable_is_logged_once(self, logged: Logged) -> None:
+        """HAProxy drops scope.prefix.name above 63 characters. The variable is sent nevertheless."""
+        name = "a" * 41
+        haproxy = FakeHAProxy(Handlers({"m": lambda: {f"sess.{name}": 1, name: 1, f"txn.{name[1:]}": 1}}))
+        for _ in range(3):
+            assert len(haproxy.notify("m")) == 3
+        warnings = logged.take()
+        assert len(warnings) == 2
+        assert all("may be too long: HAProxy drops" in line for line in warnings)
+
+    def test_a_reload_warns_again(self, logged: Logged, clock: Clock) -> None:
+        """``SPOAFactory.use`` gives the agent other handlers. What an old handler still answers is logged too."""
+        factory = SPOAFactory(Handlers(), reactor=clock)
+        for _ in range(2):
+            factory.outcomes.unhandled(0, Message("m"))
+        assert len(logged.take()) == 1
+        factory.use(Handlers())
+        for _ in range(2):
+            factory.outcomes.unhandled(0, Message("m"))
+        assert len(logged.take()) == 1
