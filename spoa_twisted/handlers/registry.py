@@ -171,24 +171,24 @@ class Handlers:
         pending: list[PendingCall] | None = None
         for message in messages:
             handler = self._by_name.get(message.name) or self._default
-            actions = b""
             if handler is None:
-                actions = outcomes.unhandled(len(parts), message)
-            else:
-                try:
-                    result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
-                    # Nearly every handler returns a dict.
-                    if type(result) is not dict:
-                        result = begin(result)
-                except BaseException:
-                    actions = outcomes.failed(len(parts), handler, message, Failure())
-                else:
-                    if type(result) is not dict and isinstance(result, Deferred):
+                parts.append(outcomes.unhandled(len(parts), message))
+                continue
+            try:
+                result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
+                # Nearly every handler returns a dict.
+                if type(result) is not dict:
+                    result = begin(result)
+                    if isinstance(result, Deferred):
                         pending = pending or []
                         pending.append(PendingCall(handler, message, len(parts), result))
-                    else:
-                        actions = outcomes.returned(len(parts), handler, message, result)
-            parts.append(actions)
+                        # The exchange replaces it when the call has finished.
+                        parts.append(b"")
+                        continue
+            except BaseException:
+                parts.append(outcomes.failed(len(parts), handler, message, Failure()))
+            else:
+                parts.append(outcomes.returned(len(parts), handler, message, result))
         if pending is None:
             if len(parts) == 1 and len(parts[0]) <= max_size:
                 return parts[0]
