@@ -271,7 +271,7 @@ class Observers:
         for observer in self._observers:
             try:
                 observer.on_event(event)
-            except Exception:
+            except BaseException:
                 kind = type(event).__name__
                 self._log.failure("the observer {observer!r} failed with {kind}", observer=observer, kind=kind)
 
@@ -280,5 +280,5 @@ class Observers:
         for observer in self._observers:
             try:
                 observer.on_notify(peer, notify, outcomes, seconds)
-            except Exception:
+            except BaseException:
                 self._log.failure("the observer {observer!r} failed with a NOTIFY", observer=observer)

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from spoa_twisted.agent.closing import ignore
 from spoa_twisted.agent.engines import Engine, cancel
 from spoa_twisted.agent.in_flight import InFlight
 from spoa_twisted.agent.observation import Observation
@@ -101,6 +102,7 @@ class Answering:
 
     def end(self) -> None:
         """Leave all pending answers to the engine; without one, cancel them. The connection is closed."""
+        self._serve = ignore
         if self._engine is None:
             self.cancel()
         else:

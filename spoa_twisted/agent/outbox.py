@@ -16,6 +16,8 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.protocols.policies import ProtocolWrapper
 
+from spoa_twisted.agent.closing import ignore
+
 #: Seconds that a peer has to take all that was written to it, once that is more than ``max_unsent``.
 UNSENT_TIMEOUT: Final = 5.0
 
@@ -68,15 +70,19 @@ class Outbox:
         """The transport's buffer is empty: nothing is unsent any more."""
         self.clogged = False
         self._unsent = 0
-        self.stop()
+        self._stop_timer()
 
     @property
     def is_empty(self) -> bool:
         """Whether the kernel was given all bytes, as far as is known."""
         return not self.clogged and self._sender.written
 
-    def stop(self) -> None:
-        """Stop the timer."""
+    def end(self) -> None:
+        """Report no overflow from now on: the connection has ended."""
+        self._stop_timer()
+        self._on_overflow = ignore
+
+    def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
