@@ -23,8 +23,8 @@ from spoa_twisted.spop.actions import decode_actions
 from spoa_twisted.spop.connection import State
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.spop.unread import Receipt
+from tests.agent.memory import Session
 from tests.conftest import Logged
-from tests.test_protocol import Session
 
 #: Longer than any name, value or text that may be logged whole.
 LONG = 3_000_000
