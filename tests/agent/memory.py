@@ -35,7 +35,7 @@ class TurnClock(Clock):
             if call.active():
                 self.calls.remove(call)
                 call.called = 1
-                call.func(*call.args, **call.kw)  # type: ignore[attr-defined]
+                call.func(*call.args, **call.kw)
 
 
 class Wire(StringTransport):

@@ -86,7 +86,11 @@ class Peer:
         raw.settimeout(TIMEOUT)
         # A small window: the kernel takes few bytes for a peer that does not read.
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
-        raw.connect(address)
+        try:
+            raw.connect(address)
+        except OSError:
+            raw.close()
+            raise
         if kind.startswith("proxy"):
             raw.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\n")
         self.socket = raw
