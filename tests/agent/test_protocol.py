@@ -447,39 +447,6 @@ class TestFactory:
         assert SPOAFactory(waiting.handlers).reactor is reactor
 
 
-class TestOtherHandlers:
-    @pytest.mark.parametrize("answer", [LookupError("boom"), SystemExit(1), b"x" * 20000, None, "text"], ids=repr)
-    def test_a_wrong_answer_affects_its_request_only(self, answer: Any, clock: Clock, logged: Logged) -> None:
-        """The ACK sets no variables, one line is logged, and the connection stays open."""
-        session = Session(SPOAFactory(OtherHandlers(answer), reactor=clock))
-        (ids,) = session.notify("m")
-        assert session.events() == [Ack(ids, {}, aborted=False)]
-        assert len(logged.take()) == 1
-        assert not session.wire.disconnecting
-
-    def test_a_deferred_that_fails_affects_its_request_only(self, clock: Clock, logged: Logged) -> None:
-        """IHandlers does not allow it, but the agent survives it."""
-        deferred: Deferred[bytes] = Deferred()
-        session = Session(SPOAFactory(OtherHandlers(deferred), reactor=clock))
-        (ids,) = session.notify("m")
-        deferred.errback(LookupError("boom"))
-        assert session.events() == [Ack(ids, {}, aborted=False)]
-        assert len(logged.take()) == 1
-
-    def test_a_canceller_that_raises_is_logged(self, clock: Clock, logged: Logged) -> None:
-        """The connection is closed all the same."""
-
-        def canceller(deferred: object) -> None:
-            raise LookupError("cannot")
-
-        session = Session(SPOAFactory(OtherHandlers(Deferred(canceller)), reactor=clock))
-        session.notify("m")
-        session.engine.disconnect()
-        session.send()
-        assert session.wire.disconnecting
-        assert logged.take() == ["critical: a handler's Deferred failed to be cancelled: LookupError: cannot"]
-
-
 class TestDisconnect:
     """A drain calls ``disconnect`` and ``abort``; see test_drain.py for the times."""
 
