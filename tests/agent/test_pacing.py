@@ -15,7 +15,7 @@ from spoa_twisted.spop.connection import Ack, AgentConnection, EngineConnection
 from spoa_twisted.spop.frames import Disconnect
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
-from tests.agent.memory import Session, TurnClock, Wire, long_answers
+from tests.agent.memory import Session, TurnClock, Waiting, Wire, long_answers
 from tests.conftest import Logged
 
 #: Seconds between two looks at a peer that reads nothing, at most.
@@ -143,6 +143,17 @@ class TestHeldBack:
         writer.answer(9000, 9000)
         assert len(writer.held) == 3
 
+    def test_it_is_reported_again_after_short_acks_were_sent(self, turns: TurnClock) -> None:
+        """The last ACKs that were held back are so short that they need no watching."""
+        writer = Writer(turns, Wire())
+        writer.answer(9000, *[700] * 15)
+        assert len(writer.held) == 1
+        while writer.connection.unread:
+            writer.next_look()
+        assert turns.getDelayedCalls() == []
+        writer.answer(9000, 9000)
+        assert len(writer.held) == 2
+
 
 class TestAgent:
     """Through a whole agent."""
@@ -175,6 +186,19 @@ class TestAgent:
             received += session.events()
         assert [type(event) for event in received] == [Ack] * 6 + [Disconnect]
         assert clock.seconds() < 8 * Receipt.UNKNOWN.value * READ_INTERVAL
+        session.lose()
+
+    def test_a_drain_does_not_hold_acks_back_as_well(self, clock: Clock, waiting: Waiting) -> None:
+        """While HAProxy reads an earlier ACK, further ACKs leave as soon as they may."""
+        waiting.handlers.message("long")(lambda: {"sess.a": "x" * 7000})
+        factory = SPOAFactory(waiting.handlers, reactor=clock)
+        session = Session(factory)
+        session.notify("wait", "long")
+        assert len(session.events()) == 1
+        factory.drain(5)
+        clock.advance(0)
+        session.notify("long", "long")
+        assert len(session.events()) == 1
         session.lose()
 
     def test_acks_that_are_written_before_the_kernel_is_asked(self, turns: TurnClock) -> None:
