@@ -155,7 +155,7 @@ LINES: list[tuple[Event, str]] = [
         ),
     ),
     (CancelFailed(FAILURE), "critical: a handler's Deferred failed to be cancelled"),
-    (DrainTimedOut(7), "warn: closing 7 connections that were not drained within drain_timeout"),
+    (DrainTimedOut(7), "warn: closing 7 connections that were not drained in time"),
 ]
 
 

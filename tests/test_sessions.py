@@ -79,7 +79,7 @@ class Peer:
             if isinstance(event, Ack):
                 self.waiting.remove(event.ids)
             elif not isinstance(event, AgentHello):
-                assert self.agent.left()
+                assert self.agent.has_disconnected()
         self.wire.turn()
 
 

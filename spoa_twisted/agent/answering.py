@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from spoa_twisted.agent.closing import ignore
 from spoa_twisted.agent.engines import Engine, cancel
 from spoa_twisted.agent.in_flight import InFlight
 from spoa_twisted.agent.observation import Observation
@@ -49,7 +50,7 @@ class Answering:
         Its argument says whether to call the kernel at once.
     """
 
-    __slots__ = ("_agent", "_connection", "_engine", "_peer", "_serve", "in_flight")
+    __slots__ = ("_agent", "_connection", "_engine", "_handler_timeout", "_peer", "_serve", "in_flight")
 
     def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[bool], None]) -> None:
         self._agent = agent
@@ -57,6 +58,7 @@ class Answering:
         self._peer = peer
         self._serve = serve
         self._engine: Engine | None = None
+        self._handler_timeout = agent.limits.handler_timeout
         #: The NOTIFYs whose handlers have not finished.
         self.in_flight = InFlight(agent.limits.max_in_flight, agent.limits.max_in_flight_size)
 
@@ -74,9 +76,7 @@ class Answering:
         room = self._connection.room_for_actions(notify.ids)
         answer: bytes | Deferred[bytes]
         try:
-            answer = handlers.respond(
-                notify.messages, room, agent.reactor, agent.limits.handler_timeout, agent.outcomes
-            )
+            answer = handlers.respond(notify.messages, room, agent.reactor, self._handler_timeout, agent.outcomes)
         except BaseException:
             answer = self._actions(Failure())
         if type(answer) is not bytes and isinstance(answer, Deferred):
@@ -101,9 +101,7 @@ class Answering:
 
     def end(self) -> None:
         """Leave all pending answers to the engine; without one, cancel them. The connection is closed."""
-        # The connection and this object refer to each other. Without this they would stay in memory until the garbage
-        # collector finds them.
-        self._serve = _ignore
+        self._serve = ignore
         if self._engine is None:
             self.cancel()
         else:
@@ -132,7 +130,3 @@ class Answering:
             # An ACK that takes another connection of its engine may find a smaller frame size there.
             self._agent.observer.on_event(ResponseUnsendable(self._peer, error))
             self._connection.send_ack(ids)
-
-
-def _ignore(at_once: bool) -> None:
-    pass

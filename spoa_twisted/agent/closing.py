@@ -22,6 +22,14 @@ class Phase(IntEnum):
     CLOSING = 3
 
 
+def ignore(*arguments: object) -> None:
+    """Take the place of a callback of a connection that has ended.
+
+    The parts of a connection refer to it by their callbacks. If they kept them, only the garbage collector would free
+    the connection, and an application may have turned it off.
+    """
+
+
 @final
 class Closing:
     """The phase of one connection, and its deadline.
@@ -59,24 +67,18 @@ class Closing:
         if timer is not None:
             timer.cancel()
 
-    def close(self) -> None:
-        """Let ``on_timeout`` be called no more: the connection is closed."""
+    def end(self) -> None:
+        """Stop for good: the connection has ended."""
         self.stop()
-        # The connection and this object refer to each other. Without this they would stay in memory until the garbage
-        # collector finds them.
-        self._on_timeout = _ignore
+        self._on_timeout = ignore
 
     def _on_timer(self) -> None:
         if self.phase is Phase.OPEN:
             # If the reactor was blocked, the HELLO may have arrived in time. The reactor reads it before the next call.
-            self._timer = self._reactor.callLater(0, self._end)
+            self._timer = self._reactor.callLater(0, self._time_out)
         else:
-            self._end()
+            self._time_out()
 
-    def _end(self) -> None:
+    def _time_out(self) -> None:
         self._timer = None
         self._on_timeout(self.phase)
-
-
-def _ignore(phase: Phase) -> None:
-    pass

@@ -16,6 +16,8 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
 from twisted.protocols.policies import ProtocolWrapper
 
+from spoa_twisted.agent.closing import ignore
+
 #: Seconds that a peer has to take all that was written to it, once that is more than ``max_unsent``.
 UNSENT_TIMEOUT: Final = 5.0
 
@@ -68,22 +70,19 @@ class Outbox:
         """The transport's buffer is empty: nothing is unsent any more."""
         self.clogged = False
         self._unsent = 0
-        self.stop()
-
-    def close(self) -> None:
-        """Let ``on_overflow`` be called no more."""
-        self.stop()
-        # The connection and its outbox refer to each other. Without this they would stay in memory until the garbage
-        # collector finds them.
-        self._on_overflow = _ignore
+        self._stop_timer()
 
     @property
     def is_empty(self) -> bool:
         """Whether the kernel was given all bytes, as far as is known."""
         return not self.clogged and self._sender.written
 
-    def stop(self) -> None:
-        """Stop the timer."""
+    def end(self) -> None:
+        """Report no overflow from now on: the connection has ended."""
+        self._stop_timer()
+        self._on_overflow = ignore
+
+    def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -96,10 +95,6 @@ class Outbox:
     def _on_timeout(self) -> None:
         self._timer = None
         self._on_overflow()
-
-
-def _ignore() -> None:
-    pass
 
 
 @final

@@ -12,6 +12,7 @@ from typing import Any, Final, final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from spoa_twisted.agent.closing import ignore
 from spoa_twisted.agent.receipt import receipt
 from spoa_twisted.spop.connection import AgentConnection
 from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
@@ -60,14 +61,16 @@ class Pacing:
         """Ask what HAProxy has read, in an interval from now on. Called after each write that may be unread."""
         if self._timer is None:
             self._timer = self._reactor.callLater(self._interval, self._on_interval)
-        if self._connection.held_back and not self._holding_back:
-            self._holding_back = True
+        was_holding_back, self._holding_back = self._holding_back, self._connection.held_back
+        if self._holding_back and not was_holding_back:
             self._on_held_back(self._connection.bytes_to_send)
 
-    def close(self) -> None:
-        """Stop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
+    def end(self) -> None:
+        """Stop the timer, and call nothing any more: the connection has ended."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        self._on_read = self._on_held_back = ignore
 
     def _on_interval(self) -> None:
         # The kernel is asked two turns of the reactor later: bytes written before this call reach the kernel in this
@@ -87,5 +90,7 @@ class Pacing:
         else:
             self._interval = READ_INTERVAL
         self._connection.interval_ended(known)
-        self._holding_back = False
         self._on_read()
+        # Not before: ACKs that HAProxy must wait for still longer are reported once. Here too, because watch is not
+        # called when nothing is unread.
+        self._holding_back = self._connection.held_back

@@ -86,7 +86,8 @@ class SPOAProtocol(Protocol):
 
     def __init__(self, factory: SPOAFactory) -> None:
         self.factory = factory
-        limits = factory.limits
+        # The limits of this connection: the factory may get others for later connections.
+        self._limits = limits = factory.limits
         self._observer = factory.observer
         self._connection = AgentConnection(limits.max_frame_size, limits.max_payload_size, factory.async_)
         self._closing = Closing(factory.reactor, self._on_phase_timeout)
@@ -110,12 +111,12 @@ class SPOAProtocol(Protocol):
         factory = self.factory
         self._peer = describe(self.transport.getPeer())
         self._answering = Answering(factory, self._connection, self._peer, self._serve)
-        self._outbox = Outbox(self.transport, factory.reactor, factory.limits.max_unsent, self._drop)
+        self._outbox = Outbox(self.transport, factory.reactor, self._limits.max_unsent, self._drop)
         self._tls = ISSLTransport.providedBy(self.transport)
         factory.connections.add(self)
         set_tcp_options(self.transport)
-        if factory.limits.hello_timeout:
-            self._closing.end_after(factory.limits.hello_timeout)
+        if self._limits.hello_timeout:
+            self._closing.end_after(self._limits.hello_timeout)
         self.transport.registerProducer(self, True)
         self._observer.on_event(ConnectionMade(self._peer))
 
@@ -144,7 +145,7 @@ class SPOAProtocol(Protocol):
         self._observer.on_event(ConnectionEnded(self._peer, reason))
         if self._closing.phase is not _CLOSING:
             self._end()
-        self._closing.close()
+        self._closing.end()
         self.factory.on_connection_lost(self)
 
     def pauseProducing(self) -> None:
@@ -243,7 +244,7 @@ class SPOAProtocol(Protocol):
         if isinstance(event, HAProxyHello):
             self._on_hello(event)
         elif isinstance(event, PayloadTooBig):
-            self._observer.on_event(PayloadRefused(self._peer, self.factory.limits.max_payload_size))
+            self._observer.on_event(PayloadRefused(self._peer, self._limits.max_payload_size))
         else:
             self._observer.on_event(DisconnectReceived(self._peer, event))
 
@@ -351,7 +352,7 @@ class SPOAProtocol(Protocol):
         self.transport.loseConnection()
 
     def _drop(self) -> None:
-        self._observer.on_event(PeerDropped(self._peer, self.factory.limits.max_unsent))
+        self._observer.on_event(PeerDropped(self._peer, self._limits.max_unsent))
         self._close()
         self.transport.abortConnection()
 
@@ -359,9 +360,9 @@ class SPOAProtocol(Protocol):
         """Stop all work, once: before the transport is told to close, or when it has closed by itself."""
         self._closing.enter(Phase.CLOSING)
         self._connection.close()
-        self._outbox.close()
+        self._outbox.end()
         if self._pacing is not None:
-            self._pacing.close()
+            self._pacing.end()
             self._pacing = None
         self._answering.end()
 
@@ -432,17 +433,15 @@ class SPOAFactory(Factory):
         self._drain: Drain | None = None
         # The Deferreds that drain() has returned.
         self._drained: list[Deferred[None]] = []
-        self.use(handlers)
+        #: Answers NOTIFYs.
+        self.handlers = _checked(handlers)
 
     def use(self, handlers: IHandlers) -> None:
         """Let ``handlers`` answer from now on. Pending NOTIFYs finish with the handlers that they began with.
 
         :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
         """
-        if not IHandlers.providedBy(handlers):
-            raise TypeError(f"a {type(handlers).__name__} does not provide IHandlers")
-        #: Answers NOTIFYs.
-        self.handlers = handlers
+        self.handlers = _checked(handlers)
         self.observer.on_event(HandlersReplaced())
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
@@ -483,3 +482,9 @@ class SPOAFactory(Factory):
 
     def _on_drain_timeout(self) -> None:
         self.observer.on_event(DrainTimedOut(len(self.connections)))
+
+
+def _checked(handlers: IHandlers) -> IHandlers:
+    if not IHandlers.providedBy(handlers):
+        raise TypeError(f"a {type(handlers).__name__} does not provide IHandlers")
+    return handlers

@@ -236,7 +236,7 @@ class TestFailures:
             (lambda: [("sess.a", 1)], "a list is no mapping of variables"),
             (lambda: succeed("text"), "a str is no mapping of variables"),
             (lambda: 42, "a int is no mapping of variables"),
-            (lambda: {"session.a": 1}, "variable 'session.a': 'session' is no scope"),
+            (lambda: {"session.a": 1}, "variable 'session.a': 'session' is not a scope"),
             (lambda: {"sess.a-b": 1}, "variable 'sess.a-b': HAProxy drops names"),
             (lambda: {"sess.a": 0.5}, "variable 'sess.a': a float has no SPOP type"),
             (lambda: {"sess.a": 2**63}, "variable 'sess.a': 9223372036854775808 is outside the range of INT64"),

@@ -1,4 +1,4 @@
-"""What the kernel says that a peer has read: asked about real sockets."""
+"""receipt: the kernel says whether a peer has read all bytes. The sockets are real."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zope.interface import directlyProvides
 from spoa_twisted.agent.receipt import receipt
 from spoa_twisted.spop.unread import Receipt
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows it")
 
 Ends = tuple[SimpleNamespace, socket.socket]
 
@@ -42,7 +42,7 @@ def listening(kind: str, folder: Path) -> socket.socket:
 
 @pytest.fixture(params=["tcp", "tcp6", "mapped", "unix"])
 def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
-    """An agent's transport, as far as it matters, and its peer's socket. ``mapped`` is IPv4 on an IPv6 port."""
+    """An object with the socket of an agent's transport, and the peer's socket. ``mapped`` is IPv4 on an IPv6 port."""
     with listening(request.param, tmp_path) as listener:
         if request.param == "unix":
             peer = socket.socket(socket.AF_UNIX)
@@ -55,8 +55,8 @@ def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
         yield SimpleNamespace(socket=accepted), peer
 
 
-def test_all_is_read_when_the_peer_has_read_all(ends: Ends) -> None:
-    """Not when it has read a part."""
+def test_bytes_are_missing_until_the_peer_has_read_all(ends: Ends) -> None:
+    """A part is not enough."""
     transport, peer = ends
     assert receipt(transport) is Receipt.HANDED_OUT
     transport.socket.sendall(b"x" * 1000)
@@ -67,8 +67,8 @@ def test_all_is_read_when_the_peer_has_read_all(ends: Ends) -> None:
     assert receipt(transport) is Receipt.HANDED_OUT
 
 
-def test_what_the_peer_has_no_room_for_is_not_read(ends: Ends) -> None:
-    """It is still to be sent."""
+def test_bytes_that_the_peer_has_no_room_for_are_missing(ends: Ends) -> None:
+    """They are still in the kernel of the sender."""
     transport, peer = ends
     transport.socket.setblocking(False)
     sent = received = 0
@@ -81,9 +81,9 @@ def test_what_the_peer_has_no_room_for_is_not_read(ends: Ends) -> None:
     assert receipt(transport) is Receipt.HANDED_OUT
 
 
-def test_what_is_read_may_not_have_been_returned(ends: Ends) -> None:
-    """The call that reads it may take what comes next as well. This one is told to wait for more; others come to it
-    when they are held up, however shortly.
+def test_bytes_that_were_read_may_not_have_been_returned(ends: Ends) -> None:
+    """The call that has read them may read later bytes too. The flag MSG_WAITALL makes it wait for them; without the
+    flag it happens if the kernel interrupts the call for a moment.
     """
     transport, peer = ends
     with ThreadPoolExecutor(1) as pool:
@@ -99,8 +99,8 @@ def test_what_is_read_may_not_have_been_returned(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("ends", ["tcp", "tcp6", "mapped"], indirect=True)
-def test_what_is_read_may_not_have_been_deciphered(ends: Ends) -> None:
-    """With TLS a reader reads more as long as there is more: that all is read says no more than that it may be."""
+def test_bytes_that_were_read_may_not_have_been_decrypted(ends: Ends) -> None:
+    """A reader with TLS decrypts one record after the other, and reads more bytes meanwhile."""
     transport, peer = ends
     directlyProvides(transport, ISSLTransport)
     transport.socket.sendall(b"x" * 1000)
@@ -109,8 +109,8 @@ def test_what_is_read_may_not_have_been_deciphered(ends: Ends) -> None:
     assert receipt(transport) is Receipt.HANDED_OUT_CIPHERED
 
 
-def not_here(transport: SimpleNamespace, peer: socket.socket, **counts: int) -> SimpleNamespace:
-    """Return the transport as if its peer were on another machine, where so much has not arrived."""
+def elsewhere(transport: SimpleNamespace, peer: socket.socket, **counts: int) -> SimpleNamespace:
+    """Return the transport as if its peer were on another machine. ``counts`` are fields of struct tcp_info."""
 
     def getsockopt(*what: int) -> bytes:
         info = bytearray(transport.socket.getsockopt(*what))
@@ -119,40 +119,40 @@ def not_here(transport: SimpleNamespace, peer: socket.socket, **counts: int) -> 
         struct.pack_into("=I", info, 144, counts.get("tcpi_notsent_bytes", 0))
         return bytes(info)
 
-    elsewhere = SimpleNamespace(
+    connection = SimpleNamespace(
         family=transport.socket.family,
         getsockname=transport.socket.getsockname,
         getpeername=lambda: (peer.getsockname()[0], 1),
         getsockopt=getsockopt,
     )
-    return SimpleNamespace(socket=elsewhere)
+    return SimpleNamespace(socket=connection)
 
 
 @pytest.mark.parametrize("ends", ["tcp", "tcp6", "mapped"], indirect=True)
 def test_a_peer_that_is_not_on_this_machine(ends: Ends) -> None:
-    """Of a socket that is not there, as one of another machine, the kernel knows what arrives, no more."""
-    assert receipt(not_here(*ends)) is Receipt.UNKNOWN
-    assert receipt(not_here(*ends, tcpi_unacked=1)) is Receipt.MISSING
-    assert receipt(not_here(*ends, tcpi_notsent_bytes=1)) is Receipt.MISSING
+    """The kernel knows which bytes have arrived there, but not which bytes the peer has read."""
+    assert receipt(elsewhere(*ends)) is Receipt.UNKNOWN
+    assert receipt(elsewhere(*ends, tcpi_unacked=1)) is Receipt.MISSING
+    assert receipt(elsewhere(*ends, tcpi_notsent_bytes=1)) is Receipt.MISSING
 
 
 @pytest.mark.parametrize("ends", ["tcp"], indirect=True)
-def test_a_port_is_no_peer(ends: Ends) -> None:
-    """A peer on another machine may have the number of a port here."""
+def test_a_listening_port_is_no_peer(ends: Ends) -> None:
+    """A process on this machine may listen on the port that a peer on another machine has."""
     transport, _ = ends
     with socket.create_server(("0.0.0.0", 0)) as listener:
-        elsewhere = SimpleNamespace(
+        connection = SimpleNamespace(
             family=socket.AF_INET,
             getsockname=transport.socket.getsockname,
             getpeername=lambda: ("192.0.2.1", listener.getsockname()[1]),
             getsockopt=transport.socket.getsockopt,
         )
-        assert receipt(SimpleNamespace(socket=elsewhere)) is Receipt.UNKNOWN
+        assert receipt(SimpleNamespace(socket=connection)) is Receipt.UNKNOWN
 
 
 @pytest.mark.parametrize("ends", ["tcp"], indirect=True)
-def test_a_kernel_that_does_not_tell(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It answers with a socket's addresses and state, and no struct tcp_info."""
+def test_a_kernel_without_the_byte_counts(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers with the addresses and the state of a socket, but without struct tcp_info."""
 
     class Silent(socket.socket):
         def recv(self, size: int, flags: int = 0) -> bytes:
@@ -165,13 +165,13 @@ def test_a_kernel_that_does_not_tell(ends: Ends, monkeypatch: pytest.MonkeyPatch
     assert receipt(transport) is Receipt.UNKNOWN
 
 
-def test_an_ended_connection(ends: Ends) -> None:
-    """Asking does no harm."""
+def test_a_closed_socket(ends: Ends) -> None:
+    """receipt raises no exception."""
     transport, _ = ends
     transport.socket.close()
     assert receipt(transport) is Receipt.UNKNOWN
 
 
-def test_no_socket() -> None:
-    """A transport in memory has none."""
+def test_a_transport_without_a_socket() -> None:
+    """For example, a transport in memory."""
     assert receipt(StringTransport()) is Receipt.UNKNOWN

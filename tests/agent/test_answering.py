@@ -1,0 +1,82 @@
+"""Answering: the answers of handlers, right and wrong, become ACKs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from spoa_twisted import SPOAFactory
+from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.spop.actions import encode_actions
+from spoa_twisted.spop.connection import Ack
+from spoa_twisted.spop.frames import HAProxyHello
+from tests.agent.memory import OtherHandlers, Session
+from tests.conftest import Logged
+
+
+@pytest.mark.parametrize("wrap", [lambda answer: answer, succeed], ids=["bytes", "Deferred"])
+def test_an_answer_that_is_ready(wrap: Any, clock: Clock) -> None:
+    """It leaves in the same write, whether or not it comes in a Deferred."""
+    handlers = OtherHandlers(wrap(encode_actions({"sess.a": 1})))
+    session = Session(SPOAFactory(handlers, reactor=clock))
+    (ids,) = session.notify("m")
+    assert session.agent.is_idle()
+    assert session.events() == [Ack(ids, {"sess.a": 1}, aborted=False)]
+
+
+def test_what_respond_is_called_with(clock: Clock) -> None:
+    """The arguments are those that IHandlers describes. The ACK has the largest size that respond may use."""
+    called: list[Any] = []
+
+    class Recording(OtherHandlers):
+        def respond(self, *arguments: Any) -> Any:
+            called.append(arguments)
+            return encode_actions({"sess.a": b"x" * (arguments[1] - 100)}).ljust(arguments[1], b"\0")
+
+    factory = SPOAFactory(Recording(None), reactor=clock, handler_timeout=7)
+    session = Session(factory, HAProxyHello(max_frame_size=1000))
+    session.notify("m")
+    ((messages, max_size, reactor, timeout, outcomes),) = called
+    assert [message.name for message in messages] == ["m"]
+    assert reactor is clock
+    assert timeout == 7
+    assert isinstance(outcomes, Outcomes)
+    # The length of a frame has 4 bytes. HAProxy >= 3.1 accepts one byte less than it agreed on.
+    assert len(session.wire.value()) == 4 + 1000 - 1
+    assert max_size < 1000
+
+
+class TestOtherHandlers:
+    @pytest.mark.parametrize("answer", [LookupError("boom"), SystemExit(1), b"x" * 20000, None, "text"], ids=repr)
+    def test_a_wrong_answer_affects_its_request_only(self, answer: Any, clock: Clock, logged: Logged) -> None:
+        """The ACK sets no variables, one line is logged, and the connection stays open."""
+        session = Session(SPOAFactory(OtherHandlers(answer), reactor=clock))
+        (ids,) = session.notify("m")
+        assert session.events() == [Ack(ids, {}, aborted=False)]
+        assert len(logged.take()) == 1
+        assert not session.wire.disconnecting
+
+    def test_a_deferred_that_fails_affects_its_request_only(self, clock: Clock, logged: Logged) -> None:
+        """IHandlers does not allow it, but the agent survives it."""
+        deferred: Deferred[bytes] = Deferred()
+        session = Session(SPOAFactory(OtherHandlers(deferred), reactor=clock))
+        (ids,) = session.notify("m")
+        deferred.errback(LookupError("boom"))
+        assert session.events() == [Ack(ids, {}, aborted=False)]
+        assert len(logged.take()) == 1
+
+    def test_a_canceller_that_raises_is_logged(self, clock: Clock, logged: Logged) -> None:
+        """The connection is closed all the same."""
+
+        def canceller(deferred: object) -> None:
+            raise LookupError("cannot")
+
+        session = Session(SPOAFactory(OtherHandlers(Deferred(canceller)), reactor=clock))
+        session.notify("m")
+        session.engine.disconnect()
+        session.send()
+        assert session.wire.disconnecting
+        assert logged.take() == ["critical: a handler's Deferred failed to be cancelled: LookupError: cannot"]
