@@ -487,7 +487,7 @@ class TestAgent:
         assert session.wire.aborted
         session.lose()
         assert drained.called
-        assert logged.take() == ["warn: closing 1 connections that were not drained within drain_timeout"]
+        assert logged.take() == ["warn: closing 1 connections that were not drained in time"]
 
     @pytest.mark.parametrize("greeted", [True, False])
     def test_a_peer_that_keeps_the_connection(self, factory: SPOAFactory, clock: Clock, greeted: bool) -> None:
@@ -510,7 +510,7 @@ class TestAgent:
         drained: list[None] = []
         factory.drain(0).addCallback(drained.append)
         clock.advance(0)
-        assert logged.take() == ["warn: closing 1 connections that were not drained within drain_timeout"]
+        assert logged.take() == ["warn: closing 1 connections that were not drained in time"]
         assert drained == []
         session.lose()
         assert drained == [None]

@@ -102,7 +102,8 @@ class TestRegistration:
         with pytest.raises(error, match=text):
             handlers.message("m", **options)(function)
         with pytest.raises(error, match=text.replace("'m'", "'default'")):
-            handlers.default(function, **options) if options == {} else handlers.default(**options)(function)
+            register = handlers.default(**options) if options else handlers.default
+            register(function)
         assert list(handlers) == []
 
     def test_a_decorator_without_a_name_is_refused(self) -> None:
