@@ -20,7 +20,7 @@ DOWNLOADS = ROOT / ".nox" / "downloads"
 #: Tests whose result can depend on the interpreter, besides those of smoke(). Of the tests with HAProxy: handlers,
 #: values, transports, and the size of answers that HAProxy >= 3.1 can read at once. No tests of faults or speed.
 SMOKE = [
-    *("tests/spop", "tests/conformance", "tests/ctl"),
+    *("tests/spop", "tests/handlers", "tests/agent", "tests/runner", "tests/ctl", "tests/conformance"),
     *[f"tests/haproxy/test_{name}.py" for name in ("handlers", "values", "transports", "wedge")],
 ]
 

@@ -146,6 +146,14 @@ def test_no_class_is_long() -> None:
     assert long == []
 
 
+def test_each_room_has_tests_of_its_name() -> None:
+    """Who changes a room finds its tests, and ``noxfile.py`` runs them with each interpreter."""
+    noxfile = (ROOT / "noxfile.py").read_text()
+    for room in sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")):
+        assert list((ROOT / "tests" / room).glob("test_*.py")), room
+        assert f'"tests/{room}"' in noxfile, room
+
+
 def test_documentation_has_no_code() -> None:
     """The ``__init__.py`` of a room holds a docstring only. That of the whole package imports the public names."""
     for path, module in MODULES.items():
