@@ -232,7 +232,7 @@ class CancelFailed(Event):
 @final
 @dataclass(frozen=True, slots=True)
 class HandlersReplaced(Event):
-    """The agent has new handlers, from ``SPOAFactory.use`` or ``SPOAService.reload``, or its first ones."""
+    """The agent has new handlers in place of others, from ``SPOAFactory.use`` or ``SPOAService.reload``."""
 
 
 @final

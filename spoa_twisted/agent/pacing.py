@@ -12,7 +12,6 @@ from typing import Any, Final, final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from spoa_twisted.agent.closing import ignore
 from spoa_twisted.agent.receipt import receipt
 from spoa_twisted.spop.connection import AgentConnection
 from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
@@ -66,11 +65,10 @@ class Pacing:
             self._on_held_back(self._connection.bytes_to_send)
 
     def end(self) -> None:
-        """Stop the timer, and call nothing any more: the connection has ended."""
+        """Stop the timer: the connection has ended."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-        self._on_read = self._on_held_back = ignore
 
     def _on_interval(self) -> None:
         # The kernel is asked two turns of the reactor later: bytes written before this call reach the kernel in this
