@@ -102,8 +102,7 @@ class TestRegistration:
         with pytest.raises(error, match=text):
             handlers.message("m", **options)(function)
         with pytest.raises(error, match=text.replace("'m'", "'default'")):
-            register = handlers.default(**options) if options else handlers.default
-            register(function)
+            (handlers.default(**options) if options else handlers.default)(function)
         assert list(handlers) == []
 
     def test_a_decorator_without_a_name_is_refused(self) -> None:
