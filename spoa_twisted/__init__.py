@@ -1,9 +1,17 @@
 """A framework for HAProxy SPOE agents on Twisted.
 
-The way of a NOTIFY through the package::
+A NOTIFY and its ACK pass through these modules, in this order::
 
     bytes -> agent.protocol -> spop.connection -> spop.frames -> spop.messages -> handlers
           -> spop.actions -> spop.frames -> spop.connection -> agent.outbox -> bytes
+
+To change something else, begin here::
+
+    limits       each limit of the agent, and so each option of twistd spoa that is a number
+    tap          the other options of twistd spoa
+    observer     the events of the agent: an application can count or log each of them
+    log          which events the agent logs, and how
+    ctl          the command spoactl
 """
 
 from spoa_twisted.agent.protocol import SPOAFactory, SPOAProtocol

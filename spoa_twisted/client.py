@@ -20,11 +20,11 @@ from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import Value
 
-#: Timeout in seconds, for each of three steps: connecting, the agent's HELLO, the ACK of a NOTIFY.
+#: The timeout, in seconds, of each of three steps: connecting, the agent's HELLO, the ACK of a NOTIFY.
 DEFAULT_TIMEOUT: Final = 5.0
 
-#: The HAPROXY-HELLO of HAProxy <= 3.0, without an engine-id. The agent recognises HAProxy >= 3.1 by its HELLO, and
-#: then delays long ACKs, because HAProxy >= 3.1 can stop reading. This client always reads, so it needs no delay.
+#: The HAPROXY-HELLO of HAProxy <= 3.0, without an engine-id. After the HELLO of HAProxy >= 3.1, which has no ``async``,
+#: an agent delays long ACKs, because HAProxy >= 3.1 can stop reading. This client always reads, so it needs no delay.
 DEFAULT_HELLO: Final = HAProxyHello(capabilities=frozenset({PIPELINING, ASYNC}))
 
 ResultT = TypeVar("ResultT")
@@ -61,7 +61,7 @@ class SPOEProtocol(Protocol):
         # The NOTIFYs without an ACK, by their encoded stream-id and frame-id.
         self._pending: dict[bytes, Deferred[dict[str, Value]]] = {}
         self._connection_lost: Deferred[None] = Deferred()
-        # Why the connection is no longer usable. All requests from then on fail with this reason.
+        # The reason why the connection ended; None before. Later requests fail with it.
         self._end_reason: Failure | None = None
 
     @property
@@ -134,7 +134,7 @@ class SPOEProtocol(Protocol):
                         acknowledged.callback(event.variables)
         except SPOPError as error:
             reason = error
-        # Before the callers' errbacks run: the connection has a HAPROXY-DISCONNECT to send after an SPOPError.
+        # After an SPOPError, this sends HAPROXY-DISCONNECT. It must be sent before the callers' errbacks run.
         self._flush()
         if reason is not None:
             self._fail_pending(Failure(reason))
@@ -148,7 +148,7 @@ class SPOEProtocol(Protocol):
         self._connection_lost.callback(None)
 
     def _forget(self, ids: bytes) -> None:
-        # The connection then skips a late ACK. Otherwise dataReceived() would look for its Deferred in vain.
+        # After forget(), the connection skips a late ACK. Otherwise dataReceived() would raise KeyError for it.
         self._pending.pop(ids, None)
         self._connection.forget(ids)
 
@@ -163,7 +163,8 @@ class SPOEProtocol(Protocol):
 
     def _fail_pending(self, reason: Failure) -> None:
         if self._end_reason is not None:
-            # AGENT-DISCONNECT says more than the connectionLost that follows: keep the first reason.
+            # Keep the first reason. The status code of AGENT-DISCONNECT is more useful than the reason of the
+            # connectionLost() that follows.
             return
         self._end_reason = reason
         # Replaced before the first errback: an errback may call send() or cancel another request.
@@ -209,7 +210,7 @@ class SPOEClient:
         self._hello = hello
         self._timeout = timeout
         self._reactor = reactor
-        # The shared connection. It may be unusable by now; the next message then opens another.
+        # The connection for all messages. If it is no longer usable, the next message opens another one.
         self._protocol: SPOEProtocol | None = None
         # The attempt to connect that is in progress, and the requests that wait for its result.
         self._connecting: Deferred[SPOEProtocol] | None = None
@@ -274,7 +275,8 @@ class SPOEClient:
         self._connecting = None
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
-            # Its caller may have cancelled the request. A cancelled Deferred without a canceller ignores this call.
+            # The caller of send() may have cancelled its request, and with it this Deferred. A cancelled Deferred
+            # ignores this call.
             deferred.callback(result)
 
     async def _open_shared_connection(self) -> SPOEProtocol:
@@ -287,7 +289,7 @@ class SPOEClient:
         try:
             return await self._with_timeout(protocol.hello())
         except BaseException:
-            # Cancellation too: nothing else refers to this connection, so nothing else would close it.
+            # This includes CancelledError. Nothing else refers to the connection, so it must be closed here.
             protocol.abort()
             raise
 
@@ -299,6 +301,6 @@ class SPOEClient:
 
 
 def _raise_timeout(result: object, seconds: float) -> NoReturn:
-    # addTimeout() cancels the Deferred. The errors of cancelled Deferreds differ (an endpoint's is
-    # ConnectingCancelledError): callers get TimeoutError instead of any of them.
+    # addTimeout() cancels the Deferred. Cancelled Deferreds fail with different errors, for example with
+    # ConnectingCancelledError. Callers get TimeoutError instead of all of these.
     raise TimeoutError(f"no answer within {seconds:g} s")

@@ -134,7 +134,7 @@ class LogObserver:
             special(event)
         elif type(event) in _LINES:
             level, text = _LINES[type(event)]
-            self._log.emit(level, text, **{known.name: getattr(event, known.name) for known in fields(event)})
+            self._log.emit(level, text, **{field.name: getattr(event, field.name) for field in fields(event)})
 
     def on_notify(self, peer: str, notify: Notify, outcomes: Sequence[Outcome], seconds: float) -> None:
         """Do nothing: each failure of a handler is also an event, which :meth:`on_event` logs."""

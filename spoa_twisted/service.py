@@ -33,7 +33,8 @@ class SPOAService(Service):
     """Serves an agent on one or more endpoints, for .tac files and for applications that have services already.
 
     Under twistd, the service listens before twistd gives up root privileges, so that it may use any port. If one
-    endpoint cannot listen, the service closes the others, and the method that starts it raises the error.
+    endpoint cannot listen, the service closes the others, and ``privilegedStartService`` or ``startService`` raises the
+    error.
     ``stopService`` closes the ports, answers the pending NOTIFYs, sends AGENT-DISCONNECT on each connection, and is
     complete when all connections are closed.
 

@@ -1,15 +1,19 @@
-"""One connection of an agent: when is what read, answered, written, closed?
+"""One connection of an agent: reading, answering, writing and closing.
 
-:class:`~spoa_twisted.agent.protocol.SPOAProtocol` holds these parts together, each of which has a state of its own::
+:class:`~spoa_twisted.agent.protocol.SPOAProtocol` is the connection. It uses these modules, each for one kind of
+state::
 
-    answering    NOTIFY -> handlers -> ACK
+    answering    passes NOTIFYs to the handlers, and queues the ACKs
     in_flight    the NOTIFYs whose handlers have not finished
-    observation  one NOTIFY as an observer sees it
-    engines      with the capability async: ACKs that take another connection of the same engine
-    outbox       bytes that were written and the peer has not taken: backpressure
-    pacing       how fast ACKs may go to a HAProxy >= 3.1; receipt says what it has read
-    closing      how far the end of a connection is
-    drain        how all connections are closed without losing a request
-    peers        addresses as text, and TCP options
-    refusal      a connection that is one too many
+    observation  reports the results and the duration of each NOTIFY to the application's observer
+    engines      with the capability async: sends an ACK on another connection of the same engine
+    outbox       writes bytes, and counts the bytes that the peer has not taken (backpressure)
+    pacing       delays ACKs for a HAProxy >= 3.1
+    receipt      asks the kernel what the peer has read, for pacing
+    closing      the phases of closing a connection, their deadlines, and the reasons to close
+    drain        closes all connections of an agent that stops, without losing a request
+    peers        the address of a peer as text, and TCP options
+    refusal      closes a connection that exceeds max_connections
+
+The events that these modules report, for example ``PeerDropped``, are in :mod:`spoa_twisted.observer`.
 """

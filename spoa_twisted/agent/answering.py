@@ -24,7 +24,7 @@ _CLOSED: Final = State.CLOSED
 
 
 class Agent(Protocol):
-    """The agent, as a connection's answers need it. A reload replaces its handlers."""
+    """The attributes of ``SPOAFactory`` that :class:`Answering` reads. ``SPOAFactory.use`` replaces ``handlers``."""
 
     handlers: IHandlers
     limits: Limits
@@ -33,21 +33,21 @@ class Agent(Protocol):
 
     @property
     def observer(self) -> IObserver:
-        """Hears of everything."""
+        """Receives all events."""
 
     @property
     def notify_observer(self) -> IObserver | None:
-        """Hears of each NOTIFY."""
+        """Receives the results of each NOTIFY; ``None`` if the application has no observer."""
 
 
 @final
 class Answering:
-    """Lets the handlers answer the NOTIFYs of one connection, and queues the ACKs.
+    """Passes the NOTIFYs of one connection to the handlers, and queues the ACKs.
 
-    :param connection: where ACKs are queued.
+    :param connection: the connection that queues the ACKs.
     :param peer: the peer's address as text.
-    :param serve: called when a pending NOTIFY was answered: writes its ACK, and goes on with NOTIFYs that had to wait.
-        Its argument says whether to call the kernel at once.
+    :param serve: called after the ACK of a pending NOTIFY was queued. It writes the ACK, and handles the NOTIFYs that
+        waited for the in-flight limit. Its argument is true to call the kernel at once.
     """
 
     __slots__ = ("_agent", "_connection", "_engine", "_handler_timeout", "_peer", "_serve", "in_flight")
@@ -63,12 +63,12 @@ class Answering:
         self.in_flight = InFlight(agent.limits.max_in_flight, agent.limits.max_in_flight_size)
 
     def join(self, engine: Engine) -> None:
-        """Take part in the ACKs of ``engine``, with the capability ``async``."""
+        """Let ``engine`` send ACKs of its other connections on this one. Called with the capability ``async`` only."""
         self._engine = engine
         engine.add(self)
 
     def on_notify(self, notify: Notify) -> None:
-        """Let the handlers answer, and queue the ACK, now or when they have finished."""
+        """Pass ``notify`` to the handlers. Queue the ACK now, or when the handlers have finished."""
         agent = self._agent
         handlers = agent.handlers
         if agent.notify_observer is not None:
@@ -88,7 +88,8 @@ class Answering:
     def acknowledge(self, ids: bytes, actions: bytes) -> None:
         """Send the ACK for a NOTIFY of this connection, or of another one of the same engine."""
         self._queue_ack(ids, actions)
-        # More handlers may finish in the same turn of the reactor. Then their ACKs leave together, in the next turn.
+        # If other handlers are pending, do not call the kernel at once: more of them may finish in this turn of the
+        # reactor, and then all their ACKs leave in one write, in the next turn.
         self._serve(not self.in_flight.count)
 
     def has_disconnected(self) -> bool:
@@ -100,7 +101,7 @@ class Answering:
         cancel(self.in_flight.take_all(), self._agent.observer)
 
     def end(self) -> None:
-        """Leave all pending answers to the engine; without one, cancel them. The connection is closed."""
+        """Pass all pending answers on to the engine. Without an engine, cancel them. The connection is closed."""
         self._serve = ignore
         if self._engine is None:
             self.cancel()
@@ -113,7 +114,7 @@ class Answering:
             self.acknowledge(ids, self._actions(actions))
         elif self._engine is not None and self._engine.awaits(answer):
             self._engine.on_answer(answer, self._actions(actions))
-        # Else the answer was cancelled, and nobody waits for it.
+        # Otherwise the answer was cancelled, and has no ACK.
 
     def _actions(self, answer: bytes | Failure) -> bytes:
         if isinstance(answer, Failure):
@@ -127,6 +128,7 @@ class Answering:
         try:
             self._connection.send_ack(ids, actions)
         except (TypeError, ValueError) as error:
-            # An ACK that takes another connection of its engine may find a smaller frame size there.
+            # Another IHandlers than Handlers may return a value that is not bytes, or is too long. With the capability
+            # async, this may also be another connection than that of the NOTIFY, with a smaller max-frame-size.
             self._agent.observer.on_event(ResponseUnsendable(self._peer, error))
             self._connection.send_ack(ids)

@@ -1,4 +1,20 @@
-"""How far the end of a connection is, and for how long it may stay there."""
+"""The phases of closing a connection, and their deadlines.
+
+The reasons to close a connection, and the code that closes it:
+
+- HAProxy broke the protocol: ``spop`` raises one of :mod:`spoa_twisted.spop.errors`, and queues AGENT-DISCONNECT. To
+  add an error, add a class there.
+- HAProxy sent HAPROXY-DISCONNECT, or made a health check: ``spop`` queues the last frame.
+- HAProxy sent no HAPROXY-HELLO in time: ``SPOAProtocol._on_phase_timeout``.
+- HAProxy does not read its ACKs: :class:`~spoa_twisted.agent.outbox.Outbox` calls ``SPOAProtocol._drop``.
+- HAProxy closed its side: ``SPOAProtocol.readConnectionLost``.
+- The agent stops: :mod:`spoa_twisted.agent.drain`.
+- ``max_connections`` connections are open: :mod:`spoa_twisted.agent.refusal`.
+
+Code with a new reason reports an event of :mod:`spoa_twisted.observer`. Then it calls either ``_queue_disconnect`` and
+``_flush`` of ``SPOAProtocol``, which close the connection when AGENT-DISCONNECT is written, or ``_close``, which sends
+no frame.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +26,15 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
 class Phase(IntEnum):
-    """How far the end of a connection is. A connection goes from each phase only to a later one."""
+    """A phase of a connection. A connection enters phases only in this order, and may skip some of them."""
 
-    #: NOTIFYs are answered, or the HAPROXY-HELLO is awaited.
+    #: The agent waits for HAPROXY-HELLO, or answers NOTIFYs.
     OPEN = 0
-    #: AGENT-DISCONNECT was sent, and HAProxy is expected to close the connection.
+    #: A drain has sent AGENT-DISCONNECT, and waits until HAProxy closes the connection.
     DISCONNECTING = 1
-    #: The connection will be closed when the last ACKs, held back for a HAProxy >= 3.1, have been written.
+    #: The agent closes the connection when the last frames are written. They are held back for a HAProxy >= 3.1.
     FLUSHING = 2
-    #: The transport was told to close, or has closed by itself.
+    #: The agent called ``loseConnection``, or Twisted called ``connectionLost``.
     CLOSING = 3
 
 
@@ -32,9 +48,9 @@ def ignore(*arguments: object) -> None:
 
 @final
 class Closing:
-    """The phase of one connection, and its deadline.
+    """The phase of one connection, and the deadline of this phase.
 
-    :param on_timeout: called with the phase when it has lasted too long.
+    :param on_timeout: called with the phase when its deadline has passed.
     """
 
     __slots__ = ("_on_timeout", "_reactor", "_timer", "phase")
@@ -46,23 +62,23 @@ class Closing:
         self.phase = Phase.OPEN
 
     def enter(self, phase: Phase) -> None:
-        """Enter ``phase``, which has no deadline so far."""
+        """Enter ``phase``. It has no deadline until :meth:`end_after` is called."""
         assert phase >= self.phase
         self.phase = phase
         self.stop()
 
     def end_after(self, seconds: float) -> None:
-        """Let the phase last for at most ``seconds`` from now on."""
+        """Set the deadline of the phase: ``seconds`` from now."""
         self.stop()
         self._timer = self._reactor.callLater(seconds, self._on_timer)
 
     def shorten(self, seconds: float) -> None:
-        """Let the phase last for at most ``seconds`` from now on, if it has a deadline."""
+        """Move the deadline to ``seconds`` from now, if the phase has a deadline."""
         if self._timer is not None:
             self._timer.reset(seconds)
 
     def stop(self) -> None:
-        """Let the phase last for any time."""
+        """Remove the deadline of the phase."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -74,7 +90,8 @@ class Closing:
 
     def _on_timer(self) -> None:
         if self.phase is Phase.OPEN:
-            # If the reactor was blocked, the HELLO may have arrived in time. The reactor reads it before the next call.
+            # If the reactor was blocked, HAPROXY-HELLO may have arrived in time. The reactor reads it before it makes
+            # this call.
             self._timer = self._reactor.callLater(0, self._time_out)
         else:
             self._time_out()

@@ -1,12 +1,14 @@
 """How an agent that stops closes its connections without losing a request.
 
-SPOP has no way to say "send no more NOTIFYs". A NOTIFY that HAProxy sends before it has read the AGENT-DISCONNECT is
-lost. But HAProxy sends only a limited number of NOTIFYs before it has their ACKs, and HAProxy's clients wait for the
-answers, too. So an agent that drains holds its ACKs back for a moment. When nothing is pending, and nothing has come
-for a while, it is unlikely that a NOTIFY is on its way. Then the agent sends AGENT-DISCONNECT
+SPOP has no frame that means "send no more NOTIFYs". HAProxy loses a NOTIFY that it sends before it has read
+AGENT-DISCONNECT. But HAProxy keeps only a limited number of NOTIFYs in flight, and HAProxy's clients wait for the
+answers too. So an agent that drains holds its ACKs back for a moment: then HAProxy soon sends no more NOTIFYs. When no
+handler is pending, and no bytes have arrived for a while, a NOTIFY is probably not under way. Then the agent sends
+AGENT-DISCONNECT in two steps:
 
-1. on the idle connections, and waits until HAProxy, whose threads do that at times of their own, has closed them;
-2. on all other connections at the same time, each with its held ACKs in the same write.
+1. It sends AGENT-DISCONNECT on the connections without held ACKs, and waits until HAProxy has closed them. Each thread
+   of HAProxy closes its connections at another time.
+2. It sends AGENT-DISCONNECT on all other connections at the same time, each with its held ACKs in the same write.
 """
 
 from __future__ import annotations
@@ -16,32 +18,32 @@ from typing import Final, Protocol, final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-#: Seconds between two looks at the connections. A connection whose ACKs are held back counts as quiet when nothing has
-#: come between two looks.
+#: Seconds between two checks of the connections. A connection is quiet when no bytes were read or written between two
+#: checks. A connection with held ACKs must be quiet for one interval.
 QUIET_INTERVAL: Final = 0.005
 
-#: How many such intervals a connection must be quiet whose ACKs have all been sent: HAProxy may not have acted on the
-#: last ones. When this was 1, with six pairs of HAProxy and agents under load on two cores, 1 restart of 27 cost 11 to
-#: 20 requests.
+#: A connection without held ACKs must be quiet for this many intervals: HAProxy may not have acted on the last ACKs.
+#: When this was 1, with six pairs of HAProxy and agents under load on two cores, 1 restart of 27 cost 11 to 20
+#: requests.
 QUIET_INTERVALS_AFTER_ACKS: Final = 12
 
-#: Seconds for which ACKs are held back at first. When that was not long enough, the agent sends them, and holds the
-#: next ones back for twice as long. So HAProxy never waits long for handlers that answer at once.
+#: Seconds for which the agent holds ACKs back at first. If some handlers are still pending then, the agent sends the
+#: ACKs, and holds the next ones back for twice as long. So the ACKs of fast handlers are never delayed for long.
 FIRST_PATIENCE: Final = 0.02
 
-#: The longest time, in seconds, for which ACKs are held back. After that, connections on which all is answered no
-#: longer wait for connections with slower handlers.
+#: The longest time, in seconds, for which the agent holds ACKs back. After that, connections without pending handlers
+#: no longer wait for connections with slower handlers.
 MAX_PATIENCE: Final = 0.32
 
-#: Seconds that HAProxy has to close idle connections before AGENT-DISCONNECT is sent on others. HAProxy needed 30 ms on
-#: a busy machine.
+#: Seconds that HAProxy has to close the connections of step 1 before the agent begins step 2. HAProxy needed 30 ms on a
+#: busy machine.
 CLOSE_INTERVAL: Final = 0.1
 
 
 class Drainable(Protocol):
-    """A connection, as a drain sees it."""
+    """The methods of ``SPOAProtocol`` that :class:`Drain` calls."""
 
-    #: Grows with each read and each write.
+    #: The number of reads and writes so far.
     activity: int
 
     def hold(self) -> None:
@@ -51,10 +53,10 @@ class Drainable(Protocol):
         """Send the ACKs that were held back so far."""
 
     def is_idle(self) -> bool:
-        """Return whether no answer is pending, and no frame has arrived in part."""
+        """Return whether no handler is pending, and no frame is incomplete."""
 
     def may_have_unread_acks(self) -> bool:
-        """Return whether ACKs were sent that HAProxy may not have acted on: all were sent, none is held back."""
+        """Return whether HAProxy may not have acted on the last ACKs: none is held back, so all were sent."""
 
     def has_held_acks(self) -> bool:
         """Return whether ACKs are held back."""
@@ -66,14 +68,16 @@ class Drainable(Protocol):
         """Return whether AGENT-DISCONNECT was sent."""
 
     def abort(self) -> None:
-        """Cancel what is pending, and close the connection."""
+        """Cancel pending handlers, and close the connection."""
 
 
 @final
 class Drain:
-    """Closes all ``connections``, a collection that shrinks as they are closed.
+    """Closes all connections of an agent.
 
-    :param on_timeout: called when the time is over, before the connections that are still open are aborted.
+    :param connections: the open connections. Each connection removes itself from the collection when it is closed.
+    :param on_timeout: called when the timeout of :meth:`end_after` has passed, before the drain aborts the connections
+        that are still open.
     """
 
     def __init__(
@@ -82,88 +86,96 @@ class Drain:
         self._connections = connections
         self._reactor = reactor
         self._on_timeout = on_timeout
-        self._patience = FIRST_PATIENCE
-        self._patience_ends = 0.0
-        # The time by which HAProxy should have closed the connections that AGENT-DISCONNECT was sent on.
-        self._closed_by = 0.0
-        # The activity of each connection at the last look, and at how many looks it has been the same.
-        self._looks: dict[Drainable, tuple[int, int]] = {}
-        # In the reactor's next turn: it first reads the bytes that have arrived by now.
-        self._look_timer: IDelayedCall = reactor.callLater(0, self._begin)
-        self._end_timers: list[IDelayedCall] = []
+        # For how many seconds ACKs are held back next time, and until when the present ones are.
+        self._hold_seconds = FIRST_PATIENCE
+        self._hold_until = 0.0
+        # When HAProxy should have closed the connections of step 1.
+        self._close_deadline = 0.0
+        # For each connection: its activity at the last check, and the number of checks that found this same activity.
+        self._unchanged: dict[Drainable, tuple[int, int]] = {}
+        # In the reactor's next turn, because the reactor then first reads the bytes that have arrived by now.
+        self._check_timer: IDelayedCall = reactor.callLater(0, self._begin)
+        self._timeout_timers: list[IDelayedCall] = []
 
     def end_after(self, timeout: float) -> None:
-        """Abort connections that are still open after ``timeout`` seconds."""
-        self._end_timers.append(self._reactor.callLater(timeout, self._end))
+        """Abort the connections that are still open after ``timeout`` seconds. May be called again, to end sooner."""
+        self._timeout_timers.append(self._reactor.callLater(timeout, self._abort_all))
 
     def stop(self) -> None:
         """Stop all timers."""
-        for timer in (self._look_timer, *self._end_timers):
+        for timer in (self._check_timer, *self._timeout_timers):
             if timer.active():
                 timer.cancel()
 
     def _begin(self) -> None:
         for connection in list(self._connections):
             connection.hold()
-        self._count_looks(self._connections)
-        self._start_patience()
-        self._look_later()
+        self._count_unchanged(self._connections)
+        self._start_hold()
+        self._check_later()
 
-    def _start_patience(self) -> None:
-        self._patience_ends = self._reactor.seconds() + self._patience
-        self._patience = min(2 * self._patience, MAX_PATIENCE)
+    def _start_hold(self) -> None:
+        self._hold_until = self._reactor.seconds() + self._hold_seconds
+        self._hold_seconds = min(2 * self._hold_seconds, MAX_PATIENCE)
 
-    def _look_later(self) -> None:
-        # The last connection may have ended when AGENT-DISCONNECT was sent on it.
+    def _check_later(self) -> None:
+        # The last connection may have been closed by the AGENT-DISCONNECT of this check.
         if self._connections:
-            self._look_timer = self._reactor.callLater(QUIET_INTERVAL, self._read_first)
+            self._check_timer = self._reactor.callLater(QUIET_INTERVAL, self._read_before_check)
 
-    def _read_first(self) -> None:
-        # If this process had no core for a while, NOTIFYs may wait in the kernel on connections that look quiet. The
-        # reactor reads them before it runs the next call.
-        self._look_timer = self._reactor.callLater(0, self._look)
+    def _read_before_check(self) -> None:
+        # If the operating system has not run this process for a while, NOTIFYs may wait in the kernel on connections
+        # that seem quiet. The reactor reads them before it makes the next call.
+        self._check_timer = self._reactor.callLater(0, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._reactor.seconds()
         staying = [connection for connection in self._connections if not connection.has_disconnected()]
-        self._count_looks(staying)
+        self._count_unchanged(staying)
         settled: list[Drainable] = []
         unsettled: list[Drainable] = []
         for connection in staying:
             (settled if self._is_settled(connection) else unsettled).append(connection)
-        idle = [connection for connection in settled if not connection.has_held_acks()]
+        without_acks = [connection for connection in settled if not connection.has_held_acks()]
         closing = len(staying) < len(self._connections)
-        if unsettled and now < self._patience_ends:
+        if unsettled and now < self._hold_until:
+            # Some handlers are pending, and may finish before the ACKs must be sent: wait.
             pass
-        elif idle:
-            self._closed_by = now + CLOSE_INTERVAL
-            for connection in idle:
+        elif without_acks:
+            # Step 1.
+            self._close_deadline = now + CLOSE_INTERVAL
+            for connection in without_acks:
                 connection.disconnect()
-        elif not closing or now >= self._closed_by:
-            # An ACK may make HAProxy send the next NOTIFY, and HAProxy must not choose a connection on which
-            # AGENT-DISCONNECT was just sent. So all connections are disconnected at the same time.
-            together = not unsettled or self._patience >= MAX_PATIENCE
+        elif not closing or now >= self._close_deadline:
+            # Step 2. An ACK may make HAProxy send the next NOTIFY, and HAProxy must not choose a connection on which
+            # AGENT-DISCONNECT was just sent. So all settled connections are disconnected together, or none of them.
+            disconnect = not unsettled or self._hold_seconds >= MAX_PATIENCE
             for connection in settled:
-                (connection.disconnect if together else connection.release)()
+                if disconnect:
+                    connection.disconnect()
+                else:
+                    connection.release()
             for connection in unsettled:
                 connection.release()
-            self._start_patience()
-        self._look_later()
+            self._start_hold()
+        self._check_later()
 
-    def _count_looks(self, connections: Collection[Drainable]) -> None:
-        looks: dict[Drainable, tuple[int, int]] = {}
+    def _count_unchanged(self, connections: Collection[Drainable]) -> None:
+        """Compare the activity of each connection with that at the last check."""
+        unchanged: dict[Drainable, tuple[int, int]] = {}
         for connection in connections:
-            activity, count = self._looks.get(connection, (-1, 0))
-            looks[connection] = (connection.activity, count + 1 if connection.activity == activity else 1)
-        self._looks = looks
+            activity, checks = self._unchanged.get(connection, (-1, 0))
+            unchanged[connection] = (connection.activity, checks + 1 if connection.activity == activity else 1)
+        self._unchanged = unchanged
 
     def _is_settled(self, connection: Drainable) -> bool:
-        """Return whether nothing is pending on ``connection``, and nothing has come for long enough."""
-        _, looks = self._looks[connection]
+        """Return whether ``connection`` is idle, and has been quiet for long enough to be disconnected."""
+        _, checks = self._unchanged[connection]
         intervals = QUIET_INTERVALS_AFTER_ACKS if connection.may_have_unread_acks() else 1
-        return looks > intervals and connection.is_idle()
+        # Two checks are one interval.
+        return checks > intervals and connection.is_idle()
 
-    def _end(self) -> None:
+    def _abort_all(self) -> None:
         self._on_timeout()
         for connection in list(self._connections):
             connection.abort()

@@ -1,7 +1,7 @@
-"""With the capability ``async``, an ACK may take any connection of its engine (SPOE.txt, section 3.2.1).
+"""With the capability ``async``, the agent may send an ACK on any connection of its engine (SPOE.txt, section 3.2.1).
 
-HAProxy <= 3.0 gives all connections of one engine the same engine-id. When a connection ends while its handlers have
-not finished, the engine takes over the pending answers, and sends each ACK on another connection of the same engine, or
+HAProxy <= 3.0 sends the same engine-id on all connections of one engine. When a connection ends and handlers are
+pending, :class:`Engine` takes over the pending answers. It sends each ACK on another connection of the same engine, or
 on the next one that HAProxy opens.
 """
 
@@ -16,27 +16,27 @@ from twisted.python.failure import Failure
 
 from spoa_twisted.observer import CancelFailed, IObserver
 
-#: Seconds for which an engine without connections is remembered, with the ACKs that it is due.
+#: Seconds for which the agent keeps an engine that has pending answers but no connection.
 ENGINE_TIMEOUT: Final = 10.0
 
-# Of all engines together: how many answers may be pending without a connection, and how many bytes of actions may wait
-# for a connection. A peer could otherwise fill the memory with engines that never come back.
+# The largest number of pending answers whose connection has ended, and of the bytes of actions that wait for a
+# connection, of all engines together. Otherwise a peer could fill the memory with engines that never connect again.
 _MAX_PENDING: Final = 1024
 _MAX_WAITING_SIZE: Final = 2**20
 
 
 class Carrier(Protocol):
-    """A connection, as its engine sees it."""
+    """The methods of a connection that :class:`Engine` calls."""
 
     def acknowledge(self, ids: bytes, actions: bytes) -> None:
-        """Send an ACK."""
+        """Send the ACK of the NOTIFY with ``ids``."""
 
     def has_disconnected(self) -> bool:
         """Return whether no further ACK can be sent."""
 
 
 def cancel(answers: Iterable[Deferred[bytes]], observer: IObserver) -> None:
-    """Cancel pending answers. An exception that one raises is reported, and does not keep the others."""
+    """Cancel pending answers. If one raises an exception, report it, and cancel the others all the same."""
     for answer in answers:
         try:
             answer.cancel()
@@ -46,7 +46,7 @@ def cancel(answers: Iterable[Deferred[bytes]], observer: IObserver) -> None:
 
 @final
 class Engines:
-    """The engines that have connections, or had some a short time ago."""
+    """The engines with open connections, and the engines that still have pending answers."""
 
     def __init__(self, reactor: IReactorTime, observer: IObserver) -> None:
         self._reactor = reactor
@@ -55,7 +55,7 @@ class Engines:
         self._usage = _Usage()
 
     def get(self, engine_id: str) -> Engine:
-        """Return the engine of this id, which may be a new one."""
+        """Return the engine with this id. Create it if it does not exist."""
         engine = self._engines.get(engine_id)
         if engine is None:
             engine = self._engines[engine_id] = Engine(
@@ -64,18 +64,18 @@ class Engines:
         return engine
 
     def __len__(self) -> int:
-        """Return how many engines are remembered."""
+        """Return the number of engines."""
         return len(self._engines)
 
     def forget_all(self) -> None:
-        """Cancel everything that is pending, and forget all engines."""
+        """Cancel all pending answers, and forget all engines."""
         for engine in list(self._engines.values()):
             engine.forget()
 
 
 @final
 class _Usage:
-    """How much all engines together hold."""
+    """What all engines together hold: the number of pending answers, and the bytes of actions that wait."""
 
     __slots__ = ("pending", "waiting_size")
 
@@ -86,9 +86,10 @@ class _Usage:
 
 @final
 class Engine:
-    """The connections of one engine, and the answers that ended connections have left to it.
+    """The connections of one engine, and the pending answers of its ended connections.
 
-    :param on_forgotten: called when the engine has no connection left, and gives up what is pending.
+    :param usage: the object that all engines share.
+    :param on_forgotten: called when the engine cancels its pending answers, because it has no connection.
     """
 
     def __init__(
@@ -98,16 +99,16 @@ class Engine:
         self._observer = observer
         self._usage = usage
         self._on_forgotten = on_forgotten
-        # A dict, because it keeps the order: the oldest connection carries the ACKs.
+        # A dict, because it keeps the order: ACKs leave on the oldest connection.
         self._connections: dict[Carrier, None] = {}
-        # Answers that were left, with the ids that their ACKs repeat.
+        # The pending answers of ended connections, with the ids that their ACKs repeat.
         self._pending: dict[Deferred[bytes], bytes] = {}
-        # ACKs that wait for a connection: ids and actions.
+        # The ACKs that wait for a connection, each as ids and actions.
         self._waiting: list[tuple[bytes, bytes]] = []
         self._timer: IDelayedCall | None = None
 
     def add(self, connection: Carrier) -> None:
-        """Let ``connection`` carry ACKs, beginning with those that wait for one."""
+        """Add ``connection``. If ACKs wait for a connection, send them on this one."""
         self._connections[connection] = None
         if self._timer is not None:
             self._timer.cancel()
@@ -116,7 +117,10 @@ class Engine:
             connection.acknowledge(ids, actions)
 
     def remove(self, connection: Carrier, pending: dict[Deferred[bytes], bytes]) -> None:
-        """Take over ``pending`` from ``connection``, which closes. HAProxy opens a new one while it waits for ACKs."""
+        """Take over ``pending`` from ``connection``, which has ended.
+
+        If it was the last connection, HAProxy opens a new one, because it still waits for the ACKs.
+        """
         self._connections.pop(connection, None)
         for answer, ids in pending.items():
             if self._usage.pending < _MAX_PENDING:
@@ -131,11 +135,11 @@ class Engine:
                 self.forget()
 
     def awaits(self, answer: Deferred[bytes]) -> bool:
-        """Return whether ``answer`` was taken over, and is still pending."""
+        """Return whether this engine has taken over ``answer``, and it is still pending."""
         return answer in self._pending
 
     def on_answer(self, answer: Deferred[bytes], actions: bytes) -> None:
-        """Send the ACK for a pending answer on any connection."""
+        """Send the ACK of a pending answer on the oldest connection, or keep it until there is a connection."""
         ids = self._pending.pop(answer)
         self._usage.pending -= 1
         for connection in self._connections:
@@ -147,7 +151,7 @@ class Engine:
             self._waiting.append((ids, actions))
 
     def forget(self) -> None:
-        """Cancel everything that is pending: the engine does not come back."""
+        """Cancel all pending answers, because the engine has no connection."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._on_forgotten()

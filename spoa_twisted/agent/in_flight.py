@@ -8,17 +8,17 @@ from twisted.internet.defer import Deferred
 
 from spoa_twisted.spop.connection import Notify
 
-# Bytes that a pending message needs besides its arguments. A rough figure: a NOTIFY of a few kilobytes may hold
-# thousands of empty messages.
+# About how many bytes of memory a pending message takes besides its arguments. Without this, a NOTIFY of a few
+# kilobytes would count as small, although it may hold thousands of empty messages.
 _MESSAGE_SIZE: Final = 1024
 
 
 @final
 class InFlight:
-    """Pending answers, each a Deferred, with the ids that the ACK will repeat.
+    """The pending answers of one connection. Each is a Deferred, with the ids that its ACK will repeat.
 
-    :param max_count: how many NOTIFYs may be pending.
-    :param max_size: how many bytes they may take.
+    :param max_count: the largest number of pending NOTIFYs.
+    :param max_size: the largest number of bytes that the pending NOTIFYs may take.
     """
 
     __slots__ = ("_answers", "_max_count", "_max_size", "_size", "count", "full")
@@ -28,13 +28,14 @@ class InFlight:
         self._max_size = max_size
         self._answers: dict[Deferred[bytes], tuple[bytes, int]] = {}
         self._size = 0
-        #: How many NOTIFYs are pending. A stored number, as ``full`` is: both are read several times for each read.
+        #: The number of pending NOTIFYs. This and ``full`` are attributes, because properties would be slower: the
+        #: protocol uses both several times for each read.
         self.count = 0
-        #: Whether no further NOTIFY may be answered before one of these is.
+        #: True when a limit is reached: no other NOTIFY is handled until one of these is answered.
         self.full = False
 
     def add(self, answer: Deferred[bytes], notify: Notify) -> None:
-        """Remember that ``answer`` will fire with the actions for ``notify``."""
+        """Add ``answer``, a Deferred that will fire with the actions for ``notify``."""
         size = notify.size + _MESSAGE_SIZE * len(notify.messages)
         self._answers[answer] = (notify.ids, size)
         self.count += 1
@@ -42,7 +43,7 @@ class InFlight:
         self.full = self.count >= self._max_count or self._size >= self._max_size
 
     def remove(self, answer: Deferred[bytes]) -> bytes | None:
-        """Return the ids of the NOTIFY that ``answer`` is for, and forget it; ``None`` if it is not pending here."""
+        """Remove ``answer``. Return the ids of its NOTIFY, or ``None`` if ``answer`` is not pending here."""
         pending = self._answers.pop(answer, None)
         if pending is None:
             return None
@@ -53,7 +54,7 @@ class InFlight:
         return ids
 
     def take_all(self) -> dict[Deferred[bytes], bytes]:
-        """Return all pending answers with their ids, and forget them."""
+        """Remove all pending answers, and return them with their ids."""
         answers, self._answers = self._answers, {}
         self.count = self._size = 0
         self.full = False

@@ -1,4 +1,7 @@
-"""One NOTIFY as an observer sees it."""
+"""The calls of ``IObserver.on_notify``: the result of each message of a NOTIFY, and the duration.
+
+Events, the arguments of ``IObserver.on_event``, are in :mod:`spoa_twisted.observer`.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ AnswerT = TypeVar("AnswerT")
 @final
 @implementer(IHandlers)
 class Observation:
-    """Stands between a connection and the handlers for one NOTIFY, when somebody observes.
+    """Wraps the handlers for one NOTIFY, to report its results to ``observer``.
 
-    It records what becomes of the messages, and how long that takes.
+    It records the result of each message, and measures the time. An agent without an observer does not use it.
 
-    :param handlers: answer the NOTIFY.
+    :param handlers: the handlers that answer the NOTIFY.
     :param peer: the peer's address as text.
     """
 
@@ -41,7 +44,7 @@ class Observation:
     def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | Deferred[bytes]:
-        """Let the handlers answer, and watch what becomes of it; see :meth:`IHandlers.respond`."""
+        """Let the handlers answer, and report the results when they have finished; see :meth:`IHandlers.respond`."""
         self._reactor = reactor
         self._started = reactor.seconds()
         recording = Outcomes(self._observer, self._outcomes)

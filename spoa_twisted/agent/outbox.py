@@ -1,8 +1,8 @@
-"""Bytes -> the peer: at once, and no more than it takes.
+"""Writing to the peer without delay, and dropping a peer that does not read.
 
-``transport.write`` leaves the bytes to the reactor's next turn, and newer versions of Twisted delay small TLS writes by
-one more turn. With one NOTIFY in flight, that takes as long again as the answer itself. :class:`Sender` calls the
-kernel before it returns.
+``transport.write`` does not call the kernel before the reactor's next turn, and newer versions of Twisted delay small
+TLS writes by one more turn. With one NOTIFY in flight, this delay is as long as the answer itself takes. So
+:class:`Sender` calls the kernel at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted.protocols.policies import ProtocolWrapper
 
 from spoa_twisted.agent.closing import ignore
 
-#: Seconds that a peer has to take all that was written to it, once that is more than ``max_unsent``.
+#: Seconds that a peer has to take all unsent bytes, from the time when they exceed ``max_unsent``.
 UNSENT_TIMEOUT: Final = 5.0
 
 # Above this many unsent bytes (or max_unsent, if larger) the connection is dropped at once. It is more than 256 ACKs of
@@ -28,10 +28,10 @@ _MAX_BACKLOG: Final = 2**22
 
 @final
 class Outbox:
-    """Counts what a peer has not taken, and says when that is too much.
+    """Writes to a peer, counts the unsent bytes, and calls ``on_overflow`` when they are too many.
 
-    :param max_unsent: how many bytes may stay unsent for longer than :data:`UNSENT_TIMEOUT`.
-    :param on_overflow: called when the connection is to be dropped.
+    :param max_unsent: the largest number of bytes that may stay unsent for longer than :data:`UNSENT_TIMEOUT`.
+    :param on_overflow: drops the connection.
     """
 
     __slots__ = ("_max_unsent", "_on_overflow", "_reactor", "_sender", "_timer", "_unsent", "clogged")
@@ -51,7 +51,7 @@ class Outbox:
         """Send ``data``, which may be empty.
 
         :param at_once: call the kernel now, not in the reactor's next turn.
-        :param held_back: the bytes that wait in front of the outbox. They count for the backlog.
+        :param held_back: the number of bytes that the caller still holds back for this peer. They count as backlog too.
         """
         if self.clogged:
             self._unsent += len(data)
@@ -67,14 +67,14 @@ class Outbox:
             self._on_overflow()
 
     def resume(self) -> None:
-        """The transport's buffer is empty: nothing is unsent any more."""
+        """Count no byte as unsent any more: the transport's buffer is empty."""
         self.clogged = False
         self._unsent = 0
         self._stop_timer()
 
     @property
     def is_empty(self) -> bool:
-        """Whether the kernel was given all bytes, as far as is known."""
+        """Whether the kernel has all bytes. It may be true too early with TLS, whose layer may still hold bytes."""
         return not self.clogged and self._sender.written
 
     def end(self) -> None:
@@ -88,7 +88,7 @@ class Outbox:
             timer.cancel()
 
     def _on_timer(self) -> None:
-        # If the reactor was blocked, the peer may have taken the bytes in time. The reactor writes before it runs this
+        # If the reactor was blocked, the peer may have been ready in time. The reactor writes before it makes this
         # call.
         self._timer = self._reactor.callLater(0, self._on_timeout)
 
@@ -122,7 +122,7 @@ class Sender:
             try:
                 sent = self._socket.send(data)
             except OSError:
-                # The kernel takes nothing now, or never again. The transport will find out which.
+                # The kernel's buffer is full, or the connection is broken. The transport's own write handles both.
                 sent = 0
             if sent == len(data):
                 return
@@ -131,20 +131,21 @@ class Sender:
         self._queued = True
         descriptor = self._descriptor
         if descriptor is not None and descriptor.connected and not descriptor.disconnecting:
-            # doWrite may resume the producer when all is written, and the producer may send more: so this comes first.
+            # Set before doWrite, which may resume the producer when it has written all bytes. The producer then calls
+            # send again, and needs the new value.
             self._queued = False
             descriptor.doWrite()
-            # After its first attempt, doWrite keeps the bytes that the kernel did not take in dataBuffer.
+            # doWrite leaves the bytes that the kernel did not take in dataBuffer.
             if descriptor.dataBuffer:
                 self._queued = True
 
     @property
     def written(self) -> bool:
-        """Whether the kernel was given all bytes, as far as is known."""
+        """Whether the kernel has all bytes of the lowest transport; true if that is unknown."""
         return self._descriptor is None or not self._descriptor.dataBuffer
 
     def send_later(self, data: bytes) -> None:
-        """Send ``data`` in the reactor's next turn, in one write with everything else that is sent until then."""
+        """Send ``data`` in the reactor's next turn, in one write with all other bytes that are sent until then."""
         self._write(data)
         self._queued = True
 

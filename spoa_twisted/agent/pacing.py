@@ -1,8 +1,8 @@
-"""How fast ACKs may go to a HAProxy >= 3.1.
+"""Delaying ACKs for a HAProxy >= 3.1.
 
 A connection of HAProxy >= 3.1 hangs when one read fills HAProxy's buffer; see :mod:`spoa_twisted.spop.unread`. So while
-ACKs may be unread, the agent asks the kernel at intervals how much HAProxy has read, and the connection holds back ACKs
-that would be too much.
+ACKs may be unread, :class:`Pacing` asks the kernel at intervals what HAProxy has read. ``AgentConnection`` holds back
+the ACKs that could fill the buffer.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from spoa_twisted.agent.receipt import receipt
 from spoa_twisted.spop.connection import AgentConnection
 from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
 
-# Seconds. A peer that reads nothing is asked about less and less often, down to this interval.
+# Seconds. While a peer reads nothing, the interval between two questions to the kernel doubles, up to this value.
 _LONGEST_READ_INTERVAL: Final = 0.16
 
 
 @final
 class Pacing:
-    """Tells the connection what HAProxy has read.
+    """Reports to ``connection`` what HAProxy has read.
 
-    :param on_read: called when ACKs that were held back may be sent.
-    :param on_held_back: called with the number of bytes when the connection begins to hold back ACKs.
+    :param on_read: called after each report: ``connection`` may now send ACKs that it held back.
+    :param on_held_back: called with the number of held bytes when the connection begins to hold back ACKs.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class Pacing:
         self._holding_back = False
 
     def watch(self) -> None:
-        """Ask what HAProxy has read, in an interval from now on. Called after each write that may be unread."""
+        """Ask the kernel after one interval. Called after each write that HAProxy may not have read."""
         if self._timer is None:
             self._timer = self._reactor.callLater(self._interval, self._on_interval)
         was_holding_back, self._holding_back = self._holding_back, self._connection.held_back
@@ -71,9 +71,9 @@ class Pacing:
             timer.cancel()
 
     def _on_interval(self) -> None:
-        # The kernel is asked two turns of the reactor later: bytes written before this call reach the kernel in this
-        # turn, and with TLS in the next one. Bytes written after this call may not have reached it by then, so the
-        # connection counts them for the next interval.
+        # The kernel is asked two turns of the reactor later. By then it has all bytes that were written before this
+        # call: in this turn of the reactor, or with TLS in the next one. It may not have the bytes that are written
+        # after this call, so the connection counts those for the next interval.
         self._connection.interval_ends()
         self._timer = self._reactor.callLater(0, self._on_next_turn)
 

@@ -1,4 +1,4 @@
-"""The other end of a connection: its address as text, and the TCP options that suit it."""
+"""The address of a peer as text, and the TCP options of a connection."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress, ITCPTransport
 from twisted.internet.tcp import Connection
 
-# HAProxy keeps idle connections for long. When its machine is gone, nothing says so, and the connection would stay. So
-# after 60 seconds of silence the kernel asks the peer, every 15 seconds, and ends the connection after 4 questions
-# without an answer.
+# HAProxy keeps idle connections open for a long time. If its machine fails, the agent is not notified, and would keep
+# the connection for ever. So after 60 seconds without packets, the kernel sends a probe every 15 seconds. It ends the
+# connection after 4 probes without an answer.
 KEEPALIVE_IDLE: Final = 60
 KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_COUNT: Final = 4
 
-# Without TCP_NODELAY, an ACK that follows another waits until the peer's kernel has acknowledged the first one, 40 ms
-# and more. Not every system has all of the options.
+# Without TCP_NODELAY, the kernel sends the second of two ACKs only after the peer's kernel has acknowledged the first,
+# which takes 40 ms and more. Not every operating system has all of these options.
 _TCP_OPTIONS: Final = tuple(
     (int(getattr(socket, name)), value)
     for name, value in (
@@ -32,11 +32,11 @@ _TCP_OPTIONS: Final = tuple(
 
 
 def set_tcp_options(transport: Connection) -> None:
-    """Let the kernel send small segments at once, and notice when the machine of a TCP peer is gone."""
+    """Let the kernel send small segments at once, and end a TCP connection whose peer does not answer probes."""
     # Twisted's transport for Unix sockets provides ITCPTransport too.
     if not ITCPTransport.providedBy(transport) or isinstance(transport.getPeer(), UNIXAddress):
         return
-    # A connection that the peer has reset already takes no options.
+    # Setting an option fails if the peer has already reset the connection.
     with suppress(OSError):
         transport.setTcpKeepAlive(True)
         handle: socket.socket = transport.socket
@@ -45,12 +45,12 @@ def set_tcp_options(transport: Connection) -> None:
 
 
 def describe(address: IAddress) -> str:
-    """Return ``address`` as a person writes it: ``127.0.0.1:12345``, ``[::1]:12345`` or a path."""
+    """Return ``address`` as text: ``127.0.0.1:12345``, ``[::1]:12345`` or a path."""
     if isinstance(address, IPv4Address):
         return f"{address.host}:{address.port}"
     if isinstance(address, IPv6Address):
         return f"[{address.host}]:{address.port}"
     if isinstance(address, UNIXAddress):
-        # A peer may bind its end to a name of its choice: control characters in it are escaped for log and terminal.
+        # The peer chooses the name of its end. repr() escapes control characters, which could damage the log.
         return repr(address.name.decode("utf-8", "surrogateescape"))[1:-1] if address.name else "unix socket"
     return str(address)

@@ -1,7 +1,7 @@
-"""Transport <-> AgentConnection: HAProxy's bytes go to the handlers, their actions go back as ACKs.
+"""The agent's protocol and factory. They connect a Twisted transport, the codec ``AgentConnection``, and the handlers.
 
-The way of one read: ``dataReceived`` -> ``AgentConnection.next_event`` -> ``IHandlers.respond`` ->
-``AgentConnection.send_ack`` -> ``Outbox.write``.
+For each read, these methods are called in this order: ``dataReceived``, ``AgentConnection.next_event``,
+``IHandlers.respond``, ``AgentConnection.send_ack``, ``Outbox.write``.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ from spoa_twisted.spop.connection import AgentConnection, Notify, PayloadTooBig,
 from spoa_twisted.spop.errors import SPOPError, StatusCode
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 
-#: Seconds that a peer has to take the last bytes written to it. Then the connection is aborted.
+#: Seconds that a peer has to take the last bytes of a connection that closes. Then the agent aborts the connection.
 CLOSE_TIMEOUT: Final = 10.0
 
-#: The same, in seconds, when the time for draining is over, or when nothing is left to be written.
+#: The same, in seconds, after ``drain_timeout``, or if no bytes are left to be written.
 ABORT_TIMEOUT: Final = 1.0
 
-#: Seconds that HAProxy has to close a connection after AGENT-DISCONNECT. Then the agent closes it.
+#: Seconds that HAProxy has to close a connection after the AGENT-DISCONNECT of a drain. Then the agent closes it.
 DISCONNECT_TIMEOUT: Final = 0.5
 
 # Read this many bytes beyond the in-flight limit, so that EOF is still noticed.
 _READ_AHEAD: Final = 2**16
 
-# Bytes. The ACKs of one read leave in one write, unless they are longer than this together.
+# Bytes. The agent sends all ACKs of one read in one write, unless they are longer than this together.
 _WRITE_SIZE: Final = 2**16
 
 # To look a member up in its Enum takes several times as long.
@@ -79,7 +79,7 @@ _CLOSING: Final = Phase.CLOSING
 @final
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class SPOAProtocol(Protocol):
-    """The agent's end of one connection from HAProxy. :class:`SPOAFactory` makes it."""
+    """The agent's end of one connection from HAProxy. :class:`SPOAFactory` creates it."""
 
     factory: SPOAFactory
     transport: Connection
@@ -91,23 +91,23 @@ class SPOAProtocol(Protocol):
         self._observer = factory.observer
         self._connection = AgentConnection(limits.max_frame_size, limits.max_payload_size, factory.async_)
         self._closing = Closing(factory.reactor, self._on_phase_timeout)
-        # Made when a HAProxy >= 3.1 may have unread ACKs for the first time: most connections never need it.
+        # Created when a HAProxy >= 3.1 may have unread ACKs for the first time: most connections never need it.
         self._pacing: Pacing | None = None
-        # True while _serve runs. A handler's answer, or the transport, may call it again from within.
+        # True while _serve runs. A handler that answers, or the transport, may call _serve again meanwhile.
         self._serving = False
-        # Whether the transport was asked to read.
+        # False while the transport is paused: it then does not call dataReceived.
         self._reading = True
-        # Whether the TLS transport passes on further records of the read that dataReceived was called for.
+        # True if the next call of dataReceived is for the same read: a TLS transport calls it once for each record.
         self._same_read = False
-        # Whether a drain holds ACKs back.
+        # True if a drain holds ACKs back.
         self._holding = False
-        #: Grows with each read and each write: a drain compares it with an earlier value.
+        #: The number of reads and writes so far. A drain compares it with an earlier value.
         self.activity = 0
 
-    # The transport calls these.
+    # The transport calls the next methods.
 
     def connectionMade(self) -> None:
-        """Wait for the HAPROXY-HELLO, for at most ``hello_timeout``."""
+        """Wait for HAPROXY-HELLO, for at most ``hello_timeout``."""
         factory = self.factory
         self._peer = describe(self.transport.getPeer())
         self._answering = Answering(factory, self._connection, self._peer, self._serve)
@@ -121,7 +121,7 @@ class SPOAProtocol(Protocol):
         self._observer.on_event(ConnectionMade(self._peer))
 
     def dataReceived(self, data: bytes) -> None:
-        """Answer the NOTIFYs that ``data`` completes. ACKs that are ready at once leave in one write."""
+        """Handle the frames that ``data`` completes. Send all ACKs that are ready at once in one write."""
         self.activity += 1
         if self._same_read:
             self._connection.receive_more(data)
@@ -134,14 +134,14 @@ class SPOAProtocol(Protocol):
         self._serve()
 
     def readConnectionLost(self) -> None:
-        """HAProxy has closed its side. Bytes that were written before may still reach it."""
+        """Close the connection, because HAProxy has closed its side. Bytes that were written before are still sent."""
         self._close()
 
     def writeConnectionLost(self) -> None:
-        """Do nothing: the agent never closes its side alone."""
+        """Do nothing: the agent never closes only its own side."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Cancel what is pending. HAProxy >= 3.1 ends every connection this way, so it is not an error."""
+        """Cancel pending handlers. HAProxy >= 3.1 ends every connection without DISCONNECT, so this is no error."""
         self._observer.on_event(ConnectionEnded(self._peer, reason))
         if self._closing.phase is not _CLOSING:
             self._end()
@@ -156,13 +156,13 @@ class SPOAProtocol(Protocol):
     def resumeProducing(self) -> None:
         """Answer again: the transport's buffer is empty."""
         self._outbox.resume()
-        # Not at once: the transport is in the middle of a write.
+        # False: do not call the kernel at once, because the transport is in the middle of a write.
         self._serve(False)
 
     def stopProducing(self) -> None:
         """Do nothing: ``connectionLost`` follows."""
 
-    # A drain calls these; see Drainable.
+    # Drain calls the next methods; see Drainable.
 
     def hold(self) -> None:
         """Hold ACKs back from now on."""
@@ -174,11 +174,11 @@ class SPOAProtocol(Protocol):
         self._serve()
 
     def is_idle(self) -> bool:
-        """Return whether no answer is pending, and no frame has arrived in part."""
+        """Return whether no handler is pending, and no frame is incomplete."""
         return not self._answering.in_flight.count and not self._connection.receiving
 
     def may_have_unread_acks(self) -> bool:
-        """Return whether ACKs were sent that HAProxy may not have acted on: all were sent, none is held back."""
+        """Return whether HAProxy may not have acted on the last ACKs: none is held back, so all were sent."""
         return self._connection.state is _RUNNING and not self.has_held_acks()
 
     def has_held_acks(self) -> bool:
@@ -186,7 +186,7 @@ class SPOAProtocol(Protocol):
         return self._connection.bytes_to_send > 0
 
     def disconnect(self) -> None:
-        """Send held ACKs and AGENT-DISCONNECT in one write. HAProxy then closes the connection, or else the agent."""
+        """Send held ACKs and AGENT-DISCONNECT in one write. HAProxy closes the connection, or later the agent does."""
         was_running = self._connection.state is _RUNNING
         self._queue_disconnect()
         if not was_running:
@@ -201,7 +201,7 @@ class SPOAProtocol(Protocol):
         return self._connection.state is _CLOSED
 
     def abort(self) -> None:
-        """Cancel what is pending, send AGENT-DISCONNECT, and close. The peer has a second to take the last bytes."""
+        """Cancel pending handlers, send AGENT-DISCONNECT, close. The peer has a second to take the last bytes."""
         self._answering.cancel()
         self._queue_disconnect()
         if self._closing.phase is _DISCONNECTING:
@@ -212,7 +212,7 @@ class SPOAProtocol(Protocol):
     # Reading and answering.
 
     def _serve(self, at_once: bool = True) -> None:
-        """Answer the NOTIFYs that have arrived, as far as the limits allow, and write the ACKs.
+        """Handle received frames until a limit is reached, and write the ACKs.
 
         :param at_once: call the kernel now, not in the reactor's next turn.
         """
@@ -263,7 +263,8 @@ class SPOAProtocol(Protocol):
         )
 
     def _read_or_pause(self) -> None:
-        # While the transport has something to write, it notices by itself that the connection has ended.
+        # A paused transport does not notice EOF. So the agent reads ahead, unless the transport still has bytes to
+        # write: then the next write notices that the connection has ended.
         reading = self._may_answer() or (not self._outbox.clogged and self._connection.bytes_received < _READ_AHEAD)
         if reading is self._reading or self._closing.phase is _CLOSING:
             return
@@ -278,8 +279,8 @@ class SPOAProtocol(Protocol):
     def _queue_disconnect(self, status_code: StatusCode = StatusCode.NORMAL, message: str = "normal") -> None:
         connection = self._connection
         if connection.state is State.HELLO and not connection.receiving:
-            # The peer has sent nothing: it may not speak SPOP, nor TLS. To send a frame, Twisted would wait for a TLS
-            # handshake that never comes.
+            # The peer has sent no bytes. It may not use TLS at all: to send a frame, Twisted would wait for a TLS
+            # handshake that never begins. So the agent closes the connection without a frame.
             connection.close()
         else:
             connection.disconnect(status_code, message)
@@ -298,9 +299,9 @@ class SPOAProtocol(Protocol):
             self._outbox.write(data, at_once, held_back)
 
     def _flush(self, at_once: bool = True) -> None:
-        """Write what may be written, then close or pause the transport if it is time to."""
+        """Write the frames that are not held back. Then close or pause the transport, if that is due."""
         connection = self._connection
-        # A drain does not hold ACKs back that wait for HAProxy anyway: they take long enough.
+        # If ACKs are held back until HAProxy has read others, a drain does not delay them further.
         if not self._holding or connection.state is _CLOSED or connection.held_back:
             self._write(at_once)
         if connection.state is _CLOSED and self._closing.phase is not _DISCONNECTING:
@@ -317,7 +318,7 @@ class SPOAProtocol(Protocol):
 
     def _on_acks_read(self) -> None:
         self._flush()
-        # ACKs that have left make room for NOTIFYs that were not answered so far.
+        # While many ACKs are held back, _may_answer is false. NOTIFYs that waited for this can be answered now.
         self._serve()
 
     def _on_acks_held_back(self, size: int) -> None:
@@ -337,8 +338,8 @@ class SPOAProtocol(Protocol):
 
     def _close_soon(self) -> None:
         self._flush()
-        # A TLS peer that says nothing more would keep the connection for CLOSE_TIMEOUT, though nothing is left to be
-        # written to it.
+        # Twisted waits for the reply of a TLS peer to the end of TLS. A peer that does not reply would keep the
+        # connection open for CLOSE_TIMEOUT, although no bytes are left to be written.
         if self._closing.phase is _CLOSING and self._outbox.is_empty:
             self._closing.shorten(ABORT_TIMEOUT)
 
@@ -346,7 +347,7 @@ class SPOAProtocol(Protocol):
         if self._closing.phase is _CLOSING:
             return
         self._end()
-        # A peer that takes nothing must not keep the connection.
+        # loseConnection waits until all bytes are written. A peer that does not read must not keep the connection open.
         self._closing.end_after(CLOSE_TIMEOUT)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -357,7 +358,7 @@ class SPOAProtocol(Protocol):
         self.transport.abortConnection()
 
     def _end(self) -> None:
-        """Stop all work, once: before the transport is told to close, or when it has closed by itself."""
+        """Stop all work of this connection. Called once: before ``loseConnection``, or in ``connectionLost``."""
         self._closing.enter(Phase.CLOSING)
         self._connection.close()
         self._outbox.end()
@@ -372,7 +373,7 @@ class SPOAProtocol(Protocol):
             self._queue_disconnect(StatusCode.TIMEOUT, "no HELLO came in time")
             self._flush()
         elif phase is _DISCONNECTING:
-            # HAProxy has not closed the connection, so the agent does.
+            # HAProxy has not closed the connection in time, so the agent closes it.
             self._start_flushing()
             self._close_soon()
         else:
@@ -382,16 +383,17 @@ class SPOAProtocol(Protocol):
 
 @final
 class SPOAFactory(Factory):
-    """Makes an agent of handlers. Give it to the ``listen`` method of any Twisted server endpoint.
+    """An agent: it answers NOTIFYs with ``handlers``. Pass it to the ``listen`` method of any Twisted server endpoint.
 
     :param handlers: an :class:`IHandlers`, usually a :class:`Handlers`.
-    :param async_: announce the capability ``async`` (SPOE.txt, section 3.2.1), which HAProxy <= 3.0 knows. An ACK whose
-        connection has ended then leaves on another connection of the same engine.
-    :param observer: an :class:`~spoa_twisted.observer.IObserver`, which hears of everything that happens.
-    :param log: receives the beginning and end of each connection at the level debug, and faults above.
-    :param reactor: tells the time, and runs threads. Without it, Twisted's global reactor.
-    :param limits: the fields of :class:`~spoa_twisted.limits.Limits`, for example ``max_in_flight=64``. The defaults
-        suit HAProxy's own.
+    :param async_: announce the capability ``async`` (SPOE.txt, section 3.2.1), which HAProxy <= 3.0 supports. If a
+        connection ends before an ACK, the agent then sends the ACK on another connection of the same engine.
+    :param observer: an :class:`~spoa_twisted.observer.IObserver`. It receives all events, and the results of each
+        NOTIFY.
+    :param log: receives the beginning and end of each connection at the level debug, and faults at warn or above.
+    :param reactor: the clock for all timeouts; it also runs threads. Without it, Twisted's global reactor.
+    :param limits: values for fields of :class:`~spoa_twisted.limits.Limits`, for example ``max_in_flight=64``. The
+        defaults suit a HAProxy with its default settings.
     :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`, ``observer`` does not provide
         :class:`IObserver`, or a limit has an unknown name or is not a number.
     :raises ValueError: for a limit that is out of range.
@@ -415,16 +417,17 @@ class SPOAFactory(Factory):
             from twisted.internet import reactor as default_reactor
 
             reactor = cast("IReactorTime", default_reactor)
-        #: May be replaced as a whole: new connections have the new limits.
+        #: The limits. Replace the whole object to change them: the new limits apply to new connections.
         self.limits = Limits(**cast("dict[str, Any]", limits))
         self.async_ = async_
         self.reactor = reactor
         log_observer = LogObserver(log or Logger("spoa_twisted.agent"), reactor)
-        #: Hears of everything: the log, and the application's own observer.
+        #: Receives all events: it passes them on to the log and to the application's observer.
         self.observer = Observers(log_observer) if observer is None else Observers(log_observer, observer)
-        #: Hears of each NOTIFY. ``None`` when nobody but the log observes: then NOTIFYs cost nothing more.
+        #: Receives the results of each NOTIFY. ``None`` if the application has no observer: then results are not
+        #: recorded, which saves time.
         self.notify_observer: IObserver | None = None if observer is None else self.observer
-        #: What reports failed handlers, when nobody observes each NOTIFY.
+        #: Reports failed handlers to ``observer``. All NOTIFYs share it, unless the results of each are recorded.
         self.outcomes = Outcomes(self.observer)
         #: The open connections.
         self.connections: set[SPOAProtocol] = set()
@@ -437,7 +440,7 @@ class SPOAFactory(Factory):
         self.handlers = _checked(handlers)
 
     def use(self, handlers: IHandlers) -> None:
-        """Let ``handlers`` answer from now on. Pending NOTIFYs finish with the handlers that they began with.
+        """Answer new NOTIFYs with ``handlers`` from now on. Pending NOTIFYs finish with the old handlers.
 
         :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
         """
@@ -445,20 +448,20 @@ class SPOAFactory(Factory):
         self.observer.on_event(HandlersReplaced())
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        """Return a protocol for a new connection. When ``max_connections`` are open, it closes the connection."""
+        """Return a protocol for a new connection: a :class:`Refusal` if ``max_connections`` connections are open."""
         if len(self.connections) >= self.limits.max_connections:
             self.observer.on_event(ConnectionRefused(self.limits.max_connections))
             return Refusal()
         return SPOAProtocol(self)
 
     def drain(self, timeout: float) -> Deferred[None]:
-        """Answer what is in flight, send AGENT-DISCONNECT to every peer, and fire when all connections are closed.
+        """Answer pending NOTIFYs, send AGENT-DISCONNECT on all connections, and fire when all of them are closed.
 
-        A connection is closed when nothing is pending on it, and no further NOTIFY seems to be on its way. Until then
-        the agent answers further NOTIFYs too, but holds their ACKs back, for 20 ms at first, and for up to 0.32 s when
-        that was not long enough to answer all. After ``timeout`` seconds the agent cancels what is still pending, and
-        closes all connections within another second. Close the ports first: connections that are made later are waited
-        for too.
+        A connection is closed when no handler is pending on it, and no bytes have arrived for a while. Until then, the
+        agent answers new NOTIFYs too, but it holds the ACKs back, to slow HAProxy down: for 20 ms at first, and for up
+        to 0.32 s if handlers are still pending. After ``timeout`` seconds, the agent cancels the handlers that are
+        still pending, and closes all connections within another second. Close the ports first: the drain also waits
+        for connections that are opened after this call.
         """
         if not self.connections:
             return succeed(None)
@@ -470,7 +473,7 @@ class SPOAFactory(Factory):
         return drained
 
     def on_connection_lost(self, protocol: SPOAProtocol) -> None:
-        """Called by ``protocol``, whose connection is closed."""
+        """Forget ``protocol``, whose connection is closed. ``SPOAProtocol`` calls this."""
         self.connections.discard(protocol)
         if self._drain is not None and not self.connections:
             self.engines.forget_all()

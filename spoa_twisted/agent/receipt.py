@@ -1,7 +1,7 @@
-"""Whether a peer has read all that was sent to it: the kernel knows of one on this machine, on Linux.
+"""Whether a peer has read all bytes that were sent to it. On Linux, the kernel knows this of a peer on this machine.
 
-HAProxy >= 3.1 makes it worth asking; see :mod:`spoa_twisted.spop.unread`. Nothing here asks more than a few
-microseconds of the machine, and nothing of its user's rights.
+:mod:`spoa_twisted.spop.unread` explains why the agent must know this of a HAProxy >= 3.1. Each question to the kernel
+takes a few microseconds, and needs no privileges.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.internet.interfaces import ISSLTransport
 
 from spoa_twisted.spop.unread import Receipt
 
-# The tests run on Linux; elsewhere receipt() returns UNKNOWN before it needs these modules.
+# The tests run on Linux. On other systems, receipt() returns UNKNOWN before it needs these modules.
 if sys.platform == "linux":  # pragma: no branch
     import fcntl
     import termios
@@ -30,10 +30,11 @@ _TCP_LISTEN: Final = 10
 _ANY_COOKIE: Final = 0xFFFFFFFF
 _HEADER: Final = struct.Struct("=IHHII")
 _REQUEST: Final = struct.Struct("=BBBxI2s2s16s16sIII")
-# Of the answer's struct inet_diag_msg: family, state, timer and retransmissions, the socket's id, when it expires.
-_ANSWER: Final = struct.Struct("=BBBB48xIIIII")
+# The kernel's answer, struct inet_diag_msg. Two of its fields are read: idiag_state and idiag_rqueue, the unread bytes.
+_ANSWER: Final = struct.Struct("=xB2x48x4xI12x")
 _ATTRIBUTE: Final = struct.Struct("=HH")
-# Of struct tcp_info: tcpi_bytes_received; tcpi_unacked, tcpi_notsent_bytes, tcpi_bytes_sent and tcpi_bytes_retrans.
+# Fields of struct tcp_info. _RECEIVED: tcpi_bytes_received. _SENT: tcpi_unacked, tcpi_notsent_bytes, tcpi_bytes_sent
+# and tcpi_bytes_retrans.
 _RECEIVED: Final = struct.Struct("=128xQ")
 _SENT: Final = struct.Struct("=24xI116xI52xQQ")
 _TCP_INFO_SIZE: Final = 512
@@ -41,9 +42,9 @@ _LARGEST_ANSWER: Final = 4096
 
 
 def receipt(transport: Any) -> Receipt:
-    """Return what is known of all that this machine's kernel was given to send by ``transport``.
+    """Return what this machine's kernel knows about the bytes that ``transport`` has given to it.
 
-    What ``transport`` itself has not given to the kernel yet does not count.
+    Bytes that are still in the buffer of ``transport`` do not count.
     """
     connection = getattr(transport, "socket", None)
     if sys.platform != "linux" or connection is None:
@@ -56,40 +57,38 @@ def receipt(transport: Any) -> Receipt:
             try:
                 received, unread = _tcp_received(connection)
             except OSError:
-                # No such socket on this machine: the kernel knows what has arrived at the other one.
+                # The peer is on another machine. This kernel knows only which bytes have arrived there.
                 return Receipt.MISSING if unsent or unacknowledged else Receipt.UNKNOWN
             read = unsent == 0 and unread == 0 and received == sent
     except (OSError, ValueError, struct.error):
-        # A kernel, or a sandbox, that does not tell.
+        # This kernel does not support the question, or a sandbox forbids it.
         return Receipt.UNKNOWN
     if not read:
         return Receipt.MISSING
-    # With TLS a reader deciphers one record after the other, and takes what came meanwhile for more of the same.
+    # With TLS, the reader decrypts one record after the other. Meanwhile, the same read may also fetch newer bytes.
     return Receipt.HANDED_OUT_CIPHERED if ISSLTransport.providedBy(transport) else Receipt.HANDED_OUT
 
 
 def _unix_unread(connection: socket.socket) -> int:
-    """Return how much memory the data takes that the peer of a Unix socket has not read."""
+    """Return the size of the memory of the unread data of a Unix socket's peer, in bytes; 0 if all is read."""
     (size,) = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))
     return int(size)
 
 
 def _tcp_sent(connection: socket.socket) -> tuple[int, int, int]:
-    """Return how many bytes were sent, each counted once, how many the kernel has still to send, and how many segments
-    the other end has not said to have received.
-    """
+    """Return the number of bytes sent (without repetitions), of bytes still to send, and of unacknowledged segments."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
     unacknowledged, unsent, sent, repeated = _SENT.unpack_from(info)
     return sent - repeated, unsent, unacknowledged
 
 
 def _tcp_received(connection: socket.socket) -> tuple[int, int]:
-    """Return how many bytes the socket at the other end has received, and how many of them nobody has read.
+    """Return how many bytes the socket at the other end has received, and how many of these its process has not read.
 
-    :raises OSError: when that socket is not on this machine, or the kernel does not tell.
+    :raises OSError: if that socket is not on this machine, or the kernel does not answer the question.
     """
     family = connection.family
-    # The other end's socket: its own name is our peer's.
+    # The local address of the other end's socket is the remote address of ours, and vice versa.
     (local, local_port), (remote, remote_port) = connection.getpeername()[:2], connection.getsockname()[:2]
     request = _REQUEST.pack(
         family,
@@ -111,9 +110,9 @@ def _tcp_received(connection: socket.socket) -> tuple[int, int]:
     _, kind, _, _, _ = _HEADER.unpack_from(answer)
     if kind != _SOCK_DIAG_BY_FAMILY:
         raise OSError(errno.ENOENT, "no such socket on this machine")
-    _, state, _, _, _, unread, _, _, _ = _ANSWER.unpack_from(answer, _HEADER.size)
+    state, unread = _ANSWER.unpack_from(answer, _HEADER.size)
     if state == _TCP_LISTEN:
-        # The kernel found no such connection, but a port to which one might connect.
+        # The kernel found no such connection, and returned the socket that listens on this port instead.
         raise OSError(errno.ENOENT, "no such socket on this machine")
     offset = _HEADER.size + _ANSWER.size
     while offset < len(answer):
@@ -122,4 +121,4 @@ def _tcp_received(connection: socket.socket) -> tuple[int, int]:
             (received,) = _RECEIVED.unpack_from(answer, offset + _ATTRIBUTE.size)
             return received, unread
         offset += -size // 4 * -4
-    raise OSError(errno.ENODATA, "the kernel does not tell what was received")
+    raise OSError(errno.ENODATA, "the kernel does not report the number of received bytes")

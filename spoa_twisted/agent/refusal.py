@@ -1,4 +1,4 @@
-"""A connection that is one too many."""
+"""Closing a connection that exceeds ``max_connections``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 class Refusal(Protocol):
     """Closes its connection at once.
 
-    A factory whose ``buildProtocol`` returns ``None`` would do the same, but not with TLS.
+    ``buildProtocol`` cannot return ``None`` instead: Twisted's TLS layer does not support that.
     """
 
     transport: Connection
@@ -22,8 +22,9 @@ class Refusal(Protocol):
     def connectionMade(self) -> None:
         """Close the connection."""
         self.transport.abortConnection()
-        # abortConnection closes the file descriptor in the reactor's next turn. Before that, Twisted may accept more
-        # connections than there are descriptors left. So it is closed now. With TLS, the descriptor is one layer below.
+        # abortConnection closes the file descriptor in the reactor's next turn. Until then, Twisted may accept more
+        # connections, and use up all descriptors. So connectionLost closes it now. With TLS, the transport that has
+        # the descriptor is one layer below.
         connection = getattr(self.transport, "transport", self.transport)
         if isinstance(connection, Connection):
             connection.connectionLost(Failure(ConnectionAborted()))

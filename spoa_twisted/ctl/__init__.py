@@ -1,7 +1,10 @@
 """The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does.
 
-Each subcommand is one module of this package. To add a subcommand, write a module with the names that
-:class:`Command` lists, and add a row to :data:`COMMANDS`. Nothing else has to change.
+Each subcommand is one module or package: :mod:`send`, :mod:`ping` and :mod:`bench`. To add a subcommand, write a module
+with the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else has to change.
+
+The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, and :mod:`values`
+reads and shows values as text. :mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the parts of a load test.
 """
 
 from __future__ import annotations
@@ -77,7 +80,7 @@ async def _run(reactor: Any, command: Command, options: argparse.Namespace) -> N
     try:
         await command.run(reactor, options)
     except ConnectionDone:
-        # Twisted's own text says that the connection was closed cleanly. That does not sound like a failure.
+        # Twisted's own text, "Connection was closed cleanly.", does not sound like a failure.
         _exit_with_error("the agent closed the connection without an answer")
     except Exception as error:
         # Endpoints, name resolution, TLS, the protocol and the agent each raise exceptions of their own.

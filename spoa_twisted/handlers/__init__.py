@@ -1,7 +1,15 @@
-"""Who answers a message, and what came of it.
+"""From the messages of a NOTIFY to the actions of its ACK: this package calls the functions that users register.
 
-The way of a NOTIFY's messages through this package::
+The messages pass through these modules::
 
-    registry.Handlers -> handler.Handler -> binding.Binding -> the user's function -> coroutines, threads
-                      -> outcome.Outcomes -> the actions of each message -> exchange.Exchange, when one has to wait
+    registry     Handlers finds the handler of each message by its name
+    handler      Handler is a user's function with its options
+    binding      passes the arguments of the message to the parameters of the function
+    coroutines   runs a handler that is a coroutine
+    threads      runs a handler that is registered with blocking=True
+    outcome      encodes what the handler returned, or its on_error, and reports failures to the observers
+    exchange     waits for the handlers of one NOTIFY that return Deferreds
+    deadlines    the timeouts of these handlers
+
+:mod:`interfaces` has ``IHandlers``, the interface that :mod:`spoa_twisted.agent` calls.
 """

@@ -9,30 +9,31 @@ from typing import Any, Final, final
 
 from spoa_twisted.spop.messages import Message
 
-# Messages of one name may come with different arguments, from several HAProxys for example. Each list of argument names
-# has a plan of its own. More than this many plans, or names of more than this many characters, are not kept: peers
-# choose them.
+# Messages of one name may arrive with different arguments, for example from several HAProxys. Binding keeps a plan for
+# each list of argument names. Peers choose these names, so the memory is limited: to this many plans, and to this many
+# characters of all names of one plan.
 _MAX_PLANS: Final = 64
 _MAX_PLANNED_LENGTH: Final = 4096
 
-# An argument called "x-forwarded.for" is the parameter x_forwarded_for.
-_NOT_IN_PARAMETERS: Final = re.compile(r"[-.]")
+# Characters that an argument's name may have and a parameter's name may not: the argument "x-forwarded.for" becomes the
+# parameter x_forwarded_for.
+_SEPARATORS: Final = re.compile(r"[-.]")
 
-#: Where a function's parameters come from. First those passed by position, then those passed by name, each as an index
-#: into a row of sources: the message's values, the message, the parameters' defaults. ``None`` in place of the first
-#: means that the function takes exactly the message's values, in their order.
+#: How to call a function: the sources of the parameters that are passed by position, and the names and sources of those
+#: that are passed by name. A source is an index into the tuple (the message's values, the message, the defaults of all
+#: parameters). ``None`` instead of the first part means that the function takes exactly the message's values in order.
 _Plan = tuple[tuple[int, ...] | None, tuple[tuple[str, int], ...]]
 
 
 @final
 class Binding:
-    """Calls a function with the arguments of a message, bound to its parameters by name.
+    """Calls a function with the arguments of a message: each argument is passed to the parameter of the same name.
 
-    A parameter takes the argument of its name; ``-`` and ``.`` in the argument's name match ``_``. The parameter
-    ``message`` takes the :class:`Message`, and ``**kwargs`` every other named argument.
+    ``-`` and ``.`` in the argument's name match ``_``. The parameter ``message`` receives the :class:`Message`.
+    ``**kwargs`` receives every other named argument.
 
-    :param name: the message's name, for the texts of errors.
-    :raises TypeError: when the function takes ``*args``: names cannot be bound to it.
+    :param name: the message's name, for error texts.
+    :raises TypeError: if the function takes ``*args``: arguments are passed by name, and ``*args`` has no names.
     """
 
     __slots__ = ("_defaults", "_function", "_parameters", "_plans")
@@ -47,13 +48,15 @@ class Binding:
                     " take **kwargs, or message"
                 )
         self._defaults = tuple([parameter.default for parameter in self._parameters])
-        # To find the plan takes much longer than to use it, so it is kept for the next message with the same arguments.
+        # Making a plan takes much longer than using it. So each plan is kept for later messages with the same argument
+        # names.
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
     def call(self, message: Message) -> Any:
         """Call the function with the arguments of ``message``.
 
-        :raises TypeError: when a parameter without a default has no argument; and whatever the function raises.
+        :raises TypeError: if a parameter without a default has no argument.
+        :raises BaseException: any exception of the function.
         """
         plan = self._plans.get(message.names)
         if plan is None:
@@ -71,17 +74,17 @@ class Binding:
         return self._function(*[sources[i] for i in positional])
 
     def _make_plan(self, message: Message) -> _Plan:
-        """Find the source of each parameter.
+        """Return the plan for ``message``: the source of each parameter.
 
-        :raises TypeError: when a parameter without a default has no argument.
+        :raises TypeError: if a parameter without a default has no argument.
         """
         arguments: dict[str, int] = {}
         for position, name in enumerate(message.names):
             if name:
-                # Of two arguments with one name, the first counts.
-                arguments.setdefault(_NOT_IN_PARAMETERS.sub("_", name), position)
-        the_message = len(message.names)
-        first_default = the_message + 1
+                # If two arguments have the same name, the first one counts.
+                arguments.setdefault(_SEPARATORS.sub("_", name), position)
+        message_source = len(message.names)
+        first_default = message_source + 1
         positional: list[int] = []
         keywords: list[tuple[str, int]] = []
         for index, parameter in enumerate(self._parameters):
@@ -91,7 +94,7 @@ class Binding:
                 continue
             if parameter.name == "message":
                 arguments.pop("message", None)
-                source = the_message
+                source = message_source
             elif parameter.name in arguments:
                 source = arguments.pop(parameter.name)
             elif parameter.default is not inspect.Parameter.empty:
@@ -103,6 +106,6 @@ class Binding:
                 keywords.append((parameter.name, source))
             else:
                 positional.append(source)
-        if not keywords and positional == list(range(the_message)):
+        if not keywords and positional == list(range(message_source)):
             return None, ()
         return tuple(positional), tuple(keywords)

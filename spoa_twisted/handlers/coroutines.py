@@ -1,7 +1,7 @@
-"""Coroutine -> its result, or a Deferred of it when it waits.
+"""Running a coroutine: its result if it never waits, or a Deferred that fires with its result.
 
-``Deferred.fromCoroutine`` makes a Deferred for every coroutine, also for one that never waits, and costs several times
-as much as the first step of the coroutine itself.
+This replaces ``Deferred.fromCoroutine``, which creates a Deferred even for a coroutine that never waits. That takes
+several times as long as the first step of the coroutine itself.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Final, final
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-# In place of a result that has not come.
-_NOTHING: Final = object()
+# Stands for the result of a Deferred that has not fired.
+_NO_RESULT: Final = object()
 
 
 def begin(result: Any) -> Any:
-    """Return what a handler returned, or a Deferred of it when it must be awaited.
+    """Return ``result``, which a handler returned. If it is an awaitable, run it, and return what :func:`step` does.
 
-    :raises BaseException: whatever a coroutine raises before it waits for anything.
+    :raises BaseException: any exception that a coroutine raises before it waits for the first time.
     """
     if result is None or isinstance(result, (Deferred, Mapping)):
         return result
@@ -36,25 +36,25 @@ def begin(result: Any) -> Any:
 
 
 def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run ``coroutine`` until it ends or waits. Return its result, or a Deferred of it.
+    """Run ``coroutine`` until it ends or waits. Return its result, or a Deferred that fires with its result.
 
-    To cancel that Deferred is to cancel the Deferred that the coroutine waits for.
+    If the Deferred is cancelled, it cancels the Deferred that the coroutine waits for.
 
-    :raises BaseException: whatever the coroutine raises before it waits.
+    :raises BaseException: any exception that the coroutine raises before it waits for the first time.
     """
     context = copy_context()
     try:
         awaited = context.run(coroutine.send, None)
     except StopIteration as stop:
-        return _result(stop)
-    return _Steps(coroutine, context).start(awaited)
+        return _return_value(stop)
+    return _WaitingCoroutine(coroutine, context).start(awaited)
 
 
 def pass_on(result: Any, deferred: Deferred[Any]) -> Any:
-    """Return ``result`` from a callback of ``deferred`` that has used it.
+    """Return ``result``. A callback of ``deferred`` that has used ``result`` ends with this call.
 
-    A handler may keep its Deferred, and add callbacks of its own: they see a failure too. An errback added behind them
-    keeps Twisted from logging the failure as unhandled.
+    A handler may have kept the Deferred, and may add callbacks to it: they receive the same result, also a failure. If
+    nothing else handles the failure, the errback that is added here does: otherwise Twisted would log it as unhandled.
     """
     if isinstance(result, Failure):
         deferred.addErrback(lambda _: None)
@@ -66,8 +66,8 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
 
 
 @final
-class _Steps:
-    """A coroutine that waits. Each time that a Deferred it waits for has fired, it is run on, in the same context."""
+class _WaitingCoroutine:
+    """A coroutine that waits for a Deferred. When the Deferred fires, the coroutine continues, in the same context."""
 
     __slots__ = ("_adding", "_awaited", "_context", "_coroutine", "_ended", "_result_at_once")
 
@@ -77,26 +77,27 @@ class _Steps:
         self._coroutine = coroutine
         self._context = context
         self._ended: Deferred[Any] = Deferred(self._cancel)
-        # True while _wait_for adds a callback: a Deferred that has fired calls it at once, and its result is kept in
-        # _result_at_once. Else a loop over such Deferreds would recurse.
+        # True while _wait_for adds a callback. A Deferred that has already fired calls it at once; _on_result then
+        # stores the result in _result_at_once. If it called _run instead, a coroutine that awaits many fired Deferreds
+        # would recurse.
         self._adding = False
-        self._result_at_once: Any = _NOTHING
+        self._result_at_once: Any = _NO_RESULT
 
     def start(self, awaited: Any) -> Deferred[Any]:
-        """Run on when ``awaited`` fires. Return the Deferred of the coroutine's end."""
+        """Continue the coroutine when ``awaited`` fires. Return the Deferred that fires when the coroutine ends."""
         self._run(self._wait_for(awaited))
         return self._ended
 
     def _wait_for(self, awaited: Any) -> Any:
-        """Return the result of ``awaited``, or ``_NOTHING`` if it has none so far."""
+        """Return the result of ``awaited``, or ``_NO_RESULT`` if it has not fired."""
         if not isinstance(awaited, Deferred):
-            # Twisted's own coroutines send it back as it is, too.
+            # Twisted's own inlineCallbacks also sends a value that is not a Deferred back unchanged.
             return awaited
         self._awaited = awaited
         self._adding = True
         awaited.addBoth(self._on_result, awaited)
         self._adding = False
-        result, self._result_at_once = self._result_at_once, _NOTHING
+        result, self._result_at_once = self._result_at_once, _NO_RESULT
         return result
 
     def _on_result(self, result: Any, awaited: Deferred[Any]) -> Any:
@@ -107,9 +108,9 @@ class _Steps:
         return pass_on(result, awaited)
 
     def _run(self, result: Any) -> None:
-        """Run the coroutine, with ``result`` for what it waits for, until it waits again or ends."""
+        """Send ``result`` to the coroutine, and run it until it ends or waits for a Deferred that has not fired."""
         coroutine: Any = self._coroutine
-        while result is not _NOTHING:
+        while result is not _NO_RESULT:
             try:
                 try:
                     if isinstance(result, Failure):
@@ -117,7 +118,7 @@ class _Steps:
                     else:
                         awaited = self._context.run(coroutine.send, result)
                 except StopIteration as stop:
-                    self._end(_result(stop))
+                    self._end(_return_value(stop))
                     return
             except BaseException:
                 self._end(Failure())
@@ -125,7 +126,7 @@ class _Steps:
             result = self._wait_for(awaited)
 
     def _end(self, result: Any) -> None:
-        # A coroutine that was cancelled may go on and end later: then _ended was called, and nobody waits.
+        # A cancelled coroutine may catch CancelledError, and end later. By then, _ended has already been called.
         if not self._ended.called:
             self._ended.callback(result)
 
@@ -133,7 +134,7 @@ class _Steps:
         self._awaited.cancel()
 
 
-def _result(stop: StopIteration) -> Any:
+def _return_value(stop: StopIteration) -> Any:
     if isinstance(stop.value, Deferred):
         raise TypeError("a coroutine returned a Deferred that it did not await") from None
     return stop.value

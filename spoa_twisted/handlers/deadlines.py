@@ -1,7 +1,7 @@
-"""When each pending handler has to be given up: one timer for all with the same timeout.
+"""The timeouts of pending handlers. All handlers with the same timeout share one timer.
 
-Nearly all handlers finish long before their timeout. To start and cancel a timer of Twisted for each would cost more
-than most of them do.
+Nearly all handlers finish long before their timeout. Starting and cancelling a Twisted timer for each handler would
+take longer than most handlers do.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
 class Expiring(Protocol):
-    """Something that has a deadline."""
+    """An object that :class:`Deadlines` accepts: the call of a handler."""
 
-    #: How long it may take, in seconds. :meth:`Deadlines.add` sets it.
+    #: The timeout, in seconds. :meth:`Deadlines.add` sets it.
     seconds: float
-    #: The time of the reactor at which it expires. :meth:`Deadlines.add` sets it.
+    #: The value of ``reactor.seconds()`` at which the timeout ends. :meth:`Deadlines.add` sets it.
     deadline: float
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """Give up, because the deadline has passed."""
 
 
 @final
 class Deadlines:
-    """Calls ``expire`` of everything that was added, and not discarded, when its time is over."""
+    """Calls ``expire`` of each item that was added and not discarded, when its deadline has passed."""
 
     __slots__ = ("_pending", "_timers", "reactor")
 
     def __init__(self, reactor: IReactorTime) -> None:
         self.reactor = reactor
-        # By how many seconds each may take. A dict keeps the order in which things were added, so the first one of
-        # each has the earliest deadline, and the timer is for that one.
+        # The items, by their timeout in seconds. A dict keeps the order in which items are added. So the first item of
+        # each timeout has the earliest deadline, and the timer of this timeout is for this item.
         self._pending: dict[float, dict[Expiring, None]] = {}
         self._timers: dict[float, IDelayedCall] = {}
 
     def add(self, item: Expiring, seconds: float) -> None:
-        """Let ``item`` expire after ``seconds``."""
+        """Call ``item.expire`` after ``seconds``, unless it is discarded before."""
         item.seconds = seconds
         item.deadline = self.reactor.seconds() + seconds
         pending = self._pending.get(seconds)
@@ -50,7 +50,7 @@ class Deadlines:
         pending[item] = None
 
     def discard(self, item: Expiring) -> None:
-        """Forget ``item``, which has finished."""
+        """Remove ``item``, which has finished. Do nothing if it was removed before."""
         pending = self._pending.get(item.seconds)
         if pending is None:
             return
@@ -62,7 +62,7 @@ class Deadlines:
                 timer.cancel()
 
     def _on_clock_set_back(self, seconds: float, deadline: float) -> None:
-        # Twisted's reactors use the time of day. After it was set back, the earlier deadlines would be too late.
+        # Twisted's reactors use the time of day. If it is set back, the deadlines that were set before are too late.
         for item in self._pending[seconds]:
             item.deadline = min(item.deadline, deadline)
         timer = self._timers[seconds]
@@ -82,7 +82,7 @@ class Deadlines:
     def _expire(self, seconds: float, now: float) -> None:
         late = list(takewhile(lambda item: item.deadline <= now, self._pending[seconds]))
         for item in late:
-            # The end of one item may have discarded others.
+            # The end of another item may have discarded this one.
             if item in self._pending.get(seconds, ()):
                 self.discard(item)
                 item.expire()

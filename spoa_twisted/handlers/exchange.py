@@ -1,4 +1,4 @@
-"""A NOTIFY with handlers that have not finished: waits for all of them, and no longer than each may take."""
+"""Waiting for the pending handlers of one NOTIFY, each until its timeout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PendingCall:
 
     __slots__ = ("deadline", "deferred", "exchange", "handler", "message", "position", "seconds")
 
-    #: When it expires; see :class:`~spoa_twisted.handlers.deadlines.Expiring`. Not set without a timeout.
+    #: See :class:`~spoa_twisted.handlers.deadlines.Expiring`. A call without a timeout does not have this attribute.
     deadline: float
 
     def __init__(self, handler: Handler, message: Message, position: int, deferred: Deferred[Any]) -> None:
@@ -30,18 +30,18 @@ class PendingCall:
         self.position = position
         self.deferred = deferred
         self.seconds = 0.0
-        #: The exchange to notify; None once finished or given up.
+        #: The exchange to notify; None after the call has finished, timed out, or was cancelled.
         self.exchange: Exchange | None = None
 
     def on_result(self, result: Any) -> Any:
-        """Take the result of the Deferred, and pass it on to callbacks that others added."""
+        """Report the result of the Deferred to the exchange, and pass it on to the next callback."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.on_result(self, result)
         return pass_on(result, self.deferred)
 
     def expire(self) -> None:
-        """Give up the call: its time is over."""
+        """Give up the call, because its timeout has passed."""
         exchange, self.exchange = self.exchange, None
         assert exchange is not None
         exchange.on_timeout(self)
@@ -49,9 +49,10 @@ class PendingCall:
 
 @final
 class Exchange:
-    """Puts the answer to one NOTIFY together, as its handlers finish.
+    """Collects the actions of all messages of one NOTIFY, as their handlers finish.
 
-    :param parts: the actions of each message; those of a pending call are filled in when it finishes.
+    :param parts: the actions of each message. The parts of pending calls are empty, and are set when the call finishes.
+    :param calls: the pending calls.
     :param find: returns the handler of a message.
     """
 
@@ -61,10 +62,10 @@ class Exchange:
         "_find",
         "_max_size",
         "_messages",
-        "_missing",
         "_outcomes",
         "_parts",
         "_result",
+        "_unfinished",
     )
 
     def __init__(
@@ -80,7 +81,8 @@ class Exchange:
         self._messages = messages
         self._parts = parts
         self._calls = calls
-        self._missing = len(calls)
+        # The number of calls that have neither finished nor timed out.
+        self._unfinished = len(calls)
         self._max_size = max_size
         self._find = find
         self._outcomes = outcomes
@@ -88,39 +90,43 @@ class Exchange:
         self._result: Deferred[bytes] | None = None
 
     def start(self, timeout: float) -> bytes | Deferred[bytes]:
-        """Return the actions of all messages, or a Deferred of them.
+        """Wait for the calls. Return the actions of all messages, or a Deferred that fires with them.
 
-        :param timeout: the seconds for a handler that has no timeout of its own; 0 for no limit.
+        :param timeout: the timeout, in seconds, of a handler that has no timeout of its own; 0 for no limit.
         """
         for call in self._calls:
             call.exchange = self
             call.deferred.addBoth(call.on_result)
             seconds = timeout if call.handler.timeout is None else call.handler.timeout
-            # A Deferred that had its result already has called on_result by now.
+            # If the Deferred has already fired, on_result was called by addBoth, and call.exchange is None.
             if seconds and call.exchange is not None:
                 self._deadlines.add(call, seconds)
-        if not self._missing:
+        if not self._unfinished:
             return self._join()
         self._result = Deferred(self._cancel)
         return self._result
 
     def on_result(self, call: PendingCall, result: Any) -> None:
-        """Take the result of one call: variables, or a Failure."""
+        """Store the actions of a call that has finished.
+
+        :param result: the variables, or a Failure.
+        """
         self._deadlines.discard(call)
         to_actions = self._outcomes.failed if isinstance(result, Failure) else self._outcomes.returned
         self._parts[call.position] = to_actions(call.position, call.handler, call.message, result)
-        self._on_settled()
+        self._on_finished()
 
     def on_timeout(self, call: PendingCall) -> None:
-        """Answer without one call, and cancel it."""
+        """Store the actions of a call that has timed out, and cancel it."""
         self._parts[call.position] = self._outcomes.timed_out(call.position, call.handler, call.message, call.seconds)
         self._cancel_call(call)
-        self._on_settled()
+        self._on_finished()
 
-    def _on_settled(self) -> None:
-        self._missing -= 1
-        # To cancel one handler may end the connection, which cancels the whole exchange: then _result was called.
-        if not self._missing and self._result is not None and not self._result.called:
+    def _on_finished(self) -> None:
+        self._unfinished -= 1
+        # While a handler is cancelled, its code may close the connection. This cancels the whole exchange, and _result
+        # is then called already.
+        if not self._unfinished and self._result is not None and not self._result.called:
             self._result.callback(self._join())
 
     def _join(self) -> bytes:
@@ -132,7 +138,7 @@ class Exchange:
 
     def _cancel(self, result: Deferred[bytes]) -> None:
         pending = [call for call in self._calls if call.exchange is not None]
-        # To cancel one call may finish others: their results must not be reported any more.
+        # Cancelling one call may finish other calls. Their results must not be reported, so all are detached first.
         for call in pending:
             call.exchange = None
         for call in pending:

@@ -9,10 +9,10 @@ from typing import Any, final
 from spoa_twisted.handlers.binding import Binding
 from spoa_twisted.spop.actions import Variables, encode_actions
 
-#: What a handler returns: variables, ``None`` for none, or a Deferred, coroutine or other awaitable of that.
+#: The result of a handler: variables, ``None`` for no variables, or a Deferred, coroutine or other awaitable of these.
 Result = Variables | None | Awaitable[Variables | None]
 
-#: A handler, as its author writes it. Its parameters are bound to a message's arguments by name.
+#: The function of a handler. Each parameter receives the message's argument of the same name.
 HandlerFunction = Callable[..., Result]
 
 
@@ -20,12 +20,13 @@ HandlerFunction = Callable[..., Result]
 class Handler:
     """The handler of one message.
 
-    :param name: the message's name, for the texts of errors.
-    :param timeout: how long it may take, in seconds; 0 for no limit, ``None`` for the agent's ``handler_timeout``.
-    :param on_error: the variables to set when it fails.
-    :param blocking: whether to run it in a thread.
-    :raises TypeError: for an object that is not a function, or a function that cannot be called with named arguments.
-    :raises ValueError: for a negative timeout, or variables that cannot be sent.
+    :param name: the message's name, for error texts.
+    :param timeout: the timeout in seconds; 0 for no limit, ``None`` for the agent's ``handler_timeout``.
+    :param on_error: the variables that the message sets if the handler fails.
+    :param blocking: true to run the function in a thread.
+    :raises TypeError: for an object that is not a function, for a function that takes ``*args``, for an ``async def``
+        with ``blocking``, or for a variable in ``on_error`` whose value has no SPOP type.
+    :raises ValueError: for a negative timeout, or a variable in ``on_error`` that cannot be encoded.
     """
 
     __slots__ = ("_function", "blocking", "call", "on_error", "timeout")
@@ -38,12 +39,15 @@ class Handler:
         if not callable(function):
             raise TypeError(f"the handler of the message {name!r} is a {type(function).__name__}, not a function")
         if blocking and inspect.iscoroutinefunction(function):
-            raise TypeError(f"the handler of the message {name!r} is async, and does not run in a thread")
+            raise TypeError(
+                f"the handler of the message {name!r} is an async function: it cannot run in a thread, so leave out"
+                " blocking=True"
+            )
         self._function = function
         self.timeout = timeout
         self.blocking = blocking
         try:
-            #: The LIST-OF-ACTIONS to send when the handler fails.
+            #: The LIST-OF-ACTIONS that the agent sends if the handler fails.
             self.on_error = encode_actions(as_variables(on_error))
         except (TypeError, ValueError) as error:
             raise type(error)(f"on_error of the message {name!a}: {error}") from error
@@ -57,13 +61,14 @@ class Handler:
 
 
 def as_variables(result: Any) -> Variables:
-    """Return the variables that a handler returned as a dict.
+    """Return ``result``, the variables that a handler returned, as a dict.
 
-    :raises TypeError: when ``result`` is neither a mapping nor ``None``; and whatever a mapping of the user's raises.
+    :raises TypeError: if ``result`` is neither a mapping nor ``None``.
+    :raises BaseException: any exception of the methods of a mapping.
     """
     if result is None:
         return {}
     if not isinstance(result, Mapping):
         raise TypeError(f"a {type(result).__name__} is no mapping of variables")
-    # A mapping may compute its items when they are read: this reads each once, and in the handler's thread.
+    # A mapping may compute its items when they are read. dict() reads each item once, and in the handler's thread.
     return dict(result)

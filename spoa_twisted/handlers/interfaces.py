@@ -1,4 +1,4 @@
-"""How a connection asks for the answer to a NOTIFY."""
+"""The interface that :mod:`spoa_twisted.agent` calls to get the answer to a NOTIFY."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class IHandlers(Interface):
     ) -> bytes | Deferred[bytes]:
         """Answer the messages of one NOTIFY.
 
-        :param messages: a list of :class:`Message`, possibly empty.
+        :param messages: the messages of the NOTIFY. The list may be empty.
         :param max_size: the longest LIST-OF-ACTIONS that fits in the ACK, in bytes.
         :param reactor: an ``IReactorTime`` for all timeouts. If it is an ``IReactorThreads`` too, blocking handlers
             run in threads.
         :param timeout: the timeout of a handler that has none of its own, in seconds; 0 for no limit.
-        :param outcomes: an :class:`~spoa_twisted.handlers.outcome.Outcomes`, which reports what became of each message
-            to the agent's observers.
-        :return: a LIST-OF-ACTIONS of at most ``max_size`` bytes, or a ``Deferred`` of it. The ``Deferred`` never
-            fails. The agent cancels it when the connection has ended; it then cancels every pending handler, and
-            reports no failure.
+        :param outcomes: an :class:`~spoa_twisted.handlers.outcome.Outcomes`. ``respond`` calls it to report the result
+            of each message to the agent's observers.
+        :return: a LIST-OF-ACTIONS of at most ``max_size`` bytes, or a ``Deferred`` that fires with it. The ``Deferred``
+            must not fail. The agent cancels it if the connection ends. It must then cancel every pending handler, and
+            report no failure.
         """

@@ -1,7 +1,7 @@
-"""What became of the handler call of each message: its actions for the ACK, and its report to the observers.
+"""The result of each message: its actions for the ACK, and its report to the observers.
 
-Whatever a handler does, its message has a LIST-OF-ACTIONS in the ACK: the variables that it returned, or the variables
-of its ``on_error``.
+If a handler succeeds, its message sets the variables that the handler returned. If it fails in any way, its message
+sets the variables of ``on_error``.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from spoa_twisted.observer import (
 from spoa_twisted.spop.actions import decode_actions, encode_actions
 from spoa_twisted.spop.messages import Message
 
-#: HAProxy drops a variable when ``scope.prefix.name`` is longer than 63 characters. The agent does not know the prefix
-#: (``option var-prefix``); a name of 40 characters leaves 17 for it.
+#: HAProxy drops a variable if ``scope.prefix.name`` is longer than 63 characters. The agent does not know the prefix
+#: (``option var-prefix``): a name of 40 characters leaves 17 characters for the prefix.
 LONGEST_SAFE_NAME: Final = 40
 
 
 @final
 class Outcomes:
-    """Reports what became of the messages of a NOTIFY, and says which actions each one has.
+    """Reports the results of the messages of a NOTIFY, and returns the actions of each message.
 
-    :param observer: hears of failures.
-    :param record: the outcome of each message, each ``Outcome.OK`` at first. ``None`` when nobody asks for it: then
-        one object serves all NOTIFYs.
+    :param observer: receives the failures as events.
+    :param record: a list with the result of each message, each ``Outcome.OK`` at first, which this object updates.
+        Without a list, one ``Outcomes`` object is enough for all NOTIFYs.
     """
 
     __slots__ = ("_observer", "_record")
@@ -49,12 +49,13 @@ class Outcomes:
     def returned(self, position: int, handler: Handler, message: Message, result: Any) -> bytes:
         """Return the actions for the ``result`` that a handler returned.
 
-        :param position: the message's place in its NOTIFY, counted from 0.
+        :param position: the position of the message in its NOTIFY, counted from 0.
         """
         try:
             variables = result if type(result) is dict else as_variables(result)
             actions = encode_actions(variables)
-            # An action is longer than the name in it, so this skips the check of most results.
+            # An action is longer than its variable's name. So no name can be too long if the actions are short. This
+            # skips the check of most results.
             if len(actions) > LONGEST_SAFE_NAME:
                 self._check_names(variables)
             return actions
@@ -76,7 +77,7 @@ class Outcomes:
         return handler.on_error
 
     def unhandled(self, position: int, message: Message) -> bytes:
-        """Return the actions for a message without a handler: none."""
+        """Report a message without a handler. Return its actions, which are empty."""
         self._observer.on_event(MessageUnhandled(message.name))
         self._note(position, Outcome.UNHANDLED)
         return b""
@@ -88,10 +89,10 @@ class Outcomes:
     def join(
         self, messages: list[Message], parts: list[bytes], max_size: int, find: Callable[[Message], Handler | None]
     ) -> bytes:
-        """Return ``parts``, the actions of one message each, as one LIST-OF-ACTIONS of at most ``max_size`` bytes.
+        """Join ``parts``, the actions of each message, to one LIST-OF-ACTIONS of at most ``max_size`` bytes.
 
-        A message whose actions do not fit has those of its ``on_error`` instead. If these do not fit either, it has
-        none.
+        If the actions of a message do not fit, those of its ``on_error`` replace them. If these do not fit either, the
+        message has no actions.
 
         :param find: returns the handler of a message.
         """
@@ -124,6 +125,6 @@ class Outcomes:
 
 
 def _largest(actions: bytes) -> str:
-    """Return the name of the variable that takes most bytes of a LIST-OF-ACTIONS."""
+    """Return the name of the variable whose action is the longest of a LIST-OF-ACTIONS."""
     variables = decode_actions(actions)
     return max(variables, key=lambda name: len(encode_actions({name: variables[name]})), default="")

@@ -1,4 +1,4 @@
-"""Handlers: which function answers which message."""
+"""``Handlers``: the registered functions, each by the name of the message that it answers."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Handlers:
 
     The mapping form registers functions and bound methods: ``Handlers({"get-ip-reputation": app.check})``.
 
-    A parameter takes the argument of its name; ``-`` and ``.`` in the argument's name match ``_``. The parameter
-    ``message`` takes the :class:`Message`, and ``**kwargs`` every other named argument, under the name that a
-    parameter would have. A missing argument that has no default is an error of that handler.
+    Each parameter receives the argument of the same name; ``-`` and ``.`` in the argument's name match ``_``. The
+    parameter ``message`` receives the :class:`Message`. ``**kwargs`` receives every other named argument; ``-`` and
+    ``.`` in its name become ``_``. If an argument is missing and its parameter has no default, the handler fails.
 
-    A handler that raises an exception, takes longer than its timeout, or returns a value that cannot be sent, affects
-    only its own message: that message sets the variables of ``on_error``.
+    A handler fails if it raises an exception, takes longer than its timeout, or returns a value that cannot be sent.
+    Only its own message is affected: the message sets the variables of ``on_error``.
 
     :param handlers: message names and their handlers.
-    :param default: the handler of every message that has none of its own.
+    :param default: the handler of all messages that have no handler of their own.
     :param timeout: the default timeout of a handler, in seconds; 0 for no limit. Without it, the agent's
-        ``handler_timeout`` counts. A timeout ends only a handler that returned a Deferred or a coroutine: a plain
+        ``handler_timeout`` applies. A timeout ends only a handler that returned a Deferred or a coroutine: a plain
         function cannot be interrupted.
-    :param on_error: the default variables to set when a handler fails.
-    :param blocking_threads: how many handlers registered with ``blocking=True`` may run at a time.
+    :param on_error: the variables that a message sets if its handler fails. A handler may have its own ``on_error``.
+    :param blocking_threads: how many handlers registered with ``blocking=True`` may run at the same time.
     :raises TypeError: :raises ValueError: as :meth:`message` does.
     """
 
@@ -67,7 +67,8 @@ class Handlers:
     ) -> None:
         if blocking_threads < 1:
             raise ValueError(f"blocking_threads is {blocking_threads}; at least one is needed")
-        # Checks timeout and on_error now, not when the first handler is registered.
+        # This object is not used. Its constructor raises the errors of timeout and on_error now, not when the first
+        # handler is registered.
         Handler("default", lambda: None, timeout, on_error, blocking=False)
         self._timeout = timeout
         self._on_error = on_error
@@ -91,11 +92,13 @@ class Handlers:
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function as the handler of the message called ``name``. The function stays unchanged.
 
-        :param timeout: how long the handler may take, in seconds; 0 for no limit.
-        :param on_error: the variables to set when the handler fails.
+        :param timeout: the timeout of the handler, in seconds; 0 for no limit.
+        :param on_error: the variables that the message sets if the handler fails.
         :param blocking: run the handler in a thread, because it blocks. It must be a plain function.
-        :raises TypeError: for an object that is not a function, or a function that takes ``*args``.
-        :raises ValueError: when the message has a handler already, or ``on_error`` cannot be sent.
+        :raises TypeError: for an object that is not a function, for a function that takes ``*args``, for an ``async
+            def`` with ``blocking``, or for a variable in ``on_error`` whose value has no SPOP type.
+        :raises ValueError: if the message already has a handler, the timeout is negative, or a variable in
+            ``on_error`` cannot be encoded.
         """
         if not isinstance(name, str):
             raise TypeError(f"the name of a message is a str, not a {type(name).__name__}: @handlers.message('name')")
@@ -123,10 +126,10 @@ class Handlers:
         on_error: Variables | None = None,
         blocking: bool = False,
     ) -> HandlerT | Callable[[HandlerT], HandlerT]:
-        """Register the decorated function as the handler of every message that has none of its own.
+        """Register the decorated function as the handler of all messages that have no handler of their own.
 
         Use it as ``@handlers.default``, or with the options of :meth:`message`. Without a default handler, a message
-        that has no handler sets no variables, and the agent logs each such name once.
+        that has no handler sets no variables, and the agent logs the name of the message once.
 
         :raises TypeError: :raises ValueError: as :meth:`message` does.
         """
@@ -149,9 +152,9 @@ class Handlers:
 
     @classmethod
     def merged(cls, *sets: Handlers) -> Handlers:
-        """Return one set with the handlers of all ``sets``. Each handler keeps its timeout and its ``on_error``.
+        """Return one ``Handlers`` with the handlers of all ``sets``. Each keeps its timeout and its ``on_error``.
 
-        :raises ValueError: when two sets have a handler for the same message, or two sets have a default handler.
+        :raises ValueError: if two of ``sets`` have a handler for the same message, or both have a default handler.
         """
         merged = cls(blocking_threads=max((handlers._blocking_threads for handlers in sets), default=1))
         for handlers in sets:
@@ -225,7 +228,7 @@ class Handlers:
             return handler.call(message)
         if self._threads is None:
             self._threads = BlockingThreads(self._blocking_threads)
-            # When these handlers were replaced and nothing refers to them any more, their threads end.
+            # The threads end when nothing refers to this object any more: its handlers were replaced.
             weakref.finalize(self, self._threads.end).atexit = False
         return self._threads.run(reactor, lambda: as_variables(handler.call(message)))
 

@@ -1,4 +1,4 @@
-"""Blocking functions -> Deferreds: in threads of their own, a limited number at a time."""
+"""Running blocking functions in a limited number of threads. Each call returns a Deferred."""
 
 from __future__ import annotations
 
@@ -15,41 +15,44 @@ from twisted.python.threadpool import ThreadPool
 
 @final
 class BlockingThreads:
-    """Runs functions that block. A job that is cancelled before a thread is free is never run.
+    """Runs functions that block. A call that is cancelled before a thread is free is never run.
 
-    :param max_threads: how many jobs may run at a time. A job that never returns keeps its thread.
+    :param max_threads: how many functions may run at the same time. A function that never returns keeps its thread.
     """
 
     def __init__(self, max_threads: int) -> None:
         self._free = max_threads
-        # The queue is here, not in the ThreadPool: from there a cancelled job could not be taken out.
+        # Calls that wait for a free thread. ThreadPool has a queue too, but a cancelled call cannot be removed from it.
         self._queue: OrderedDict[Deferred[Any], tuple[IReactorThreads, Callable[[], Any]]] = OrderedDict()
         self._threadpool = ThreadPool(0, max_threads, "spoa-blocking")
-        # A function that still blocks when the agent has drained must not keep the process alive.
+        # A function may still block when the agent has drained. A daemon thread does not keep the process alive.
         self._threadpool.threadFactory = _DaemonThread
         self._threadpool.start()
 
     def run(self, reactor: IReactorThreads, function: Callable[[], Any]) -> Deferred[Any]:
-        """Run ``function`` in a thread when one is free. Return a Deferred of its result, which ``reactor`` fires."""
+        """Run ``function`` when a thread is free. Return a Deferred that fires with its result in the reactor's thread.
+
+        :param reactor: the reactor whose thread fires the Deferred.
+        """
         deferred: Deferred[Any] = Deferred(self._cancel)
         self._queue[deferred] = (reactor, function)
-        self._start_jobs()
+        self._start_calls()
         return deferred
 
     def end(self) -> None:
-        """Let each thread end when it has nothing to do any more. Does not wait for them."""
-        # ThreadPool.stop waits for all threads, however long that takes.
+        """Let each thread end when it has finished its work. This method does not wait for the threads."""
+        # ThreadPool.stop waits until all threads have ended, so another thread must call it.
         _DaemonThread(target=self._threadpool.stop).start()
 
-    def _start_jobs(self) -> None:
+    def _start_calls(self) -> None:
         while self._free and self._queue:
             deferred, (reactor, function) = self._queue.popitem(last=False)
             on_result = partial(reactor.callFromThread, self._on_result, deferred)
             try:
                 self._threadpool.callInThreadWithCallback(on_result, function)
             except BaseException:
-                # The system refuses to start another thread. ThreadPool keeps the one that did not start: these would
-                # pile up, and ThreadPool.stop would raise an exception when it joins one.
+                # The operating system cannot start another thread. ThreadPool keeps the thread that did not start. Such
+                # threads would pile up, and ThreadPool.stop would raise an exception when it joins one.
                 self._threadpool.threads[:] = [thread for thread in self._threadpool.threads if thread.ident]
                 deferred.errback()
             else:
@@ -59,10 +62,10 @@ class BlockingThreads:
         self._free += 1
         if not deferred.called:
             (deferred.callback if success else deferred.errback)(result)
-        self._start_jobs()
+        self._start_calls()
 
     def _cancel(self, deferred: Deferred[Any]) -> None:
-        # If it runs already, it runs to its end, and its result is dropped.
+        # If the function already runs, it is not in the queue. It runs to its end, and _on_result drops its result.
         self._queue.pop(deferred, None)
 
 

@@ -300,7 +300,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         super().__init__(max_frame_size)
         # Until the HELLO is decoded; _on_hello sets the agreed size.
         self._buffer.max_frame_size = min(max_frame_size, MAX_HELLO_SIZE)
-        #: The id of the engine that opened the connection. It is empty before the HELLO, and if the HELLO has none.
+        #: The id of the engine that opened the connection. It is empty before the HELLO, or if the HELLO has no id.
         self.engine_id = ""
         #: True if an ACK may be sent on another connection of the same engine: both sides list ``async``, and the
         #: HELLO has an engine-id.

@@ -32,7 +32,7 @@ MAX_ARGUMENTS: Final = 255
 #: of 1 MiB would become 524,288 objects.
 MAX_MESSAGES: Final = 4096
 
-# The notation for an unnamed argument by its position, as Message's docstring explains it.
+# The notation arg(N) for an unnamed argument; the docstring of Message explains it.
 _UNNAMED: Final = re.compile(r"arg\((\d{1,3})\)\Z")
 
 

@@ -135,7 +135,7 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
     head = data[offset]
     offset += 1
     data_type = head & _TYPE_MASK
-    # The last three types are the last to be compared with: HAProxy sends none of them in a NOTIFY.
+    # The types UINT64, UINT32 and INT32 are compared last, because HAProxy sends none of them in a NOTIFY.
     if data_type == _STRING:
         return decode_string(data, offset)
     if data_type == _INT64:
@@ -208,14 +208,14 @@ def encode_string(value: str) -> bytes:
 
 
 def encode_typed_data(value: Value) -> bytes:
-    """Encode ``value`` as TYPED-DATA. The table at the top of this module maps its class to the SPOP type.
+    """Encode ``value`` as TYPED-DATA. The table at the top of this module has the SPOP type of each Python type.
 
-    A value of another class is encoded as the class of the table that it is a subclass of.
+    A value of a subclass is encoded as its base class in the table.
 
     :raises TypeError: for a value of any other type.
     :raises ValueError: for an integer outside the range of its type, or a ``str`` that cannot be encoded as UTF-8.
     """
-    # Scores and flags are small integers: they take one table lookup.
+    # Scores and flags are usually small integers: a table lookup is faster than the encoder.
     if type(value) is int and 0 <= value < 240:
         return _ONE_BYTE_INT64[value]
     encode = _ENCODERS.get(type(value)) or _find_encoder(value)

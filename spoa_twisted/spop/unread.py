@@ -75,8 +75,8 @@ class Receipt(Enum):
     HANDED_OUT = 2
     #: As HANDED_OUT, with TLS. The reader decrypts one record after the other, which takes longer than one call.
     HANDED_OUT_CIPHERED = 10
-    #: All bytes have arrived at the other machine, as far as the kernel knows, or the kernel does not tell. HAProxy
-    #: may be stopped for a moment, or a proxy may still hold the bytes: 40 intervals of 5 ms are 200 ms.
+    #: The other machine has acknowledged all bytes, or the kernel does not answer the question. HAProxy may be stopped
+    #: for a moment, or a proxy may still hold the bytes: 40 intervals of 5 ms are 200 ms.
     UNKNOWN = 40
 
 

@@ -21,7 +21,7 @@ from spoa_twisted.ctl.load.window import Window
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured."""
+    """The results of all processes of a load, and the CPU meters of the agent's processes."""
 
     greeting: Greeting
     #: One for each process of the load.
@@ -58,7 +58,7 @@ async def measure(
             # Each worker process has a window of its own. All of these may end before this one.
             window.end()
     finally:
-        # A worker is still there when another one has failed.
+        # If a worker has failed, the other workers still run.
         for load in remote:
             load.abort()
     # The agent may be several processes that answer the HELLO differently: report the smallest number in flight.
@@ -74,7 +74,7 @@ def _shares(plan: Plan, processes: int) -> list[int]:
 
 @contextmanager
 def _ended_by_sigint(reactor: Any, window: Window) -> Iterator[None]:
-    """Let the first Ctrl-C end the window, so that the figures are printed. The second does what it did before."""
+    """Let the first Ctrl-C end the window, so that the figures are printed. The second Ctrl-C has its usual effect."""
     usual = signal.getsignal(signal.SIGINT)
 
     def interrupt(*_: object) -> None:

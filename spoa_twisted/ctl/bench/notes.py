@@ -1,4 +1,4 @@
-"""What should the reader know before believing the figures?"""
+"""The notes of a report: reasons why the figures may be misleading."""
 
 from __future__ import annotations
 

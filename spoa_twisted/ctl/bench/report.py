@@ -22,8 +22,8 @@ def make_report(options: argparse.Namespace, message: str, plan: Plan, measureme
 
     :param options: the command line.
     :param message: the name of the message that was sent.
-    :param plan: what the load was asked to do.
-    :param measurement: what came of it.
+    :param plan: the parameters of the load.
+    :param measurement: the results of the load.
     """
     greeting, outcomes = measurement.greeting, measurement.outcomes
     report = {

@@ -1,4 +1,4 @@
-"""Which frames and payloads were checked before? A dictionary with a limit on its memory."""
+"""A dictionary with a limit on its memory: for frames and payloads that were already checked."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ ValueT = TypeVar("ValueT")
 
 @final
 class Cache(Generic[ValueT]):
-    """Keeps a value for each key until the memory is used up. Then it keeps what it has, and stores nothing new."""
+    """Keeps a value for each key. When the memory is used up, it keeps its entries, and ignores new ones."""
 
     __slots__ = ("_free_bytes", "entries")
 
     def __init__(self) -> None:
-        #: To be read only. It is a plain dictionary, so that a lookup on the hot path calls no Python code.
+        #: The stored values. Callers only read it. It is a plain dictionary, so that a lookup on the hot path calls no
+        #: Python code.
         self.entries: dict[bytes, ValueT] = {}
         self._free_bytes = MAX_BYTES
 
     def store(self, key: bytes, value: ValueT) -> None:
-        """Keep ``value`` for ``key``, if there is room. The memory of ``value`` is not counted."""
+        """Store ``value`` for ``key``, unless the memory is used up. The memory of ``value`` is not counted."""
         if self._free_bytes > 0:
             self._free_bytes -= len(key) + _ENTRY_BYTES
             self.entries[key] = value

@@ -1,8 +1,10 @@
 """One connection of the load: it sends NOTIFYs, checks each ACK, and sends another NOTIFY for each ACK.
 
-A connection goes through three phases. Until the AGENT-HELLO has come, the engine of ``spop`` decodes what arrives.
-After that ``_receive_acks`` looks up each frame among the good ACKs, and only an unknown frame is decoded, by
-``_check_frame``. When the connection has ended, bytes that arrive are ignored.
+A connection goes through three phases:
+
+1. Until the AGENT-HELLO has arrived, ``EngineConnection`` decodes all bytes.
+2. Then ``_receive_acks`` looks up each frame among the good ACKs. ``_check_frame`` decodes only the other frames.
+3. After the end of the connection, bytes that still arrive are ignored.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ _LENGTH_SIZE: Final = 4
 
 @dataclass(frozen=True)
 class Shared:
-    """What all connections of a load have in common."""
+    """The objects that all connections of a load share."""
 
+    #: The HAPROXY-HELLO that each connection sends.
     hello: HAProxyHello
-    #: How many NOTIFYs are to be in flight on a connection.
+    #: How many NOTIFYs the load keeps in flight on a connection, if the agent announces pipelining.
     in_flight: int
     rings: Rings
     verdicts: Verdicts
@@ -49,10 +52,10 @@ class Shared:
 class LoadProtocol(Protocol):
     """One connection of the load.
 
-    :param shared: what it has in common with the others.
-    :param on_idle: called when the last ACK has come after :meth:`stop`.
-    :param on_lost: called when the connection is closed, with the connection, and with True if it had received the
-        AGENT-HELLO.
+    :param shared: the objects that it shares with the other connections.
+    :param on_idle: called after :meth:`stop`, when the last ACK has arrived.
+    :param on_lost: called when the connection is closed. Its arguments are the connection, and True if the AGENT-HELLO
+        had arrived.
     """
 
     def __init__(
@@ -62,48 +65,48 @@ class LoadProtocol(Protocol):
         self._tally = shared.tally
         self._on_idle = on_idle
         self._on_lost = on_lost
-        # It encodes and decodes the HELLOs and the DISCONNECT. ACKs do not go through it: that would take too long.
+        # The codec for HELLO and DISCONNECT frames. It does not decode ACKs, because that would take too long.
         self._engine = EngineConnection(shared.hello)
         self._hello: Deferred[AgentHello] = Deferred()
         self._closed: Deferred[None] = Deferred()
-        # Bytes received that are not a whole frame yet.
+        # The received bytes of an incomplete frame.
         self._buffer = b""
-        # Whether the AGENT-HELLO has come.
+        # True after the AGENT-HELLO has arrived.
         self._greeted = False
-        # Whether the agent or an error has ended the connection. Bytes that arrive after that are ignored.
+        # True after the agent or an error has ended the connection. Bytes that arrive after that are ignored.
         self._ended = False
-        # Whether this side has ended the connection by disconnect().
+        # True after this side has ended the connection with disconnect().
         self._disconnecting = False
-        # Whether a NOTIFY is sent for each ACK: from start() to stop().
+        # True from start() to stop(): a NOTIFY is sent for each ACK.
         self._sending = False
         # The NOTIFYs without an ACK; None before the AGENT-HELLO.
         self._in_flight: InFlight | None = None
-        # How many NOTIFYs got an ACK, good or not, in the current read. _replace_answered sets it back to 0.
+        # How many NOTIFYs the current read has answered, with a good ACK or another. _replace_answered resets it to 0.
         self._answered = 0
-        #: How many NOTIFYs may be in flight: 1 when the agent does not announce pipelining.
+        #: How many NOTIFYs may be in flight: 1 if the agent does not announce pipelining.
         self.max_in_flight = shared.in_flight
 
     @property
     def waiting(self) -> int:
-        """How many NOTIFYs are without their ACK."""
+        """The number of NOTIFYs whose ACK has not arrived."""
         return 0 if self._in_flight is None else self._in_flight.count
 
     @property
     def notify_size(self) -> int:
-        """The size of a NOTIFY in bytes. Only to be read after the AGENT-HELLO."""
+        """The size of a NOTIFY in bytes. It is known only after the AGENT-HELLO."""
         assert self._in_flight is not None
         return len(self._in_flight.ring.frames[0])
 
     def hello(self) -> Deferred[AgentHello]:
-        """Fire with the AGENT-HELLO. To be called once.
+        """Return a Deferred that fires with the AGENT-HELLO. Call this once: each call returns the same Deferred.
 
         The Deferred fails with AgentDisconnected; with SPOPError, when the agent broke the protocol; with ValueError,
-        when the messages do not fit the agent's frames; or with Twisted's reason for the end of the connection.
+        when the messages do not fit in the agent's frames; or with Twisted's reason for the end of the connection.
         """
         return self._hello
 
     def start(self) -> None:
-        """Send as many NOTIFYs as may be in flight, and from then on one for each ACK. To be called after the HELLO."""
+        """Send ``max_in_flight`` NOTIFYs, and then one for each ACK. Call this after the AGENT-HELLO."""
         self._sending = True
         if not self._ended:
             self._send(self.max_in_flight)
@@ -113,15 +116,15 @@ class LoadProtocol(Protocol):
         self._sending = False
 
     def count_unanswered(self) -> None:
-        """Count the NOTIFYs in flight as unanswered, and do not wait for their ACKs any longer."""
+        """Count the NOTIFYs in flight as unanswered, and stop waiting for their ACKs."""
         if self._in_flight is not None:
             self._tally.errors[UNANSWERED] += self._in_flight.count
             self._in_flight.count = 0
 
     def disconnect(self) -> Deferred[None]:
-        """Send HAPROXY-DISCONNECT and close; fire when the connection is closed."""
+        """Send HAPROXY-DISCONNECT and close the connection. The Deferred fires when the connection is closed."""
         self._disconnecting = True
-        # If the agent or an error has ended the connection, no other HAPROXY-DISCONNECT is sent.
+        # If the agent or an error has already ended the connection, a HAPROXY-DISCONNECT is not sent, or not again.
         if not self._ended:
             self._engine.disconnect()
             self._flush()
@@ -137,15 +140,15 @@ class LoadProtocol(Protocol):
         """Send the HAPROXY-HELLO."""
         assert self.transport is not None
         self._sender = Sender(self.transport)
-        # A Unix socket has no such option.
+        # A Unix socket has no TCP_NODELAY.
         if ITCPTransport.providedBy(self.transport):
-            # Setting it fails when the peer has already closed the connection; connectionLost follows then.
+            # Setting it fails if the agent has already closed the connection. Twisted then calls connectionLost.
             with suppress(OSError):
                 self.transport.setTcpNoDelay(True)
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take in the AGENT-HELLO, and then ACKs."""
+        """Handle the AGENT-HELLO, and later the ACKs."""
         if self._ended or self._disconnecting:
             return
         if self._buffer:
@@ -159,7 +162,7 @@ class LoadProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Count the NOTIFYs in flight as unanswered."""
         if not self._greeted and not self._ended:
-            # Not counted here. Load knows whether this is the first attempt, which ends the command, or a later one.
+            # Not counted here: Load handles the error. If it is one of the first connections, the command ends.
             self._hello.errback(reason)
         elif not self._ended and not self._disconnecting:
             self._tally.errors[CONNECTION_LOST] += 1
@@ -169,9 +172,9 @@ class LoadProtocol(Protocol):
         self._on_lost(self, self._greeted)
 
     def _receive_hello(self, data: bytes) -> None:
-        """Decode the first frame when it is complete. The frames after it are not for the engine."""
+        """Let the engine decode the first frame when it is complete. ``_receive_acks`` handles the frames after it."""
         end = _LENGTH_SIZE + int.from_bytes(data[:_LENGTH_SIZE], "big")
-        # A frame that is too long is passed on at once: the engine raises FrameTooBig for it.
+        # The engine gets the beginning of a frame that is too long at once, and raises FrameTooBig.
         if len(data) < _LENGTH_SIZE or len(data) < end <= _LENGTH_SIZE + self._engine.max_frame_size:
             self._buffer = data
             return
@@ -183,7 +186,7 @@ class LoadProtocol(Protocol):
             elif isinstance(event, Disconnect):
                 raise AgentDisconnected(event.status_code, event.message)
         except Exception as error:
-            # Also ValueError from the ring: the agent's frames are too small for the messages.
+            # For example ValueError from the ring: the agent's frames are too small for the messages.
             self._ended = True
             self._flush()
             self.disconnect()
@@ -192,13 +195,13 @@ class LoadProtocol(Protocol):
         if self._greeted:
             self._receive_acks(data[end:])
         else:
-            # The engine has skipped a frame of an unknown type. The AGENT-HELLO is still to come.
+            # The engine has skipped a frame of an unknown type. The AGENT-HELLO has not arrived yet.
             self._receive_hello(data[end:])
 
     def _on_agent_hello(self, hello: AgentHello) -> None:
-        """Prepare the frames that this agent can receive.
+        """Prepare NOTIFY frames for this agent.
 
-        :raises ValueError: when the messages do not fit them.
+        :raises ValueError: if the messages do not fit in the agent's frames.
         """
         if PIPELINING not in hello.capabilities:
             self.max_in_flight = 1
@@ -207,23 +210,24 @@ class LoadProtocol(Protocol):
         self._hello.callback(hello)
 
     def _receive_acks(self, data: bytes) -> None:
-        """Take in the frames of one read, then send new NOTIFYs for all of them in one write. This is the hot path."""
+        """Handle the frames of one read, then send one NOTIFY for each ACK, all in one write. This is the hot path."""
         now = time.perf_counter_ns()
         assert self._in_flight is not None
         good_acks, sent = self._in_flight.ring.good_acks.entries, self._in_flight.sent
         latencies = self._tally.latencies
-        # `same` counts the ACKs whose NOTIFYs were sent at the time `latest`.
+        # `same` is the number of consecutive ACKs whose NOTIFYs were sent at the time `latest`.
         offset = good = same = latest = 0
         while True:
             start = offset + _LENGTH_SIZE
-            # With fewer than four bytes left this is not the length, but then `end` is behind the data as well.
+            # With fewer than four bytes left, this number is not the length. But `end` is then behind the data too.
             end = start + int.from_bytes(data[offset:start], "big")
             if end > len(data):
                 break
             frame = data[offset:end]
             offset = end
             slot = good_acks.get(frame, NO_SLOT)
-            # The frame is a good ACK, but its NOTIFY is answered already, or was never sent on this connection.
+            # Decode the frame if it is new, or if it is an ACK of a NOTIFY that was already answered or never sent on
+            # this connection.
             if slot == NO_SLOT or sent[slot] <= ANSWERED:
                 slot = self._check_frame(frame)
                 if self._ended:
@@ -243,7 +247,7 @@ class LoadProtocol(Protocol):
         self._answered += good
         if not self._ended:
             self._buffer = data[offset:]
-            # Without this check the connection would buffer a frame of up to 4 GiB before it decodes it.
+            # Without this check, the connection would buffer a frame of up to 4 GiB before it finds the error.
             if len(self._buffer) >= _LENGTH_SIZE and end - start > self._engine.max_frame_size:
                 self._on_broken_frame(FrameTooBig(f"a frame of {end - start} bytes"))
         self._replace_answered()
@@ -254,7 +258,7 @@ class LoadProtocol(Protocol):
         answered, self._answered = self._answered, 0
         self._in_flight.count -= answered
         if answered and not self._ended:
-            # In one write: a write for each ACK would cost the load and the agent a system call each.
+            # In one write: with one write for each ACK, the load and the agent would make a system call for each.
             if self._sending:
                 self._send(answered)
             elif not self._in_flight.count:
@@ -265,8 +269,8 @@ class LoadProtocol(Protocol):
         self._sender.send(self._in_flight.send(number))
 
     def _check_frame(self, data: bytes) -> int:
-        """Decode a frame that is not among the good ACKs; return the slot that it answers if it is a good ACK."""
-        # Not the engine: it accepts ACKs only for NOTIFYs that it has sent itself, and decodes their actions at once.
+        """Decode and check a frame. Return the slot of its NOTIFY if it is a good ACK, otherwise :data:`NO_SLOT`."""
+        # The engine cannot decode it: it knows only NOTIFYs that it has sent itself, and decodes their actions at once.
         buffer = FrameBuffer(self._engine.max_frame_size)
         buffer.feed(data)
         try:
@@ -285,9 +289,9 @@ class LoadProtocol(Protocol):
         return NO_SLOT
 
     def _check_ack(self, flags: int, ids: bytes, payload: bytes, frame: bytes) -> int:
-        """Check an ACK; return the slot that it answers if it is good, else count the error.
+        """Check an ACK. Return the slot of its NOTIFY if it is good. Otherwise count the error, and return NO_SLOT.
 
-        :raises FragmentationNotSupported: for a fragment. The capability is for NOTIFYs only.
+        :raises FragmentationNotSupported: for a fragment: only NOTIFYs may be fragmented.
         """
         assert self._in_flight is not None
         if not flags & Flags.FIN:
@@ -299,7 +303,7 @@ class LoadProtocol(Protocol):
         error = ABORTED if flags & Flags.ABORT else self._shared.verdicts.check(payload)
         if error is not None:
             self._tally.errors[error] += 1
-            # The ACK is not good, but the NOTIFY is answered.
+            # The ACK is not good, but it answers the NOTIFY.
             self._in_flight.sent[slot] = ANSWERED
             self._answered += 1
             return NO_SLOT
@@ -307,13 +311,13 @@ class LoadProtocol(Protocol):
         return slot
 
     def _on_agent_disconnect(self, disconnect: Disconnect) -> None:
-        """Count the AGENT-DISCONNECT by its status code, and close."""
+        """Count the AGENT-DISCONNECT by its status code, and close the connection."""
         self._ended = True
         self._tally.errors[f"DISCONNECT {disconnect.status_code}"] += 1
         self.disconnect()
 
     def _on_broken_frame(self, error: SPOPError) -> None:
-        """Send the status code of the error in HAPROXY-DISCONNECT, and close."""
+        """Send the status code of the error in HAPROXY-DISCONNECT, and close the connection."""
         self._ended = True
         self._tally.errors[BROKEN_FRAME] += 1
         self._engine.disconnect(error.status_code, str(error))
@@ -321,7 +325,7 @@ class LoadProtocol(Protocol):
         self.disconnect()
 
     def _flush(self) -> None:
-        """Send what the engine has encoded."""
+        """Send the bytes that the engine has encoded."""
         data = self._engine.data_to_send()
         if data and self.transport is not None:
             self._sender.send(data)

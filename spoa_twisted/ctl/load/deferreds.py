@@ -1,4 +1,4 @@
-"""Wait for several Deferreds."""
+"""Waiting for several Deferreds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ ResultT = TypeVar("ResultT")
 
 
 async def all_of(deferreds: Sequence[Deferred[ResultT]]) -> list[ResultT]:
-    """Return the results of all Deferreds in order. When one fails, raise its exception at once.
+    """Return the results of all Deferreds in order. If a Deferred fails, raise its exception at once.
 
-    ``gatherResults`` alone would raise FirstError, whose text is not for users.
+    ``gatherResults`` alone would raise FirstError, whose text users would not understand.
     """
     try:
         return await gatherResults(deferreds, consumeErrors=True)

@@ -10,16 +10,16 @@ from typing import Final
 #: The agent closed a connection without AGENT-DISCONNECT.
 CONNECTION_LOST: Final = "connection lost"
 
-#: A connection that was to replace one that ended could not be opened.
+#: A connection ended, and the load could not open another one in its place.
 NO_CONNECTION: Final = "no connection"
 
-#: The bytes received are not a frame, or the frame is not allowed there. The load then closes the connection.
+#: The received bytes are not a frame, or the frame is not legal after the AGENT-HELLO. The load closes the connection.
 BROKEN_FRAME: Final = "broken frame"
 
-#: The ids of an ACK belong to no NOTIFY that was sent.
+#: An ACK has ids that no NOTIFY sent on this connection has.
 UNKNOWN_IDS: Final = "unknown ids"
 
-#: An ACK for a NOTIFY that already had its ACK.
+#: An ACK has the ids of a NOTIFY that already had its ACK.
 REPEATED_IDS: Final = "repeated ids"
 
 #: The actions of an ACK cannot be decoded.
@@ -28,8 +28,8 @@ UNDECODABLE: Final = "undecodable ACK"
 #: An ACK has the flag ABORT.
 ABORTED: Final = "aborted NOTIFY"
 
-#: An ACK sets other variables than expected, or the same with other values or types.
+#: An ACK sets other variables than expected, or the same variables with other values or types.
 OTHER_VARIABLES: Final = "other variables"
 
-#: No ACK came before the connection ended, or before the timeout at the end of the load.
+#: No ACK of a NOTIFY arrived before the connection ended, or before the timeout at the end of the load.
 UNANSWERED: Final = "unanswered NOTIFY"

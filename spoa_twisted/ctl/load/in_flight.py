@@ -1,4 +1,4 @@
-"""Which NOTIFYs of a connection wait for their ACK, and when were they sent?"""
+"""The NOTIFYs of one connection: which of them wait for their ACK, and when each was sent."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Final, final
 from spoa_twisted.ctl.load.errors import REPEATED_IDS, UNKNOWN_IDS
 from spoa_twisted.ctl.load.ring import Ring
 
-#: In place of a slot: the frame is not a good ACK.
+#: Stands for a slot: the frame is not a good ACK.
 NO_SLOT: Final = -1
 
-#: In place of the time that a NOTIFY was sent: it was not sent yet, or it has its ACK. Every time is above these two.
+#: These stand for the time at which a NOTIFY was sent: it was not sent yet, or it has its ACK. All times are above 0.
 NEVER_SENT: Final = -1
 ANSWERED: Final = 0
 
 
 @final
 class InFlight:
-    """The state of each slot of the ring on one connection.
+    """The state of one connection: for each slot of the ring, when its NOTIFY was sent, or that it is answered.
 
-    ``sent`` and ``count`` are public because the connection updates them for all ACKs of a read at once.
+    ``sent`` and ``count`` are public, because ``LoadProtocol`` updates them on its hot path.
     """
 
     __slots__ = ("_next", "count", "ring", "sent")
@@ -29,18 +29,19 @@ class InFlight:
         self.ring = ring
         #: For each slot, when its NOTIFY was sent, in nanoseconds of ``time.perf_counter_ns``.
         self.sent: list[int] = [NEVER_SENT] * len(ring.frames)
-        #: How many NOTIFYs are without their ACK.
+        #: The number of NOTIFYs whose ACK has not arrived.
         self.count = 0
+        # The slot of the NOTIFY that is sent next.
         self._next = 0
 
     def send(self, number: int) -> bytes:
-        """Return the frames of the next ``number`` NOTIFYs, and note that they are sent now."""
+        """Return the frames of the next ``number`` NOTIFYs, and store the present time as their time of sending."""
         frames, sent, slot = self.ring.frames, self.sent, self._next
         now = time.perf_counter_ns()
         out = []
         for _ in range(number):
-            # Skip a NOTIFY that has waited for its ACK for a whole round. The loop ends, because there are at least
-            # twice as many slots as NOTIFYs in flight.
+            # Skip a NOTIFY whose ACK has still not arrived after a whole round of the ring. The loop ends, because the
+            # ring has at least twice as many slots as NOTIFYs in flight.
             while sent[slot] > ANSWERED:
                 slot = (slot + 1) % len(frames)
             sent[slot] = now
@@ -51,7 +52,7 @@ class InFlight:
         return b"".join(out)
 
     def find(self, ids: bytes) -> tuple[int, str | None]:
-        """Return the slot that an ACK with these ids answers, or :data:`NO_SLOT` and the kind of error."""
+        """Return the slot of the NOTIFY with these ids and ``None``, or :data:`NO_SLOT` and the kind of error."""
         slot = self.ring.slots.get(ids, NO_SLOT)
         if slot == NO_SLOT or self.sent[slot] == NEVER_SENT:
             return NO_SLOT, UNKNOWN_IDS

@@ -1,4 +1,4 @@
-"""A load in this process: it opens the connections, runs them for a window, and closes them."""
+"""A load in this process: it opens the connections, loads the agent during the window, and closes the connections."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from spoa_twisted.spop.connection import PIPELINING
 from spoa_twisted.spop.frames import AgentHello, HAProxyHello
 from spoa_twisted.spop.messages import decode_messages
 
-# Seconds between the end of a connection, or a failed attempt, and the next attempt. Without this pause an agent that
-# refuses all connections would keep the load busy with them.
+# Seconds from the end of a connection, or from a failed attempt to connect, to the next attempt. Without this pause, an
+# agent that refuses all connections would keep the load busy with new attempts.
 _RECONNECT_DELAY: Final = 0.1
 
-# Seconds that the agent has to close the connections after HAPROXY-DISCONNECT. Then they are aborted.
+# Seconds that the agent has to close the connections after HAPROXY-DISCONNECT. Then the load aborts them.
 _CLOSE_TIMEOUT: Final = 1.0
 
-# How many connections are opened at a time. When the queue of the listening socket is full, connecting to a Unix socket
-# fails, and TCP tries again only a second later.
+# How many connections are opened at the same time. If the queue of the listening socket is full, connecting to a Unix
+# socket fails, and TCP tries again only a second later.
 _MAX_OPENING: Final = 32
 
 
@@ -38,8 +38,8 @@ _MAX_OPENING: Final = 32
 class Load:
     """Load from this process. Call :meth:`connect` once, and then :meth:`run` once.
 
-    :param reactor: the clock, and what opens the connections.
-    :param plan: what to do.
+    :param reactor: the clock; it also opens the connections.
+    :param plan: the parameters of the load.
     """
 
     def __init__(self, reactor: Any, plan: Plan) -> None:
@@ -49,7 +49,7 @@ class Load:
         self._tally = Tally()
         self._verdicts = Verdicts(plan.expected, plan.varying)
         self._shared = Shared(
-            # Not the HELLO of HAProxy >= 3.1: for these an agent may hold back long ACKs.
+            # Without async, an agent may take the load for a HAProxy >= 3.1, and may hold back long ACKs.
             hello=DEFAULT_HELLO if plan.async_ else HAProxyHello(capabilities=frozenset({PIPELINING})),
             in_flight=plan.in_flight,
             rings=Rings(decode_messages(bytes.fromhex(plan.messages)), plan.in_flight),
@@ -59,23 +59,24 @@ class Load:
         # Open connections, including those that have no AGENT-HELLO yet.
         self._connections: set[LoadProtocol] = set()
         self._opening = DeferredSemaphore(_MAX_OPENING)
-        # True from run() to the end of the window. Connections that end are replaced during this time only.
+        # True from run() to the end of the window. Only during this time, connections that end are replaced.
         self._sending = False
-        # True when a connection that is opened late is not needed any more.
+        # True when a connection that is still being opened is no longer needed.
         self._finished = False
-        # Fires when all ACKs have come; None while nothing waits for that.
+        # Fires when all ACKs have arrived; None while _drain does not wait for them.
         self._drained: Deferred[None] | None = None
 
     async def connect(self) -> Greeting:
-        """Open the connections; return what the agent announces on the first one.
+        """Open the connections. Return the facts about the agent.
 
-        The exceptions are those of :meth:`LoadProtocol.hello` and of the endpoint, and TimeoutError.
+        :raises TimeoutError: if a connection or its AGENT-HELLO takes longer than ``plan.timeout``.
+        :raises Exception: the exceptions of :meth:`LoadProtocol.hello` and of the endpoint.
         """
         opening = [self._open() for _ in range(self._plan.connections)]
         try:
             hellos = await all_of(opening)
         except BaseException:
-            # One connection has failed. Those that are still being opened are aborted when they are open.
+            # A connection has failed. _connect aborts those that are still being opened.
             self._finished = True
             for connection in self._connections:
                 connection.abort()
@@ -85,13 +86,13 @@ class Load:
             hello.version,
             hello.max_frame_size,
             sorted(hello.capabilities),
-            # Behind one endpoint there may be several agents that differ. Report the smallest values.
+            # Several different agents may listen behind one endpoint. Report the smallest values.
             min(connection.max_in_flight for connection in self._connections),
             min(connection.notify_size for connection in self._connections),
         )
 
     async def run(self, window: Window) -> Outcome:
-        """Load the agent until the window ends; wait for the last ACKs, close the connections."""
+        """Load the agent until the window ends. Then wait for the last ACKs, and close the connections."""
         outcome = Outcome()
         ended: Deferred[None] = Deferred()
         cpu = CPUMeter.of_this_process()
@@ -112,7 +113,7 @@ class Load:
         await ended
         await self._drain()
         await self._close()
-        # These include the latencies of the last ACKs, which came after the window: a long one must not be left out.
+        # These include the latencies of the last ACKs, which arrived after the window: they may be the longest ones.
         outcome.latencies = self._tally.latencies.to_json()
         outcome.errors = {kind: number for kind, number in self._tally.errors.items() if number}
         outcome.variables = self._verdicts.first
@@ -120,7 +121,7 @@ class Load:
         return outcome
 
     def _start(self) -> None:
-        """Let all connections send."""
+        """Let all connections send NOTIFYs."""
         self._sending = True
         for connection in list(self._connections):
             connection.start()
@@ -129,13 +130,13 @@ class Load:
             self._reconnect()
 
     def _stop(self) -> None:
-        """Let no connection send any more, and open no more connections."""
+        """Stop sending NOTIFYs on all connections, and open no more connections."""
         self._sending = False
         for connection in self._connections:
             connection.stop()
 
     async def _drain(self) -> None:
-        """Wait until all ACKs have come, or for the timeout. Count the NOTIFYs that are still unanswered."""
+        """Wait for the last ACKs, until the timeout at most. Count the NOTIFYs that are still unanswered then."""
         if any(connection.waiting for connection in self._connections):
             drained: Deferred[None] = Deferred()
             self._drained = drained
@@ -145,7 +146,7 @@ class Load:
 
     async def _close(self) -> None:
         """Send HAPROXY-DISCONNECT on all connections, and wait until the agent has closed them."""
-        # A connection that is being opened now comes too late.
+        # _connect aborts a connection that is still being opened.
         self._finished = True
         closing = gatherResults([connection.disconnect() for connection in self._connections], consumeErrors=True)
         await closing.addTimeout(_CLOSE_TIMEOUT, self._reactor, _ignore_timeout)
@@ -157,12 +158,12 @@ class Load:
         return self._opening.run(lambda: Deferred.fromCoroutine(self._connect()))
 
     async def _connect(self) -> AgentHello:
-        """Open a connection, wait for its AGENT-HELLO, and let it send if the load is running."""
+        """Open a connection, and wait for its AGENT-HELLO. If the load is running, begin to send NOTIFYs on it."""
         protocol = LoadProtocol(self._shared, self._on_idle, self._on_lost)
         timeout = self._plan.timeout
         await connectProtocol(self._endpoint, protocol).addTimeout(timeout, self._reactor, _raise_timeout)
         self._connections.add(protocol)
-        # The HELLO then fails with the end of the connection, so nothing else is to be done here.
+        # After abort(), hello() fails with the reason for the end of the connection.
         if self._finished:
             protocol.abort()
         try:
@@ -180,31 +181,32 @@ class Load:
             self._open().addErrback(self._on_reconnect_failed)
 
     def _on_reconnect_failed(self, reason: Failure) -> None:
-        # After the end of the window the connection is not needed, so its failure is not an error.
+        # After the end of the window, the connection is not needed, so its failure is not an error.
         if self._sending:
             self._tally.errors[NO_CONNECTION] += 1
             self._reactor.callLater(_RECONNECT_DELAY, self._reconnect)
 
     def _on_lost(self, connection: LoadProtocol, greeted: bool) -> None:
-        """Replace a connection that ended. After the window, it may have been the last that waited for ACKs."""
+        """Replace a connection that ended. After the window, check instead whether others still wait for ACKs."""
         self._connections.discard(connection)
         if not self._sending:
             self._on_idle()
         elif greeted:
             self._reactor.callLater(_RECONNECT_DELAY, self._reconnect)
-        # A connection without an AGENT-HELLO was an attempt that failed: _on_reconnect_failed makes the next one.
+        # If the AGENT-HELLO had not arrived, _connect fails, and _on_reconnect_failed makes the next attempt.
 
     def _on_idle(self) -> None:
-        """Go on when no connection waits for an ACK any more."""
+        """Let ``_drain`` continue if no connection waits for an ACK any more."""
         if self._drained is not None and not any(connection.waiting for connection in self._connections):
             drained, self._drained = self._drained, None
             drained.callback(None)
 
 
 def _raise_timeout(result: object, seconds: float) -> NoReturn:
-    # addTimeout cancels the Deferred. Its own exception, such as ConnectingCancelledError, says nothing of a timeout.
+    # addTimeout cancels the Deferred. The exception of the Deferred, for example ConnectingCancelledError, does not
+    # mention a timeout.
     raise TimeoutError(f"no answer within {seconds:g} s")
 
 
 def _ignore_timeout(result: object, seconds: float) -> None:
-    """Go on after the timeout."""
+    """Do nothing: the caller continues after the timeout, without an error."""

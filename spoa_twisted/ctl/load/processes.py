@@ -1,4 +1,4 @@
-"""A load in a process of its own. A process uses one core only, so a fast agent needs the load of several processes."""
+"""A load in a worker process. A process uses one core only, so a fast agent needs the load of several processes."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ class LoadFailed(Exception):
 class RemoteLoad:
     """Load from a worker process. It has the methods of :class:`local.Load`, and :meth:`abort`.
 
-    :param reactor: what starts the process.
-    :param plan: what to do.
+    :param reactor: the reactor that starts the process.
+    :param plan: the parameters of the load.
     """
 
     def __init__(self, reactor: Any, plan: Plan) -> None:
         self._plan = plan
         self._process = WorkerProcess()
-        # The worker imports this package from the same place, even if that is only in this process's sys.path.
+        # The worker must import the same copy of this package. Its folder may be only in sys.path of this process.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-c", f"from {worker.__name__} import main; main()"]
-        # Its stderr is that of this process.
+        # The worker writes to the stderr of this process.
         reactor.spawnProcess(self._process, command[0], command, environment, childFDs={0: "w", 1: "r", 2: 2})
 
     async def connect(self) -> Greeting:
-        """Open the connections; return what the agent announces on the first one.
+        """Open the connections. Return the facts about the agent.
 
-        :raises LoadFailed: when the worker cannot, or has ended.
+        :raises LoadFailed: if the worker cannot connect, or has ended.
         """
         return Greeting(**await self._process.ask(asdict(self._plan)))
 
     async def run(self, window: Window) -> Outcome:
-        """Load the agent until the window ends; wait for the last ACKs, close the connections.
+        """Load the agent until the window ends. Then wait for the last ACKs, and close the connections.
 
-        The worker has a window of its own, with the same seconds. It ends at the end of ``window`` at the latest.
+        The worker has its own window with the same length. When ``window`` ends, it ends the worker's window too.
 
-        :raises LoadFailed: when the worker has ended.
+        :raises LoadFailed: if the worker has ended.
         """
         window.watch(lambda: None, lambda: self._process.send(worker.END))
         return Outcome(**await self._process.ask(window.seconds))
@@ -65,17 +65,17 @@ class WorkerProcess(ProcessProtocol):
     """The pipes to a worker process. Each value is one line of JSON."""
 
     def __init__(self) -> None:
-        # The bytes of an answer that is not complete yet.
+        # The received bytes of an incomplete answer.
         self._buffer = b""
         # The Deferred of the pending request; None while no request is pending.
         self._answer: Deferred[dict[str, Any]] | None = None
-        # Why the process cannot be asked any more; None while it runs.
+        # The error of all requests after the end of the process; None while it runs.
         self._ended: LoadFailed | None = None
 
     def ask(self, request: object) -> Deferred[dict[str, Any]]:
-        """Send a request; fire with its answer. To be called again only after the answer.
+        """Send a request, and return a Deferred that fires with the answer. Call this again only after the answer.
 
-        The Deferred fails with LoadFailed, when the worker says that it cannot do its work, or when it ends.
+        The Deferred fails with LoadFailed if the worker reports an error, or ends.
         """
         if self._ended is not None:
             return fail(self._ended)
@@ -96,7 +96,7 @@ class WorkerProcess(ProcessProtocol):
             self.transport.signalProcess("KILL")
 
     def outReceived(self, data: bytes) -> None:
-        """Take in an answer, or a part of one."""
+        """Receive an answer, or a part of it."""
         self._buffer += data
         line, newline, rest = self._buffer.partition(b"\n")
         if newline and self._answer is not None:

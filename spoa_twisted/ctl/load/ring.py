@@ -1,4 +1,4 @@
-"""The frames of the NOTIFYs: encoded once, for a ring of ids that every connection goes around."""
+"""The frames of the NOTIFYs. They are encoded once, and each connection sends them in turn, again and again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from spoa_twisted.ctl.load.cache import Cache
 from spoa_twisted.spop.connection import FRAGMENTATION, EngineConnection
 from spoa_twisted.spop.messages import Message
 
-# How many slots a ring has, unless their frames would take more than _MAX_FRAME_BYTES. It has at least twice as many as
-# there are NOTIFYs in flight.
+# The number of slots of a ring. A ring has fewer slots if their frames would take more than _MAX_FRAME_BYTES. But it
+# always has at least twice as many slots as there are NOTIFYs in flight.
 _SLOTS: Final = 2048
 _MAX_FRAME_BYTES: Final = 2**22
 
@@ -33,7 +33,7 @@ class Ring:
         size = 0
         while len(self.frames) < 2 * in_flight or (len(self.frames) < _SLOTS and size < _MAX_FRAME_BYTES):
             ids = engine.send_notify(messages, stream_id=len(self.frames) + 1)
-            # The connection takes ACKs in itself: the engine is not to wait for them.
+            # LoadProtocol handles the ACKs itself, so the engine must not keep these ids.
             engine.forget(ids)
             self.slots[ids] = len(self.frames)
             self.frames.append(engine.data_to_send())
@@ -42,7 +42,7 @@ class Ring:
 
 @final
 class Rings:
-    """The ring that all connections share, while the agent's HELLOs agree.
+    """The ring that all connections share, as long as the agent sends the same AGENT-HELLO on all of them.
 
     :param messages: the messages of each NOTIFY.
     :param in_flight: how many NOTIFYs may be in flight on a connection.
@@ -51,16 +51,18 @@ class Rings:
     def __init__(self, messages: list[Message], in_flight: int) -> None:
         self._messages = messages
         self._in_flight = in_flight
-        self._terms: tuple[int, bool] | None = None
         self._ring: Ring | None = None
+        # The frame size of the present ring, and whether its NOTIFYs may be fragmented.
+        self._made_for: tuple[int, bool] | None = None
 
     def ring_for(self, engine: EngineConnection) -> Ring:
         """Return the ring for a connection whose engine has received the AGENT-HELLO.
 
-        A HELLO with another frame size, or with or without fragmentation, needs other frames: a new ring.
+        It is a new ring if the AGENT-HELLO has another frame size than the last one, or differs in fragmentation: the
+        frames are then different.
         """
-        terms = engine.max_frame_size, FRAGMENTATION in engine.peer_capabilities
-        if self._ring is None or terms != self._terms:
+        needed = engine.max_frame_size, FRAGMENTATION in engine.peer_capabilities
+        if self._ring is None or needed != self._made_for:
             self._ring = Ring(engine, self._messages, self._in_flight)
-            self._terms = terms
+            self._made_for = needed
         return self._ring

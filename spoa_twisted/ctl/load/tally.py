@@ -1,4 +1,4 @@
-"""What all connections of a load counted together."""
+"""The counters that all connections of a load share."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Tally:
     """The good ACKs, their latencies, and the errors."""
 
     def __init__(self) -> None:
-        #: Good ACKs since the window began.
+        #: The number of good ACKs since the window began.
         self.answered = 0
-        #: Their latencies.
+        #: The latencies of these ACKs.
         self.latencies = Latencies()
         #: Errors by kind, since the first NOTIFY: an error during the warm-up is an error too.
         self.errors: Counter[str] = Counter()

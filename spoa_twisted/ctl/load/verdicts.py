@@ -1,4 +1,4 @@
-"""Which ACKs are good? An ACK is good if its actions can be decoded and set the expected variables."""
+"""The check of the ACKs. An ACK is good if its actions can be decoded and set the expected variables."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from spoa_twisted.spop.errors import SPOPError
 
 @final
 class Verdicts:
-    """Checks the payloads of ACKs, each different payload once.
+    """Checks the payloads of ACKs. It checks equal payloads only once.
 
-    :param expected: the variables that each ACK must set, from :func:`canonical`; ``None`` for those of the first ACK.
-    :param varying: whether any variables are good.
+    :param expected: the variables that each ACK must set, from :func:`canonical`. If ``None``, each ACK must set the
+        same variables as the first ACK.
+    :param varying: true if an ACK may set any variables.
     """
 
     def __init__(self, expected: dict[str, str] | None, varying: bool) -> None:
         self._expected = expected
         self._varying = varying
-        #: The variables of the first ACK that could be decoded; ``None`` before it.
+        #: The variables of the first ACK that could be decoded; ``None`` before this ACK.
         self.first: dict[str, str] | None = None
-        #: The variables of the first ACK that did not set the expected ones; ``None`` before it.
+        #: The variables of the first ACK that did not set the expected variables; ``None`` before this ACK.
         self.first_other: dict[str, str] | None = None
-        # The result of each payload that was checked. Most agents send few different payloads, but with many ids, so
-        # this cache is hit when the cache of whole frames, Ring.good_acks, is not.
+        # The result of each payload that was checked. Most agents send few different payloads, with many different ids.
+        # So this cache often has the payload of a frame that is not in Ring.good_acks.
         self._known: Cache[str | None] = Cache()
 
     def check(self, payload: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""When does the load measure? After the warm-up, until the duration is over or Ctrl-C ends it."""
+"""The window: the time during which the load measures. It is after the warm-up. Ctrl-C can end it early."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any
 
 
 class Window:
-    """The time that is measured. It begins after the warm-up, and ends after the duration, or by :meth:`end`.
+    """The time that is measured. It begins after the warm-up, and ends after the duration, or with :meth:`end`.
 
     :param reactor: the clock.
-    :param warm_up: seconds from now to the begin.
-    :param duration: seconds from the begin to the end.
+    :param warm_up: seconds from now to the begin of the window.
+    :param duration: seconds from the begin to the end of the window.
     """
 
     def __init__(self, reactor: Any, warm_up: float, duration: float) -> None:
         self._reactor = reactor
-        # The pairs of functions from watch().
+        # The pairs of functions that were passed to watch().
         self._callbacks: list[tuple[Callable[[], object], Callable[[], object]]] = []
         #: The warm-up and the duration.
         self.seconds = (warm_up, duration)
-        # The pending call of the begin, and then that of the end.
+        # The timer for the begin of the window, and later the timer for its end.
         self._call = reactor.callLater(warm_up, self._begin_on_time)
         self._begun = False
         self._ended = False
-        #: Whether the window ended before the duration was over.
+        #: True if the window ended before the duration was over.
         self.interrupted = False
 
     def watch(self, begin: Callable[[], object], end: Callable[[], object]) -> None:
@@ -46,8 +46,8 @@ class Window:
 
     def _begin_on_time(self) -> None:
         self._begin()
-        # The duration counts from this call, not from the time that it was planned for: on a busy machine the reactor
-        # may be late, and little of the duration would be left.
+        # The duration begins now, not at the time for which this call was planned. On a busy machine, the reactor may
+        # be late, and the window would be too short.
         self._call = self._reactor.callLater(self.seconds[1], self._end)
 
     def _begin(self) -> None:

@@ -1,8 +1,12 @@
-"""A worker process of the load: it takes its plan from stdin, and writes what came of it to stdout.
+"""A worker process of the load. Its parent is the process of ``spoactl bench``, and the pipes are stdin and stdout.
 
-Each line is a JSON value. The process that measures sends the plan, and the worker answers with the greeting, or with
-``{"failed": text}``. Then the process that measures sends the seconds of the window, and the worker answers with the
-outcome. Before that, "end" ends the window early. When stdin is closed, the worker ends.
+Each line is a JSON value:
+
+1. The parent sends the ``Plan``. The worker answers with the ``Greeting``, or with ``{"failed": text}``.
+2. The parent sends the seconds of the window. The worker answers with the ``Outcome`` after the window. If the parent
+   sends "end", the worker ends the window early.
+
+When the parent closes stdin, the worker ends.
 """
 
 from __future__ import annotations
@@ -27,12 +31,12 @@ from spoa_twisted.ctl.load.window import Window
 #: The line that ends the window.
 END: Final = "end"
 
-#: The key of the answer of a worker that cannot do its work.
+#: The key of the answer that reports an error. The value is the text of the error.
 FAILED: Final = "failed"
 
 
 class Requests(LineOnlyReceiver):
-    """The lines from the process that measures, and the answers to it."""
+    """The requests of the parent process, and the answers to it."""
 
     delimiter = b"\n"
     #: In bytes. The longest line is the plan, which has the messages in hexadecimal.
@@ -41,26 +45,26 @@ class Requests(LineOnlyReceiver):
     def __init__(self) -> None:
         self._requests: DeferredQueue[Any] = DeferredQueue()
         self._closed: Deferred[None] = Deferred()
-        #: Called when "end" is received, and when stdin is closed, because the outcome then has no reader.
+        #: Called when "end" arrives. Also called when stdin is closed, because then nothing reads the outcome.
         self.on_end: Callable[[], object] = lambda: None
 
     def next(self) -> Deferred[Any]:
-        """Fire with the next request; with ``None`` when stdin is closed."""
+        """Return a Deferred that fires with the next request, or with ``None`` when stdin is closed."""
         return self._requests.get()
 
     def answer(self, value: object) -> None:
-        """Send an answer."""
+        """Write an answer to stdout, as one line."""
         assert self.transport is not None
         self.transport.write(json.dumps(value).encode() + b"\n")
 
     def close(self) -> Deferred[None]:
-        """Close the pipes; fire when all answers are written."""
+        """Close the pipes. The Deferred fires when all answers are written."""
         assert self.transport is not None
         self.transport.loseConnection()
         return self._closed
 
     def lineReceived(self, line: bytes) -> None:
-        """Take in a request."""
+        """Handle a request."""
         request = json.loads(line)
         if request == END:
             self.on_end()
@@ -68,7 +72,7 @@ class Requests(LineOnlyReceiver):
             self._requests.put(request)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End: the process that measures has closed the pipes, or does not exist any more."""
+        """End the load, because the parent process has closed the pipes, or has ended."""
         self.on_end()
         self._requests.put(None)
         self._closed.callback(None)
@@ -80,8 +84,8 @@ def main() -> None:
 
 
 async def _run(reactor: Any) -> None:
-    """Serve the requests of stdin, and end when all answers are written."""
-    # A terminal sends Ctrl-C to all processes of the command. The one that measures ends the window of this one.
+    """Serve the requests of stdin, and return when all answers are written."""
+    # A terminal sends Ctrl-C to the workers too. They ignore it: the parent ends their windows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests = Requests()
     StandardIO(requests, reactor=reactor)
@@ -92,7 +96,7 @@ async def _run(reactor: Any) -> None:
 
 
 async def serve(reactor: Any, requests: Requests) -> None:
-    """Run the load that the requests ask for. Return early when stdin is closed or the load cannot connect."""
+    """Run the load that ``requests`` asks for. Return early if stdin is closed or the load cannot connect."""
     plan = await requests.next()
     if plan is None:
         return
@@ -100,13 +104,14 @@ async def serve(reactor: Any, requests: Requests) -> None:
     try:
         requests.answer(asdict(await load.connect()))
     except Exception as error:
-        # Whatever it is, the process that measures prints it as one line, as it prints its own errors.
+        # The parent prints every exception as one line, as it prints its own.
         requests.answer({FAILED: str(error) or type(error).__name__})
         return
     seconds = await requests.next()
     if seconds is None:
         return
-    # Its own clock, and not messages for the begin and the end, so that the pipes do not change the time measured.
+    # The worker has its own clock. If the parent sent messages for the begin and the end, the delay of the pipes would
+    # change the measured time.
     window = Window(reactor, *seconds)
     requests.on_end = window.interrupt
     requests.answer(asdict(await load.run(window)))
