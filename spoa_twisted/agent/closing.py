@@ -61,11 +61,13 @@ class Closing:
         self._timer: IDelayedCall | None = None
         self.phase = Phase.OPEN
 
-    def enter(self, phase: Phase) -> None:
-        """Enter ``phase``. It has no deadline until :meth:`end_after` is called."""
+    def enter(self, phase: Phase, seconds: float | None = None) -> None:
+        """Enter ``phase``, which lasts for at most ``seconds``. Without ``seconds``, it has no deadline so far."""
         assert phase >= self.phase
         self.phase = phase
         self.stop()
+        if seconds is not None:
+            self.end_after(seconds)
 
     def end_after(self, seconds: float) -> None:
         """Set the deadline of the phase: ``seconds`` from now."""

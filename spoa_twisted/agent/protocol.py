@@ -192,8 +192,7 @@ class SPOAProtocol(Protocol):
         if not was_running:
             self._close_soon()
             return
-        self._closing.enter(Phase.DISCONNECTING)
-        self._closing.end_after(DISCONNECT_TIMEOUT)
+        self._closing.enter(Phase.DISCONNECTING, DISCONNECT_TIMEOUT)
         self._write()
 
     def has_disconnected(self) -> bool:
@@ -205,7 +204,7 @@ class SPOAProtocol(Protocol):
         self._answering.cancel()
         self._queue_disconnect()
         if self._closing.phase is _DISCONNECTING:
-            self._start_flushing()
+            self._closing.enter(Phase.FLUSHING, CLOSE_TIMEOUT)
         self._flush()
         self._closing.shorten(ABORT_TIMEOUT)
 
@@ -330,11 +329,7 @@ class SPOAProtocol(Protocol):
         if not self._connection.bytes_to_send:
             self._close()
         elif self._closing.phase is Phase.OPEN:
-            self._start_flushing()
-
-    def _start_flushing(self) -> None:
-        self._closing.enter(Phase.FLUSHING)
-        self._closing.end_after(CLOSE_TIMEOUT)
+            self._closing.enter(Phase.FLUSHING, CLOSE_TIMEOUT)
 
     def _close_soon(self) -> None:
         self._flush()
@@ -374,7 +369,7 @@ class SPOAProtocol(Protocol):
             self._flush()
         elif phase is _DISCONNECTING:
             # HAProxy has not closed the connection in time, so the agent closes it.
-            self._start_flushing()
+            self._closing.enter(Phase.FLUSHING, CLOSE_TIMEOUT)
             self._close_soon()
         else:
             self._close()
