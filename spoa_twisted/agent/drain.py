@@ -102,10 +102,13 @@ class Drain:
         self._timeout_timers.append(self._reactor.callLater(timeout, self._abort_all))
 
     def stop(self) -> None:
-        """Stop all timers."""
+        """Stop all timers, and forget the connections."""
         for timer in (self._check_timer, *self._timeout_timers):
             if timer.active():
                 timer.cancel()
+        # A timer that has run still refers to this object. Without this, only the garbage collector would free the
+        # connections, and an application may have turned it off.
+        self._unchanged = {}
 
     def _begin(self) -> None:
         for connection in list(self._connections):

@@ -62,6 +62,7 @@ class Observation:
             # Either the connection ended, and the agent cancelled the Deferred, or the handlers failed as a whole.
             outcome = Outcome.CANCELLED if isinstance(answer.value, CancelledError) else Outcome.ERROR
             self._outcomes[:] = [outcome if known is Outcome.OK else known for known in self._outcomes]
-        seconds = self._reactor.seconds() - self._started
+        # Twisted's reactors use the time of day. After it was set back, the difference would be negative.
+        seconds = max(0.0, self._reactor.seconds() - self._started)
         self._observer.on_notify(self._peer, self._notify, self._outcomes, seconds)
         return answer
