@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, Final, final
 
 from spoa_twisted.spop.connection import DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PAYLOAD_SIZE
@@ -152,6 +153,20 @@ class Limits:
     # HAProxy waits for an ACK until its "timeout processing" is over, which is seldom longer than one second.
     handler_timeout: float = _seconds(10.0, "Seconds for a handler that has no timeout of its own; 0: no limit.")
     drain_timeout: float = _seconds(10.0, "Seconds to answer pending NOTIFYs when the agent stops.")
+
+    @classmethod
+    def from_keywords(cls, limits: Mapping[str, float]) -> Limits:
+        """Return the limits that the caller of :class:`~spoa_twisted.SPOAFactory` gave as keywords.
+
+        :raises TypeError: :raises ValueError: as the class does. For an unknown keyword, the error lists similar
+            limits.
+        """
+        for name in limits:
+            if name not in LIMITS:
+                similar = get_close_matches(name, LIMITS) or LIMITS
+                raise TypeError(f"{name!r} is not a limit; use one of {', '.join(similar)}")
+        values: Mapping[str, Any] = limits
+        return cls(**values)
 
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():

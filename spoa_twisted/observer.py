@@ -269,26 +269,41 @@ class IObserver(Interface):
 @final
 @implementer(IObserver)
 class Observers:
-    """Passes each call on to several observers. If an observer raises an exception, the next ones are still called."""
+    """Passes each call on to several observers. If an observer raises an exception, the next ones are still called.
+
+    The log has the first exception of each observer for each kind of event. An observer that fails with every NOTIFY
+    would otherwise fill the log.
+    """
 
     _log = Logger()
 
     def __init__(self, *observers: IObserver) -> None:
         self._observers = observers
+        # The position of each observer that has failed, with the kind of event.
+        self._failed: set[tuple[int, str]] = set()
 
     def on_event(self, event: Event) -> None:
         """Pass ``event`` on to each observer."""
-        for observer in self._observers:
+        for position, observer in enumerate(self._observers):
             try:
                 observer.on_event(event)
             except BaseException:
-                kind = type(event).__name__
-                self._log.failure("the observer {observer!r} failed with {kind}", observer=observer, kind=kind)
+                self._on_failure(position, type(event).__name__)
 
     def on_notify(self, peer: str, notify: Notify, outcomes: Sequence[Outcome], seconds: float) -> None:
         """Pass the results of a NOTIFY on to each observer."""
-        for observer in self._observers:
+        for position, observer in enumerate(self._observers):
             try:
                 observer.on_notify(peer, notify, outcomes, seconds)
             except BaseException:
-                self._log.failure("the observer {observer!r} failed with a NOTIFY", observer=observer)
+                self._on_failure(position, "a NOTIFY")
+
+    def _on_failure(self, position: int, kind: str) -> None:
+        """Log the exception that is being handled, unless the observer failed with this kind of event before."""
+        if (position, kind) not in self._failed:
+            self._failed.add((position, kind))
+            self._log.failure(
+                "the observer {observer!r} failed with {kind}; later failures with this are not logged",
+                observer=self._observers[position],
+                kind=kind,
+            )

@@ -163,3 +163,14 @@ def test_the_help_texts(limit: Limit) -> None:
 def test_the_help_text_of_max_unsent() -> None:
     """It states UNSENT_TIMEOUT as a number: ``agent`` imports ``limits``, so ``limits`` cannot import ``agent``."""
     assert f"After {UNSENT_TIMEOUT:g} seconds with more," in LIMITS["max_unsent"].help
+
+
+@pytest.mark.parametrize(
+    ("keyword", "similar"),
+    [("max_inflight", "max_in_flight, max_in_flight_size"), ("patience", "max_frame_size, max_payload_size, ")],
+)
+def test_an_unknown_keyword_is_refused(keyword: str, similar: str) -> None:
+    """The error lists similar limits, or all if none is similar."""
+    keywords: dict[str, Any] = {keyword: 1}
+    with pytest.raises(TypeError, match=f"'{keyword}' is not a limit; use one of {similar}"):
+        SPOAFactory(Handlers(), **keywords)

@@ -6,7 +6,7 @@ For each read, these methods are called in this order: ``dataReceived``, ``Agent
 
 from __future__ import annotations
 
-from typing import Any, Final, cast, final
+from typing import Final, cast, final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
@@ -413,7 +413,7 @@ class SPOAFactory(Factory):
 
             reactor = cast("IReactorTime", default_reactor)
         #: The limits. Replace the whole object to change them: the new limits apply to new connections.
-        self.limits = Limits(**cast("dict[str, Any]", limits))
+        self.limits = Limits.from_keywords(limits)
         self.async_ = async_
         self.reactor = reactor
         log_observer = LogObserver(log or Logger("spoa_twisted.agent"), reactor)
