@@ -73,7 +73,7 @@ class Answering:
         handlers = agent.handlers
         if agent.notify_observer is not None:
             handlers = Observation(agent.notify_observer, handlers, self._peer, notify)
-        room = self._connection.room_for_actions(notify.ids)
+        room = self._connection.ack_room - len(notify.ids)
         answer: bytes | Deferred[bytes]
         try:
             answer = handlers.respond(notify.messages, room, agent.reactor, self._handler_timeout, agent.outcomes)

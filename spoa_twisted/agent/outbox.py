@@ -34,10 +34,12 @@ class Outbox:
     :param on_overflow: drops the connection.
     """
 
-    __slots__ = ("_max_unsent", "_on_overflow", "_reactor", "_sender", "_timer", "_unsent", "clogged")
+    __slots__ = ("_max_unsent", "_on_overflow", "_reactor", "_sender", "_timer", "_unsent", "clogged", "send")
 
     def __init__(self, transport: Any, reactor: IReactorTime, max_unsent: int, on_overflow: Callable[[], None]) -> None:
         self._sender = Sender(transport)
+        #: Sends bytes now, and counts nothing. Only for a transport that is not clogged; see :meth:`Sender.send`.
+        self.send = self._sender.send
         self._reactor = reactor
         self._max_unsent = max_unsent
         self._on_overflow = on_overflow

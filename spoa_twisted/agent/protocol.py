@@ -111,6 +111,7 @@ class SPOAProtocol(Protocol):
         factory = self.factory
         self._peer = describe(self.transport.getPeer())
         self._answering = Answering(factory, self._connection, self._peer, self._serve)
+        self._in_flight = self._answering.in_flight
         self._outbox = Outbox(self.transport, factory.reactor, self._limits.max_unsent, self._drop)
         self._tls = ISSLTransport.providedBy(self.transport)
         factory.connections.add(self)
@@ -175,7 +176,7 @@ class SPOAProtocol(Protocol):
 
     def is_idle(self) -> bool:
         """Return whether no handler is pending, and no frame is incomplete."""
-        return not self._answering.in_flight.count and not self._connection.receiving
+        return not self._in_flight.count and not self._connection.receiving
 
     def may_have_unread_acks(self) -> bool:
         """Return whether HAProxy may not have acted on the last ACKs: none is held back, so all were sent."""
@@ -219,13 +220,13 @@ class SPOAProtocol(Protocol):
             return
         self._serving = True
         connection = self._connection
-        answering = self._answering
-        in_flight = answering.in_flight
+        in_flight = self._in_flight
+        on_notify = self._answering.on_notify
         try:
             may_answer = self._may_answer()
             while may_answer and (event := connection.next_event()) is not None:
                 if type(event) is Notify:
-                    answering.on_notify(event)
+                    on_notify(event)
                 else:
                     self._on_other_frame(event)
                 if connection.bytes_to_send >= _WRITE_SIZE:
@@ -257,9 +258,7 @@ class SPOAProtocol(Protocol):
         self._same_read = False
 
     def _may_answer(self) -> bool:
-        return not (
-            self._outbox.clogged or self._answering.in_flight.full or self._connection.bytes_to_send >= _WRITE_SIZE
-        )
+        return not (self._outbox.clogged or self._in_flight.full or self._connection.bytes_to_send >= _WRITE_SIZE)
 
     def _read_or_pause(self) -> None:
         # A paused transport does not notice EOF. So the agent reads ahead, unless the transport still has bytes to
@@ -293,9 +292,13 @@ class SPOAProtocol(Protocol):
             self._watch_unread()
         if data:
             self.activity += 1
+        outbox = self._outbox
         held_back = connection.bytes_to_send
-        if data or held_back:
-            self._outbox.write(data, at_once, held_back)
+        if held_back or outbox.clogged or not at_once:
+            outbox.write(data, at_once, held_back)
+        elif data:
+            # The usual case: nothing is unsent, so there is nothing to count.
+            outbox.send(data)
 
     def _flush(self, at_once: bool = True) -> None:
         """Write the frames that are not held back. Then close or pause the transport, if that is due."""
@@ -305,7 +308,7 @@ class SPOAProtocol(Protocol):
             self._write(at_once)
         if connection.state is _CLOSED and self._closing.phase is not _DISCONNECTING:
             self._close_when_written()
-        if self._answering.in_flight.count or self._outbox.clogged or connection.bytes_to_send or not self._reading:
+        if self._in_flight.count or self._outbox.clogged or connection.bytes_to_send or not self._reading:
             self._read_or_pause()
 
     def _watch_unread(self) -> None:

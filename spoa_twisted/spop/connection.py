@@ -316,8 +316,8 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         self._in_flight = 0
         # What HAProxy >= 3.1 may not have read; None before the HELLO, and for HAProxy <= 3.0.
         self._unread: Unread | None = None
-        # The largest size of an ACK's ids and actions together, in bytes; 0 before the HELLO.
-        self._ack_room = 0
+        #: The largest size of an ACK's ids and actions together, in bytes; 0 before the HELLO.
+        self.ack_room = 0
         # The number of bytes of the last read, and the number of ACKs that were sent since that read.
         self._read_size = 0
         self._acks_since_read = 0
@@ -402,10 +402,6 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         """True if the beginning of a frame or of a fragmented payload has arrived, and the end has not."""
         return self._fragments is not None or len(self._buffer) > 0
 
-    def room_for_actions(self, ids: bytes) -> int:
-        """Return the size of the longest LIST-OF-ACTIONS that fits in an ACK with these ids, in bytes."""
-        return self._ack_room - len(ids)
-
     def send_ack(self, ids: bytes, actions: bytes = b"") -> None:
         """Queue the ACK of the NOTIFY that had ``ids``. ``actions`` is a LIST-OF-ACTIONS.
 
@@ -414,7 +410,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         """
         if self.state is not _RUNNING:
             raise ValueError(f"no ACK can be sent in the state {self.state.value}")
-        if len(ids) + len(actions) > self._ack_room:
+        if len(ids) + len(actions) > self.ack_room:
             raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size} bytes")
         # HAProxy 3.1.0 loses the stream of an ACK without a payload.
         if not actions and self._unread is not None:
@@ -439,10 +435,10 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         self.async_ = bool(hello.engine_id) and ASYNC in hello.capabilities & self._capabilities
         # The lower of the two sizes counts (SPOE.txt, section 3.2.4).
         self._set_max_frame_size(min(self._max_frame_size, hello.max_frame_size))
-        self._ack_room = self._max_frame_size - frame_overhead(b"")
+        self.ack_room = self._max_frame_size - frame_overhead(b"")
         if ASYNC not in hello.capabilities:
             # An ACK of exactly max-frame-size fills the buffer of a HAProxy >= 3.1, which then stops reading for ever.
-            self._ack_room -= 1
+            self.ack_room -= 1
             self._unread = Unread(self._max_frame_size, PIPELINING in hello.capabilities)
         answer = AgentHello(max_frame_size=self._max_frame_size, capabilities=self._capabilities)
         self._send(FrameType.AGENT_HELLO, NO_IDS, answer.encode())

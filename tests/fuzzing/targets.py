@@ -111,7 +111,7 @@ def _agent_outcome(pieces: Sequence[bytes]) -> object:
                     )
                     outcome.append((event.stream_id, event.frame_id, _exact_messages(event.messages)))
                     actions = _encode_echo(event.messages)
-                    fits = len(actions) <= connection.room_for_actions(event.ids)
+                    fits = len(actions) <= (connection.ack_room - len(event.ids))
                     connection.send_ack(event.ids, actions if fits else b"")
                     acks += 1
                 else:

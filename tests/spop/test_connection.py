@@ -243,7 +243,7 @@ class TestNotifyAndAck:
         """The longest ACK has max-frame-size bytes, for HAProxy >= 3.1 one byte less. A longer one is refused."""
         _, agent = greeted(hello)
         ids = b"\x01\x01"
-        room = agent.room_for_actions(ids)
+        room = agent.ack_room - len(ids)
         agent.send_ack(ids, b"x" * room)
         assert len(agent.data_to_send()) - 4 == 16380 - spare
         with pytest.raises(ValueError, match="do not fit"):

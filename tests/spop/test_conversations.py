@@ -187,7 +187,7 @@ class Conversation(Exchange):
         """Answer a NOTIFY. ACKs leave in any order. Actions that do not fit are refused; an empty ACK is sent then."""
         ids = self.pending.pop(which % len(self.pending))
         actions = encode_actions(set_)
-        fits = len(actions) <= self.agent.room_for_actions(ids)
+        fits = len(actions) <= (self.agent.ack_room - len(ids))
         try:
             self.agent.send_ack(ids, actions)
             assert fits
@@ -205,8 +205,8 @@ class Conversation(Exchange):
         """Answer several NOTIFYs with the longest ACKs that fit, or with shorter ones."""
         for ids in self.pending[:number]:
             # 12 bytes: the action, NB-ARGS, scope and name of set-var, the type, and a length of at most three bytes.
-            length = max(0, self.agent.room_for_actions(ids) // part - 12)
-            while part == 1 and len(encode_actions({"txn.v": b"x" * (length + 1)})) <= self.agent.room_for_actions(ids):
+            length = max(0, (self.agent.ack_room - len(ids)) // part - 12)
+            while part == 1 and len(encode_actions({"txn.v": b"x" * (length + 1)})) <= (self.agent.ack_room - len(ids)):
                 length += 1
             self.pending.remove(ids)
             self.pending.insert(0, ids)

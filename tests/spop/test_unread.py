@@ -297,7 +297,7 @@ class TestConnection:
             ids = engine.send_notify([Message("m")])
             agent.receive_data(engine.data_to_send())
             agent.next_event()
-            agent.send_ack(ids, b"x" * agent.room_for_actions(ids))
+            agent.send_ack(ids, b"x" * (agent.ack_room - len(ids)))
             assert len(agent.data_to_send()) == LIMIT
 
     def test_the_disconnect_waits_for_long_acks(self, agent: AgentConnection) -> None:
