@@ -286,7 +286,7 @@ class SPOAProtocol(Protocol):
     def _write(self, at_once: bool = True) -> None:
         connection = self._connection
         data = connection.data_to_send()
-        if self._closing.phase is _CLOSING:
+        if connection.state is _CLOSED and self._closing.phase is _CLOSING:
             return
         if connection.unread:
             self._watch_unread()
