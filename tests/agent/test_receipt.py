@@ -20,7 +20,9 @@ from zope.interface import directlyProvides
 from spoa_twisted.agent.receipt import receipt
 from spoa_twisted.spop.unread import Receipt
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows it")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="receipt() uses sock_diag(7) and TIOCOUTQ of Linux; on other systems it returns UNKNOWN"
+)
 
 Ends = tuple[SimpleNamespace, socket.socket]
 
