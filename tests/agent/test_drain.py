@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -535,3 +536,25 @@ class TestAgent:
             session.lose()
             assert drained.called
         assert clock.getDelayedCalls() == []
+
+    @pytest.mark.usefixtures("without_collector")
+    def test_a_drain_that_timed_out_keeps_no_connection(
+        self, factory: SPOAFactory, clock: Clock, waiting: Waiting, logged: Logged
+    ) -> None:
+        """The connection is freed although the garbage collector is off."""
+        session = Session(factory)
+        session.notify("wait")
+        # The drain checks the connection, and aborts it before the next check, because the NOTIFY is still pending.
+        drained = factory.drain(1.5 * QUIET_INTERVAL)
+        clock.pump([0.0, QUIET_INTERVAL, QUIET_INTERVAL / 2])
+        assert waiting.cancelled
+        # Twisted's transports do the same when they have closed.
+        session.wire.producer = None
+        session.lose()
+        assert drained.called
+        waiting.deferreds.clear()
+        waiting.cancelled.clear()
+        agent = weakref.ref(session.agent)
+        del session
+        assert agent() is None
+        assert logged.take() == ["warn: closing 1 connections that were not drained in time"]

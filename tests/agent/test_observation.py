@@ -192,3 +192,14 @@ def test_an_observer_that_raises(
     (line,) = logged.take()
     assert "failed with a NOTIFY" in line
     assert type(error).__name__ in line
+
+
+def test_a_clock_that_is_set_back(
+    session: Session, recorder: Recorder, deferreds: list[Deferred[Any]], clock: Clock
+) -> None:
+    """The time that a NOTIFY took is then unknown. It is 0, not negative: observers may add it to a total."""
+    notify(session, "wait")
+    clock.rightNow -= 3600
+    deferreds[0].callback(None)
+    ((_, _, _, seconds),) = recorder.notifys
+    assert seconds == 0

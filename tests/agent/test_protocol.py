@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import socket
-import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -220,7 +218,7 @@ class TestEnds:
         clock.advance(0.1)
         assert session.wire.aborted
 
-    @pytest.mark.skipif(sys.implementation.name != "cpython", reason="other interpreters free no object before their garbage collector runs")
+    @pytest.mark.usefixtures("without_collector")
     @pytest.mark.parametrize(
         "end",
         [
@@ -239,22 +237,16 @@ class TestEnds:
         """The module with the handlers may have turned the garbage collector off."""
         waiting.handlers.message("long")(lambda: {"sess.a": "x" * 9000})
         factory = SPOAFactory(waiting.handlers, reactor=clock)
-        enabled = gc.isenabled()
-        gc.disable()
-        try:
-            session = Session(factory)
-            end(session)
-            # Twisted's transports do the same when they have closed.
-            session.wire.producer = None
-            session.lose()
-            waiting.deferreds.clear()
-            waiting.cancelled.clear()
-            agent = weakref.ref(session.agent)
-            del session
-            assert agent() is None
-        finally:
-            if enabled:
-                gc.enable()
+        session = Session(factory)
+        end(session)
+        # Twisted's transports do the same when they have closed.
+        session.wire.producer = None
+        session.lose()
+        waiting.deferreds.clear()
+        waiting.cancelled.clear()
+        agent = weakref.ref(session.agent)
+        del session
+        assert agent() is None
 
 
 class TestHelloTimeout:

@@ -21,7 +21,8 @@ from spoa_twisted.agent.receipt import receipt
 from spoa_twisted.spop.unread import Receipt
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="receipt() uses sock_diag(7) and TIOCOUTQ of Linux; on other systems it returns UNKNOWN"
+    sys.platform != "linux",
+    reason="receipt() uses sock_diag(7) and TIOCOUTQ of Linux; on other systems it returns UNKNOWN",
 )
 
 Ends = tuple[SimpleNamespace, socket.socket]

@@ -94,7 +94,10 @@ def test_it_serves_and_drains(program: list[str], start: Start) -> None:
     assert "Unhandled" not in agent.output
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython has gc.freeze and these thresholds; the next test is for other interpreters")
+@pytest.mark.skipif(
+    sys.implementation.name != "cpython",
+    reason="only CPython has gc.freeze and these thresholds; the next test is for other interpreters",
+)
 @pytest.mark.parametrize(("chosen", "threshold"), [(700, 5000), (0, 0), (9000, 9000)])
 def test_the_garbage_collector_is_tuned(chosen: int, threshold: int, start: Start, folder: Path) -> None:
     """On CPython, the agent freezes all objects loaded at the start, and raises the collector's threshold to 5000.
