@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from spoa_twisted.agent.closing import ignore
-from spoa_twisted.agent.engines import Engine, cancel
+from spoa_twisted.agent.engines import Engine
 from spoa_twisted.agent.in_flight import InFlight
 from spoa_twisted.agent.observation import Observation
 from spoa_twisted.handlers.interfaces import IHandlers
@@ -98,7 +98,8 @@ class Answering:
 
     def cancel(self) -> None:
         """Cancel all pending answers."""
-        cancel(self.in_flight.take_all(), self._agent.observer)
+        for answer in self.in_flight.take_all():
+            self._agent.outcomes.cancel(answer)
 
     def end(self) -> None:
         """Pass all pending answers on to the engine. Without an engine, cancel them. The connection is closed."""

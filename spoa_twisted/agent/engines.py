@@ -7,14 +7,14 @@ on the next one that HAProxy opens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Protocol, final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.python.failure import Failure
 
-from spoa_twisted.observer import CancelFailed, IObserver
+from spoa_twisted.handlers.outcome import cancel
+from spoa_twisted.observer import IObserver
 
 #: Seconds for which the agent keeps an engine that has pending answers but no connection.
 ENGINE_TIMEOUT: Final = 10.0
@@ -33,15 +33,6 @@ class Carrier(Protocol):
 
     def has_disconnected(self) -> bool:
         """Return whether no further ACK can be sent."""
-
-
-def cancel(answers: Iterable[Deferred[bytes]], observer: IObserver) -> None:
-    """Cancel pending answers. If one raises an exception, report it, and cancel the others all the same."""
-    for answer in answers:
-        try:
-            answer.cancel()
-        except BaseException:
-            observer.on_event(CancelFailed(Failure()))
 
 
 @final
@@ -127,7 +118,7 @@ class Engine:
                 self._usage.pending += 1
                 self._pending[answer] = ids
             else:
-                cancel([answer], self._observer)
+                cancel(answer, self._observer)
         if not self._connections and self._timer is None:
             if self._pending:
                 self._timer = self._reactor.callLater(ENGINE_TIMEOUT, self.forget)
@@ -158,7 +149,8 @@ class Engine:
         self._take_waiting()
         pending, self._pending = self._pending, {}
         self._usage.pending -= len(pending)
-        cancel(pending, self._observer)
+        for answer in pending:
+            cancel(answer, self._observer)
 
     def _take_waiting(self) -> list[tuple[bytes, bytes]]:
         waiting, self._waiting = self._waiting, []

@@ -119,7 +119,7 @@ class Exchange:
     def on_timeout(self, call: PendingCall) -> None:
         """Store the actions of a call that has timed out, and cancel it."""
         self._parts[call.position] = self._outcomes.timed_out(call.position, call.handler, call.message, call.seconds)
-        self._cancel_call(call)
+        self._outcomes.cancel(call.deferred)
         self._on_finished()
 
     def _on_finished(self) -> None:
@@ -130,10 +130,6 @@ class Exchange:
             self._result.callback(self._join())
 
     def _join(self) -> bytes:
-        parts = self._parts
-        if len(parts) == 1 and len(parts[0]) <= self._max_size:
-            # Nearly always.
-            return parts[0]
         return self._outcomes.join(self._messages, self._parts, self._max_size, self._find)
 
     def _cancel(self, result: Deferred[bytes]) -> None:
@@ -143,10 +139,4 @@ class Exchange:
             call.exchange = None
         for call in pending:
             self._deadlines.discard(call)
-            self._cancel_call(call)
-
-    def _cancel_call(self, call: PendingCall) -> None:
-        try:
-            call.deferred.cancel()
-        except BaseException:
-            self._outcomes.cancel_failed(Failure())
+            self._outcomes.cancel(call.deferred)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, final
 
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.handler import Handler, as_variables
@@ -82,9 +83,9 @@ class Outcomes:
         self._note(position, Outcome.UNHANDLED)
         return b""
 
-    def cancel_failed(self, failure: Failure) -> None:
-        """Report a Deferred that raised an exception when it was cancelled."""
-        self._observer.on_event(CancelFailed(failure))
+    def cancel(self, deferred: Deferred[Any]) -> None:
+        """Cancel the Deferred of a handler. If it raises an exception, report it."""
+        cancel(deferred, self._observer)
 
     def join(
         self, messages: list[Message], parts: list[bytes], max_size: int, find: Callable[[Message], Handler | None]
@@ -122,6 +123,14 @@ class Outcomes:
     def _note(self, position: int, outcome: Outcome) -> None:
         if self._record is not None:
             self._record[position] = outcome
+
+
+def cancel(deferred: Deferred[Any], observer: IObserver) -> None:
+    """Cancel ``deferred``. Report an exception that its canceller raises: the caller has others to cancel."""
+    try:
+        deferred.cancel()
+    except BaseException:
+        observer.on_event(CancelFailed(Failure()))
 
 
 def _largest(actions: bytes) -> str:

@@ -193,6 +193,7 @@ class Handlers:
             else:
                 parts.append(outcomes.returned(len(parts), handler, message, result))
         if pending is None:
+            # Nearly every NOTIFY has one message. join would return its actions too, but a call costs time.
             if len(parts) == 1 and len(parts[0]) <= max_size:
                 return parts[0]
             return outcomes.join(messages, parts, max_size, self._find)

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from spoa_twisted import SPOAFactory
 from spoa_twisted.agent.drain import FIRST_PATIENCE, QUIET_INTERVAL, QUIET_INTERVALS_AFTER_ACKS
-from spoa_twisted.agent.engines import ENGINE_TIMEOUT, Engine, Engines, cancel
+from spoa_twisted.agent.engines import ENGINE_TIMEOUT, Engine, Engines
 from spoa_twisted.observer import CancelFailed
 from spoa_twisted.spop.connection import Ack
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
@@ -209,15 +209,17 @@ class TestEngine:
         assert len(carrier.acks) == 1
 
 
-def test_a_canceller_that_raises_is_reported(recorder: Recorder) -> None:
-    """The other answers are cancelled too."""
+def test_a_canceller_that_raises_is_reported(recorder: Recorder, clock: Clock) -> None:
+    """An engine that is forgotten cancels the other answers too."""
 
     def canceller(deferred: object) -> None:
         raise SystemExit(1)
 
     answers: list[Deferred[bytes]] = [Deferred(canceller), Deferred(), Deferred(canceller)]
     answers[1].addErrback(lambda failure: None)
-    cancel(answers, recorder)
+    engine = Engines(clock, recorder).get("a")
+    engine.remove(Carrier(), dict.fromkeys(answers, b""))
+    engine.forget()
     assert answers[1].called
     assert [type(event) for event in recorder.events] == [CancelFailed, CancelFailed]
 

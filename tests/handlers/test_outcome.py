@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from spoa_twisted import NULL, Handlers, Int32, Int64, Message, UInt32, UInt64
@@ -92,11 +93,17 @@ class TestReports:
         assert observer.take() == [MessageUnhandled("m")]
         assert record == [Outcome.OK, Outcome.UNHANDLED, Outcome.OK]
 
-    def test_cancel_failed(self, outcomes: Outcomes, observer: Recorder, record: list[Outcome]) -> None:
+    def test_a_canceller_that_raises(self, outcomes: Outcomes, observer: Recorder, record: list[Outcome]) -> None:
         """It changes no outcome: the call has one already."""
-        failure = Failure(LookupError("cannot"))
-        outcomes.cancel_failed(failure)
-        assert observer.take() == [CancelFailed(failure)]
+        error = LookupError("cannot")
+
+        def canceller(deferred: object) -> None:
+            raise error
+
+        outcomes.cancel(Deferred(canceller))
+        (event,) = observer.take()
+        assert isinstance(event, CancelFailed)
+        assert event.failure.value is error
         assert record == [Outcome.OK] * 3
 
     def test_without_a_record(self, observer: Recorder) -> None:
