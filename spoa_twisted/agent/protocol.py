@@ -1,7 +1,8 @@
 """The agent's protocol and factory. They connect a Twisted transport, the codec ``AgentConnection``, and the handlers.
 
 For each read, these methods are called in this order: ``dataReceived``, ``AgentConnection.next_event``,
-``IHandlers.respond``, ``AgentConnection.send_ack``, ``Outbox.write``.
+``Answering.on_notify``, ``IHandlers.respond``, ``AgentConnection.send_ack``, ``Outbox.send``. ``Outbox.write`` takes the
+place of the last one when the peer has left bytes unsent, or ACKs are held back.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ class SPOAProtocol(Protocol):
 
     def has_disconnected(self) -> bool:
         """Return whether AGENT-DISCONNECT was sent, or the connection is closed for another reason."""
-        return self._connection.state is _CLOSED
+        return self._answering.has_disconnected()
 
     def abort(self) -> None:
         """Cancel pending handlers, send AGENT-DISCONNECT, close. The peer has a second to take the last bytes."""
