@@ -1,8 +1,8 @@
 """The agent's protocol and factory. They connect a Twisted transport, the codec ``AgentConnection``, and the handlers.
 
 For each read, these methods are called in this order: ``dataReceived``, ``AgentConnection.next_event``,
-``Answering.on_notify``, ``IHandlers.respond``, ``AgentConnection.send_ack``, ``Outbox.send``. ``Outbox.write`` takes the
-place of the last one when the peer has left bytes unsent, or ACKs are held back.
+``Answering.on_notify``, ``IHandlers.respond``, ``AgentConnection.send_ack``, ``Outbox.send``. ``Outbox.write`` takes
+the place of the last one when the peer has left bytes unsent, or ACKs are held back.
 """
 
 from __future__ import annotations
