@@ -157,23 +157,45 @@ async def test_more_connections_than_the_listening_socket_queues(endpoint: str) 
     assert len(agent.connections) == 200
 
 
+# Each test below has a time limit of its own: PyPy needs seconds to start spoactl.
+
+
 @bounded
-async def test_an_agent_that_cannot_be_loaded(endpoint: str, listen: Any) -> None:
-    """No agent listens, the first frame is not an AGENT-HELLO, or no frame comes: the error is one line on stderr."""
-    arguments = ["bench", endpoint, "--timeout=0.5"]
-    out, err, status = await spoactl(*arguments)
+async def test_no_agent(endpoint: str) -> None:
+    """No agent listens: the error is one line on stderr."""
+    out, err, status = await spoactl("bench", endpoint, "--timeout=0.5")
     assert (out, err.count("\n"), status) == ("", 1, 1)
     assert err.startswith("spoactl: ")
 
+
+@pytest.mark.parametrize("processes", [1, 2])
+@bounded
+async def test_an_agent_that_disconnects(processes: int, endpoint: str, listen: Any) -> None:
+    """The first frame is AGENT-DISCONNECT: the error is one line on stderr, also with several processes."""
     agent = Agent(lambda ids, n: ack(ids))
     agent.hello = agent_disconnect(99, "not \x1b today")
     listen(agent)
     expected = ("", "spoactl: the agent disconnected: not \\x1b today (status code 99)\n", 1)
-    assert await spoactl(*arguments) == expected
-    assert await spoactl(*arguments, "--processes=2") == expected
+    assert await spoactl("bench", endpoint, "--timeout=0.5", f"--processes={processes}") == expected
+    assert agent.notifys == 0
+
+
+@bounded
+async def test_an_agent_that_sends_nothing(endpoint: str, listen: Any) -> None:
+    """No frame comes within the timeout: the error is one line on stderr."""
+    agent = Agent(lambda ids, n: ack(ids))
     agent.hello = b""
-    assert await spoactl(*arguments) == ("", "spoactl: no answer within 0.5 s\n", 1)
+    listen(agent)
+    assert await spoactl("bench", endpoint, "--timeout=0.5") == ("", "spoactl: no answer within 0.5 s\n", 1)
+    assert agent.notifys == 0
+
+
+@bounded
+async def test_a_server_that_does_not_speak_spop(endpoint: str, listen: Any) -> None:
+    """The first bytes are not a frame: the error is one line on stderr."""
+    agent = Agent(lambda ids, n: ack(ids))
     agent.hello = b"HTTP/1.1 400 Bad Request\r\n\r\n"
-    out, err, status = await spoactl(*arguments)
+    listen(agent)
+    out, err, status = await spoactl("bench", endpoint, "--timeout=0.5")
     assert (out, err.count("\n"), status) == ("", 1, 1)
     assert agent.notifys == 0
