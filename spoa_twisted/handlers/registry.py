@@ -46,6 +46,17 @@ class Handlers:
     A handler fails if it raises an exception, takes longer than its timeout, or returns a value that cannot be sent.
     Only its own message is affected: the message sets the variables of ``on_error``.
 
+    HAProxy's rules must refuse a request when the agent does not answer, too. So let a handler set a variable that
+    *allows*, never only one that forbids, and write rules for all three cases::
+
+        # spoe.conf: HAProxy sets this variable to a number when the agent is stopped, frozen or late
+        option set-on-error error
+
+        # haproxy.cfg: the agent failed (set-on-error), or the handler failed (on_error={"txn.error": "handler"})
+        http-request deny deny_status 503 if { var(txn.iprep.error) -m found }
+        # the handler said no, or nothing was set, for whatever reason: an absent variable is not true
+        http-request deny unless { var(txn.iprep.allowed) -m bool }
+
     :param handlers: message names and their handlers.
     :param default: the handler of all messages that have no handler of their own.
     :param timeout: the default timeout of a handler, in seconds; 0 for no limit. Without it, the agent's
