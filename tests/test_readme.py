@@ -564,19 +564,22 @@ def test_the_test(handlers: str, test: str, machine: Machine) -> None:
     assert "1 passed" in machine.run(command)
 
 
-@readme(handlers="iprep.py", command="Handlers 2", console="Testing handlers 2")
-def test_spoactl(handlers: str, command: str, console: str, machine: Machine) -> None:
-    """It prints what the README shows of a session with the agent above."""
+@readme(handlers="iprep.py", command="Handlers 2", console="Testing handlers 2", options="Testing handlers 3")
+def test_spoactl(handlers: str, command: str, console: str, options: str, machine: Machine) -> None:
+    """It prints what the README shows of sessions with the agent above."""
     machine.write(iprep_py=handlers)
     agent = machine.start(on_any_port(command))
-    endpoint = f"tcp:127.0.0.1:{agent.port}"
     session = ""
-    for line in console.splitlines():
+    for line in (console + options).splitlines():
         if line.startswith("$ "):
-            typed = line[2:].replace("spoactl ping", f"spoactl ping {endpoint}")
-            session += f"{line}\n{machine.run(typed.replace('spoactl send', f'spoactl send --agent {endpoint}'))}"
-    assert session == console
+            session += f"{line}\n{machine.run(to_agent(line[2:], agent))}"
+    assert session == console + options
     agent.stop()
+
+
+def to_agent(command: str, agent: Agent) -> str:
+    """Return a command of ``spoactl`` that sends to ``agent``."""
+    return re.sub(r"^spoactl \w+", rf"\g<0> --agent tcp:127.0.0.1:{agent.port}", command)
 
 
 @readme(handlers="iprep.py", command="Handlers 2", console="Speed 1")
@@ -585,7 +588,7 @@ def test_spoactl_bench(handlers: str, command: str, console: str, machine: Machi
     machine.write(iprep_py=handlers)
     agent = machine.start(on_any_port(command))
     typed, _, shown = console.partition("\n")
-    line = typed.removeprefix("$ ").replace("12345", str(agent.port))
+    line = to_agent(typed.removeprefix("$ "), agent)
     printed = machine.run(f"{line} --duration 0.3 --warm-up 0.1")
     assert "errors     none" in printed
 
