@@ -18,12 +18,15 @@ reactor: Any = default_reactor
 
 
 def test_the_help_lists_each_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
-    """The list has the name and the summary of each module in COMMANDS."""
+    """The list has the name and the summary of each module in COMMANDS. Another list has the exit statuses."""
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    listed = capsys.readouterr().out.partition("commands:\n")[2].partition("\n\n")[0].splitlines()
+    printed = capsys.readouterr().out
+    listed = printed.partition("commands:\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split(maxsplit=1) for line in listed] == [[name, COMMANDS[name].SUMMARY] for name in COMMANDS]
+    statuses = printed.partition("exit status:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in statuses] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
