@@ -77,7 +77,7 @@ def agent(kind: str, reactor: str, listen: str = ANY_PORT, handlers: Path = HAND
 
 def bench(endpoint: str, arguments: Sequence[str], on: set[int]) -> dict[str, Any]:
     """Run ``spoactl bench`` once on these cores, and return its JSON report."""
-    command = [*SPOACTL, "bench", endpoint, "--json", *arguments]
+    command = [*SPOACTL, "bench", "--agent", endpoint, "--json", *arguments]
     with subprocess.Popen(
         command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

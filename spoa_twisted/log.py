@@ -18,7 +18,7 @@ from dataclasses import fields
 from typing import Any, Final, final
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger, LogLevel
+from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
@@ -50,6 +50,9 @@ from spoa_twisted.observer import (
     VariableNameLong,
 )
 from spoa_twisted.spop.connection import Notify
+
+# The namespace of the events of agents in Twisted's log. Applications filter events by it.
+_NAMESPACE: Final = "spoa_twisted.agent"
 
 # Seconds. The same fault of the same host is logged only once in this time: HAProxy <= 3.0 reconnects hundreds of times
 # a second.
@@ -93,6 +96,18 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     ResponseUnsendable: (LogLevel.error, "{peer}: the response of the handlers cannot be sent: {error}"),
     DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained in time"),
 }
+
+
+def agent_log(*, debug: bool = False) -> Logger:
+    """Return the logger of an agent. It drops events of the level debug, unless ``debug`` is true.
+
+    twistd writes events of all levels to its log. HAProxy's health checks would add lines every two seconds.
+    """
+    if debug:
+        return Logger(_NAMESPACE)
+    return Logger(
+        _NAMESPACE, observer=FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(LogLevel.info)])
+    )
 
 
 @final

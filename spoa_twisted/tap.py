@@ -12,9 +12,10 @@ from twisted.python.usage import Options as UsageOptions
 
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.limits import LIMITS, Limit
+from spoa_twisted.log import agent_log
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
-from spoa_twisted.runner.process import ProcessService, connection_log
+from spoa_twisted.runner.process import ProcessService
 from spoa_twisted.service import DEFAULT_ENDPOINT, SPOAService
 from spoa_twisted.version import version
 
@@ -87,7 +88,7 @@ def makeService(options: Options) -> SPOAService:
     factory = SPOAFactory(
         handlers,
         async_=bool(options["async"]),
-        log=connection_log(debug=bool(options["debug"])),
+        log=agent_log(debug=bool(options["debug"])),
         **{name: options[limit.option] for name, limit in LIMITS.items()},
     )
     try:

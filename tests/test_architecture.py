@@ -58,6 +58,8 @@ ORDER = [
     "client",
     "testing",
     "ctl.values",
+    "ctl.variables",
+    "ctl.endpoint",
     "ctl.arguments",
     "ctl.files",
     "ctl.cpu",

@@ -9,13 +9,13 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger, formatEvent
+from twisted.logger import ILogObserver, Logger, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from spoa_twisted import Handlers, Message, SPOAFactory, observer
-from spoa_twisted.log import LogObserver, in_one_line, log_failure
+from spoa_twisted.log import LogObserver, agent_log, in_one_line, log_failure
 from spoa_twisted.observer import (
     AcksHeldBack,
     CancelFailed,
@@ -525,3 +525,31 @@ class TestThroughAnAgent:
         for _ in range(2):
             factory.outcomes.unhandled(0, Message("m"))
         assert len(logged.take()) == 1
+
+
+class TestTheLogOfAFactory:
+    """Health checks come every two seconds, and twistd writes events of all levels."""
+
+    @staticmethod
+    def log_of(log: Logger | None) -> list[str]:
+        """Return what an agent logs of a health check and of an unknown message."""
+        lines = Lines()
+        globalLogPublisher.addObserver(lines)
+        try:
+            factory = SPOAFactory(Handlers(), reactor=Clock(), log=log)
+            factory.observer.on_event(HelloReceived(PEER, HAProxyHello(healthcheck=True)))
+            factory.observer.on_event(MessageUnhandled("m"))
+        finally:
+            globalLogPublisher.removeObserver(lines)
+        return [line[:20] for line in lines.take()]
+
+    def test_it_drops_debug_events(self, logged: Logged) -> None:
+        """Faults are logged."""
+        assert self.log_of(None) == self.log_of(agent_log()) == ["warn: no handler for"]
+        logged.take()
+
+    @pytest.mark.parametrize("log", [Logger(), agent_log(debug=True)], ids=["own", "debug"])
+    def test_a_logger_gets_all_events(self, log: Logger, logged: Logged) -> None:
+        """An application that passes a Logger chooses the levels by its observers."""
+        assert self.log_of(log) == [f"debug: {PEER}"[:20], "warn: no handler for"]
+        logged.take()

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import pytest
 import pytest_twisted
 from docutils import nodes
 from docutils.core import publish_doctree
+from twisted.internet.defer import gatherResults
 
 from spoa_twisted import (
     NULL,
@@ -44,7 +46,7 @@ from spoa_twisted.testing import FakeHAProxy
 from tests import readme_commands, readme_options
 from tests.certificates import self_signed
 from tests.haproxy.branches import Branch
-from tests.programs import ENVIRONMENT, LISTENING, ROOT, STOPPED, Program
+from tests.programs import ENVIRONMENT, LIMIT, LISTENING, ROOT, STOPPED, Program
 from tests.test_examples import Checkout, checkout
 
 __all__ = ["checkout"]  # a fixture
@@ -476,33 +478,78 @@ def test_tls(handlers: str, command: str, server: str, machine: Machine, branch:
 @readme(text="app.py")
 @pytest_twisted.ensureDeferred
 async def test_the_application(text: str, machine: Machine) -> None:
-    """It serves its method."""
+    """It serves its method, and logs that it listens, but no connection and no health check."""
     machine.write(app_py=text.replace("tcp:12345", "tcp:0"))
-    # It logs nowhere by itself; this says which port it got.
-    log = "import runpy, sys; from twisted.python.log import startLogging; startLogging(sys.stdout)"
-    command = shlex.join([sys.executable, "-c", f"{log}; runpy.run_path('app.py', run_name='__main__')"])
-    app = machine.start(command, ready=r"SPOAFactory starting on (\d+)")
+    app = machine.start(shlex.join([sys.executable, "app.py"]))
     client = SPOEClient(f"tcp:127.0.0.1:{app.port}")
 
     assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("127.0.0.9")) == {"txn.allowed": True}
     assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1")) == {"txn.allowed": False}
+    await client.ping()
     await client.disconnect()
-    assert "Traceback" not in app.stop()
+    check_log(app.stop())
+
+
+#: In place of the application's handler. The answers to other clients wait for a request of a client on this machine.
+WAITING_APP = """\
+class App:
+    waiting = []
+
+    def check(self, ip):
+        if ip.is_loopback:
+            for answer in self.waiting:
+                answer.callback({"txn.allowed": False})
+            return {"txn.allowed": True}
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+"""
+
+
+@readme(text="app.py")
+@pytest_twisted.ensureDeferred
+async def test_the_application_answers_what_is_pending_when_it_is_stopped(text: str, machine: Machine) -> None:
+    """SIGTERM comes while 200 requests are pending. Each of them, and one that comes later, is answered."""
+    handler = text[text.index("class App:") : text.index("\n\ndef main(")]
+    app_py = text.replace(handler, WAITING_APP).replace("handler_timeout=0.5", "handler_timeout=0")
+    machine.write(app_py=app_py.replace("tcp:12345", "tcp:0"))
+    app = machine.start(shlex.join([sys.executable, "app.py"]))
+    client = SPOEClient(f"tcp:127.0.0.1:{app.port}", timeout=LIMIT)
+    local, other = ipaddress.IPv4Address("127.0.0.9"), ipaddress.IPv4Address("192.0.2.1")
+
+    assert await client.notify("get-ip-reputation", ip=local) == {"txn.allowed": True}
+    pending = [client.notify("get-ip-reputation", ip=other) for _ in range(200)]
+    # The health check takes several turns of the reactor. The first of them has written the requests.
+    await client.ping()
+    app.program.signal(signal.SIGTERM)
+    app.program.said(r"\(TCP Port \d+ Closed\)")
+    pending.append(client.notify("get-ip-reputation", ip=local))
+    allowed = [variables["txn.allowed"] for variables in await gatherResults(pending, consumeErrors=True)]
+    assert allowed == [False] * 200 + [True]
+    assert app.program.ended() in STOPPED
+    check_log(app.program.output)
+
+
+def check_log(output: str) -> None:
+    """Check that an agent has logged that it listens, but no connection, no health check, and no exception."""
+    assert LISTENING.search(output)
+    for text in (": connected", "HAProxyHello(", ": ended: ", "Traceback"):
+        assert text not in output
 
 
 @readme(handlers="iprep.py", text="agent.tac", command="In an application 3")
 @pytest_twisted.ensureDeferred
 async def test_the_tac_file(handlers: str, text: str, command: str, machine: Machine) -> None:
-    """twistd serves it."""
+    """twistd serves it, and logs no connection and no health check."""
     machine.write(iprep_py=handlers, agent_tac=text.replace("tcp:12345", "tcp:0"))
     agent = machine.start(command)
     client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
 
     assert await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1")) == {"txn.allowed": True}
+    await client.ping()
     await client.disconnect()
     said = agent.stop()
     assert "Server Shut Down." in said
-    assert "Traceback" not in said
+    check_log(said)
 
 
 # Testing handlers.
@@ -517,19 +564,22 @@ def test_the_test(handlers: str, test: str, machine: Machine) -> None:
     assert "1 passed" in machine.run(command)
 
 
-@readme(handlers="iprep.py", command="Handlers 2", console="Testing handlers 2")
-def test_spoactl(handlers: str, command: str, console: str, machine: Machine) -> None:
-    """It prints what the README shows of a session with the agent above."""
+@readme(handlers="iprep.py", command="Handlers 2", console="Testing handlers 2", options="Testing handlers 3")
+def test_spoactl(handlers: str, command: str, console: str, options: str, machine: Machine) -> None:
+    """It prints what the README shows of sessions with the agent above."""
     machine.write(iprep_py=handlers)
     agent = machine.start(on_any_port(command))
-    endpoint = f"tcp:127.0.0.1:{agent.port}"
     session = ""
-    for line in console.splitlines():
+    for line in (console + options).splitlines():
         if line.startswith("$ "):
-            typed = line[2:].replace("spoactl ping", f"spoactl ping {endpoint}")
-            session += f"{line}\n{machine.run(typed.replace('spoactl send', f'spoactl send --agent {endpoint}'))}"
-    assert session == console
+            session += f"{line}\n{machine.run(to_agent(line[2:], agent))}"
+    assert session == console + options
     agent.stop()
+
+
+def to_agent(command: str, agent: Agent) -> str:
+    """Return a command of ``spoactl`` that sends to ``agent``."""
+    return re.sub(r"^spoactl \w+", rf"\g<0> --agent tcp:127.0.0.1:{agent.port}", command)
 
 
 @readme(handlers="iprep.py", command="Handlers 2", console="Speed 1")
@@ -538,7 +588,7 @@ def test_spoactl_bench(handlers: str, command: str, console: str, machine: Machi
     machine.write(iprep_py=handlers)
     agent = machine.start(on_any_port(command))
     typed, _, shown = console.partition("\n")
-    line = typed.removeprefix("$ ").replace("12345", str(agent.port))
+    line = to_agent(typed.removeprefix("$ "), agent)
     printed = machine.run(f"{line} --duration 0.3 --warm-up 0.1")
     assert "errors     none" in printed
 

@@ -34,7 +34,7 @@ from spoa_twisted.agent.refusal import Refusal
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.limits import Limits
-from spoa_twisted.log import LogObserver
+from spoa_twisted.log import LogObserver, agent_log
 from spoa_twisted.observer import (
     AcksHeldBack,
     ConnectionEnded,
@@ -390,6 +390,7 @@ class SPOAFactory(Factory):
     :param observer: an :class:`~spoa_twisted.observer.IObserver`. It receives all events, and the results of each
         NOTIFY.
     :param log: receives the beginning and end of each connection at the level debug, and faults at warn or above.
+        Without it, Twisted's log gets the faults only.
     :param reactor: the clock for all timeouts; it also runs threads. Without it, Twisted's global reactor.
     :param limits: values for fields of :class:`~spoa_twisted.limits.Limits`, for example ``max_in_flight=64``. The
         defaults suit a HAProxy with its default settings.
@@ -420,7 +421,7 @@ class SPOAFactory(Factory):
         self.limits = Limits.from_keywords(limits)
         self.async_ = async_
         self.reactor = reactor
-        log_observer = LogObserver(log or Logger("spoa_twisted.agent"), reactor)
+        log_observer = LogObserver(agent_log() if log is None else log, reactor)
         #: Receives all events: it passes them on to the log and to the application's observer.
         self.observer = Observers(log_observer) if observer is None else Observers(log_observer, observer)
         #: Receives the results of each NOTIFY. ``None`` if the application has no observer: then results are not

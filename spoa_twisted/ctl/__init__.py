@@ -3,8 +3,9 @@
 Each subcommand is one module or package: :mod:`send`, :mod:`ping` and :mod:`bench`. To add a subcommand, write a module
 with the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else has to change.
 
-The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, and :mod:`values`
-reads and shows values as text. :mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the parts of a load test.
+The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, :mod:`endpoint` reads
+the agent's endpoint, :mod:`values` reads and shows values as text, and :mod:`variables` shows and compares variables.
+:mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the parts of a load test.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ class Command(Protocol):
 #: The module of each subcommand. ``spoactl --help`` lists the subcommands in this order.
 COMMANDS: Final[Mapping[str, Command]] = {"send": send, "ping": ping, "bench": bench}
 
+_EXIT_STATUS: Final = """\
+exit status:
+  0  the agent has answered, and its answers are as expected
+  1  there is no answer, an error, or an answer that is not as expected
+  2  the command line is wrong
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``spoactl``.
@@ -62,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="spoactl",
         usage="%(prog)s COMMAND ...",
         description="Sends SPOP frames to an agent, as HAProxy does.",
-        epilog=f"commands:\n{summaries}\nspoactl COMMAND --help describes a command.",
+        epilog=f"commands:\n{summaries}\n{_EXIT_STATUS}\nspoactl COMMAND --help describes a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version())

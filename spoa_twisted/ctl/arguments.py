@@ -1,40 +1,30 @@
-"""The arguments that several subcommands have in common: the agent, the message, and the timeout."""
+"""The arguments that several subcommands have in common: the agent, the message, the timeout, what is expected."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.endpoints import clientFromString
-from twisted.internet.task import Clock
-
+from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, endpoint, is_endpoint
 from spoa_twisted.ctl.values import parse_value
+from spoa_twisted.spop.actions import decode_actions, encode_actions
 from spoa_twisted.spop.typeddata import Value
-
-#: The endpoint of an agent that was started without ``--listen``.
-DEFAULT_AGENT: Final = "tcp:127.0.0.1:12345"
 
 #: In seconds.
 DEFAULT_TIMEOUT: Final = 5.0
 
 
 def add_agent(parser: argparse.ArgumentParser) -> None:
-    """Add the agent's endpoint as an optional positional argument."""
-    parser.add_argument("agent", nargs="?", **_agent())
-
-
-def add_agent_option(parser: argparse.ArgumentParser) -> None:
-    """Add the agent's endpoint as the option ``--agent``: for a command whose first positional argument is required."""
-    parser.add_argument("--agent", **_agent())
-
-
-def _agent() -> dict[str, Any]:
-    return {
-        "metavar": "ENDPOINT",
-        "type": endpoint,
-        "default": DEFAULT_AGENT,
-        "help": f"the agent's Twisted client endpoint (default: {DEFAULT_AGENT})",
-    }
+    """Add ``--agent``: an option, so that it can stand anywhere between the arguments of a message."""
+    parser.add_argument(
+        "--agent",
+        metavar="ENDPOINT",
+        type=endpoint,
+        default=DEFAULT_AGENT,
+        help=f"the agent's Twisted client endpoint (default: {DEFAULT_AGENT})",
+    )
 
 
 def add_message(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -42,7 +32,13 @@ def add_message(parser: argparse.ArgumentParser, *, optional: bool = False) -> N
 
     :param optional: whether the command has a message of its own, which it sends when the user names none.
     """
-    parser.add_argument("message", metavar="MESSAGE", nargs="?" if optional else None, help="the name of the message")
+    parser.add_argument(
+        "message",
+        metavar="MESSAGE",
+        nargs="?" if optional else None,
+        type=message_name,
+        help="the name of the message",
+    )
     parser.add_argument(
         "arguments", metavar="NAME=VALUE", nargs="*", type=name_and_value, help="an argument of the message"
     )
@@ -62,18 +58,39 @@ def add_timeout(parser: argparse.ArgumentParser, awaited: str) -> None:
     )
 
 
-def endpoint(text: str) -> str:
-    """Return ``text`` if it describes a Twisted client endpoint.
+def add_expect(parser: argparse._ActionsContainer, text: str) -> None:
+    """Add ``--expect``.
 
-    :raises argparse.ArgumentTypeError: when it does not.
+    :param text: the help text.
+    """
+    parser.add_argument("--expect", metavar="NAME=VALUE", type=_variable, action=Collect, help=text)
+
+
+# argparse puts the text of an ArgumentTypeError behind the name of the option.
+
+
+def message_name(text: str) -> str:
+    """Return ``text`` if it is not an endpoint, which belongs to ``--agent``.
+
+    :raises argparse.ArgumentTypeError: when it is an endpoint.
+    """
+    if is_endpoint(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is an endpoint; write --agent {text}")
+    return text
+
+
+def positive(text: str) -> int:
+    """Return ``text`` as a whole number from 1 on.
+
+    :raises argparse.ArgumentTypeError: when it is not.
     """
     try:
-        # The endpoint is not used. Only the parser of endpoint descriptions knows whether the text is a description.
-        clientFromString(Clock(), text)
-    except Exception as error:
-        # The parser of each kind of endpoint raises exceptions of its own.
-        raise argparse.ArgumentTypeError(f"{text!r} is not a Twisted client endpoint: {error}") from error
-    return text
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is below 1")
+    return number
 
 
 def seconds(text: str) -> float:
@@ -94,12 +111,43 @@ def seconds(text: str) -> float:
 def name_and_value(text: str) -> tuple[str, Value]:
     """Return the name and the value of ``name=value``. The name may be empty: SPOP has arguments without a name.
 
-    :raises argparse.ArgumentTypeError: when there is no "=", or the value is not one of its type.
+    The value of ``name=@FILE`` is the content of the file, as BINARY.
+
+    :raises argparse.ArgumentTypeError: when there is no "=", the value is not one of its type, or the file cannot be
+        read.
     """
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
-        return name, parse_value(value)
+        return name, Path(value[1:]).read_bytes() if value.startswith("@") else parse_value(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: cannot read {value[1:]!r}: {error.strerror}; write str:{value} for this text"
+        ) from error
+
+
+def _variable(text: str) -> dict[str, Value]:
+    """Return a variable and its value, for :class:`Collect`."""
+    try:
+        # Encoded and decoded, as an agent's variables are: that checks the name, and adds the scope to "score".
+        return decode_actions(encode_actions(dict([name_and_value(text)])))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class Collect(argparse.Action):
+    """Collects the values of a repeatable option in one dictionary. The same key twice is an error."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        """Add ``values``, a dictionary."""
+        before: Mapping[Any, Any] = getattr(namespace, self.dest) or {}
+        repeated = before.keys() & values.keys()
+        if repeated:
+            raise argparse.ArgumentError(self, f"{repeated.pop()} is given twice")
+        # A new dictionary: the first one may be the default, which all calls of the parser share.
+        setattr(namespace, self.dest, {**before, **values})

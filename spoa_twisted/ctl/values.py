@@ -10,14 +10,23 @@ from spoa_twisted.spop.typeddata import Int32, Int64, Null, UInt32, UInt64, Valu
 
 _BOOLS: Final = {"true": True, "false": False}
 
+#: Words that users write for the name of a type. SPOP's and HAProxy's documentation have some of them.
+NO_TYPES: Final = (
+    *("addr", "binary", "boolean", "byte", "bytes", "double", "float", "hex", "int", "integer", "ip", "sint"),
+    *("string", "text", "uint"),
+)
+
 
 def parse_value(text: str) -> Value:
     """Return the value of ``type:value``, or of a bare ``value`` whose type is guessed.
 
-    :raises ValueError: for a text that is not a value of its type, such as ``int32:x``, or a value out of range.
+    :raises ValueError: for a text that is not a value of its type, such as ``int32:x``, for a value out of range, or
+        for a word before the colon that looks like a type but is none, such as ``string:x``.
     """
     type_name, colon, rest = text.partition(":")
     parse = _PARSERS.get(type_name)
+    if parse is None and colon and _looks_like_a_type(type_name):
+        raise ValueError(f"{type_name!r} is no type; the types are {TYPES}; write str:{text} for this text")
     # "null" has no value, so its colon is optional. The name of another type without a colon is a string.
     value = parse(rest) if parse is not None and (colon or type_name == "null") else _guess(text)
     # Int64 and the other integers accept any number; the range is checked when they are encoded.
@@ -30,10 +39,26 @@ def show_value(value: Value) -> str:
 
     :raises TypeError: for a value that SPOP has no type for.
     """
-    for data_class, (type_name, show) in _SHOWN.items():
-        if isinstance(value, data_class):
-            return f"{type_name}:{show(value)}" if show else type_name
-    raise TypeError(f"a {type(value).__name__} has no SPOP type")
+    type_name, show = _shown(value)
+    return f"{type_name}:{show(value)}" if show else type_name
+
+
+def type_of(value: Value) -> str:
+    """Return the name of the type of ``value``.
+
+    :raises TypeError: for a value that SPOP has no type for.
+    """
+    return _shown(value)[0]
+
+
+def _looks_like_a_type(word: str) -> bool:
+    """Return whether a user who writes ``word:`` probably means a type.
+
+    Text such as ``http://x`` or ``Text: x`` must not be taken for a type. So the word must be in a short list, or be
+    the name of a type in capitals or with other digits.
+    """
+    letters = word.lower().rstrip("0123456789")
+    return (word.islower() or word.isupper()) and letters in _TYPE_LIKE
 
 
 def _guess(text: str) -> Value:
@@ -80,6 +105,13 @@ _PARSERS: Final[dict[str, Callable[[str], Value]]] = {
 }
 
 
+#: The names of the types, for the help and for errors.
+TYPES: Final = ", ".join(_PARSERS)
+
+# The words that look like a type, without digits at the end.
+_TYPE_LIKE: Final = {*NO_TYPES, *(name.rstrip("0123456789") for name in _PARSERS)}
+
+
 def show_text(text: str) -> str:
     """Return ``text`` as one line without control characters.
 
@@ -102,3 +134,11 @@ _SHOWN: Final[dict[type, tuple[str, Callable[..., str] | None]]] = {
     str: ("str", show_text),
     bytes: ("bin", bytes.hex),
 }
+
+
+def _shown(value: Value) -> tuple[str, Callable[..., str] | None]:
+    """Return the entry of ``_SHOWN`` for ``value``."""
+    for data_class, shown in _SHOWN.items():
+        if isinstance(value, data_class):
+            return shown
+    raise TypeError(f"a {type(value).__name__} has no SPOP type")

@@ -1,4 +1,4 @@
-"""The process of ``twistd spoa``: its signals, garbage collector, file descriptors and log level."""
+"""The process of ``twistd spoa``: its signals, garbage collector and file descriptors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Final, NoReturn, cast
 
 from twisted.internet.base import ReactorBase
 from twisted.internet.error import ReactorNotRunning
-from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
+from twisted.logger import Logger
 
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.service import SPOAService
@@ -147,13 +147,3 @@ def collect_garbage_less_often() -> None:
     # The handlers' module may have chosen a larger threshold, or 0, which turns the collector off: that is kept.
     if 0 < first < _GARBAGE_THRESHOLD:
         gc.set_threshold(_GARBAGE_THRESHOLD, second, third)
-
-
-def connection_log(*, debug: bool) -> Logger:
-    """Return the logger for ``SPOAFactory``. It drops events of the level debug, unless ``debug`` is true.
-
-    twistd writes events of all levels to its log. HAProxy's health checks would add lines every two seconds.
-    """
-    level = LogLevel.debug if debug else LogLevel.info
-    observer = FilteringLogObserver(globalLogPublisher, [LogLevelFilterPredicate(level)])
-    return Logger("spoa_twisted.agent", observer=observer)

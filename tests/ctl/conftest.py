@@ -68,7 +68,7 @@ def run_bench(endpoint: str, capsys: pytest.CaptureFixture[str]) -> Callable[...
 
     async def run_bench(*arguments: str) -> Result:
         defaults = ["--json", "--duration=0.1", "--warm-up=0", "--timeout=2", "--connections=2", "--in-flight=4"]
-        options = bench.parser().parse_intermixed_args([*defaults, endpoint, *arguments])
+        options = bench.parser().parse_intermixed_args([*defaults, "--agent", endpoint, *arguments])
         status = 0
         try:
             await bench.run(reactor, options)

@@ -18,12 +18,15 @@ reactor: Any = default_reactor
 
 
 def test_the_help_lists_each_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
-    """The list has the name and the summary of each module in COMMANDS."""
+    """The list has the name and the summary of each module in COMMANDS. Another list has the exit statuses."""
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    listed = capsys.readouterr().out.partition("commands:\n")[2].partition("\n\n")[0].splitlines()
+    printed = capsys.readouterr().out
+    listed = printed.partition("commands:\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split(maxsplit=1) for line in listed] == [[name, COMMANDS[name].SUMMARY] for name in COMMANDS]
+    statuses = printed.partition("exit status:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in statuses] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -35,7 +38,7 @@ def test_each_subcommand_has_a_help(name: str, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.startswith(f"usage: spoactl {name} ")
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["send"], ["ping", "nonsense:1"]])
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["send"], ["ping", "--agent", "nonsense:1"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The exit status is 2, and the last line on stderr is the error."""
     with pytest.raises(SystemExit) as caught:
@@ -46,11 +49,11 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
     assert captured.err.splitlines()[-1].startswith("spoactl")
 
 
-@pytest.mark.parametrize("command", [["ping"], ["send", "m", "--agent"]])
+@pytest.mark.parametrize("command", [["ping"], ["send", "m"], ["bench"]])
 @pytest_twisted.ensureDeferred
 async def test_no_agent_listens(command: list[str], tmp_path: Path) -> None:
     """The error is one line on stderr, and the exit status is 1."""
-    out, err, status = await spoactl(*command, f"unix:{tmp_path}/nobody")
+    out, err, status = await spoactl(*command, "--agent", f"unix:{tmp_path}/nobody")
     assert (out, status) == ("", 1)
     assert err.startswith("spoactl: ")
     assert err.count("\n") == 1
@@ -69,7 +72,7 @@ class WebServer(Protocol):
 async def test_the_server_is_not_an_agent(protocol: type[Protocol]) -> None:
     """The error is one line on stderr, and the exit status is 1."""
     port = reactor.listenTCP(0, Factory.forProtocol(protocol), interface="127.0.0.1")
-    out, err, status = await spoactl("ping", f"tcp:127.0.0.1:{port.getHost().port}", "--timeout", "1")
+    out, err, status = await spoactl("ping", "--agent", f"tcp:127.0.0.1:{port.getHost().port}", "--timeout", "1")
     await port.stopListening()
     assert (out, status) == ("", 1)
     assert err.startswith("spoactl: ")
@@ -89,7 +92,7 @@ async def test_an_agent_closes_without_an_answer(tmp_path: Path, capsys: pytest.
     """The error says so, where Twisted's text would be that the connection was closed cleanly."""
     port = reactor.listenUNIX(f"{tmp_path}/agent", Factory.forProtocol(Closing))
     with pytest.raises(SystemExit) as caught:
-        await _run(reactor, ping, ping.parser().parse_args([f"unix:{tmp_path}/agent"]))
+        await _run(reactor, ping, ping.parser().parse_args(["--agent", f"unix:{tmp_path}/agent"]))
     await port.stopListening()
     assert caught.value.code == 1
     assert capsys.readouterr() == ("", "spoactl: the agent closed the connection without an answer\n")

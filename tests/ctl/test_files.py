@@ -22,7 +22,15 @@ async def test_more_connections_than_files(limit: str, processes: int, endpoint:
     agent = Agent(lambda ids, n: ack(ids))
     port = reactor.listenUNIX(endpoint.removeprefix("unix:"), agent, backlog=100)  # type: ignore[attr-defined]
     limited = ["-c", f'ulimit {limit} 45; exec "$@"', "sh", *SPOACTL]
-    arguments = ["bench", endpoint, "--connections=100", f"--processes={processes}", "--duration=0.1", "--json"]
+    arguments = [
+        "bench",
+        "--agent",
+        endpoint,
+        "--connections=100",
+        f"--processes={processes}",
+        "--duration=0.1",
+        "--json",
+    ]
     out, err, status = await getProcessOutputAndValue("/bin/sh", [*limited, *arguments], env=ENVIRONMENT)
     await port.stopListening()
     if limit == "-Sn":

@@ -17,7 +17,7 @@ from .spoactl import spoactl
 async def test_the_agent_hello_is_printed(endpoint: str, listen: Any) -> None:
     """The line has the version, the frame size and the capabilities."""
     listen(SPOAFactory(Handlers()))
-    assert await spoactl("ping", endpoint) == (
+    assert await spoactl("ping", "--agent", endpoint) == (
         "SPOP 2.0, frames up to 16380 bytes, capabilities: fragmentation, pipelining\n",
         "",
         0,
@@ -36,7 +36,7 @@ class Disconnecting(Protocol):
 async def test_control_characters_are_escaped(endpoint: str, listen: Any) -> None:
     """A text from the agent must not change the terminal."""
     listen(Factory.forProtocol(Disconnecting))
-    assert await spoactl("ping", endpoint) == (
+    assert await spoactl("ping", "--agent", endpoint) == (
         "",
         "spoactl: the agent disconnected: \\x1b[31m\\n (status code 4)\n",
         1,

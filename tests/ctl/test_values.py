@@ -45,6 +45,19 @@ GUESSED = [
     ("+1", "+1"),
     ("1.5", "1.5"),
     ("http://example.test/", "http://example.test/"),
+    ("https:", "https:"),
+    ("mailto:a@example.test", "mailto:a@example.test"),
+    ("12:30", "12:30"),
+    ("fe80:1::2", IPv6Address("fe80:1::2")),
+    ("Mozilla: x", "Mozilla: x"),
+    ("Text: x", "Text: x"),
+    ("ipv4s:x", "ipv4s:x"),
+    ("localhost:8080", "localhost:8080"),
+    ("sha256:00ff", "sha256:00ff"),
+    ("a b int:x", "a b int:x"),
+    ("ip", "ip"),
+    ("@x", "@x"),
+    (":x", ":x"),
     ("str", "str"),
     ("99999999999999999999", "99999999999999999999"),
     ("10.0.0.256", "10.0.0.256"),
@@ -78,6 +91,24 @@ def test_a_text_that_is_not_of_its_type_is_refused(text: str) -> None:
     """parse_value raises ValueError. The value is not sent with another type."""
     with pytest.raises(ValueError):
         parse_value(text)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *["ip", "int", "string", "integer", "binary", "boolean", "bytes", "text", "hex", "float", "sint", "addr"],
+        *["int8", "uint16", "ip4", "ipv5", "BOOL", "INT32", "STRING", "IPV4", "BIN", "ipv", "str8"],
+    ],
+)
+def test_a_word_that_looks_like_a_type_is_refused(word: str) -> None:
+    """The error lists the types. With the type str, the text is accepted."""
+    with pytest.raises(ValueError) as caught:
+        parse_value(f"{word}:1.2.3.4")
+    assert str(caught.value) == (
+        f"'{word}' is no type; the types are null, bool, int32, uint32, int64, uint64, ipv4, ipv6, str, bin;"
+        f" write str:{word}:1.2.3.4 for this text"
+    )
+    assert parse_value(f"str:{word}:1.2.3.4") == f"{word}:1.2.3.4"
 
 
 @pytest.mark.parametrize(("text", "value"), [row for row in TYPED if row[1] is not None])

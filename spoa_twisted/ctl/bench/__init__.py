@@ -17,7 +17,8 @@ from spoa_twisted.ctl.bench.shapes import SHAPES
 from spoa_twisted.ctl.bench.text import as_text
 from spoa_twisted.ctl.cpu import CPUMeter
 from spoa_twisted.ctl.files import OTHER_FILES, allow_files
-from spoa_twisted.ctl.load.plan import Plan, canonical
+from spoa_twisted.ctl.load.plan import Plan
+from spoa_twisted.ctl.variables import canonical
 from spoa_twisted.spop.messages import Message, encode_messages
 
 __all__ = ["SUMMARY", "parser", "run"]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from spoa_twisted.ctl.arguments import add_agent, add_message, add_timeout, name_and_value, seconds
+from spoa_twisted.ctl.arguments import Collect, add_agent, add_expect, add_message, add_timeout, positive, seconds
 from spoa_twisted.ctl.bench.notes import BUSY
 from spoa_twisted.ctl.bench.shapes import SHAPES
 from spoa_twisted.ctl.load.plan import MAX_IN_FLIGHT
-from spoa_twisted.spop.actions import decode_actions, encode_actions
-from spoa_twisted.spop.typeddata import Value
 
 DESCRIPTION = """\
 Loads an agent as HAProxy does, with a constant number of NOTIFYs in flight on each connection, and checks every ACK.
@@ -68,7 +65,7 @@ less. Use --processes then. If the load and the agent share one core, only the C
   notes                 what to know before believing the figures
 
   spoactl bench tcp:127.0.0.1:12345 --pid "$(cat twistd.pid)"
-  spoactl bench unix:/run/agent.sock check-token token=swordfish --expect txn.known=true --expect req.user=alice
+  spoactl bench --agent unix:/run/agent.sock check-token token=swordfish --expect txn.known=true
 """
 
 # The largest process id that the system's functions accept: pid_t is a signed integer of 32 bits. A larger number would
@@ -88,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     add_message(parser, optional=True)
     parser.add_argument("--shape", choices=SHAPES, help="the message to send without MESSAGE (default: small)")
     parser.add_argument(
-        "--connections", metavar="N", type=_positive, default=8, help="the number of connections (default: 8)"
+        "--connections", metavar="N", type=positive, default=8, help="the number of connections (default: 8)"
     )
     parser.add_argument(
         "--in-flight",
@@ -108,20 +105,17 @@ def parser() -> argparse.ArgumentParser:
         help="seconds of load before the measurement (default: 1)",
     )
     parser.add_argument(
-        "--pid", metavar="PID", type=_pid, action=_Collect, default={}, help="a process of the agent; repeatable"
+        "--pid", metavar="PID", type=_pid, action=Collect, default={}, help="a process of the agent; repeatable"
     )
     variables = parser.add_mutually_exclusive_group()
-    variables.add_argument(
-        "--expect",
-        metavar="NAME=VALUE",
-        type=_variable,
-        action=_Collect,
-        help="a variable that every ACK must set, in this type; null for an unset one; repeatable. An ACK that sets"
-        " any other variable is an error",
+    add_expect(
+        variables,
+        "a variable that every ACK must set, in this type; null for an unset one; repeatable. An ACK that sets any"
+        " other variable is an error",
     )
     variables.add_argument("--varying", action="store_true", help="allow each ACK to set other variables")
     parser.add_argument(
-        "--processes", metavar="N", type=_positive, default=1, help="the number of processes that load (default: 1)"
+        "--processes", metavar="N", type=positive, default=1, help="the number of processes that load (default: 1)"
     )
     parser.add_argument("--no-async", action="store_true", help="do not announce async, as HAProxy >= 3.1 does not")
     add_timeout(parser, "a connection, its AGENT-HELLO, and the last ACKs")
@@ -132,20 +126,9 @@ def parser() -> argparse.ArgumentParser:
 # argparse puts the text of an ArgumentTypeError behind the name of the option.
 
 
-def _positive(text: str) -> int:
-    """Return a whole number from 1 on."""
-    try:
-        number = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from error
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is below 1")
-    return number
-
-
 def _in_flight(text: str) -> int:
     """Return a number of NOTIFYs for which the load has enough ids."""
-    number = _positive(text)
+    number = positive(text)
     if number > MAX_IN_FLIGHT:
         raise argparse.ArgumentTypeError(f"{text!r} is above {MAX_IN_FLIGHT}")
     return number
@@ -157,31 +140,8 @@ def _seconds_or_none(text: str) -> float:
 
 
 def _pid(text: str) -> dict[int, None]:
-    """Return a process id as the key of a dictionary, for :class:`_Collect`."""
-    pid = _positive(text)
+    """Return a process id as the key of a dictionary, for :class:`Collect`."""
+    pid = positive(text)
     if pid > _MAX_PID:
         raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
     return {pid: None}
-
-
-def _variable(text: str) -> dict[str, Value]:
-    """Return a variable and its value, for :class:`_Collect`."""
-    try:
-        # Encoded and decoded, as an agent's variables are: that checks the name, and adds the scope to "score".
-        return decode_actions(encode_actions(dict([name_and_value(text)])))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-class _Collect(argparse.Action):
-    """Collects the values of a repeatable option in one dictionary. The same key twice is an error."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
-    ) -> None:
-        before: Mapping[Any, Any] = getattr(namespace, self.dest) or {}
-        repeated = before.keys() & values.keys()
-        if repeated:
-            raise argparse.ArgumentError(self, f"{repeated.pop()} is given twice")
-        # A new dictionary: the first one may be the default, which all calls of the parser share.
-        setattr(namespace, self.dest, {**before, **values})

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from spoa_twisted.spop.typeddata import NULL, Value, encode_typed_data
-
 #: The largest :attr:`Plan.in_flight`. It limits the memory for the frames of the NOTIFYs.
 MAX_IN_FLIGHT: Final = 4096
 
@@ -68,14 +66,3 @@ class Outcome:
     cpu: float | None = None
     #: For how many seconds of the window the process was ready to run and had no core; ``None`` if unknown.
     waited: float | None = None
-
-
-def canonical(variables: dict[str, Value]) -> dict[str, str]:
-    """Return the variables sorted by name, each with its encoded value in hexadecimal.
-
-    Two sets of variables have equal results if they have the same names, values and types. A variable that is unset
-    (``None``) and a variable that is set to NULL are equal, because both are unset in HAProxy.
-    """
-    return {
-        name: encode_typed_data(None if value is NULL else value).hex() for name, value in sorted(variables.items())
-    }

@@ -6,7 +6,7 @@ from typing import final
 
 from spoa_twisted.ctl.load.cache import Cache
 from spoa_twisted.ctl.load.errors import OTHER_VARIABLES, UNDECODABLE
-from spoa_twisted.ctl.load.plan import canonical
+from spoa_twisted.ctl.variables import canonical
 from spoa_twisted.spop.actions import decode_actions
 from spoa_twisted.spop.errors import SPOPError
 

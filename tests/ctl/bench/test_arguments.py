@@ -33,8 +33,9 @@ from tests.ctl.agents import Agent, ack
         ["--expect=sess.score=20", "--expect=sess.score=21"],
         ["--expect=score=20", "--expect=proc.score=20"],
         ["--expect=sess.score=20", "--varying"],
-        ["nonsense"],
-        ["tcp:127.0.0.1:1", "m", "noequals"],
+        ["--agent", "nonsense"],
+        ["m", "noequals"],
+        ["tcp:127.0.0.1:1", "m"],
     ],
 )
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

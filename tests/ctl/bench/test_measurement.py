@@ -33,7 +33,9 @@ async def test_a_real_agent(kind: str, processes: int, tmp_path: Path, start: St
     agent = start(spoa(handlers=tmp_path / "handlers.py", listen=[listen]))
     address = (await agent.said(LISTENING))[1]
     arguments = ["--duration=0.3", "--warm-up=0.1", "--connections=3", f"--processes={processes}", "--shape=body"]
-    out, err, status = await spoactl("bench", f"{kind}:{address}", "--json", f"--pid={agent.pid}", *arguments)
+    out, err, status = await spoactl(
+        "bench", "--agent", f"{kind}:{address}", "--json", f"--pid={agent.pid}", *arguments
+    )
     assert (err, status) == ("", 0)
     report = json.loads(out)
     assert report["errors"] == {}
@@ -60,7 +62,7 @@ async def test_the_windows_of_the_processes_end_first(
     """The window of the process that measures ends with them, and the agent's CPU is known."""
     listen(Agent(lambda ids, n: ack(ids)))
     arguments = ["--duration=0.3", "--warm-up=0", "--connections=2", "--processes=2", "--json", f"--pid={os.getpid()}"]
-    await bench.run(LateReactor(), bench.parser().parse_args([endpoint, *arguments]))
+    await bench.run(LateReactor(), bench.parser().parse_args(["--agent", endpoint, *arguments]))
     report = json.loads(capsys.readouterr().out)
     assert report["notifys"] > 0
     assert report["cpu_us_per_notify"] > 0
@@ -74,7 +76,7 @@ async def test_interrupted(processes: int, endpoint: str, listen: Any, start: St
     agent = Agent(lambda ids, n: ack(ids))
     listen(agent)
     arguments = ["--duration=300", "--warm-up=0", "--json", f"--processes={processes}", "--connections=2"]
-    command = start([*SPOACTL, "bench", endpoint, *arguments])
+    command = start([*SPOACTL, "bench", "--agent", endpoint, *arguments])
 
     def answer(ids: bytes, n: int) -> bytes:
         if n == 1000:

@@ -30,7 +30,9 @@ async def test_the_text(endpoint: str, listen: Any, capsys: pytest.CaptureFixtur
     agent = Agent(lambda ids, n: ack(ids, encode_actions({})))
     agent.capabilities = frozenset({"pipelining", "\x1b[31m"})
     listen(agent)
-    options = bench.parser().parse_intermixed_args([endpoint, "--duration=0.1", "--warm-up=0", f"--pid={os.getpid()}"])
+    options = bench.parser().parse_intermixed_args(
+        ["--agent", endpoint, "--duration=0.1", "--warm-up=0", f"--pid={os.getpid()}"]
+    )
     await bench.run(reactor, options)
     out = capsys.readouterr().out
     assert "\x1b" not in out

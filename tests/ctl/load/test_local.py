@@ -150,7 +150,7 @@ async def test_more_connections_than_the_listening_socket_queues(endpoint: str) 
     """The load opens a few at a time. A Unix socket would refuse the others, and TCP would connect them late."""
     agent = Agent(lambda ids, n: ack(ids))
     port = reactor.listenUNIX(endpoint.removeprefix("unix:"), agent, backlog=40)  # type: ignore[attr-defined]
-    out, err, status = await spoactl("bench", endpoint, "--connections=200", "--duration=0.1")
+    out, err, status = await spoactl("bench", "--agent", endpoint, "--connections=200", "--duration=0.1")
     await port.stopListening()
     assert (err, status) == ("", 0)
     assert "\nerrors     none\n" in out
@@ -163,7 +163,7 @@ async def test_more_connections_than_the_listening_socket_queues(endpoint: str) 
 @bounded
 async def test_no_agent(endpoint: str) -> None:
     """No agent listens: the error is one line on stderr."""
-    out, err, status = await spoactl("bench", endpoint, "--timeout=0.5")
+    out, err, status = await spoactl("bench", "--agent", endpoint, "--timeout=0.5")
     assert (out, err.count("\n"), status) == ("", 1, 1)
     assert err.startswith("spoactl: ")
 
@@ -176,7 +176,7 @@ async def test_an_agent_that_disconnects(processes: int, endpoint: str, listen: 
     agent.hello = agent_disconnect(99, "not \x1b today")
     listen(agent)
     expected = ("", "spoactl: the agent disconnected: not \\x1b today (status code 99)\n", 1)
-    assert await spoactl("bench", endpoint, "--timeout=0.5", f"--processes={processes}") == expected
+    assert await spoactl("bench", "--agent", endpoint, "--timeout=0.5", f"--processes={processes}") == expected
     assert agent.notifys == 0
 
 
@@ -186,7 +186,7 @@ async def test_an_agent_that_sends_nothing(endpoint: str, listen: Any) -> None:
     agent = Agent(lambda ids, n: ack(ids))
     agent.hello = b""
     listen(agent)
-    assert await spoactl("bench", endpoint, "--timeout=0.5") == ("", "spoactl: no answer within 0.5 s\n", 1)
+    assert await spoactl("bench", "--agent", endpoint, "--timeout=0.5") == ("", "spoactl: no answer within 0.5 s\n", 1)
     assert agent.notifys == 0
 
 
@@ -196,6 +196,6 @@ async def test_a_server_that_does_not_speak_spop(endpoint: str, listen: Any) -> 
     agent = Agent(lambda ids, n: ack(ids))
     agent.hello = b"HTTP/1.1 400 Bad Request\r\n\r\n"
     listen(agent)
-    out, err, status = await spoactl("bench", endpoint, "--timeout=0.5")
+    out, err, status = await spoactl("bench", "--agent", endpoint, "--timeout=0.5")
     assert (out, err.count("\n"), status) == ("", 1, 1)
     assert agent.notifys == 0

@@ -60,7 +60,7 @@ async def test_processes_share_the_connections(endpoint: str, listen: Any) -> No
     agent = Agent(lambda ids, n: ack(ids) + ack(ids))
     listen(agent)
     arguments = ["--duration=0.2", "--warm-up=0", "--connections=5", "--processes=2", "--json", "--in-flight=2"]
-    out, _, status = await spoactl("bench", endpoint, *arguments)
+    out, _, status = await spoactl("bench", "--agent", endpoint, *arguments)
     report = json.loads(out)
     assert status == 1
     assert report["errors"] == {"repeated ids": agent.notifys}
@@ -81,7 +81,7 @@ async def test_processes_receive_different_variables(endpoint: str, listen: Any)
 
     listen(Different())
     arguments = ["--duration=0.2", "--warm-up=0", "--connections=2", "--processes=2", "--json"]
-    out, _, status = await spoactl("bench", endpoint, *arguments)
+    out, _, status = await spoactl("bench", "--agent", endpoint, *arguments)
     assert (json.loads(out)["errors"], status) == ({"other variables": 1}, 1)
 
 
@@ -90,7 +90,7 @@ async def test_a_process_of_the_load_is_killed(endpoint: str, listen: Any, start
     """The command ends with one line on stderr, without figures. The other process ends as well."""
     agent = Agent()
     listen(agent)
-    command = start([*SPOACTL, "bench", endpoint, "--processes=2", "--duration=300"])
+    command = start([*SPOACTL, "bench", "--agent", endpoint, "--processes=2", "--duration=300"])
 
     def answer(ids: bytes, n: int) -> bytes:
         if n == 1000:
@@ -111,7 +111,7 @@ async def test_the_process_that_measures_is_killed(endpoint: str, listen: Any, s
     """The processes of the load end by themselves. They send HAPROXY-DISCONNECT."""
     agent = Agent()
     listen(agent)
-    command = start([*SPOACTL, "bench", endpoint, "--processes=2", "--duration=300"])
+    command = start([*SPOACTL, "bench", "--agent", endpoint, "--processes=2", "--duration=300"])
 
     def answer(ids: bytes, n: int) -> bytes:
         if n == 1000:

@@ -9,8 +9,8 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from spoa_twisted.ctl import bench
-from spoa_twisted.ctl.load.plan import canonical
 from spoa_twisted.ctl.load.verdicts import Verdicts
+from spoa_twisted.ctl.variables import canonical
 from spoa_twisted.spop.actions import Variables, encode_actions
 from spoa_twisted.spop.typeddata import NULL, Int32
 from tests.ctl.agents import GOOD, Agent, ack
@@ -97,7 +97,7 @@ async def test_other_variables_are_shown(
     listen(Agent(lambda ids, n: ack(ids, encode_actions(answers[min(n, len(answers)) - 1]))))
     options = ["--duration=0.1", "--warm-up=0", "--connections=1", "--in-flight=4"]
     with pytest.raises(SystemExit):
-        await bench.run(reactor, bench.parser().parse_args([endpoint, *options, *arguments]))
+        await bench.run(reactor, bench.parser().parse_args(["--agent", endpoint, *options, *arguments]))
     lines = capsys.readouterr().out.splitlines()
     errors = next(i for i, line in enumerate(lines) if line.startswith("errors "))
     assert lines[errors + 1 : errors + 3] == [f"expected   {expected}", f"received   {received}"]
