@@ -60,6 +60,19 @@ class MessageFailure:
 
 
 @final
+class KeptFailure(Failure):
+    """A Failure whose exception keeps its traceback, for pytest to show it."""
+
+    value: BaseException
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error, type(error), error.__traceback__)  # type: ignore[no-untyped-call]
+
+    def cleanFailure(self) -> None:
+        """Do nothing. Twisted calls this when a Deferred fails, to remove the traceback of the exception."""
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Failed:
     """A failure that a request may raise."""
@@ -70,8 +83,8 @@ class Failed:
     name: str
     #: The event that the agent reported.
     event: Event
-    #: The exception that the request may raise.
-    failure: Failure
+    #: The exception that the request may raise, with its traceback.
+    failure: KeptFailure
 
 
 @final
@@ -205,19 +218,12 @@ class _StrictOutcomes(Outcomes):
         return super().report(position, outcome, event, actions)
 
 
-@final
-class _Failure(Failure):
-    """A Failure whose exception keeps its traceback, for pytest to show it."""
-
-    def cleanFailure(self) -> None:
-        """Do nothing. Twisted calls this when a Deferred fails, to remove the traceback of the exception."""
-
-
-def _failure(event: Event, known: Iterable[str] = ()) -> Failure:
+def _failure(event: Event, known: Iterable[str] = ()) -> KeptFailure:
     """Return the exception that stands for ``event``: the exception of the handler, if there is one.
 
     :param known: the names of the messages that have a handler.
     """
+    error: Any
     if isinstance(event, (HandlerFailed, RespondFailed)):
         error = event.failure.value
     elif isinstance(event, (ResultUnsendable, ResponseUnsendable)):
@@ -232,7 +238,7 @@ def _failure(event: Event, known: Iterable[str] = ()) -> Failure:
     else:
         assert isinstance(event, MessageUnhandled)
         error = NoHandler(_no_handler(event.name, sorted(known)))
-    return _Failure(error, type(error), error.__traceback__)
+    return KeptFailure(error)
 
 
 def _no_handler(name: str, known: Sequence[str]) -> str:

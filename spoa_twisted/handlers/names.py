@@ -16,7 +16,8 @@ _MAX_LENGTH: Final = 256
 def nearest(name: str, names: Iterable[str]) -> list[str]:
     """Return at most three of ``names`` that are similar to ``name``, the most similar first.
 
-    ``_`` and ``-``, and upper and lower case, count as equal. A ``name`` of more than 256 characters is similar to none.
+    ``_`` and ``-`` count as equal, and so do upper and lower case. A ``name`` of more than 256 characters is similar to
+    none of them.
     """
     if len(name) > _MAX_LENGTH:
         return []
