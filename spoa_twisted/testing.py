@@ -110,6 +110,8 @@ class FakeHAProxy:
         :raises ValueError: when an argument or such a variable cannot be encoded, or the variables do not fit in the
             ACK.
         """
+        # Pytest shows the call of notify() in the test, and not the lines of this function.
+        __tracebackhide__ = True
         messages = _messages(message, arguments)
         # Everything happens in memory: the ACK arrives before send() returns, unless a handler waits.
         results: list[Any] = []
@@ -119,7 +121,7 @@ class FakeHAProxy:
             names = ", ".join([message.name for message in messages])
             raise NotAcknowledged(f"the handlers of {names} have not finished; send() returns a Deferred that waits")
         if isinstance(results[0], Failure):
-            results[0].raiseException()
+            raise results[0].value.with_traceback(results[0].tb)
         variables: dict[str, Value] = results[0]
         return variables
 

@@ -510,11 +510,11 @@ async def test_the_tac_file(handlers: str, text: str, command: str, machine: Mac
 
 @readme(handlers="iprep.py", test="test_iprep.py")
 def test_the_test(handlers: str, test: str, machine: Machine) -> None:
-    """pytest runs it, and it passes."""
+    """Pytest runs it, and it passes."""
     machine.write(iprep_py=handlers)
     (machine.folder / "test_iprep.py").write_text(test)
     command = shlex.join([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_iprep.py"])
-    assert "1 passed" in machine.run(command)
+    assert "3 passed" in machine.run(command)
 
 
 @readme(handlers="iprep.py", command="Handlers 2", console="Testing handlers 2")
