@@ -120,9 +120,11 @@ class FakeHAProxy:
             acknowledged.cancel()
             names = ", ".join([message.name for message in messages])
             raise NotAcknowledged(f"the handlers of {names} have not finished; send() returns a Deferred that waits")
-        if isinstance(results[0], Failure):
-            raise results[0].value.with_traceback(results[0].tb)
-        variables: dict[str, Value] = results[0]
+        result = results[0]
+        if isinstance(result, Failure):
+            error: Any = result.value
+            raise error.with_traceback(result.tb)
+        variables: dict[str, Value] = result
         return variables
 
     @overload
