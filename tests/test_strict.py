@@ -25,7 +25,7 @@ from tests.handlers.answers import KINDS, Recorder, plain
 BAD_RESULTS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: {"sess.a": 1.5}, TypeError, "float"),
     (lambda: {"sess.a": 2**63}, ValueError, "sess.a"),
-    (list, TypeError, "a list is no mapping of variables"),
+    (lambda: ["sess.a"], TypeError, "a list is no mapping of variables"),
     (
         lambda: {"sess.a": "x" * 20_000, "sess.b": 1},
         ValueError,
