@@ -69,7 +69,7 @@ class KeptFailure(Failure):
         super().__init__(error, type(error), error.__traceback__)  # type: ignore[no-untyped-call]
 
     def cleanFailure(self) -> None:
-        """Do nothing. Twisted calls this when a Deferred fails, to remove the traceback of the exception."""
+        """Do nothing. Old versions of Twisted call this when a Deferred fails, to remove the exception's traceback."""
 
 
 @final

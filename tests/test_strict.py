@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import traceback
 import unittest
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from spoa_twisted.testing import FakeHAProxy, MessageFailure, NoHandler, NotAckn
 from tests.agent.memory import OtherHandlers
 from tests.conftest import Logged
 from tests.handlers.answers import KINDS, Recorder, plain
+from tests.programs import ROOT
 
 #: Functions that fail in each way but by an exception, the exception that notify() raises, and its text.
 BAD_RESULTS: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -98,6 +101,18 @@ class TestRaisedFailures:
         Deferred.fromCoroutine(awaits()).addErrback(on_failure)
         names = [frame.name for frame in traceback.extract_tb(tracebacks[0])]
         assert names.index("awaits") < names.index("waits")
+
+    def test_its_traceback_in_any_process(self) -> None:
+        """Twisted 22.4 removes tracebacks. pytest-twisted prevents that for all Failures, so this is another process."""
+        code = (
+            "from spoa_twisted import Handlers; from spoa_twisted.testing import FakeHAProxy\n"
+            "def handler(): raise LookupError('no such row')\n"
+            "FakeHAProxy(Handlers({'m': handler})).notify('m')"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        lines = ended.stderr.splitlines()
+        assert lines[-1] == "LookupError: no such row"
+        assert any(line.endswith(", in handler") for line in lines)
 
     def test_a_blocking_handler(self) -> None:
         """It runs in the thread of the test."""
@@ -268,6 +283,20 @@ class TestRequests:
         pending.deferreds["a"].callback(None)
         assert [failed[0].value for failed in failures[:4]] == errors
         assert failures[5][0].type is NoHandler
+        assert haproxy.failures == []
+
+    def test_other_implementations_of_ihandlers(self) -> None:
+        """Their responses fail in another order than that of the requests."""
+        responses: list[Deferred[Any]] = [Deferred(), Deferred()]
+        handlers = OtherHandlers(responses[0])
+        haproxy = FakeHAProxy(handlers)
+        answers: list[Any] = []
+        haproxy.send("a").addBoth(answers.append)
+        handlers.answer = responses[1]
+        haproxy.send("b").addBoth(answers.append)
+        responses[0].errback(LookupError("why"))
+        responses[1].callback("text")
+        assert [failure.type for failure in answers] == [LookupError, TypeError]
         assert haproxy.failures == []
 
     def test_a_request_that_the_agent_never_handled(self) -> None:
