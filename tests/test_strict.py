@@ -103,7 +103,7 @@ class TestRaisedFailures:
         assert names.index("awaits") < names.index("waits")
 
     def test_its_traceback_in_any_process(self) -> None:
-        """Twisted 22.4 removes tracebacks. pytest-twisted prevents that for all Failures, so this is another process."""
+        """Twisted 22.4 removes tracebacks. pytest-twisted prevents that, so this is another process."""
         code = (
             "from spoa_twisted import Handlers; from spoa_twisted.testing import FakeHAProxy\n"
             "def handler(): raise LookupError('no such row')\n"
