@@ -41,7 +41,17 @@ from spoa_twisted.spop.messages import Message
 
 # The events that a request raises as an exception. They are not logged too, because trial fails a test that logs an
 # exception.
-_RAISED: Final = (MessageEvent, PayloadRefused, ProtocolError, RespondFailed, ResponseUnsendable)
+_RAISED: Final = (
+    HandlerFailed,
+    HandlerTimedOut,
+    MessageUnhandled,
+    PayloadRefused,
+    ProtocolError,
+    RespondFailed,
+    ResponseUnsendable,
+    ResultTooBig,
+    ResultUnsendable,
+)
 
 
 class NoHandler(LookupError):
