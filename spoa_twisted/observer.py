@@ -273,11 +273,16 @@ class Observers:
 
     The log has the first exception of each observer for each kind of event. An observer that fails with every NOTIFY
     would otherwise fill the log.
+
+    :raises TypeError: when one of ``observers`` does not provide :class:`IObserver`.
     """
 
     _log = Logger()
 
     def __init__(self, *observers: IObserver) -> None:
+        for observer in observers:
+            if not IObserver.providedBy(observer):
+                raise TypeError(f"a {type(observer).__name__} does not provide IObserver")
         self._observers = observers
         # The position of each observer that has failed, with the kind of event.
         self._failed: set[tuple[int, str]] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, final, overload
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -10,14 +10,20 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.client import SPOEProtocol
 from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.log import LogObserver
+from spoa_twisted.observer import IObserver, Observers
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import Value
+from spoa_twisted.strict import MessageFailure, NoHandler, StrictHandlers
+
+__all__ = ["FakeHAProxy", "MessageFailure", "NoHandler", "NotAcknowledged"]
 
 
 class NotAcknowledged(Exception):
@@ -26,7 +32,7 @@ class NotAcknowledged(Exception):
 
 @final
 class FakeHAProxy:
-    """Sends messages to handlers and returns the variables that they set.
+    """Sends messages to handlers and returns the variables that they set. A handler that fails makes the test fail.
 
     Messages and variables are encoded, framed and decoded as on a real connection. So a test also finds values that
     SPOP cannot encode, payloads that exceed a limit, and arguments that arrive with another type::
@@ -34,40 +40,79 @@ class FakeHAProxy:
         haproxy = FakeHAProxy(handlers)
         assert haproxy.notify("get-ip-reputation", ip=IPv4Address("192.0.2.1")) == {"txn.allowed": True}
 
+    If a handler fails, :meth:`notify` raises its exception, and the Deferred of :meth:`send` fails with it. If the
+    handler has an ``on_error`` with variables, these are returned as on a real connection, and :attr:`failures` has the
+    exception. What is raised is not logged; what is in :attr:`failures` is logged as an agent logs it.
+
     It connects when the first message is sent, and again when a message is sent after the agent closed the connection.
     Handlers registered with ``blocking=True`` run in the calling thread, because a ``Clock`` has no threads.
 
     :param handlers: the handlers under test.
     :param hello: the HAPROXY-HELLO to send; :data:`~spoa_twisted.client.DEFAULT_HELLO` unless given.
-    :param limits: keyword arguments for :class:`SPOAFactory`.
+    :param observer: receives all events, as the ``observer`` of :class:`SPOAFactory` does.
+    :param log: the agent's log, as the ``log`` of :class:`SPOAFactory`.
+    :param limits: other keyword arguments for :class:`SPOAFactory`.
+    :raises TypeError: :raises ValueError: as :class:`SPOAFactory` does.
     """
 
-    def __init__(self, handlers: IHandlers, *, hello: HAProxyHello | None = None, **limits: Any) -> None:
+    def __init__(
+        self,
+        handlers: IHandlers,
+        *,
+        hello: HAProxyHello | None = None,
+        observer: IObserver | None = None,
+        log: Logger | None = None,
+        **limits: Any,
+    ) -> None:
         #: The agent's clock, in seconds: ``haproxy.clock.advance(10)`` makes timeouts of up to 10 seconds expire.
         self.clock = Clock()
-        self._factory = SPOAFactory(handlers, reactor=self.clock, **limits)
+        self._strict = StrictHandlers(handlers, LogObserver(log or Logger("spoa_twisted.agent"), self.clock))
+        #: The failures so far that were not raised, each with the name of its message and its exception. A test that
+        #: expects none ends with ``assert haproxy.failures == []``.
+        self.failures: list[MessageFailure] = self._strict.failures
+        self._factory = SPOAFactory(
+            handlers,
+            observer=Observers(self._strict) if observer is None else Observers(self._strict, observer),
+            # StrictHandlers writes the log. A LogPublisher without observers drops the lines of the agent itself.
+            log=Logger(observer=LogPublisher()),
+            reactor=self.clock,
+            **limits,
+        )
+        # The factory has checked the handlers under test.
+        self._factory.handlers = self._strict
         self._hello = hello
         self._protocol: SPOEProtocol | None = None
 
-    def notify(self, name: str, /, *unnamed: Value, **arguments: Value) -> dict[str, Value]:
-        """Send one message, with the ``unnamed`` arguments before the named ones.
+    @overload
+    def notify(self, name: str, /, *unnamed: Value, **arguments: Value) -> dict[str, Value]: ...
 
-        Return the variables that the handler set, by ``"scope.name"``. The value ``None`` means that the handler unset
-        the variable.
+    @overload
+    def notify(self, /, *messages: Message) -> dict[str, Value]: ...
 
-        :raises NotAcknowledged: when the handler has not finished, because it waits for a Deferred.
+    def notify(self, /, *message: Any, **arguments: Any) -> dict[str, Value]:
+        """Send a message, and return the variables that its handler set, by ``"scope.name"``.
+
+        The value ``None`` means that the handler unset the variable.
+
+        ``notify("name", 7, ip=ip)`` sends one message, with the unnamed arguments before the named ones.
+        ``notify(Message("a"), Message("b"))`` sends several messages in one NOTIFY, as HAProxy does when they have the
+        same event. If several of their handlers fail, the failure of the first message is raised, and :attr:`failures`
+        has the others.
+
+        :raises BaseException: the exception of a handler without ``on_error``.
+        :raises TimeoutError: when such a handler took longer than its timeout.
+        :raises NoHandler: when a message has no handler, and there is no default handler.
+        :raises NotAcknowledged: when a handler has not finished, because it waits for a Deferred.
         :raises AgentDisconnected: when the agent sent AGENT-DISCONNECT.
-        :raises PayloadRefused: when the message exceeds the agent's ``max_payload_size``.
-        :raises TypeError: when an argument has a type that SPOP does not have.
-        :raises ValueError: when an argument cannot be encoded.
+        :raises PayloadRefused: when the messages exceed the agent's ``max_payload_size``.
+        :raises TypeError: when an argument, or a variable that a handler without ``on_error`` returned, has a type that
+            SPOP does not have.
+        :raises ValueError: when an argument or such a variable cannot be encoded, or the variables do not fit in the
+            ACK.
         """
-        return self.notify_all(Message(name, [*[("", value) for value in unnamed], *arguments.items()]))
-
-    def notify_all(self, *messages: Message) -> dict[str, Value]:
-        """Send ``messages`` in one NOTIFY, as HAProxy does when several have the same event.
-
-        Return and raise as :meth:`notify` does.
-        """
+        # Pytest shows the call of notify() in the test, and not the lines of this function.
+        __tracebackhide__ = True
+        messages = _messages(message, arguments)
         # Everything happens in memory: the ACK arrives before send() returns, unless a handler waits.
         results: list[Any] = []
         acknowledged = self.send(*messages).addBoth(results.append)
@@ -75,23 +120,38 @@ class FakeHAProxy:
             acknowledged.cancel()
             names = ", ".join([message.name for message in messages])
             raise NotAcknowledged(f"the handlers of {names} have not finished; send() returns a Deferred that waits")
-        if isinstance(results[0], Failure):
-            results[0].raiseException()
-        variables: dict[str, Value] = results[0]
+        result = results[0]
+        if isinstance(result, Failure):
+            error: Any = result.value
+            raise error.with_traceback(result.tb)
+        variables: dict[str, Value] = result
         return variables
 
-    def send(self, *messages: Message) -> Deferred[dict[str, Value]]:
-        """Send ``messages`` in one NOTIFY.
+    @overload
+    def send(self, name: str, /, *unnamed: Value, **arguments: Value) -> Deferred[dict[str, Value]]: ...
 
-        The Deferred fires with the variables set, as :meth:`notify` returns them, when the last handler has finished.
-        It fails with ``AgentDisconnected`` or ``PayloadRefused``, or with Twisted's reason when the connection is lost.
+    @overload
+    def send(self, /, *messages: Message) -> Deferred[dict[str, Value]]: ...
+
+    def send(self, /, *message: Any, **arguments: Any) -> Deferred[dict[str, Value]]:
+        """Send a message, or several, as :meth:`notify` does, and do not wait for the handlers.
+
+        The Deferred fires with the variables when the last handler has finished, or fails with the exception that
+        :meth:`notify` would raise. It fails with Twisted's reason when the connection is lost.
 
         :raises TypeError: when an argument has a type that SPOP does not have.
         :raises ValueError: when an argument cannot be encoded.
         """
+        messages = _messages(message, arguments)
         if self._protocol is None or not self._protocol.usable:
             self._protocol = self._connect()
-        return self._protocol.send(*messages)
+        request = self._strict.on_send(messages)
+        try:
+            acknowledged = self._protocol.send(*messages)
+        except BaseException:
+            self._strict.on_send_failed()
+            raise
+        return acknowledged.addBoth(request.end)
 
     def disconnect(self) -> None:
         """Close the connection, as HAProxy does when it stops. Pending requests fail; their handlers are cancelled."""
@@ -109,6 +169,16 @@ class FakeHAProxy:
         engine.hello().addErrback(lambda failure: None)
         engine.makeConnection(engine_transport)  # type: ignore[no-untyped-call]
         return engine
+
+
+def _messages(message: tuple[Any, ...], arguments: dict[str, Any]) -> list[Message]:
+    """Return the messages that the arguments of :meth:`FakeHAProxy.notify` describe."""
+    if message and isinstance(message[0], str):
+        name, *unnamed = message
+        return [Message(name, [*[("", value) for value in unnamed], *arguments.items()])]
+    if arguments or not all(isinstance(each, Message) for each in message):
+        raise TypeError("pass the name of a message and its arguments, or Message objects")
+    return list(message)
 
 
 @final

@@ -46,6 +46,7 @@ from spoa_twisted.spop.connection import Notify
 from spoa_twisted.spop.errors import FrameTooBig, InvalidFrame
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 from spoa_twisted.testing import FakeHAProxy
+from tests.agent.memory import Session
 from tests.conftest import Logged
 from tests.handlers.answers import KINDS, LONG, UnprintableError, answer_of, plain
 
@@ -447,7 +448,8 @@ class TestThroughAnAgent:
         def raising(token: str) -> None:
             raise ValueError(f"bad token {token}")
 
-        assert FakeHAProxy(Handlers({"m": raising})).notify("m", token="\udc80é") == {}
+        handlers = Handlers({"m": raising}, on_error={"sess.error": True})
+        assert FakeHAProxy(handlers).notify("m", token="\udc80é") == {"sess.error": True}
         (line,) = logged.take()
         assert line.isascii()
         assert "the message 'm' failed" in line
@@ -494,14 +496,16 @@ class TestThroughAnAgent:
         assert "took longer than" in late
         assert text.endswith("ValueError: a\\nforged")
 
-    def test_an_unknown_message_is_logged_once(self, logged: Logged) -> None:
+    def test_an_unknown_message_is_logged_once(self, logged: Logged, clock: Clock) -> None:
         """On all connections of the agent together. Its name is cut."""
-        haproxy = FakeHAProxy(Handlers({"known": lambda: {"sess.known": 1}}))
+        factory = SPOAFactory(Handlers({"known": lambda: {"sess.known": 1}}), reactor=clock)
         for _ in range(3):
-            assert haproxy.notify_all(Message("other"), Message("known")) == {"sess.known": 1}
-            haproxy.disconnect()
+            session = Session(factory)
+            session.notify_together("other", "known")
+            assert [ack.variables for ack in session.events()] == [{"sess.known": 1}]
+            session.lose()
         assert logged.take() == ["warn: no handler for the message 'other': it sets no variables"]
-        haproxy.notify("x" * 10_000)
+        Session(factory).notify("x" * 10_000)
         (line,) = logged.take()
         assert len(line) < 200
 

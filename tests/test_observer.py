@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from spoa_twisted import Handlers, IHandlers, Message
+from spoa_twisted import Handlers, IHandlers, Message, SPOAFactory
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.observer import (
     ConnectionMade,
@@ -31,6 +32,7 @@ from spoa_twisted.observer import (
 )
 from spoa_twisted.spop.connection import Notify
 from spoa_twisted.testing import FakeHAProxy
+from tests.agent.memory import OLD, Session
 from tests.conftest import Logged
 from tests.handlers.answers import Recorder
 
@@ -99,6 +101,11 @@ class TestObservers:
             assert recorder.events == [EVENT]
             assert recorder.notifies == [(["a", "b"], [Outcome.OK, Outcome.ERROR], 0.5)]
 
+    def test_an_observer_provides_iobserver(self) -> None:
+        """The error names the class of the object that does not."""
+        with pytest.raises(TypeError, match="a dict does not provide IObserver"):
+            Observers(Recorder(), {})  # type: ignore[arg-type]
+
     def test_none_hears_nothing(self) -> None:
         """There may be no observer."""
         observers = Observers()
@@ -165,15 +172,13 @@ class Observed:
                 },
                 timeout=2,
             )
-        self.haproxy = FakeHAProxy(handlers, observer=self.observer)
+        self.clock = Clock()
+        self.session = Session(SPOAFactory(handlers, observer=self.observer, reactor=self.clock), OLD)
+        self.send = self.session.notify_together
 
     def wait(self) -> Deferred[Any]:
         self.pending.append(Deferred())
         return self.pending[-1]
-
-    def send(self, *names: str) -> Deferred[Any]:
-        """Send a NOTIFY with messages of these names. The Deferred of the ACK must not fail the test."""
-        return self.haproxy.send(*map(Message, names)).addErrback(lambda failure: None)
 
     def outcomes(self) -> list[str]:
         """Return the outcomes of the only NOTIFY so far."""
@@ -209,11 +214,11 @@ class TestOutcomes:
         """``on_notify`` is called when the ACK is ready, with the seconds since the NOTIFY was decoded."""
         observed = Observed()
         observed.send("wait", "wait", "wait")
-        observed.haproxy.clock.advance(0.5)
+        observed.clock.advance(0.5)
         observed.pending[0].callback({"sess.a": 1})
         observed.pending[1].errback(LookupError("no such row"))
         assert observed.observer.notifies == []
-        observed.haproxy.clock.advance(1.5)
+        observed.clock.advance(1.5)
         assert observed.observer.notifies == [(["wait"] * 3, [Outcome.OK, Outcome.ERROR, Outcome.TIMEOUT], 2.0)]
         kinds = [type(event) for event in observed.observer.take()]
         assert kinds[-2:] == [HandlerFailed, HandlerTimedOut]
@@ -223,8 +228,8 @@ class TestOutcomes:
         """The pending NOTIFY is cancelled. A message that has failed before keeps its outcome."""
         observed = Observed()
         observed.send("wait", "error", "wait")
-        observed.haproxy.clock.advance(0.5)
-        observed.haproxy.disconnect()
+        observed.clock.advance(0.5)
+        observed.session.lose()
         assert observed.observer.notifies == [
             (["wait", "error", "wait"], [Outcome.CANCELLED, Outcome.ERROR, Outcome.CANCELLED], 0.5)
         ]
@@ -276,14 +281,14 @@ class TestObserversThatRaise:
             return pending[-1]
 
         handlers = Handlers({"raises": lambda: 1 / 0, "wait": wait}, timeout=2, on_error={"sess.e": 1})  # type: ignore[dict-item, return-value]
-        haproxy = FakeHAProxy(handlers, observer=Raising(error))
-        assert haproxy.notify("raises") == {"sess.e": 1}
-        assert haproxy.notify("unknown") == {}
-        acks: list[Any] = []
-        haproxy.send(Message("wait"), Message("wait")).addBoth(acks.append)
+        clock = Clock()
+        session = Session(SPOAFactory(handlers, observer=Raising(error), reactor=clock), OLD)
+        session.notify("raises", "unknown")
+        assert [ack.variables for ack in session.events()] == [{"sess.e": 1}, {}]
+        session.notify_together("wait", "wait")
         pending[0].errback(LookupError("no such row"))
-        haproxy.clock.advance(2)
-        assert acks == [{"sess.e": 1}]
+        clock.advance(2)
+        assert [ack.variables for ack in session.events()] == [{"sess.e": 1}]
         lines = logged.take()
         assert [line for line in lines if "the observer" not in line] == [
             "critical: the handler of the message 'raises' failed: ZeroDivisionError: division by zero",

@@ -1,4 +1,4 @@
-"""Tests of FakeHAProxy."""
+"""Tests of FakeHAProxy. Those of handlers that fail are in test_strict.py."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from spoa_twisted import NULL, Handlers, Int32, Message
-from spoa_twisted.client import AgentDisconnected
+from spoa_twisted.client import AgentDisconnected, PayloadRefused
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.testing import FakeHAProxy, NotAcknowledged
 from tests.conftest import Logged
@@ -32,9 +31,30 @@ def test_it_sends_and_returns_variables() -> None:
 
 
 def test_it_sends_several_messages_at_a_time() -> None:
-    """notify_all() sends several messages in one NOTIFY, as HAProxy does when they have the same event."""
+    """notify() sends Message objects in one NOTIFY, as HAProxy does when they have the same event."""
     handlers = Handlers(default=lambda message: {f"sess.{message.name}": len(message)})
-    assert FakeHAProxy(handlers).notify_all(Message("a"), Message("b", [("", 1)])) == {"sess.a": 0, "sess.b": 1}
+    assert FakeHAProxy(handlers).notify(Message("a"), Message("b", [("", 1)])) == {"sess.a": 0, "sess.b": 1}
+
+
+def test_notify_and_send_take_the_same_arguments() -> None:
+    """A name with arguments, or messages. An argument may be called self, name or message."""
+    haproxy = FakeHAProxy(Handlers(default=lambda message: {f"sess.{message.name}": message.names.index("name")}))
+    answers: list[Any] = []
+    haproxy.send("m", 7, self=1, message=2, name=3).addCallback(answers.append)
+    haproxy.send(Message("m", [("name", 1)]), Message("n", [("name", 1)])).addCallback(answers.append)
+    haproxy.send().addCallback(answers.append)
+    assert answers == [{"sess.m": 3}, {"sess.m": 0, "sess.n": 0}, {}]
+    assert haproxy.notify("m", 7, self=1, message=2, name=3) == answers[0]
+    assert haproxy.notify() == {}
+
+
+def test_arguments_that_are_no_message() -> None:
+    """The error says what to pass."""
+    haproxy: Any = FakeHAProxy(Handlers(default=lambda: None))
+    for arguments, named in [((Message("m"), "n"), {}), ((Message("m"),), {"a": 1}), ((), {"a": 1}), ((b"m",), {})]:
+        for method in (haproxy.notify, haproxy.send):
+            with pytest.raises(TypeError, match="pass the name of a message and its arguments, or Message objects"):
+                method(*arguments, **named)
 
 
 def test_values_are_encoded_and_decoded() -> None:
@@ -74,7 +94,7 @@ def test_the_test_moves_the_clock(logged: Logged) -> None:
     assert len(logged.take()) == 1
 
 
-def test_limits_are_the_factorys(logged: Logged) -> None:
+def test_limits_are_the_factorys() -> None:
     """FakeHAProxy passes max_payload_size to the factory, and sends the given HELLO."""
     haproxy = FakeHAProxy(
         Handlers({"m": lambda body: {"sess.size": len(body)}}),
@@ -82,9 +102,11 @@ def test_limits_are_the_factorys(logged: Logged) -> None:
         max_payload_size=3000,
     )
     assert haproxy.notify("m", body=b"x" * 2500) == {"sess.size": 2500}
-    with pytest.raises(Exception, match="too long"):
+    with pytest.raises(PayloadRefused, match="too long"):
         haproxy.notify("m", body=b"x" * 3500)
-    assert len(logged.take()) == 1
+    # The next failure belongs to the next request.
+    with pytest.raises(TypeError, match="has no argument 'body'"):
+        haproxy.notify("m")
 
 
 def test_it_disconnects_and_connects_again() -> None:
@@ -99,21 +121,19 @@ def test_it_disconnects_and_connects_again() -> None:
     assert haproxy.notify("m") == {"sess.a": 1}
 
 
-def test_an_agent_that_refuses_the_hello(logged: Logged) -> None:
+def test_an_agent_that_refuses_the_hello() -> None:
     """If the agent refuses the HELLO, notify() raises AgentDisconnected with its status code."""
     with pytest.raises(AgentDisconnected, match="status code 8"):
         FakeHAProxy(Handlers(), hello=OLD_HELLO).notify("m")
-    assert len(logged.take()) == 1
 
 
 def test_a_refusal_is_raised_and_not_logged(logged: Logged) -> None:
     """When the error that notify() raised is collected, Twisted does not log it as an unhandled error."""
 
     def refused() -> bool:
-        # A log and pytest.raises() would keep a reference to the error, so that it would not be collected.
-        log = Logger(observer=lambda event: None)  # type: ignore[arg-type]
+        # pytest.raises() would keep a reference to the error, so that it would not be collected.
         try:
-            FakeHAProxy(Handlers(), hello=OLD_HELLO, log=log).notify("m")
+            FakeHAProxy(Handlers(), hello=OLD_HELLO).notify("m")
         except AgentDisconnected:
             return True
         return False
@@ -125,6 +145,9 @@ def test_a_refusal_is_raised_and_not_logged(logged: Logged) -> None:
 
 def test_arguments_that_spop_cannot_hold() -> None:
     """notify() raises TypeError, because the mistake is in the test that calls it."""
-    haproxy = FakeHAProxy(Handlers())
+    haproxy = FakeHAProxy(Handlers({"m": lambda: 1 / 0}))  # type: ignore[dict-item, return-value]
     with pytest.raises(TypeError, match="float"):
-        haproxy.notify("m", a=0.5)  # type: ignore[arg-type]
+        haproxy.notify("m", a=0.5)  # type: ignore[call-overload]
+    # The next failure belongs to the next request.
+    with pytest.raises(ZeroDivisionError):
+        haproxy.notify("m")

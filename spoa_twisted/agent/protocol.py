@@ -411,8 +411,6 @@ class SPOAFactory(Factory):
         reactor: IReactorTime | None = None,
         **limits: float,
     ) -> None:
-        if observer is not None and not IObserver.providedBy(observer):
-            raise TypeError(f"a {type(observer).__name__} does not provide IObserver")
         if reactor is None:
             from twisted.internet import reactor as default_reactor
 

@@ -7,7 +7,7 @@ sets the variables of ``on_error``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -18,6 +18,7 @@ from spoa_twisted.observer import (
     HandlerFailed,
     HandlerTimedOut,
     IObserver,
+    MessageEvent,
     MessageUnhandled,
     Outcome,
     ResultTooBig,
@@ -32,9 +33,10 @@ from spoa_twisted.spop.messages import Message
 LONGEST_SAFE_NAME: Final = 40
 
 
-@final
 class Outcomes:
     """Reports the results of the messages of a NOTIFY, and returns the actions of each message.
+
+    A subclass that overrides :meth:`report` receives each failure.
 
     :param observer: receives the failures as events.
     :param record: a list with the result of each message, each ``Outcome.OK`` at first, which this object updates.
@@ -61,27 +63,29 @@ class Outcomes:
                 self._check_names(variables)
             return actions
         except BaseException as error:
-            self._observer.on_event(ResultUnsendable(message.name, error))
-            self._note(position, Outcome.UNSENDABLE)
-            return handler.on_error
+            return self.report(position, Outcome.UNSENDABLE, ResultUnsendable(message.name, error), handler.on_error)
 
     def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
         """Return the actions for a handler that raised an exception."""
-        self._observer.on_event(HandlerFailed(message.name, failure))
-        self._note(position, Outcome.ERROR)
-        return handler.on_error
+        return self.report(position, Outcome.ERROR, HandlerFailed(message.name, failure), handler.on_error)
 
     def timed_out(self, position: int, handler: Handler, message: Message, seconds: float) -> bytes:
         """Return the actions for a handler that did not finish in time."""
-        self._observer.on_event(HandlerTimedOut(message.name, seconds))
-        self._note(position, Outcome.TIMEOUT)
-        return handler.on_error
+        return self.report(position, Outcome.TIMEOUT, HandlerTimedOut(message.name, seconds), handler.on_error)
 
     def unhandled(self, position: int, message: Message) -> bytes:
         """Report a message without a handler. Return its actions, which are empty."""
-        self._observer.on_event(MessageUnhandled(message.name))
-        self._note(position, Outcome.UNHANDLED)
-        return b""
+        return self.report(position, Outcome.UNHANDLED, MessageUnhandled(message.name), b"")
+
+    def report(self, position: int, outcome: Outcome, event: MessageEvent, actions: bytes) -> bytes:
+        """Report a message that has failed. Return ``actions``, which its ACK has instead of the handler's result.
+
+        :param actions: those of the handler's ``on_error``; ``b""`` if there are none, or they do not fit either.
+        """
+        self._observer.on_event(event)
+        if self._record is not None:
+            self._record[position] = outcome
+        return actions
 
     def cancel(self, deferred: Deferred[Any]) -> None:
         """Cancel the Deferred of a handler. If it raises an exception, report it."""
@@ -104,12 +108,10 @@ class Outcomes:
         room = max_size
         for position, (message, actions) in enumerate(zip(messages, parts, strict=True)):
             if len(actions) > room:
-                self._observer.on_event(ResultTooBig(message.name, len(actions), room, _largest(actions)))
-                self._note(position, Outcome.TOO_BIG)
+                event = ResultTooBig(message.name, len(actions), room, _largest(actions))
                 handler = find(message)
-                actions = handler.on_error if handler is not None else b""
-                if len(actions) > room:
-                    continue
+                on_error = handler.on_error if handler is not None else b""
+                actions = self.report(position, Outcome.TOO_BIG, event, on_error if len(on_error) <= room else b"")
             fitting.append(actions)
             room -= len(actions)
         return b"".join(fitting)
@@ -119,10 +121,6 @@ class Outcomes:
             scope, dot, name = variable.partition(".")
             if len(name if dot else scope) > LONGEST_SAFE_NAME:
                 self._observer.on_event(VariableNameLong(variable))
-
-    def _note(self, position: int, outcome: Outcome) -> None:
-        if self._record is not None:
-            self._record[position] = outcome
 
 
 def cancel(deferred: Deferred[Any], observer: IObserver) -> None:

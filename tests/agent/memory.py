@@ -115,6 +115,12 @@ class Session:
             if frame.type == FrameType.ACK
         ]
 
+    def notify_together(self, *names: str) -> bytes:
+        """Send one NOTIFY with a message for each name. Return its ids."""
+        ids = self.engine.send_notify([Message(name) for name in names])
+        self.send()
+        return ids
+
     def notify(self, *names: str) -> list[bytes]:
         """Send a NOTIFY with one message for each name, all in one read. Return the ids of the NOTIFYs."""
         ids = [self.engine.send_notify([Message(name)]) for name in names]

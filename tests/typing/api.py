@@ -109,4 +109,12 @@ async def ask() -> Value:
 
 
 in_memory: dict[str, Value] = FakeHAProxy(handlers).notify("plain", ip=IPv4Address("192.0.2.1"))
-FakeHAProxy(handlers).notify("plain", ip=1.5)  # type: ignore[arg-type]
+together: dict[str, Value] = FakeHAProxy(handlers).notify(Message("plain"), Message("nothing"))
+later: Deferred[dict[str, Value]] = FakeHAProxy(handlers).send("coroutine", 1, token="swordfish")
+FakeHAProxy(handlers).send(Message("plain"), Message("nothing"))
+FakeHAProxy(handlers).notify("plain", ip=1.5)  # type: ignore[call-overload]
+FakeHAProxy(handlers).notify("plain", Message("nothing"))  # type: ignore[call-overload]
+FakeHAProxy(handlers).send(Message("plain"), ip=1)  # type: ignore[call-overload]
+failures: list[tuple[str, BaseException]] = [
+    (failure.name, failure.error) for failure in FakeHAProxy(handlers).failures
+]
