@@ -36,6 +36,7 @@ ORDER = [
     "handlers.outcome",
     "handlers.exchange",
     "handlers.interfaces",
+    "handlers.lifecycle",
     "handlers.registry",
     "agent.closing",
     "agent.peers",
