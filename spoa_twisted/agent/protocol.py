@@ -443,7 +443,7 @@ class SPOAFactory(Factory):
         self.has_service = False
 
     def startFactory(self) -> None:
-        """Report it if no service runs the functions of the handlers. Twisted calls this before the first port opens."""
+        """Report if no service runs the functions of the handlers. Twisted calls this before the first port opens."""
         if not self.has_service and lifespan_of(self.handlers, self.reactor, self.observer) is not None:
             self.observer.on_event(LifeCycleIgnored())
 

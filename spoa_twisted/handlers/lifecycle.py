@@ -292,6 +292,7 @@ class Lifespan:
 
         The Deferred that the function itself returned may not fire when it is cancelled, because its canceller raises.
         """
+        result: Any
         try:
             if function.blocking and IReactorThreads.providedBy(self._reactor):
                 result = self._in_thread(function)
@@ -322,12 +323,10 @@ class Lifespan:
         return self._threads.run(reactor, function.function)
 
 
-def lifespan_of(handlers: Any, reactor: IReactorTime, observer: IObserver) -> ILifespan | None:
+def lifespan_of(handlers: object, reactor: IReactorTime, observer: IObserver) -> ILifespan | None:
     """Return a new lifespan of ``handlers``, or ``None`` if they have no functions to run."""
-    if not ILifeCycle.providedBy(handlers):
-        return None
-    life_cycle: ILifeCycle = handlers
-    return life_cycle.lifespan(reactor, observer)
+    life_cycle = ILifeCycle(handlers, None)
+    return None if life_cycle is None else life_cycle.lifespan(reactor, observer)
 
 
 def _raise_timeout(result: object, seconds: float) -> NoReturn:
