@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
@@ -15,9 +15,14 @@ from twisted.python.failure import Failure
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.client import SPOEProtocol
 from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.lifecycle import lifespan_of
+from spoa_twisted.lifespans import MIN_SHUTDOWN_TIMEOUT
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import Value
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class NotAcknowledged(Exception):
@@ -37,9 +42,16 @@ class FakeHAProxy:
     It connects when the first message is sent, and again when a message is sent after the agent closed the connection.
     Handlers registered with ``blocking=True`` run in the calling thread, because a ``Clock`` has no threads.
 
+    The startup functions of the handlers run at once. If they wait, :meth:`send` waits for them. ``every`` functions
+    run when the test advances the clock, and shutdown functions in :meth:`stop`, which the end of a ``with`` calls::
+
+        with FakeHAProxy(handlers) as haproxy:
+            haproxy.clock.advance(30)
+
     :param handlers: the handlers under test.
     :param hello: the HAPROXY-HELLO to send; :data:`~spoa_twisted.client.DEFAULT_HELLO` unless given.
     :param limits: keyword arguments for :class:`SPOAFactory`.
+    :raises spoa_twisted.handlers.lifecycle.StartupFailed: if a startup function fails at once.
     """
 
     def __init__(self, handlers: IHandlers, *, hello: HAProxyHello | None = None, **limits: Any) -> None:
@@ -48,6 +60,22 @@ class FakeHAProxy:
         self._factory = SPOAFactory(handlers, reactor=self.clock, **limits)
         self._hello = hello
         self._protocol: SPOEProtocol | None = None
+        # The result of the startup functions, and the Deferreds of send() that wait for it.
+        self._started: list[Failure | None] = []
+        self._waiting: list[Deferred[None]] = []
+        self._lifespan = lifespan_of(handlers, self.clock, self._factory.observer)
+        if self._lifespan is None:
+            self._started.append(None)
+        else:
+            self._lifespan.start().addBoth(self._on_started)
+            if self._started and self._started[0] is not None:
+                self._started[0].raiseException()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
 
     def notify(self, name: str, /, *unnamed: Value, **arguments: Value) -> dict[str, Value]:
         """Send one message, with the ``unnamed`` arguments before the named ones.
@@ -55,7 +83,7 @@ class FakeHAProxy:
         Return the variables that the handler set, by ``"scope.name"``. The value ``None`` means that the handler unset
         the variable.
 
-        :raises NotAcknowledged: when the handler has not finished, because it waits for a Deferred.
+        :raises NotAcknowledged: when the handler, or a startup function, waits for a Deferred.
         :raises AgentDisconnected: when the agent sent AGENT-DISCONNECT.
         :raises PayloadRefused: when the message exceeds the agent's ``max_payload_size``.
         :raises TypeError: when an argument has a type that SPOP does not have.
@@ -73,6 +101,8 @@ class FakeHAProxy:
         acknowledged = self.send(*messages).addBoth(results.append)
         if not results:
             acknowledged.cancel()
+            if not self._started:
+                raise NotAcknowledged("startup has not finished; send() returns a Deferred that waits")
             names = ", ".join([message.name for message in messages])
             raise NotAcknowledged(f"the handlers of {names} have not finished; send() returns a Deferred that waits")
         if isinstance(results[0], Failure):
@@ -85,10 +115,15 @@ class FakeHAProxy:
 
         The Deferred fires with the variables set, as :meth:`notify` returns them, when the last handler has finished.
         It fails with ``AgentDisconnected`` or ``PayloadRefused``, or with Twisted's reason when the connection is lost.
+        If startup functions are pending, it sends the messages when they are done, and fails if one of them fails.
 
         :raises TypeError: when an argument has a type that SPOP does not have.
         :raises ValueError: when an argument cannot be encoded.
         """
+        if not self._started:
+            started: Deferred[None] = Deferred()
+            self._waiting.append(started)
+            return started.addCallback(lambda _: self.send(*messages))
         if self._protocol is None or not self._protocol.usable:
             self._protocol = self._connect()
         return self._protocol.send(*messages)
@@ -98,6 +133,24 @@ class FakeHAProxy:
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.disconnect()
+
+    def stop(self) -> Deferred[None]:
+        """Disconnect, and run the shutdown functions of the handlers.
+
+        :return: a Deferred that fires when they have finished: at once, unless a shutdown function waits.
+        """
+        self.disconnect()
+        if self._lifespan is None:
+            return succeed(None)
+        return self._lifespan.stop(max(self._factory.limits.drain_timeout, MIN_SHUTDOWN_TIMEOUT))
+
+    def _on_started(self, failure: Failure | None) -> None:
+        self._started.append(failure)
+        if failure is not None:
+            self.stop()
+        waiting, self._waiting = self._waiting, []
+        for started in waiting:
+            started.callback(failure)
 
     def _connect(self) -> SPOEProtocol:
         agent = self._factory.buildProtocol(None)
