@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
@@ -124,6 +124,8 @@ class FakeHAProxy:
             started: Deferred[None] = Deferred()
             self._waiting.append(started)
             return started.addCallback(lambda _: self.send(*messages))
+        if self._started[0] is not None:
+            return fail(self._started[0])
         if self._protocol is None or not self._protocol.usable:
             self._protocol = self._connect()
         return self._protocol.send(*messages)

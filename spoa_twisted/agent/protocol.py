@@ -484,12 +484,17 @@ class SPOAFactory(Factory):
 
     def when_answered(self) -> Deferred[None]:
         """Return a Deferred that fires when all NOTIFYs that are pending now have been answered or cancelled."""
-        pending = self.engines.pending()
-        for connection in self.connections:
-            pending += connection._in_flight.answers()
         answered: Deferred[None] = Deferred()
-        # To cancel a DeferredList would cancel the answers. The caller may cancel this Deferred.
-        DeferredList(pending, consumeErrors=True).addCallback(lambda _: answered.callback(None))
+
+        def wait() -> None:
+            pending = self.engines.pending()
+            for connection in self.connections:
+                pending += connection._in_flight.answers()
+            # The caller may cancel answered. To cancel the DeferredList would cancel the answers.
+            DeferredList(pending, consumeErrors=True).addCallback(lambda _: answered.callback(None))
+
+        # In the next turn of the reactor, because a handler may make this call: its own NOTIFY is not pending yet.
+        self.reactor.callLater(0, wait)
         return answered
 
     def on_connection_lost(self, protocol: SPOAProtocol) -> None:
