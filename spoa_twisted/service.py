@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NoReturn, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
@@ -18,6 +18,7 @@ from spoa_twisted.agent.protocol import SPOAFactory, checked
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.lifespans import MIN_SHUTDOWN_TIMEOUT, Lifespans
 from spoa_twisted.limits import LIMITS
+from spoa_twisted.readiness import Readiness
 from spoa_twisted.unix_lock import remove_stale_lock
 
 #: The default endpoint. The port is the one in the example of SPOE.txt. The interface lets only programs on the same
@@ -95,12 +96,8 @@ class SPOAService(Service):
         self._lifespans = Lifespans(factory)
         # True from privilegedStartService or startService to stopService.
         self._prepared = False
-        # True when startup is done, and the service listens.
-        self._ready = False
-        # Why the last start failed.
-        self._failure: Failure | None = None
-        # The Deferreds that when_ready() has returned, and that have not fired.
-        self._waiting: list[Deferred[None]] = []
+        # The service is ready when startup is done, and it listens.
+        self._readiness = Readiness()
 
     @property
     def addresses(self) -> list[Any]:
@@ -145,8 +142,7 @@ class SPOAService(Service):
             if not self.running or self._lifespans is not lifespans:
                 # stopService has cancelled the startup.
                 return
-            self._failure = failure
-            self._tell_waiting(failure)
+            self._readiness.on_failed(failure)
             self.stopService()
             if starting:
                 failures.append(failure)
@@ -156,7 +152,8 @@ class SPOAService(Service):
 
         started = lifespans.start()
         started.addCallback(lambda _: self._listen())
-        started.addCallback(lambda _: self._on_ready())
+        started.addCallback(lambda _: self._after_start())
+        started.addCallback(lambda _: self._readiness.on_ready())
         started.addErrback(failed)
         starting = False
         if failures:
@@ -168,13 +165,7 @@ class SPOAService(Service):
         It fails if a startup function or an endpoint fails, and with ``CancelledError`` if the service is stopped
         before. It does not wait for endpoints that take longer than Twisted's own to listen.
         """
-        if self._ready:
-            return succeed(None)
-        if self._failure is not None:
-            return fail(self._failure)
-        ready: Deferred[None] = Deferred()
-        self._waiting.append(ready)
-        return ready
+        return self._readiness.when_ready()
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, drain the connections, and run the shutdown functions of the handlers.
@@ -184,7 +175,7 @@ class SPOAService(Service):
         :return: a Deferred that fires when all connections are closed, and the shutdown functions have finished.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        self._prepared = self._ready = self._listening = False
+        self._prepared = self._listening = False
         lifespans, timeout, seconds = self._lifespans, self.drain_timeout, self.factory.reactor.seconds
         deadline = seconds() + timeout
         closed = self._close_ports()
@@ -192,7 +183,7 @@ class SPOAService(Service):
         closed.addCallback(lambda _: self.factory.drain(timeout))
         # Only now: pending handlers may use what every functions renew, and what shutdown functions close.
         closed.addCallback(lambda _: lifespans.stop(max(deadline - seconds(), MIN_SHUTDOWN_TIMEOUT)))
-        self._tell_waiting(Failure(CancelledError()))
+        self._readiness.on_stop()
         return closed
 
     def reload(self, handlers: IHandlers) -> Deferred[None]:
@@ -211,7 +202,7 @@ class SPOAService(Service):
             self.factory.use(handlers)
             return succeed(None)
         checked(handlers)
-        if not self._ready:
+        if not self._readiness.ready:
             return self.when_ready().addCallback(lambda _: self.reload(handlers))
         return self._lifespans.replace(handlers, self.drain_timeout)
 
@@ -245,20 +236,9 @@ class SPOAService(Service):
     def _prepare(self) -> None:
         if not self._prepared:
             self._prepared = True
-            self._failure = None
+            self._readiness.on_start()
             self._before_start()
             self._lifespans = Lifespans(self.factory)
-
-    def _on_ready(self) -> None:
-        self._ready = True
-        self._after_start()
-        self._tell_waiting(None)
-
-    def _tell_waiting(self, result: Failure | None) -> None:
-        """Fire the Deferreds that :meth:`when_ready` has returned."""
-        waiting, self._waiting = self._waiting, []
-        for ready in waiting:
-            ready.callback(result)
 
     def _listen(self) -> None:
         """Listen on all endpoints, or on none of them if one fails.

@@ -52,6 +52,7 @@ ORDER = [
     "agent.protocol",
     "unix_lock",
     "lifespans",
+    "readiness",
     "service",
     "runner.errors",
     "runner.exit_status",

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import inspect
 import math
+from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn, TypeVar, final, overload
 
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorThreads, IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
@@ -230,6 +232,9 @@ class Lifespan:
         return stopped
 
     async def _start_up(self) -> None:
+        if isinstance(self._reactor, AsyncioSelectorReactor) and get_running_loop() is None:
+            # Functions may use asyncio. Its event loop runs when the reactor runs.
+            await self._cancellable(deferLater(self._reactor, 0))
         for function in self._functions:
             if function.kind is Kind.STARTUP:
                 call = self._call(function)
@@ -288,10 +293,7 @@ class Lifespan:
             call.cancel()
 
     def _call(self, function: LifeCycleFunction) -> Deferred[Any]:
-        """Call ``function``. Return a Deferred that fires with its result, and that fires at once if it is cancelled.
-
-        The Deferred that the function itself returned may not fire when it is cancelled, because its canceller raises.
-        """
+        """Call ``function``. Return a Deferred that fires with its result."""
         result: Any
         try:
             if function.blocking and IReactorThreads.providedBy(self._reactor):
@@ -300,9 +302,13 @@ class Lifespan:
                 result = begin(function.function())
         except BaseException:
             return fail(Failure())
-        if not isinstance(result, Deferred):
-            return succeed(result)
-        deferred: Deferred[Any] = result
+        return self._cancellable(result) if isinstance(result, Deferred) else succeed(result)
+
+    def _cancellable(self, deferred: Deferred[Any]) -> Deferred[Any]:
+        """Return a Deferred that fires with the result of ``deferred``, and that fires at once if it is cancelled.
+
+        When ``deferred`` itself is cancelled, it may not fire: its canceller may raise an exception.
+        """
         call: Deferred[Any] = Deferred(lambda _: cancel(deferred, self._observer))
         self._calls.add(call)
 

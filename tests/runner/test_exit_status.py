@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import ANY_PORT, ENVIRONMENT, TWIST, TWISTD
+from tests.programs import ANY_PORT, ENVIRONMENT, STOPPED, TWIST, TWISTD
 from tests.runner.conftest import Start
 
 #: A module whose second startup function is REPLACED. It prints each call.
@@ -114,6 +114,35 @@ def test_a_daemon_whose_startup_fails_later(start: Start, folder: Path) -> None:
     assert "Server Shut Down" in log
     assert "Traceback" not in log
     assert not (folder / "twistd.pid").exists()
+
+
+def test_startup_on_the_asyncio_reactor(start: Start, folder: Path) -> None:
+    """Startup functions may use asyncio: they run when the event loop runs. A failure ends the agent as elsewhere."""
+    running = "    import asyncio\n    print(asyncio.get_running_loop(), flush=True)\n"
+    write(folder, f"async def connect():\n{running}    helper()")
+    agent = start(*TWISTD, "-n", "--reactor=asyncio", "spoa", "--handlers=failing", f"--listen={ANY_PORT}")
+    assert agent.ended() == 1
+    agent.said("EventLoop running=True")
+    agent.said("spoa: startup function failing.connect failed: ConnectionRefusedError: no database")
+    agent.said("closed")
+    assert "Traceback" not in agent.output
+
+
+def test_every_and_shutdown_on_the_asyncio_reactor(start: Start, folder: Path) -> None:
+    """They run in the event loop too."""
+    (folder / "loops.py").write_text(
+        "import asyncio\n"
+        "from spoa_twisted import Handlers\n"
+        "handlers = Handlers()\n"
+        "@handlers.startup\n"
+        "@handlers.shutdown\n"
+        "@handlers.every(0.01)\n"
+        "async def show(): print(asyncio.get_running_loop(), flush=True)\n"
+    )
+    agent = start(*TWISTD, "-n", "--reactor=asyncio", "spoa", "--handlers=loops", f"--listen={ANY_PORT}")
+    agent.said("EventLoop running=True", times=3)
+    assert agent.stop() in STOPPED
+    assert "Traceback" not in agent.output
 
 
 @PROGRAMS
