@@ -300,8 +300,12 @@ class Lifespan:
                 result = self._in_thread(function)
             else:
                 result = begin(function.function())
-        except BaseException:
-            return fail(Failure())
+        except BaseException as error:
+            traceback = error.__traceback__
+            failed: Deferred[Any] = fail(Failure())
+            # Twisted 22.4 has removed the traceback from the exception. The runner looks in it for the user's line.
+            error.__traceback__ = traceback
+            return failed
         return self._cancellable(result) if isinstance(result, Deferred) else succeed(result)
 
     def _cancellable(self, deferred: Deferred[Any]) -> Deferred[Any]:

@@ -74,7 +74,11 @@ def test_a_startup_function_that_fails(program: list[str], function: str, start:
     write(folder, function)
     agent = start(*program, "spoa", "--handlers=failing", f"--listen={ANY_PORT}")
     assert agent.ended() == 1
-    assert len(re.findall(LINE, agent.output)) == agent.output.count("ConnectionRefusedError") == 1
+    line = LINE
+    if function == EARLY["deferred"]:
+        # Twisted 22.4 removes the traceback from an exception before the agent gets the Deferred.
+        line = LINE.replace(r" \(\S+failing\.py, line 18\)", "")[:-2]
+    assert len(re.findall(line, agent.output)) == agent.output.count("ConnectionRefusedError") == 1
     assert "Traceback" not in agent.output
     assert "Unhandled" not in agent.output
     assert "SPOA listening" not in agent.output
