@@ -17,12 +17,13 @@ from tests.runner.conftest import Start
 #: A module whose second startup function is REPLACED. It prints each call.
 MODULE = """\
 import atexit
+from pathlib import Path
 from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred, succeed
 from spoa_twisted import Handlers
 
 handlers = Handlers({"m": lambda: {"sess.a": 1}})
-atexit.register(lambda: print("exit function", file=open("exit", "w")))
+atexit.register(lambda: Path("exit").write_text("exit function"))
 
 @handlers.startup
 def opened():
@@ -54,7 +55,7 @@ LATE = {
 PROGRAMS = pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
 
 LINE = (
-    r"spoa: startup function failing\.connect failed: ConnectionRefusedError: no database \(\S+failing\.py, line 18\)\n"
+    r"spoa: startup function failing\.connect failed: ConnectionRefusedError: no database \(\S+failing\.py, line 19\)\n"
 )
 
 
@@ -77,13 +78,13 @@ def test_a_startup_function_that_fails(program: list[str], function: str, start:
     line = LINE
     if function == EARLY["deferred"]:
         # Twisted 22.4 removes the traceback from an exception before the agent gets the Deferred.
-        line = LINE.replace(r" \(\S+failing\.py, line 18\)", "")[:-2]
+        line = LINE.replace(r" \(\S+failing\.py, line 19\)", "")[:-2]
     assert len(re.findall(line, agent.output)) == agent.output.count("ConnectionRefusedError") == 1
     assert "Traceback" not in agent.output
     assert "Unhandled" not in agent.output
     assert "SPOA listening" not in agent.output
     assert 0 <= agent.output.find("opened") < agent.output.find("closed")
-    assert (folder / "exit").read_text() == "exit function\n"
+    assert (folder / "exit").read_text() == "exit function"
     assert not (folder / "twistd.pid").exists()
 
 
