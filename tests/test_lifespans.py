@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
 from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
-from spoa_twisted.handlers.lifecycle import StartupFailed
+from spoa_twisted.handlers.lifecycle import LifeCycle, StartupFailed
 from tests.conftest import Logged
 
 reactor: Any = default_reactor
@@ -325,6 +325,21 @@ class TestReload:
         assert sorted(calls) == ["shutdown new", "shutdown old", "startup new", "startup old"]
         assert agent.memory.getDelayedCalls() == []
 
+    def test_a_service_that_stops_after_a_reload(self, calls: list[str], handlers: Handlers) -> None:
+        """It waits for the shutdown functions of the old handlers too."""
+        waits: Deferred[None] = Deferred()
+        old = named("old", calls)
+        old.shutdown(lambda: waits)
+        agent = Agent(old)
+        agent.service.startService()
+        agent.reload(handlers)
+        stopped = agent.stop()
+        assert stopped == []
+        waits.callback(None)
+        assert stopped == [None]
+        assert calls == ["startup old", "shutdown old"]
+        assert agent.memory.getDelayedCalls() == []
+
     def test_a_service_that_does_not_run(self, calls: list[str]) -> None:
         """The handlers are used at once. Their startup functions run when the service starts."""
         agent = Agent(named("old", calls))
@@ -340,6 +355,11 @@ class TestReload:
             start()
             with pytest.raises(TypeError, match="a dict does not provide IHandlers"):
                 agent.service.reload({})  # type: ignore[arg-type]
+            only_functions: Any = LifeCycle()
+            only_functions.startup(lambda: calls.append("other"))
+            with pytest.raises(TypeError, match="a LifeCycle does not provide IHandlers"):
+                agent.service.reload(only_functions)
+        assert calls == ["startup old"]
 
     @pytest.mark.parametrize("way", ["answered", "timeout"])
     @pytest_twisted.ensureDeferred

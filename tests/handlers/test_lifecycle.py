@@ -12,6 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from spoa_twisted import Handlers
@@ -463,6 +464,10 @@ class TestBlocking:
         await run.lifespan.stop(10)
         assert len(threads) == 3
         assert threading.main_thread() not in threads
+        # The threads end with the lifespan.
+        for thread in threads:
+            await deferToThread(thread.join, 30)
+            assert not thread.is_alive()
         assert run.observer.take() == []
 
     @pytest_twisted.ensureDeferred
