@@ -62,8 +62,7 @@ class Lifespans:
 
         def on_failed(failure: Failure) -> Failure:
             assert lifespan is not None
-            if self._next is lifespan:
-                self._next = None
+            self._next = None
             self._retire(lifespan, timeout, succeed(None))
             return failure
 
