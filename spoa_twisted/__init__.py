@@ -11,12 +11,14 @@ To change something else, begin here::
     tap          the other options of twistd spoa
     observer     the events of the agent: an application can count or log each of them
     log          which events the agent logs, and how
+    lifespans    when the startup, every and shutdown functions of handlers run
     ctl          the command spoactl
 """
 
 from spoa_twisted.agent.protocol import SPOAFactory, SPOAProtocol
 from spoa_twisted.client import SPOEClient
-from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.interfaces import IHandlers, ILifeCycle
+from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.observer import IObserver
 from spoa_twisted.service import SPOAService
@@ -30,6 +32,7 @@ __all__ = [
     "NULL",
     "Handlers",
     "IHandlers",
+    "ILifeCycle",
     "IObserver",
     "Int32",
     "Int64",
@@ -38,6 +41,7 @@ __all__ = [
     "SPOAProtocol",
     "SPOAService",
     "SPOEClient",
+    "StartupFailed",
     "UInt32",
     "UInt64",
     "Value",

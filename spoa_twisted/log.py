@@ -38,6 +38,8 @@ from spoa_twisted.observer import (
     HelloReceived,
     HelloTimedOut,
     IObserver,
+    LifeCycleFailed,
+    LifeCycleIgnored,
     MessageUnhandled,
     Outcome,
     PayloadRefused,
@@ -47,6 +49,7 @@ from spoa_twisted.observer import (
     ResponseUnsendable,
     ResultTooBig,
     ResultUnsendable,
+    ShutdownTimedOut,
     VariableNameLong,
 )
 from spoa_twisted.spop.connection import Notify
@@ -94,6 +97,11 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     ),
     PeerDropped: (LogLevel.warn, "{peer}: dropped: it left more than max_unsent, {max_unsent} bytes, unread"),
     ResponseUnsendable: (LogLevel.error, "{peer}: the response of the handlers cannot be sent: {error}"),
+    LifeCycleIgnored: (
+        LogLevel.warn,
+        "the handlers have startup, every or shutdown functions, which never run here: use SPOAService",
+    ),
+    ShutdownTimedOut: (LogLevel.warn, "the shutdown function {function} did not finish in time, and is cancelled"),
     DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained in time"),
 }
 
@@ -134,6 +142,7 @@ class LogObserver:
             HandlerFailed: self._handler_failed,
             HandlerTimedOut: self._handler_timed_out,
             HandlersReplaced: self._handlers_replaced,
+            LifeCycleFailed: self._life_cycle_failed,
             MessageUnhandled: self._message_unhandled,
             ProtocolError: self._protocol_error,
             RespondFailed: self._respond_failed,
@@ -223,6 +232,11 @@ class LogObserver:
 
     def _cancel_failed(self, event: CancelFailed) -> None:
         log_failure(self._log, "a handler's Deferred failed to be cancelled", event.failure)
+
+    def _life_cycle_failed(self, event: LifeCycleFailed) -> None:
+        log_failure(
+            self._log, "the {kind} function {function} failed", event.failure, kind=event.kind, function=event.function
+        )
 
     def _handlers_replaced(self, event: HandlersReplaced) -> None:
         # Log the names again: with the new handlers, other messages may be without a handler.

@@ -237,6 +237,34 @@ class HandlersReplaced(Event):
 
 @final
 @dataclass(frozen=True, slots=True)
+class LifeCycleFailed(Event):
+    """A function registered with ``every`` or ``shutdown`` raised an exception, or its Deferred failed."""
+
+    #: ``every`` or ``shutdown``.
+    kind: str
+    #: The name of the function, with its module.
+    function: str
+    #: The exception.
+    failure: Failure
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LifeCycleIgnored(Event):
+    """The agent listens without a ``SPOAService``, so the handlers' startup, every and shutdown functions never run."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ShutdownTimedOut(Event):
+    """A shutdown function did not finish in time. It is cancelled."""
+
+    #: The name of the function, with its module.
+    function: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class DrainTimedOut(Event):
     """Connections were still open at the end of ``drain_timeout``. The agent closes them despite pending NOTIFYs."""
 

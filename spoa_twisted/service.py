@@ -1,4 +1,4 @@
-"""The agent as a Twisted service: it listens, drains when it stops, and takes new handlers while it runs."""
+"""The agent as a Twisted service: it starts, listens, drains when it stops, and takes new handlers while it runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NoReturn, cast
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
@@ -14,9 +14,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from spoa_twisted.agent.peers import describe
-from spoa_twisted.agent.protocol import SPOAFactory
+from spoa_twisted.agent.protocol import SPOAFactory, checked
 from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.lifespans import MIN_SHUTDOWN_TIMEOUT, Lifespans
 from spoa_twisted.limits import LIMITS
+from spoa_twisted.readiness import Readiness
 from spoa_twisted.unix_lock import remove_stale_lock
 
 #: The default endpoint. The port is the one in the example of SPOE.txt. The interface lets only programs on the same
@@ -35,14 +37,19 @@ class SPOAService(Service):
     Under twistd, the service listens before twistd gives up root privileges, so that it may use any port. If one
     endpoint cannot listen, the service closes the others, and ``privilegedStartService`` or ``startService`` raises the
     error.
-    ``stopService`` closes the ports, answers the pending NOTIFYs, sends AGENT-DISCONNECT on each connection, and is
-    complete when all connections are closed.
+    If the handlers have startup functions, the service runs them in ``startService``, and listens when they are done:
+    under twistd, the process has no root privileges then. :meth:`when_ready` tells when the service listens. If a
+    startup function fails at once, ``startService`` raises ``StartupFailed``. If it fails later, that is logged, and
+    the service does not listen.
+    ``stopService`` closes the ports, answers the pending NOTIFYs, and sends AGENT-DISCONNECT on each connection. When
+    all connections are closed, it runs the shutdown functions. It is complete when they have finished.
 
     :param factory: the agent.
     :param endpoints: a string that describes a Twisted server endpoint, such as ``tcp:12345``, or several endpoints,
         each of them a string or an ``IStreamServerEndpoint``.
     :param drain_timeout: seconds that ``stopService`` waits for pending NOTIFYs. After that, it closes connections
-        although NOTIFYs are pending. Without it, ``factory.limits.drain_timeout`` applies.
+        although NOTIFYs are pending. Without it, ``factory.limits.drain_timeout`` applies. Shutdown functions have the
+        time that is left of it, but at least a second.
     :param reactor: the reactor for endpoints that are strings. Without it, Twisted's global reactor.
     :raises TypeError: for an endpoint that is neither a string nor an ``IStreamServerEndpoint``, or a ``drain_timeout``
         that is not a number.
@@ -84,6 +91,13 @@ class SPOAService(Service):
             raise ValueError("an agent needs an endpoint to listen on")
         self._ports: list[IListeningPort] = []
         self._listening = False
+        factory.has_service = True
+        # Those of the present or the last start.
+        self._lifespans = Lifespans(factory)
+        # True from privilegedStartService or startService to stopService.
+        self._prepared = False
+        # The service is ready when startup is done, and it listens.
+        self._readiness = Readiness()
 
     @property
     def addresses(self) -> list[Any]:
@@ -99,38 +113,105 @@ class SPOAService(Service):
         return self._own_drain_timeout
 
     def privilegedStartService(self) -> None:
-        """Listen. twistd calls this first, while it still has root privileges.
+        """Listen, unless the handlers have startup functions. twistd calls this first, while it has root privileges.
 
         :raises twisted.internet.error.CannotListenError: if an endpoint cannot listen. Some endpoints raise another
             error.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        self._listen()
+        self._prepare()
+        if not self._lifespans.has_startup:
+            self._listen()
 
     def startService(self) -> None:
-        """Listen, unless ``privilegedStartService`` did.
+        """Run the startup functions of the handlers. Then listen, unless ``privilegedStartService`` did.
 
+        :raises spoa_twisted.handlers.lifecycle.StartupFailed: if a startup function fails at once.
         :raises twisted.internet.error.CannotListenError: if an endpoint cannot listen. Some endpoints raise another
             error.
         """
+        if self.running:
+            return
         super().startService()  # type: ignore[no-untyped-call]
-        self._listen()
+        self._prepare()
+        lifespans = self._lifespans
+        failures: list[Failure] = []
+        starting = True
+
+        def failed(failure: Failure) -> None:
+            if not self.running or self._lifespans is not lifespans:
+                # stopService has cancelled the startup.
+                return
+            self._readiness.on_failed(failure)
+            self.stopService()
+            if starting:
+                failures.append(failure)
+            else:
+                assert failure.value is not None
+                self.start_failed(failure.value)
+
+        started = lifespans.start()
+        started.addCallback(lambda _: self._listen())
+        started.addCallback(lambda _: self._after_start())
+        started.addCallback(lambda _: self._readiness.on_ready())
+        started.addErrback(failed)
+        starting = False
+        if failures:
+            failures[0].raiseException()
+
+    def when_ready(self) -> Deferred[None]:
+        """Return a Deferred that fires when the startup functions are done, and the service listens.
+
+        It fails if a startup function or an endpoint fails, and with ``CancelledError`` if the service is stopped
+        before. It does not wait for endpoints that take longer than Twisted's own to listen.
+        """
+        return self._readiness.when_ready()
 
     def stopService(self) -> Deferred[None]:
-        """Stop listening, and drain the connections. The Deferred fires when all connections are closed."""
+        """Stop listening, drain the connections, and run the shutdown functions of the handlers.
+
+        If startup functions are pending, they are cancelled, and the service does not listen.
+
+        :return: a Deferred that fires when all connections are closed, and the shutdown functions have finished.
+        """
         super().stopService()  # type: ignore[no-untyped-call]
-        self._listening = False
+        self._prepared = self._listening = False
+        lifespans, timeout, seconds = self._lifespans, self.drain_timeout, self.factory.reactor.seconds
+        deadline = seconds() + timeout
         closed = self._close_ports()
         # drain() also waits for connections that are made after the call. So the ports are closed first.
-        closed.addCallback(lambda _: self.factory.drain(self.drain_timeout))
+        closed.addCallback(lambda _: self.factory.drain(timeout))
+        # Only now: pending handlers may use what every functions renew, and what shutdown functions close.
+        closed.addCallback(lambda _: lifespans.stop(max(deadline - seconds(), MIN_SHUTDOWN_TIMEOUT)))
+        self._readiness.on_stop()
         return closed
 
-    def reload(self, handlers: IHandlers) -> None:
-        """Let ``handlers`` answer from now on. NOTIFYs that are pending finish with the handlers before.
+    def reload(self, handlers: IHandlers) -> Deferred[None]:
+        """Let ``handlers`` answer, after their startup functions. NOTIFYs that are pending finish with those before.
 
+        The handlers before have stopped when these NOTIFYs are answered, after ``drain_timeout`` at the latest: then
+        their ``every`` functions stop, and their shutdown functions run. If a startup function of ``handlers`` fails,
+        the handlers before stay. If ``handlers`` have no startup functions, they answer at once.
+
+        :return: a Deferred that fires when ``handlers`` answer. It fails if a startup function fails, and with
+            ``CancelledError`` if the service is stopped, or reloads again, before startup is done.
         :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
         """
-        self.factory.use(handlers)
+        if not self.running:
+            # startService will run their startup functions.
+            self.factory.use(handlers)
+            return succeed(None)
+        checked(handlers)
+        if not self._readiness.ready:
+            return self.when_ready().addCallback(lambda _: self.reload(handlers))
+        return self._lifespans.replace(handlers, self.drain_timeout)
+
+    def start_failed(self, error: BaseException) -> None:
+        """Log why the service does not listen. Called only for an error that comes after ``startService`` has returned.
+
+        :param error: a ``StartupFailed``, or the error of an endpoint after startup functions that took their time.
+        """
+        self._log.failure("the agent does not start", Failure(error))
 
     def listening_failed(self, description: str, error: BaseException) -> None:
         """Log that an endpoint cannot listen. Called only for an error that comes after ``startService`` has returned.
@@ -142,12 +223,22 @@ class SPOAService(Service):
         """
         self._log.critical("cannot listen on {endpoint}: {error}", endpoint=description, error=error)
 
-    def _before_listening(self) -> None:
-        """Do nothing. A subclass may prepare its process here, before the service opens its ports."""
+    def _before_start(self) -> None:
+        """Do nothing. A subclass may prepare its process here, before startup functions run and ports open."""
+
+    def _after_start(self) -> None:
+        """Do nothing. A subclass may change its process here, when startup is done and the service listens."""
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
         """Raise the error of an endpoint that failed at once. A subclass may raise an error with another text."""
         raise error
+
+    def _prepare(self) -> None:
+        if not self._prepared:
+            self._prepared = True
+            self._readiness.on_start()
+            self._before_start()
+            self._lifespans = Lifespans(self.factory)
 
     def _listen(self) -> None:
         """Listen on all endpoints, or on none of them if one fails.
@@ -158,7 +249,6 @@ class SPOAService(Service):
         if self._listening:
             # twistd has called privilegedStartService before startService.
             return
-        self._before_listening()
         self._listening = True
         failures: list[tuple[str, BaseException]] = []
         starting = True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, final, overload
+from typing import TYPE_CHECKING, Any, final, overload
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
@@ -16,6 +16,8 @@ from twisted.python.failure import Failure
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.client import SPOEProtocol
 from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.lifecycle import lifespan_of
+from spoa_twisted.lifespans import MIN_SHUTDOWN_TIMEOUT
 from spoa_twisted.log import LogObserver
 from spoa_twisted.observer import IObserver, Observers
 from spoa_twisted.spop.frames import HAProxyHello
@@ -24,6 +26,9 @@ from spoa_twisted.spop.typeddata import Value
 from spoa_twisted.strict import MessageFailure, NoHandler, StrictHandlers
 
 __all__ = ["FakeHAProxy", "MessageFailure", "NoHandler", "NotAcknowledged"]
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class NotAcknowledged(Exception):
@@ -47,12 +52,19 @@ class FakeHAProxy:
     It connects when the first message is sent, and again when a message is sent after the agent closed the connection.
     Handlers registered with ``blocking=True`` run in the calling thread, because a ``Clock`` has no threads.
 
+    The startup functions of the handlers run at once. If they wait, :meth:`send` waits for them. ``every`` functions
+    run when the test advances the clock, and shutdown functions in :meth:`stop`, which the end of a ``with`` calls::
+
+        with FakeHAProxy(handlers) as haproxy:
+            haproxy.clock.advance(30)
+
     :param handlers: the handlers under test.
     :param hello: the HAPROXY-HELLO to send; :data:`~spoa_twisted.client.DEFAULT_HELLO` unless given.
     :param observer: receives all events, as the ``observer`` of :class:`SPOAFactory` does.
     :param log: the agent's log, as the ``log`` of :class:`SPOAFactory`.
     :param limits: other keyword arguments for :class:`SPOAFactory`.
     :raises TypeError: :raises ValueError: as :class:`SPOAFactory` does.
+        :raises spoa_twisted.handlers.lifecycle.StartupFailed: if a startup function fails at once.
     """
 
     def __init__(
@@ -82,6 +94,22 @@ class FakeHAProxy:
         self._factory.handlers = self._strict
         self._hello = hello
         self._protocol: SPOEProtocol | None = None
+        # The result of the startup functions, and the Deferreds of send() that wait for it.
+        self._started: list[Failure | None] = []
+        self._waiting: list[Deferred[None]] = []
+        self._lifespan = lifespan_of(handlers, self.clock, self._factory.observer)
+        if self._lifespan is None:
+            self._started.append(None)
+        else:
+            self._lifespan.start().addBoth(self._on_started)
+            if self._started and self._started[0] is not None:
+                self._started[0].raiseException()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
 
     @overload
     def notify(self, name: str, /, *unnamed: Value, **arguments: Value) -> dict[str, Value]: ...
@@ -102,7 +130,8 @@ class FakeHAProxy:
         :raises BaseException: the exception of a handler without ``on_error``.
         :raises TimeoutError: when such a handler took longer than its timeout.
         :raises NoHandler: when a message has no handler, and there is no default handler.
-        :raises NotAcknowledged: when a handler has not finished, because it waits for a Deferred.
+        :raises NotAcknowledged: when a handler has not finished, or a startup function, because it waits for a
+            Deferred.
         :raises AgentDisconnected: when the agent sent AGENT-DISCONNECT.
         :raises PayloadRefused: when the messages exceed the agent's ``max_payload_size``.
         :raises TypeError: when an argument, or a variable that a handler without ``on_error`` returned, has a type that
@@ -118,6 +147,8 @@ class FakeHAProxy:
         acknowledged = self.send(*messages).addBoth(results.append)
         if not results:
             acknowledged.cancel()
+            if not self._started:
+                raise NotAcknowledged("startup has not finished; send() returns a Deferred that waits")
             names = ", ".join([message.name for message in messages])
             raise NotAcknowledged(f"the handlers of {names} have not finished; send() returns a Deferred that waits")
         result = results[0]
@@ -138,11 +169,18 @@ class FakeHAProxy:
 
         The Deferred fires with the variables when the last handler has finished, or fails with the exception that
         :meth:`notify` would raise. It fails with Twisted's reason when the connection is lost.
+        If startup functions are pending, it sends the messages when they are done, and fails if one of them fails.
 
         :raises TypeError: when an argument has a type that SPOP does not have.
         :raises ValueError: when an argument cannot be encoded.
         """
         messages = _messages(message, arguments)
+        if not self._started:
+            started: Deferred[None] = Deferred()
+            self._waiting.append(started)
+            return started.addCallback(lambda _: self.send(*messages))
+        if self._started[0] is not None:
+            return fail(self._started[0])
         if self._protocol is None or not self._protocol.usable:
             self._protocol = self._connect()
         request = self._strict.on_send(messages)
@@ -158,6 +196,24 @@ class FakeHAProxy:
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.disconnect()
+
+    def stop(self) -> Deferred[None]:
+        """Disconnect, and run the shutdown functions of the handlers.
+
+        :return: a Deferred that fires when they have finished: at once, unless a shutdown function waits.
+        """
+        self.disconnect()
+        if self._lifespan is None:
+            return succeed(None)
+        return self._lifespan.stop(max(self._factory.limits.drain_timeout, MIN_SHUTDOWN_TIMEOUT))
+
+    def _on_started(self, failure: Failure | None) -> None:
+        self._started.append(failure)
+        if failure is not None:
+            self.stop()
+        waiting, self._waiting = self._waiting, []
+        for started in waiting:
+            started.callback(failure)
 
     def _connect(self) -> SPOEProtocol:
         agent = self._factory.buildProtocol(None)

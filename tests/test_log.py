@@ -31,6 +31,8 @@ from spoa_twisted.observer import (
     HelloReceived,
     HelloTimedOut,
     IObserver,
+    LifeCycleFailed,
+    LifeCycleIgnored,
     MessageUnhandled,
     Outcome,
     PayloadRefused,
@@ -40,6 +42,7 @@ from spoa_twisted.observer import (
     ResponseUnsendable,
     ResultTooBig,
     ResultUnsendable,
+    ShutdownTimedOut,
     VariableNameLong,
 )
 from spoa_twisted.spop.connection import Notify
@@ -156,6 +159,15 @@ LINES: list[tuple[Event, str]] = [
         ),
     ),
     (CancelFailed(FAILURE), "critical: a handler's Deferred failed to be cancelled"),
+    (LifeCycleFailed("every", "mymod.read", FAILURE), "critical: the every function mymod.read failed"),
+    (
+        LifeCycleIgnored(),
+        "warn: the handlers have startup, every or shutdown functions, which never run here: use SPOAService",
+    ),
+    (
+        ShutdownTimedOut("mymod.close"),
+        "warn: the shutdown function mymod.close did not finish in time, and is cancelled",
+    ),
     (DrainTimedOut(7), "warn: closing 7 connections that were not drained in time"),
 ]
 

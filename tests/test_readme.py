@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ import pytest
 import pytest_twisted
 from docutils import nodes
 from docutils.core import publish_doctree
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from spoa_twisted import (
     NULL,
@@ -108,6 +109,22 @@ class Agent:
         """End it as a service manager does; return all that it printed."""
         assert self.program.stop() in STOPPED, self.program.describe()
         return self.program.output
+
+
+class Pool:
+    """A pool of connections to no database, which keeps its calls."""
+
+    calls: list[str] = []
+
+    def __init__(self, *arguments: object, **keywords: object) -> None:
+        self.calls.clear()
+
+    def runQuery(self, query: str) -> Deferred[list[object]]:
+        self.calls.append(query)
+        return succeed([])
+
+    def close(self) -> None:
+        self.calls.append("close")
 
 
 class Machine:
@@ -337,6 +354,58 @@ def test_the_handler_with_a_timeout(text: str, load_text: Callable[[str, str], I
 
     assert variables == [{"txn.error": "token"}]
     assert logged.take() == ["error: the handler of the message 'check-token' took longer than 0.2 s"]
+
+
+@readme(text="lists.py", command="Handlers 2")
+@pytest_twisted.ensureDeferred
+async def test_startup_shutdown_every(text: str, command: str, machine: Machine) -> None:
+    """The agent reads the blocklist and opens the database before it listens, and stops in order.
+
+    Without the table, it does not start.
+    """
+    machine.write(lists_py=text, blocklist_txt="192.0.2.1\n2001:db8::1\n")
+    command = on_any_port(command.replace("iprep", "lists"))
+    failed = subprocess.run(
+        command.split(), cwd=machine.folder, env=machine.environment, capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1
+    line = "spoa: startup function lists.open_database failed: OperationalError: no such table: user"
+    assert failed.stdout.count(line) == 1
+
+    with contextlib.closing(sqlite3.connect(machine.folder / "users.db")) as database:
+        database.execute("CREATE TABLE user (name, token)")
+        database.execute("INSERT INTO user VALUES ('alice', 'swordfish')")
+        database.commit()
+    agent = machine.start(command)
+    client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
+    for ip, allowed in (("192.0.2.1", False), ("192.0.2.2", True), ("2001:db8::1", False)):
+        assert await client.notify("check-ip", ip=ipaddress.ip_address(ip)) == {"txn.allowed": allowed}
+    assert await client.notify("check-user", token="swordfish") == {"txn.known": True}
+    assert await client.notify("check-user", token=None) == {"txn.known": False}
+    await client.disconnect()
+    output = agent.stop()
+    assert "Traceback" not in output
+    assert "Unhandled" not in output
+
+
+@readme(text="lists.py")
+def test_startup_shutdown_every_in_memory(
+    text: str, load_text: Callable[[str, str], IHandlers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``FakeHAProxy`` runs the functions, as the README says: the blocklist is read again after 30 seconds."""
+    monkeypatch.setattr("twisted.enterprise.adbapi.ConnectionPool", Pool)
+    blocklist = tmp_path / "blocklist.txt"
+    blocklist.write_text("192.0.2.1\n")
+    ip = ipaddress.IPv4Address("192.0.2.2")
+    with FakeHAProxy(load_text("lists", text)) as haproxy:
+        assert haproxy.notify("check-ip", ip=ip) == {"txn.allowed": True}
+        blocklist.write_text("192.0.2.2\n")
+        haproxy.clock.advance(29)
+        assert haproxy.notify("check-ip", ip=ip) == {"txn.allowed": True}
+        haproxy.clock.advance(1)
+        assert haproxy.notify("check-ip", ip=ip) == {"txn.allowed": False}
+        assert Pool.calls == ["SELECT 1 FROM user"]
+    assert Pool.calls == ["SELECT 1 FROM user", "close"]
 
 
 @readme(text="more.py")

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from spoa_twisted import NULL, Handlers, Int32, Message
 from spoa_twisted.client import AgentDisconnected, PayloadRefused
+from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.testing import FakeHAProxy, NotAcknowledged
 from tests.conftest import Logged
@@ -125,6 +126,82 @@ def test_an_agent_that_refuses_the_hello() -> None:
     """If the agent refuses the HELLO, notify() raises AgentDisconnected with its status code."""
     with pytest.raises(AgentDisconnected, match="status code 8"):
         FakeHAProxy(Handlers(), hello=OLD_HELLO).notify("m")
+
+
+class TestLifeCycle:
+    @pytest.fixture
+    def calls(self) -> list[str]:
+        return []
+
+    @pytest.fixture
+    def handlers(self, calls: list[str]) -> Handlers:
+        handlers = Handlers({"m": lambda: {"sess.calls": " ".join(calls)}})
+        handlers.startup(handlers.every(30)(lambda: calls.append("read")))
+        handlers.shutdown(lambda: calls.append("close"))
+        return handlers
+
+    def test_startup_every_and_shutdown(self, handlers: Handlers, calls: list[str]) -> None:
+        """Startup runs at once, ``every`` when the test advances the clock, and shutdown at the end of the ``with``."""
+        with FakeHAProxy(handlers) as haproxy:
+            assert haproxy.notify("m") == {"sess.calls": "read"}
+            haproxy.clock.advance(30)
+            assert haproxy.notify("m") == {"sess.calls": "read read"}
+        assert calls == ["read", "read", "close"]
+        haproxy.clock.advance(30)
+        assert calls == ["read", "read", "close"]
+
+    def test_stop_disconnects(self, handlers: Handlers, calls: list[str]) -> None:
+        """Pending handlers are cancelled before shutdown functions run. ``stop`` returns a Deferred."""
+        handlers.message("wait")(lambda: Deferred(lambda _: calls.append("cancelled")))
+        waits: Deferred[None] = Deferred()
+        handlers.shutdown(lambda: waits)
+        haproxy = FakeHAProxy(handlers)
+        haproxy.send(Message("wait")).addErrback(lambda failure: None)
+        stopped: list[None] = []
+        haproxy.stop().addCallback(stopped.append)
+        assert (calls, stopped) == (["read", "cancelled"], [])
+        waits.callback(None)
+        assert (calls, stopped) == (["read", "cancelled", "close"], [None])
+        # Handlers without functions have nothing to wait for.
+        FakeHAProxy(Handlers()).stop().addCallback(stopped.append)
+        assert stopped == [None, None]
+
+    def test_a_startup_that_fails(self, handlers: Handlers, calls: list[str]) -> None:
+        """The error is raised. Shutdown functions that were registered before have run."""
+
+        @handlers.startup
+        def connect() -> None:
+            raise LookupError("boom")
+
+        with pytest.raises(StartupFailed, match="connect failed: LookupError: boom"):
+            FakeHAProxy(handlers)
+        assert calls == ["read", "close"]
+
+    def test_a_startup_that_waits(self, handlers: Handlers) -> None:
+        """``send`` sends the messages when startup is done. ``notify`` says that it is not."""
+        waits: Deferred[None] = Deferred()
+        handlers.startup(lambda: waits)
+        haproxy = FakeHAProxy(handlers)
+        answers: list[Any] = []
+        haproxy.send(Message("m")).addCallback(answers.append)
+        with pytest.raises(NotAcknowledged, match=r"startup has not finished; send\(\)"):
+            haproxy.notify("m")
+        assert answers == []
+        waits.callback(None)
+        assert answers == [{"sess.calls": "read"}]
+        assert haproxy.notify("m") == {"sess.calls": "read"}
+
+    def test_a_startup_that_fails_later(self, handlers: Handlers, calls: list[str]) -> None:
+        """The Deferreds of ``send`` fail with its error, those of later calls too."""
+        waits: Deferred[None] = Deferred()
+        handlers.startup(lambda: waits)
+        haproxy = FakeHAProxy(handlers)
+        failures: list[Any] = []
+        haproxy.send(Message("m")).addErrback(failures.append)
+        waits.errback(LookupError("boom"))
+        haproxy.send(Message("m")).addErrback(failures.append)
+        assert [failure.type for failure in failures] == [StartupFailed] * 2
+        assert calls == ["read", "close"]
 
 
 def test_a_refusal_is_raised_and_not_logged(logged: Logged) -> None:

@@ -58,6 +58,10 @@ class Engines:
         """Return the number of engines."""
         return len(self._engines)
 
+    def pending(self) -> list[Deferred[bytes]]:
+        """Return the pending answers of ended connections, of all engines."""
+        return [answer for engine in self._engines.values() for answer in engine.pending()]
+
     def forget_all(self) -> None:
         """Cancel all pending answers, and forget all engines."""
         for engine in list(self._engines.values()):
@@ -124,6 +128,10 @@ class Engine:
                 self._timer = self._reactor.callLater(ENGINE_TIMEOUT, self.forget)
             else:
                 self.forget()
+
+    def pending(self) -> list[Deferred[bytes]]:
+        """Return the answers that this engine has taken over, and that are still pending."""
+        return list(self._pending)
 
     def awaits(self, answer: Deferred[bytes]) -> bool:
         """Return whether this engine has taken over ``answer``, and it is still pending."""

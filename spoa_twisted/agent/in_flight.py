@@ -53,6 +53,10 @@ class InFlight:
         self.full = self.count >= self._max_count or self._size >= self._max_size
         return ids
 
+    def answers(self) -> list[Deferred[bytes]]:
+        """Return all pending answers."""
+        return list(self._answers)
+
     def take_all(self) -> dict[Deferred[bytes], bytes]:
         """Remove all pending answers, and return them with their ids."""
         answers, self._answers = self._answers, {}

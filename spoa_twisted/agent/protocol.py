@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, cast, final
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
@@ -32,6 +32,7 @@ from spoa_twisted.agent.pacing import Pacing
 from spoa_twisted.agent.peers import describe, set_tcp_options
 from spoa_twisted.agent.refusal import Refusal
 from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.lifecycle import lifespan_of
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.limits import Limits
 from spoa_twisted.log import LogObserver, agent_log
@@ -46,6 +47,7 @@ from spoa_twisted.observer import (
     HelloReceived,
     HelloTimedOut,
     IObserver,
+    LifeCycleIgnored,
     Observers,
     PayloadRefused,
     PeerDropped,
@@ -435,14 +437,23 @@ class SPOAFactory(Factory):
         # The Deferreds that drain() has returned.
         self._drained: list[Deferred[None]] = []
         #: Answers NOTIFYs.
-        self.handlers = _checked(handlers)
+        self.handlers = checked(handlers)
+        #: True if a ``SPOAService`` runs the startup, every and shutdown functions of the handlers.
+        self.has_service = False
+
+    def startFactory(self) -> None:
+        """Report if no service runs the functions of the handlers. Twisted calls this before the first port opens."""
+        if not self.has_service and lifespan_of(self.handlers, self.reactor, self.observer) is not None:
+            self.observer.on_event(LifeCycleIgnored())
 
     def use(self, handlers: IHandlers) -> None:
         """Answer new NOTIFYs with ``handlers`` from now on. Pending NOTIFYs finish with the old handlers.
 
+        This runs no startup functions: ``SPOAService.reload`` does.
+
         :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
         """
-        self.handlers = _checked(handlers)
+        self.handlers = checked(handlers)
         self.observer.on_event(HandlersReplaced())
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
@@ -470,6 +481,21 @@ class SPOAFactory(Factory):
         self._drained.append(drained)
         return drained
 
+    def when_answered(self) -> Deferred[None]:
+        """Return a Deferred that fires when all NOTIFYs that are pending now have been answered or cancelled."""
+        answered: Deferred[None] = Deferred()
+
+        def wait() -> None:
+            pending = self.engines.pending()
+            for connection in self.connections:
+                pending += connection._in_flight.answers()
+            # The caller may cancel answered. To cancel the DeferredList would cancel the answers.
+            DeferredList(pending, consumeErrors=True).addCallback(lambda _: answered.callback(None))
+
+        # In the next turn of the reactor, because a handler may make this call: its own NOTIFY is not pending yet.
+        self.reactor.callLater(0, wait)
+        return answered
+
     def on_connection_lost(self, protocol: SPOAProtocol) -> None:
         """Forget ``protocol``, whose connection is closed. ``SPOAProtocol`` calls this."""
         self.connections.discard(protocol)
@@ -485,7 +511,11 @@ class SPOAFactory(Factory):
         self.observer.on_event(DrainTimedOut(len(self.connections)))
 
 
-def _checked(handlers: IHandlers) -> IHandlers:
+def checked(handlers: IHandlers) -> IHandlers:
+    """Return ``handlers``.
+
+    :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
+    """
     if not IHandlers.providedBy(handlers):
         raise TypeError(f"a {type(handlers).__name__} does not provide IHandlers")
     return handlers

@@ -11,5 +11,7 @@ The messages pass through these modules::
     exchange     waits for the handlers of one NOTIFY that return Deferreds
     deadlines    the timeouts of these handlers
 
-:mod:`interfaces` has ``IHandlers``, the interface that :mod:`spoa_twisted.agent` calls.
+Besides, ``lifecycle`` runs the functions that are registered with ``startup``, ``shutdown`` and ``every``.
+
+:mod:`interfaces` has ``IHandlers`` and ``ILifeCycle``, the interfaces that the rest of the package calls.
 """

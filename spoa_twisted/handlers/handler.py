@@ -55,9 +55,14 @@ class Handler:
         self.call = Binding(name, function).call
 
     def __str__(self) -> str:
-        module = getattr(self._function, "__module__", None)
-        name = getattr(self._function, "__qualname__", None)
-        return f"{module}.{name}" if name else repr(self._function)
+        return name_of(self._function)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return the name of ``function`` with its module, for error texts."""
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", None)
+    return f"{module}.{name}" if name else repr(function)
 
 
 def as_variables(result: Any) -> Variables:

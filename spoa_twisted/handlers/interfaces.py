@@ -1,12 +1,17 @@
-"""The interface that :mod:`spoa_twisted.agent` calls to get the answer to a NOTIFY."""
+"""The interfaces that :mod:`spoa_twisted.agent` and ``SPOAService`` call.
+
+``IHandlers`` answers NOTIFYs. ``ILifeCycle`` is optional: handlers provide it if they have functions to run when the
+agent starts, while it runs, and when it stops.
+"""
 
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.observer import IObserver
 from spoa_twisted.spop.messages import Message
 
 
@@ -28,4 +33,37 @@ class IHandlers(Interface):
         :return: a LIST-OF-ACTIONS of at most ``max_size`` bytes, or a ``Deferred`` that fires with it. The ``Deferred``
             must not fail. The agent cancels it if the connection ends. It must then cancel every pending handler, and
             report no failure.
+        """
+
+
+class ILifespan(Interface):
+    """One run of the functions of an :class:`ILifeCycle`, from startup to shutdown. It is started and stopped once."""
+
+    has_startup: bool = Attribute("Whether there are startup functions. If so, the agent listens only after them.")
+
+    def start() -> Deferred[None]:
+        """Run the startup functions.
+
+        :return: a Deferred that fires when they are done. It fails if one of them fails: then call :meth:`stop`.
+        """
+
+    def stop(timeout: float) -> Deferred[None]:
+        """Run the shutdown functions. If startup has not finished, cancel it first.
+
+        May be called again, to end sooner. If startup failed or was cancelled, only those shutdown functions run that
+        belong to startup functions that succeeded.
+
+        :param timeout: seconds after which functions that still wait are cancelled.
+        :return: a Deferred that fires when all shutdown functions have finished. It does not fail.
+        """
+
+
+class ILifeCycle(Interface):
+    """Handlers with functions to run when the agent starts, while it runs, and when it stops."""
+
+    def lifespan(reactor: IReactorTime, observer: IObserver) -> ILifespan | None:
+        """Return a new lifespan, which has not started, or ``None`` if there are no functions.
+
+        :param reactor: the clock. If it is an ``IReactorThreads`` too, blocking functions run in threads.
+        :param observer: receives failures as events.
         """

@@ -16,6 +16,7 @@ from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.exchange import Exchange, PendingCall
 from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables
 from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.lifecycle import LifeCycle
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.spop.actions import Variables
@@ -26,7 +27,7 @@ HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
 
 @final
 @implementer(IHandlers)
-class Handlers:
+class Handlers(LifeCycle):
     """The handlers of an agent, by the name of the message that each answers.
 
     ::
@@ -57,6 +58,9 @@ class Handlers:
         # the handler said no, or nothing was set, for whatever reason: an absent variable is not true
         http-request deny unless { var(txn.iprep.allowed) -m bool }
 
+    The decorators ``startup``, ``shutdown`` and ``every(seconds)``, of the base class :class:`LifeCycle`, register
+    functions for the life of the agent: to open and close a pool, or to read a file that changes.
+
     :param handlers: message names and their handlers.
     :param default: the handler of all messages that have no handler of their own.
     :param timeout: the default timeout of a handler, in seconds; 0 for no limit. Without it, the agent's
@@ -76,6 +80,7 @@ class Handlers:
         on_error: Variables | None = None,
         blocking_threads: int = 10,
     ) -> None:
+        super().__init__()
         if blocking_threads < 1:
             raise ValueError(f"blocking_threads is {blocking_threads}; at least one is needed")
         # This object is not used. Its constructor raises the errors of timeout and on_error now, not when the first
@@ -165,6 +170,8 @@ class Handlers:
     def merged(cls, *sets: Handlers) -> Handlers:
         """Return one ``Handlers`` with the handlers of all ``sets``. Each keeps its timeout and its ``on_error``.
 
+        Startup functions run in the order of ``sets``, and shutdown functions in the reverse order.
+
         :raises ValueError: if two of ``sets`` have a handler for the same message, or both have a default handler.
         """
         merged = cls(blocking_threads=max((handlers._blocking_threads for handlers in sets), default=1))
@@ -175,6 +182,7 @@ class Handlers:
                 if merged._default is not None:
                     raise ValueError(f"there are two default handlers: {merged._default} and {handlers._default}")
                 merged._default = handlers._default
+            merged._life_cycle += handlers._life_cycle
         return merged
 
     def respond(

@@ -1,8 +1,12 @@
-"""The error of an agent that cannot start."""
+"""The error of an agent that cannot start, and the place in the user's code where it came from."""
 
 from __future__ import annotations
 
-from typing import final
+import traceback
+from typing import Final, final
+
+# place_of skips these packages: the user needs a line of the handlers' module, not of the code that calls it.
+_FRAMEWORK_PACKAGES: Final = ("asyncio", "importlib", "spoa_twisted", "twisted")
 
 
 @final
@@ -17,3 +21,18 @@ class CannotStart(SystemExit, Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"spoa: {reason}")
+
+
+def place_of(error: BaseException) -> str:
+    """Return the file and the line of the user's own code where ``error`` came from, in parentheses.
+
+    It is the innermost line that is not in one of ``_FRAMEWORK_PACKAGES``. The text is empty if there is no such line.
+    """
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        package, _, _ = frame.f_globals.get("__name__", "").partition(".")
+        file = frame.f_code.co_filename
+        # A name like "<frozen importlib._bootstrap>" is not a file that the user can open.
+        if package not in _FRAMEWORK_PACKAGES and not file.startswith("<"):
+            place = f" ({file}, line {line})"
+    return place

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,13 +15,10 @@ from twisted.python.reflect import safe_str
 
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.registry import Handlers
-from spoa_twisted.runner.errors import CannotStart
+from spoa_twisted.runner.errors import CannotStart, place_of
 
 #: The attribute of a module that holds its handlers, unless the user names another attribute.
 DEFAULT_ATTRIBUTE: Final = "handlers"
-
-# _place skips these packages: the user needs a line of the handlers' module, not of the code that imports it.
-_FRAMEWORK_PACKAGES: Final = ("importlib", "spoa_twisted", "twisted")
 
 
 def load_all(specifications: Sequence[str]) -> IHandlers:
@@ -74,7 +70,7 @@ def _import(source: str) -> ModuleType:
     except BaseException as error:
         # BaseException, because a module may call sys.exit(): twistd would then end without the name of the module.
         text = " ".join(safe_str(error).split())
-        raise CannotStart(f"cannot import {source}: {type(error).__name__}: {text}{_place(error)}") from error
+        raise CannotStart(f"cannot import {source}: {type(error).__name__}: {text}{place_of(error)}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -107,21 +103,6 @@ def _make_importable(folder: str) -> None:
     # "python -m twisted" has the current directory on the path already. The command twistd does not.
     if folder not in sys.path:
         sys.path.insert(0, folder)
-
-
-def _place(error: BaseException) -> str:
-    """Return the file and the line of the user's own code where ``error`` came from, in parentheses.
-
-    It is the innermost line that is not in one of ``_FRAMEWORK_PACKAGES``. The text is empty if there is no such line.
-    """
-    place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        package, _, _ = frame.f_globals.get("__name__", "").partition(".")
-        file = frame.f_code.co_filename
-        # A name like "<frozen importlib._bootstrap>" is not a file that the user can open.
-        if package not in _FRAMEWORK_PACKAGES and not file.startswith("<"):
-            place = f" ({file}, line {line})"
-    return place
 
 
 def _is_handlers(value: object) -> bool:

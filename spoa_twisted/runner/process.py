@@ -17,7 +17,9 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
-from spoa_twisted.runner.errors import CannotStart
+from spoa_twisted.handlers.lifecycle import StartupFailed
+from spoa_twisted.runner.errors import CannotStart, place_of
+from spoa_twisted.runner.exit_status import stop_with_failure
 from spoa_twisted.service import SPOAService
 
 #: How many file descriptors are not used for connections from HAProxy. Ports, log files, and the files and sockets of
@@ -33,39 +35,50 @@ class ProcessService(SPOAService):
     """The ``SPOAService`` of ``twistd spoa``, where the agent is the only work of the process.
 
     So it may change what belongs to the whole process: it installs signal handlers, tunes the garbage collector, and
-    ends the process if it cannot listen. It also lowers ``max_connections`` to fit the limit of open files.
+    ends the process if it cannot start. It also lowers ``max_connections`` to fit the limit of open files.
     """
 
     def startService(self) -> None:
-        """Listen, unless ``privilegedStartService`` did, and tune the garbage collector.
+        """Run the startup functions, listen, unless ``privilegedStartService`` did, and tune the garbage collector.
 
-        :raises CannotStart: if an endpoint cannot listen.
+        :raises CannotStart: if a startup function or an endpoint fails at once.
         """
-        super().startService()
-        # Only now: the handlers are loaded, and their objects live as long as the process too.
-        collect_garbage_less_often()
+        try:
+            super().startService()
+        except StartupFailed as error:
+            raise _cannot_start(error) from error
+
+    def start_failed(self, error: BaseException) -> None:
+        """Log why the agent does not start, and end the process with exit status 1."""
+        self._log.critical("{error}", error=str(_cannot_start(error) if isinstance(error, StartupFailed) else error))
+        stop_with_failure(self._process_reactor)
 
     def listening_failed(self, description: str, error: BaseException) -> None:
-        """Log that an endpoint cannot listen, and stop the reactor: a supervisor notices an agent that has ended."""
+        """Log that an endpoint cannot listen, and end the process: a supervisor notices an agent that has ended."""
         super().listening_failed(description, error)
-        self._process_reactor.stop()
+        stop_with_failure(self._process_reactor)
 
     @property
     def _process_reactor(self) -> ReactorBase:
         # sigInt and sigTerm, which StopSignals needs, are in no interface of Twisted.
         return cast("ReactorBase", self._reactor)
 
-    def _before_listening(self) -> None:
+    def _before_start(self) -> None:
         # A connection may come as soon as the ports are open, and a signal at any time.
         StopSignals(self._process_reactor, self._end_drain, self._log).install()
         self._limit_connections()
+
+    def _after_start(self) -> None:
+        # Only now: the handlers and what their startup functions have loaded live as long as the process too.
+        collect_garbage_less_often()
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
         raise CannotStart(f"cannot listen on {description}: {error}") from error
 
     def _end_drain(self) -> None:
-        # stopService has begun a drain already. This call gives it a second timeout, which is over at once.
-        self.factory.drain(0)
+        # stopService has begun a drain already. This call gives it a second timeout, which is over at once. The same
+        # for the shutdown functions, which follow the drain.
+        self.factory.drain(0).addCallback(lambda _: self._lifespans.stop(0))
 
     def _limit_connections(self) -> None:
         # When no descriptor is left, Twisted logs three lines for each further connection, and handlers cannot open
@@ -131,6 +144,11 @@ def handle_signal(
         # callFromThread wakes the reactor. A signal handler may interrupt any line of Python code, so it must not call
         # function itself.
         signal.signal(number, lambda number, frame: reactor.callFromThread(function))
+
+
+def _cannot_start(error: StartupFailed) -> CannotStart:
+    assert error.__cause__ is not None
+    return CannotStart(f"{error}{place_of(error.__cause__)}")
 
 
 # The cache lets the function run only once in a process, also if several services start. gc.get_freeze_count() does not

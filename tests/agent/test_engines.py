@@ -280,6 +280,25 @@ class TestAgent:
         assert len(factory.engines) == 0
         assert clock.getDelayedCalls() == []
 
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0), (2, 0, 1)])
+    def test_waiting_for_all_answers(
+        self, order: tuple[int, ...], factory: SPOAFactory, waiting: Waiting, clock: Clock
+    ) -> None:
+        """``when_answered`` waits for the NOTIFYs that are pending, on open connections and of ended ones."""
+        first, second = Session(factory, OLD), Session(factory, OLD)
+        first.notify("wait")
+        second.notify("wait")
+        first.lose()
+        answered: list[None] = []
+        factory.when_answered().addCallback(answered.append)
+        clock.advance(0)
+        # It does not wait for this NOTIFY, which is later.
+        second.notify("wait")
+        for number in order:
+            assert answered == []
+            waiting.deferreds[number].callback(None)
+        assert answered == [None]
+
     def test_the_agent_hello_comes_before_acks_that_waited(self, factory: SPOAFactory, waiting: Waiting) -> None:
         """HAProxy expects no ACK before it."""
         first = Session(factory, OLD)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 
 from spoa_twisted import Handlers, Message, SPOAFactory, SPOAService
@@ -60,6 +61,42 @@ spoe-message score
     assert (with_agent.status, with_agent.error, with_agent["txn.spoa.score"]) == (200, None, "42")
     assert len(received) == 1
     assert agent_log == []
+
+
+@bounded
+async def test_the_check_waits_for_startup(branch: Branch, start_haproxy: StartHAProxy, tmp_path: Path) -> None:
+    """HAProxy marks the agent UP only when its startup functions are done: before, the agent does not listen."""
+    loaded: Deferred[None] = Deferred()
+    scores: list[int] = []
+    handlers = Handlers({"score": lambda: {"txn.score": scores[0]}})
+
+    @handlers.startup
+    async def load() -> None:
+        await loaded
+        scores.append(42)
+
+    service = SPOAService(SPOAFactory(handlers), f"unix:{tmp_path}/spoa.sock")
+    service.startService()
+    try:
+        haproxy = start_haproxy(
+            f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1",
+            backend=f"option spop-check\n    {CHECK_TIMEOUT}",
+            spoe="""\
+    messages score
+
+spoe-message score
+    event on-frontend-http-request
+""",
+            web=shown("txn.spoa.score"),
+        )
+        await haproxy.said("Server agents/agent is DOWN")
+        assert (await haproxy.get())["txn.spoa.score"] is None
+        loaded.callback(None)
+        await haproxy.said("Server agents/agent is UP")
+        response = await haproxy.get()
+    finally:
+        await service.stopService()
+    assert (response.error, response["txn.spoa.score"]) == (None, "42")
 
 
 @pytest.mark.parametrize("check", ["option spop-check", ""], ids=["spop-check", "connect"])

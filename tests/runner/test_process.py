@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import re
@@ -20,6 +21,7 @@ from twisted.internet import reactor as default_reactor
 from twisted.internet.testing import MemoryReactorClock
 
 from spoa_twisted import Handlers, SPOAFactory
+from spoa_twisted.runner import exit_status
 from spoa_twisted.runner.process import ProcessService, collect_garbage_less_often, handle_signal
 from spoa_twisted.spop.connection import EngineConnection
 from spoa_twisted.spop.messages import Message
@@ -319,6 +321,37 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
         assert "Traceback" not in agent.output
 
 
+@pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+def test_ctrl_c_ends_shutdown_functions(program: list[str], start: Start, folder: Path) -> None:
+    """The second Ctrl-C cancels a shutdown function that waits. The others run."""
+    (folder / "waits.py").write_text(
+        "import signal\n"
+        "from twisted.internet.defer import Deferred\n"
+        "from spoa_twisted import Handlers\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "handlers = Handlers()\n"
+        "@handlers.shutdown\n"
+        "def close():\n"
+        "    print('closed', flush=True)\n"
+        "@handlers.shutdown\n"
+        "async def wait():\n"
+        "    print('shutdown', flush=True)\n"
+        "    await Deferred()\n"
+    )
+    agent = start(*program, "spoa", "--handlers=waits", "--listen=unix:agent.sock", "--drain-timeout=600")
+    agent.said("SPOA listening")
+    with Engine("agent.sock"):
+        # AGENT-HELLO has come, so the reactor runs and the signal handlers are installed.
+        pass
+    agent.signal(signal.SIGINT)
+    agent.said("shutdown\n")
+    agent.signal(signal.SIGINT)
+    assert agent.ended() == -signal.SIGINT
+    agent.said("the shutdown function waits.wait did not finish in time, and is cancelled")
+    agent.said("closed\n")
+    assert "Traceback" not in agent.output
+
+
 def test_the_limit_of_open_files(start: Start) -> None:
     """The agent does not run out of file descriptors, even if 300 connections come in one turn of the reactor.
 
@@ -358,11 +391,14 @@ def test_health_checks_are_logged_when_asked_for(options: list[str], seen: bool,
     assert (": ended: " in agent.output) is seen
 
 
-def test_an_endpoint_that_fails_later_ends_the_agent(logged: Logged) -> None:
-    """If an endpoint fails after the start, the agent logs the error and stops the reactor."""
+def test_an_endpoint_that_fails_later_ends_the_agent(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If an endpoint fails after the start, the agent logs the error, stops the reactor, and exits with status 1."""
+    registered: list[object] = []
+    monkeypatch.setattr(atexit, "register", registered.append)
     memory = MemoryReactorClock()
     memory.running = True
     service = ProcessService(SPOAFactory(Handlers()), reactor=memory)
     service.listening_failed("onion:1234", OSError("too late"))
     assert not memory.running
+    assert registered == [exit_status._exit]
     assert logged.take() == ["critical: cannot listen on onion:1234: too late"]

@@ -76,6 +76,41 @@ def wrong_on_error() -> None:
     return None
 
 
+@handlers.startup
+@handlers.every(30)
+def read() -> int:
+    return 1
+
+
+@handlers.startup(timeout=5, blocking=True)
+def load() -> None:
+    return None
+
+
+@handlers.shutdown
+async def close() -> None:
+    return None
+
+
+@handlers.shutdown(blocking=True)
+def flush() -> None:
+    return None
+
+
+@handlers.startup  # type: ignore[type-var]
+def needs(pool: object) -> None:
+    return None
+
+
+@handlers.every("30")  # type: ignore[arg-type]
+def soon() -> None:
+    return None
+
+
+number: int = read()
+wrong_number: str = read()  # type: ignore[assignment]
+
+
 # The decorator returns the function itself, with its type.
 score: dict[str, int] = plain(IPv4Address("192.0.2.1"))
 plain("192.0.2.1")  # type: ignore[arg-type]
@@ -100,6 +135,11 @@ SPOAFactory(Others())
 SPOAFactory(NoHandlers())  # type: ignore[arg-type]
 SPOAFactory({"plain": plain})  # type: ignore[arg-type]
 SPOAService(SPOAFactory(Handlers({"plain": plain, "deferred": deferred, "coroutine": coroutine})), ["tcp:12345"])
+
+
+async def reload(service: SPOAService) -> None:
+    await service.when_ready()
+    await service.reload(handlers)
 
 
 async def ask() -> Value:
