@@ -176,7 +176,7 @@ class Ack:
     ids: bytes
     #: The variables that the actions set or unset, by ``scope.name``.
     variables: dict[str, Value]
-    #: True if the agent gave up the NOTIFY before its last fragment arrived.
+    #: True if the ACK has the flag ABORT: the agent refused the NOTIFY, because its payload was too long.
     aborted: bool
 
 
