@@ -296,6 +296,7 @@ class _Session:
         assert acks <= self._handlers.notifies
         assert not answered_all or closing or acks == self._handlers.notifies
         assert self._factory.connections == set()
+        assert self._factory._reassembly.size == 0
         assert self._clock.getDelayedCalls() == []
         assert all(deferred.called for deferred in self._waiting)
         assert self._faults == []
