@@ -45,7 +45,7 @@ class AgentDisconnected(Exception):
 
 
 class PayloadRefused(Exception):
-    """The agent aborted a fragmented NOTIFY before its last fragment, because the payload was too long."""
+    """The agent refused a fragmented NOTIFY, because its payload was too long."""
 
 
 @final
@@ -81,7 +81,7 @@ class SPOEProtocol(Protocol):
         """Send ``messages`` in one NOTIFY.
 
         The Deferred fires with the variables that the ACK sets; the value ``None`` means that the variable is unset.
-        It fails with the errors of :meth:`hello`, or with :class:`PayloadRefused` when the agent aborted the NOTIFY.
+        It fails with the errors of :meth:`hello`, or with :class:`PayloadRefused` when the agent refused the NOTIFY.
         When it is cancelled, a later ACK of this NOTIFY is ignored.
 
         :raises TypeError: when an argument has a type that SPOP does not have.
@@ -129,7 +129,7 @@ class SPOEProtocol(Protocol):
                 else:
                     acknowledged = self._pending.pop(event.ids)
                     if event.aborted:
-                        acknowledged.errback(PayloadRefused("the agent aborted the NOTIFY: it is too long"))
+                        acknowledged.errback(PayloadRefused("the agent refused the NOTIFY: it is too long"))
                     else:
                         acknowledged.callback(event.variables)
         except SPOPError as error:
@@ -234,7 +234,7 @@ class SPOEClient:
 
         - ``TimeoutError``, when a step took longer than the timeout,
         - :class:`AgentDisconnected`, when the agent sent AGENT-DISCONNECT,
-        - :class:`PayloadRefused`, when the agent aborted the NOTIFY because it was too long,
+        - :class:`PayloadRefused`, when the agent refused the NOTIFY because it was too long,
         - :class:`~spoa_twisted.spop.errors.SPOPError`, when the agent broke the protocol,
         - ``TypeError`` or ``ValueError``, when a message cannot be encoded,
         - Twisted's reason, when the connection could not be opened or was lost.

@@ -14,6 +14,7 @@ from typing import Any, Final, final
 
 from spoa_twisted.spop.connection import DEFAULT_MAX_FRAME_SIZE, DEFAULT_MAX_PAYLOAD_SIZE
 from spoa_twisted.spop.frames import MIN_MAX_FRAME_SIZE
+from spoa_twisted.spop.reassembly import DEFAULT_MAX_REASSEMBLY_SIZE
 
 # Bytes. SPOP sends max-frame-size as a UINT32.
 _LARGEST_FRAME_SIZE: Final = 2**32 - 1
@@ -125,7 +126,17 @@ class Limits:
     max_payload_size: int = _whole(
         DEFAULT_MAX_PAYLOAD_SIZE,
         "bytes",
-        "The longest NOTIFY, in bytes, that HAProxy <= 3.0 may send in fragments. The agent aborts a longer one.",
+        "The longest NOTIFY, in bytes, that HAProxy <= 3.0 may send in fragments. The agent refuses a longer one.",
+    )
+    # max_payload_size alone does not limit the memory: max_connections connections may have incomplete NOTIFYs. An
+    # incomplete frame does not count. It cannot be refused alone: the agent would have to close the connection, and all
+    # streams of HAProxy on it would fail. Frames take max_connections * max_frame_size bytes at most, and no frame of
+    # HAProxy is longer than its tune.bufsize.
+    max_reassembly_size: int = _whole(
+        DEFAULT_MAX_REASSEMBLY_SIZE,
+        "bytes",
+        "How many bytes the fragments of incomplete NOTIFYs may take on all connections together. "
+        "The agent refuses a NOTIFY that exceeds this.",
     )
     # HAProxy has up to 20 NOTIFYs in flight on a connection, unless its configuration sets max-waiting-frames.
     max_in_flight: int = _whole(

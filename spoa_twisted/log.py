@@ -53,6 +53,7 @@ from spoa_twisted.observer import (
     VariableNameLong,
 )
 from spoa_twisted.spop.connection import Notify
+from spoa_twisted.spop.reassembly import MAX_PAYLOAD_SIZE
 
 # The namespace of the events of agents in Twisted's log. Applications filter events by it.
 _NAMESPACE: Final = "spoa_twisted.agent"
@@ -68,6 +69,9 @@ _MAX_NAMES: Final = 1000
 
 # Characters. A longer name of a message or a variable is cut in the log.
 _MAX_NAME_LENGTH: Final = 64
+
+# How many names of messages a line of the log has at most.
+_MAX_NAMES_IN_LINE: Final = 5
 
 # Characters. A longer text of an exception is cut in the log, and a longer traceback too. The traceback of a
 # RecursionError has 80,000.
@@ -91,10 +95,6 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
         "{peer}: HAPROXY-DISCONNECT: status code {disconnect.status_code}, {disconnect.message!a}",
     ),
     AcksHeldBack: (LogLevel.debug, "{peer}: holding back {size} bytes of ACKs until HAProxy has read others"),
-    PayloadRefused: (
-        LogLevel.warn,
-        "{peer}: aborted a NOTIFY whose fragments exceed max_payload_size, {max_payload_size} bytes",
-    ),
     PeerDropped: (LogLevel.warn, "{peer}: dropped: it left more than max_unsent, {max_unsent} bytes, unread"),
     ResponseUnsendable: (LogLevel.error, "{peer}: the response of the handlers cannot be sent: {error}"),
     LifeCycleIgnored: (
@@ -144,6 +144,7 @@ class LogObserver:
             HandlersReplaced: self._handlers_replaced,
             LifeCycleFailed: self._life_cycle_failed,
             MessageUnhandled: self._message_unhandled,
+            PayloadRefused: self._payload_refused,
             ProtocolError: self._protocol_error,
             RespondFailed: self._respond_failed,
             ResultTooBig: self._result_too_big,
@@ -174,6 +175,21 @@ class LogObserver:
                 "{limit} connections are open, as many as max_connections allows: new ones are refused",
                 limit=event.max_connections,
             )
+
+    def _payload_refused(self, event: PayloadRefused) -> None:
+        names = ", ".join(f"{_cut(name)!a}" for name in event.names[:_MAX_NAMES_IN_LINE])
+        if len(event.names) > _MAX_NAMES_IN_LINE:
+            names += f" and {len(event.names) - _MAX_NAMES_IN_LINE} more"
+        self._log.warn(
+            "{peer}: refused a NOTIFY of {names}: {fragments} exceed {limit}, {max_size} bytes; raise --{option} to"
+            " accept it",
+            peer=event.peer,
+            names=names or "unknown messages",
+            fragments="its fragments" if event.limit == MAX_PAYLOAD_SIZE else "the fragments of all connections",
+            limit=event.limit,
+            max_size=event.max_size,
+            option=event.limit.replace("_", "-"),
+        )
 
     def _protocol_error(self, event: ProtocolError) -> None:
         code = event.error.status_code

@@ -112,10 +112,18 @@ class ProtocolError(ConnectionEvent):
 @final
 @dataclass(frozen=True, slots=True)
 class PayloadRefused(ConnectionEvent):
-    """The fragments of a NOTIFY are longer together than ``max_payload_size``. The agent's ACK has the flag ABORT."""
+    """The fragments of a NOTIFY exceed a limit. No handler is called: the ACK sets the ``on_error`` variables.
 
-    #: The agent's ``max_payload_size``, in bytes.
-    max_payload_size: int
+    The ACK also has the flag ABORT, which HAProxy ignores, because it has sent all fragments.
+    """
+
+    #: The names of the messages that had arrived when the limit was exceeded. The peer chooses them, as in
+    #: :class:`MessageEvent`.
+    names: tuple[str, ...]
+    #: The name of the limit: ``max_payload_size``, or ``max_reassembly_size`` for all connections together.
+    limit: str
+    #: The value of the limit, in bytes.
+    max_size: int
 
 
 @final

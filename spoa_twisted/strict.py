@@ -179,6 +179,10 @@ class StrictHandlers:
             return answer.addBoth(self._on_answer, request)
         return answer
 
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        """Let the handlers under test answer a NOTIFY that is too long; see :meth:`IHandlers.refuse`."""
+        return self._handlers.refuse(names, max_size)
+
     def on_event(self, event: Event) -> None:
         """Log ``event``, unless a request may raise it."""
         if isinstance(event, ConnectionMade):

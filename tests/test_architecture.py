@@ -23,6 +23,7 @@ ORDER = [
     "spop.actions",
     "spop.frames",
     "spop.unread",
+    "spop.reassembly",
     "spop.connection",
     "version",
     "limits",

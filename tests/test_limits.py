@@ -42,6 +42,7 @@ def test_the_ranges() -> None:
     assert {name: (limit.smallest, limit.largest, limit.unit) for name, limit in LIMITS.items()} == {
         "max_frame_size": (256, 2**32 - 1, "bytes"),
         "max_payload_size": (1, 2**40, "bytes"),
+        "max_reassembly_size": (1, 2**40, "bytes"),
         "max_in_flight": (1, 2**40, "NOTIFYs"),
         "max_in_flight_size": (1, 2**40, "bytes"),
         "max_unsent": (1, 2**40, "bytes"),

@@ -124,8 +124,25 @@ LINES: list[tuple[Event, str]] = [
         f"warn: {PEER}: broke the protocol: no such frame (status code 4)",
     ),
     (
-        PayloadRefused(PEER, 1000),
-        f"warn: {PEER}: aborted a NOTIFY whose fragments exceed max_payload_size, 1000 bytes",
+        PayloadRefused(PEER, ("a\n", "b" * 100), "max_payload_size", 1000),
+        (
+            f"warn: {PEER}: refused a NOTIFY of 'a\\n', '{'b' * 64}': its fragments exceed"
+            f" max_payload_size, 1000 bytes; raise --max-payload-size to accept it"
+        ),
+    ),
+    (
+        PayloadRefused(PEER, tuple("abcdefg"), "max_reassembly_size", 1000),
+        (
+            f"warn: {PEER}: refused a NOTIFY of 'a', 'b', 'c', 'd', 'e' and 2 more: the fragments of all connections"
+            f" exceed max_reassembly_size, 1000 bytes; raise --max-reassembly-size to accept it"
+        ),
+    ),
+    (
+        PayloadRefused(PEER, (), "max_payload_size", 1),
+        (
+            f"warn: {PEER}: refused a NOTIFY of unknown messages: its fragments exceed max_payload_size, 1 bytes;"
+            f" raise --max-payload-size to accept it"
+        ),
     ),
     (PeerDropped(PEER, 2000), f"warn: {PEER}: dropped: it left more than max_unsent, 2000 bytes, unread"),
     (AcksHeldBack(PEER, 300), f"debug: {PEER}: holding back 300 bytes of ACKs until HAProxy has read others"),

@@ -153,6 +153,9 @@ class FailingHandlers:
         answer: bytes | Deferred[bytes] = self._answer
         return answer
 
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        return b""
+
 
 class Observed:
     """An agent with an observer, and the handlers that a test asks for by name."""

@@ -85,11 +85,15 @@ class App(http.server.BaseHTTPRequestHandler):
     """The web server behind HAProxy: it answers with the user that HAProxy tells it."""
 
     def do_GET(self) -> None:
+        # A request may have a body.
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = f"user: {self.headers.get('X-User')}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    do_POST = do_GET
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Say nothing."""
@@ -482,6 +486,17 @@ def test_the_backend_for_newer_haproxys(old: str, new: str) -> None:
     before, after = (text[text.index("backend agents\n") :] for text in (old, new))
     assert before != after
     assert before.replace("mode tcp\n", "mode spop\n") == after
+
+
+@readme(haproxy_cfg="haproxy.cfg, bodies", spoe_conf="spoe.conf, bodies", handlers="scan.py")
+def test_the_scanner(haproxy_cfg: str, spoe_conf: str, handlers: str, machine: Machine, branch: Branch) -> None:
+    """HAProxy accepts the configuration as it is. tests/haproxy/test_bodies.py sends bodies of many sizes."""
+    machine.write(haproxy_cfg=haproxy_cfg, spoe_conf=spoe_conf, scan_py=handlers)
+    machine.run(f"{shlex.quote(str(branch.executable))} -c -f haproxy.cfg")
+    haproxy = FakeHAProxy(load(str(machine.folder / "scan.py")))
+    assert haproxy.notify("scan-body", body=b"good", size=4) == {"txn.whole": True, "txn.clean": True}
+    assert haproxy.notify("scan-body", body=b"EICAR", size=5) == {"txn.whole": True, "txn.clean": False}
+    assert haproxy.notify("scan-body", body=b"good", size=5) == {"txn.whole": False, "txn.clean": False}
 
 
 @readme(handlers="iprep.py", command="Handlers 2", backend="haproxy.cfg, two agents")

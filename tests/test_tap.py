@@ -119,6 +119,7 @@ class TestMakeService:
             "@implementer(IHandlers)\n"
             "class Own:\n"
             "    def respond(self, messages, max_size, reactor, timeout, outcomes): return b''\n"
+            "    def refuse(self, names, max_size): return b''\n"
             "handlers = Own()\n"
         )
         assert makeService(options("--handlers=own")).factory.handlers.respond([], 0, None, 0, None) == b""  # type: ignore[arg-type]

@@ -16,11 +16,13 @@ from spoa_twisted.agent.observation import Observation
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.limits import Limits
-from spoa_twisted.observer import IObserver, RespondFailed, ResponseUnsendable
-from spoa_twisted.spop.connection import AgentConnection, Notify, State
+from spoa_twisted.observer import IObserver, PayloadRefused, RespondFailed, ResponseUnsendable
+from spoa_twisted.spop.connection import ABORTED_ACK, AgentConnection, Notify, PayloadTooBig, State
+from spoa_twisted.spop.frames import Flags
 
 _RUNNING: Final = State.RUNNING
 _CLOSED: Final = State.CLOSED
+_FIN: Final = int(Flags.FIN)
 
 
 class Agent(Protocol):
@@ -85,6 +87,16 @@ class Answering:
         else:
             self._queue_ack(notify.ids, answer)
 
+    def refuse(self, refused: PayloadTooBig) -> None:
+        """Queue an ACK with the flag ABORT. It sets the ``on_error`` variables of the messages that are known."""
+        agent = self._agent
+        agent.observer.on_event(PayloadRefused(self._peer, refused.names, refused.limit, refused.max_size))
+        try:
+            actions = agent.handlers.refuse(refused.names, self._connection.ack_room - len(refused.ids))
+        except BaseException:
+            actions = self._actions(Failure())
+        self._queue_ack(refused.ids, actions, ABORTED_ACK)
+
     def acknowledge(self, ids: bytes, actions: bytes) -> None:
         """Send the ACK for a NOTIFY of this connection, or of another one of the same engine."""
         self._queue_ack(ids, actions)
@@ -123,13 +135,13 @@ class Answering:
             return b""
         return answer
 
-    def _queue_ack(self, ids: bytes, actions: bytes) -> None:
+    def _queue_ack(self, ids: bytes, actions: bytes, flags: int = _FIN) -> None:
         if self._connection.state is not _RUNNING:
             return
         try:
-            self._connection.send_ack(ids, actions)
+            self._connection.send_ack(ids, actions, flags)
         except (TypeError, ValueError) as error:
             # Another IHandlers than Handlers may return a value that is not bytes, or is too long. With the capability
             # async, this may also be another connection than that of the NOTIFY, with a smaller max-frame-size.
             self._agent.observer.on_event(ResponseUnsendable(self._peer, error))
-            self._connection.send_ack(ids)
+            self._connection.send_ack(ids, b"", flags)

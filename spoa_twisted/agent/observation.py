@@ -57,6 +57,10 @@ class Observation:
             return answer.addBoth(self._finish)
         return self._finish(answer)
 
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        """Let the handlers answer. A NOTIFY that is refused has no results; see :meth:`IHandlers.refuse`."""
+        return self._handlers.refuse(names, max_size)
+
     def _finish(self, answer: AnswerT) -> AnswerT:
         if isinstance(answer, Failure):
             # Either the connection ended, and the agent cancelled the Deferred, or the handlers failed as a whole.

@@ -49,13 +49,13 @@ from spoa_twisted.observer import (
     IObserver,
     LifeCycleIgnored,
     Observers,
-    PayloadRefused,
     PeerDropped,
     ProtocolError,
 )
 from spoa_twisted.spop.connection import AgentConnection, Notify, PayloadTooBig, State
 from spoa_twisted.spop.errors import SPOPError, StatusCode
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
+from spoa_twisted.spop.reassembly import ReassemblyBudget
 
 #: Seconds that a peer has to take the last bytes of a connection that closes. Then the agent aborts the connection.
 CLOSE_TIMEOUT: Final = 10.0
@@ -90,9 +90,9 @@ class SPOAProtocol(Protocol):
     def __init__(self, factory: SPOAFactory) -> None:
         self.factory = factory
         # The limits of this connection: the factory may get others for later connections.
-        self._limits = limits = factory.limits
+        self._limits = factory.limits
         self._observer = factory.observer
-        self._connection = AgentConnection(limits.max_frame_size, limits.max_payload_size, factory.async_)
+        self._connection = factory.new_connection()
         self._closing = Closing(factory.reactor, self._on_phase_timeout)
         # Created when a HAProxy >= 3.1 may have unread ACKs for the first time: most connections never need it.
         self._pacing: Pacing | None = None
@@ -247,7 +247,7 @@ class SPOAProtocol(Protocol):
         if isinstance(event, HAProxyHello):
             self._on_hello(event)
         elif isinstance(event, PayloadTooBig):
-            self._observer.on_event(PayloadRefused(self._peer, self._limits.max_payload_size))
+            self._answering.refuse(event)
         else:
             self._observer.on_event(DisconnectReceived(self._peer, event))
 
@@ -433,6 +433,8 @@ class SPOAFactory(Factory):
         self.connections: set[SPOAProtocol] = set()
         #: The engines of the open connections, with the capability ``async``.
         self.engines = Engines(reactor, self.observer)
+        # Counts the incomplete NOTIFYs of all connections together.
+        self._reassembly = ReassemblyBudget(self.limits.max_reassembly_size)
         self._drain: Drain | None = None
         # The Deferreds that drain() has returned.
         self._drained: list[Deferred[None]] = []
@@ -462,6 +464,12 @@ class SPOAFactory(Factory):
             self.observer.on_event(ConnectionRefused(self.limits.max_connections))
             return Refusal()
         return SPOAProtocol(self)
+
+    def new_connection(self) -> AgentConnection:
+        """Return the codec of a new connection. ``SPOAProtocol`` calls this."""
+        limits = self.limits
+        self._reassembly.max_size = limits.max_reassembly_size
+        return AgentConnection(limits.max_frame_size, limits.max_payload_size, self.async_, self._reassembly)
 
     def drain(self, timeout: float) -> Deferred[None]:
         """Answer pending NOTIFYs, send AGENT-DISCONNECT on all connections, and fire when all of them are closed.

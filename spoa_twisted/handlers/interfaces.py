@@ -35,6 +35,15 @@ class IHandlers(Interface):
             report no failure.
         """
 
+    def refuse(names: tuple[str, ...], max_size: int) -> bytes:
+        """Answer a NOTIFY that is too long for the agent, so that no handler can be called.
+
+        :param names: the names of its messages, in order. Messages that had not arrived are missing.
+        :param max_size: the longest LIST-OF-ACTIONS that fits in the ACK, in bytes.
+        :return: a LIST-OF-ACTIONS of at most ``max_size`` bytes, which says that the messages have failed. It may be
+            empty.
+        """
+
 
 class ILifespan(Interface):
     """One run of the functions of an :class:`ILifeCycle`, from startup to shutdown. It is started and stopped once."""

@@ -219,6 +219,18 @@ class Handlers(LifeCycle):
         deadlines = self._deadlines_on(reactor)
         return Exchange(messages, parts, pending, max_size, self._find, outcomes, deadlines).start(timeout)
 
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        """Return the variables of each message's ``on_error``; see :meth:`IHandlers.refuse`."""
+        # Several messages may have the same on_error, for example that of the default handler. It is sent once.
+        parts = dict.fromkeys(
+            handler.on_error for name in names if (handler := self._by_name.get(name) or self._default) is not None
+        )
+        actions = b""
+        for part in parts:
+            if len(actions) + len(part) <= max_size:
+                actions += part
+        return actions
+
     def _handler(
         self,
         name: str,

@@ -50,14 +50,16 @@ from spoa_twisted.spop.frames import (
     frame_overhead,
 )
 from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
+from spoa_twisted.spop.reassembly import Reassembly, ReassemblyBudget
 from spoa_twisted.spop.typeddata import Value
 from spoa_twisted.spop.unread import Receipt, Unread
 
-#: The default limit of a frame, in bytes: the agent accepts HAProxy's max-frame-size up to this value.
-DEFAULT_MAX_FRAME_SIZE: Final = 2**20
+#: The default limit of a frame, in bytes: the agent accepts HAProxy's max-frame-size up to this value. HAProxy >= 3.1
+#: sends a body in one frame. So the limit leaves room for a body of 1 MiB and other arguments.
+DEFAULT_MAX_FRAME_SIZE: Final = 2**21
 
-#: The default limit of a payload that is reassembled from fragments, in bytes.
-DEFAULT_MAX_PAYLOAD_SIZE: Final = 2**20
+#: The default limit of a payload that is reassembled from fragments, in bytes. HAProxy <= 3.0 sends a long body so.
+DEFAULT_MAX_PAYLOAD_SIZE: Final = 2**21
 
 #: The longest HAPROXY-HELLO that is accepted, in bytes. HAProxy sends about 130. Before the HELLO, the agent does not
 #: know the peer: it must not buffer a frame of DEFAULT_MAX_FRAME_SIZE for a peer that is not HAProxy.
@@ -75,6 +77,9 @@ ASYNC: Final = "async"
 _FIN: Final = int(Flags.FIN)
 _ABORT: Final = int(Flags.ABORT)
 _ACK: Final = int(FrameType.ACK)
+
+#: The flags of the ACK that answers :class:`PayloadTooBig`.
+ABORTED_ACK: Final = _FIN | _ABORT
 
 # A read of so many bytes or more may have left bytes unread in the transport. Twisted reads up to 64 KiB at a time
 # from TCP, and up to 32 KiB from TLS.
@@ -143,15 +148,23 @@ class Notify:
 @final
 @dataclass(frozen=True, slots=True)
 class PayloadTooBig:
-    """Event: the fragments of a NOTIFY exceed ``max_payload_size``.
+    """Event: the fragments of a NOTIFY exceed a limit. All have arrived, and were discarded.
 
-    The connection has already answered this NOTIFY, with an ACK that has the flag ABORT.
+    The agent answers it with one ACK, with :data:`ABORTED_ACK` as the flags of :meth:`AgentConnection.send_ack`.
+    HAProxy takes this ACK as any other, and sets the variables.
     """
 
     #: The encoded stream-id and frame-id of the NOTIFY.
     ids: bytes
-    #: The number of bytes that had arrived when the limit was exceeded.
+    #: The length of the payload, in bytes.
     size: int
+    #: The names of the messages that had arrived when the limit was exceeded. Later messages of the NOTIFY are not
+    #: known.
+    names: tuple[str, ...]
+    #: The name of the limit: ``max_payload_size`` or ``max_reassembly_size``.
+    limit: str
+    #: The value of the limit, in bytes.
+    max_size: int
 
 
 @final
@@ -163,7 +176,7 @@ class Ack:
     ids: bytes
     #: The variables that the actions set or unset, by ``scope.name``.
     variables: dict[str, Value]
-    #: True if the agent gave up the NOTIFY before its last fragment arrived.
+    #: True if the ACK has the flag ABORT: the agent refused the NOTIFY, because its payload was too long.
     aborted: bool
 
 
@@ -286,6 +299,8 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
     :param max_payload_size: the longest payload that is reassembled from fragments, in bytes.
     :param async_: announce the capability ``async``. HAProxy <= 3.0 then accepts an ACK on any connection of the engine
         that sent the NOTIFY.
+    :param budget: the limit for the incomplete payloads of all connections together. Without it, this connection has
+        a limit of its own.
     """
 
     _DISCONNECT_FRAME = FrameType.AGENT_DISCONNECT
@@ -295,6 +310,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         max_frame_size: int = DEFAULT_MAX_FRAME_SIZE,
         max_payload_size: int = DEFAULT_MAX_PAYLOAD_SIZE,
         async_: bool = False,
+        budget: ReassemblyBudget | None = None,
     ) -> None:
         check_max_frame_size(max_frame_size)
         super().__init__(max_frame_size)
@@ -309,9 +325,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         # HAProxy <= 3.0 never lists "fragmentation", but it fragments if the agent lists it. If the agent does not,
         # HAProxy <= 3.0 answers a payload that is too long with a loop of disconnects and connects.
         self._capabilities = frozenset({PIPELINING, FRAGMENTATION} | ({ASYNC} if async_ else set()))
-        # The fragments of an incomplete NOTIFY and their ids; None if there is none.
-        self._fragments: bytearray | None = None
-        self._fragments_ids = b""
+        # The fragments of an incomplete NOTIFY; None if there is none.
+        self._fragments: Reassembly | None = None
+        self._budget = ReassemblyBudget() if budget is None else budget
         # The number of NOTIFYs without a queued ACK.
         self._in_flight = 0
         # What HAProxy >= 3.1 may not have read; None before the HELLO, and for HAProxy <= 3.0.
@@ -402,9 +418,10 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         """True if the beginning of a frame or of a fragmented payload has arrived, and the end has not."""
         return self._fragments is not None or len(self._buffer) > 0
 
-    def send_ack(self, ids: bytes, actions: bytes = b"") -> None:
+    def send_ack(self, ids: bytes, actions: bytes = b"", flags: int = _FIN) -> None:
         """Queue the ACK of the NOTIFY that had ``ids``. ``actions`` is a LIST-OF-ACTIONS.
 
+        :param flags: :data:`ABORTED_ACK` for the event :class:`PayloadTooBig`.
         :raises ValueError: if the ACK does not fit in one frame (HAProxy accepts no ACK in fragments), or the
             connection is not in the state RUNNING.
         """
@@ -416,7 +433,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         if not actions and self._unread is not None:
             actions = NO_ACTIONS
         # This is _send without the call, for speed.
-        frame = encode_frame(_ACK, _FIN, ids, actions)
+        frame = encode_frame(_ACK, flags, ids, actions)
         self._in_flight -= 1
         self._out.append(frame)
         self.bytes_to_send += len(frame)
@@ -461,38 +478,42 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         if flags & _FIN:
             return self._make_notify(ids, payload)
         if not flags & _ABORT:
-            self._fragments = bytearray()
-            self._fragments_ids = ids
+            self._fragments = Reassembly(ids, self._max_payload_size, self._budget)
             return self._add_fragment(flags, ids, payload)
         return None
 
     def _on_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
         if self._fragments is None:
-            # HAProxy had already sent it when the ACK with ABORT of _add_fragment arrived.
+            # An agent may abort a NOTIFY with an ACK, while fragments are on their way. This agent does not, but it
+            # skips such fragments too.
             return None
-        if ids != self._fragments_ids:
+        if ids != self._fragments.ids:
             raise InterlacedFrames("a fragment came between the fragments of another NOTIFY")
         if flags & _ABORT:
-            self._fragments = None
+            self._drop_fragments()
             return None
         return self._add_fragment(flags, ids, payload)
 
     def _add_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
         """Add a fragment to the payload; return the NOTIFY if it was the last fragment."""
-        assert self._fragments is not None
-        size = len(self._fragments) + len(payload)
-        if size > self._max_payload_size:
-            # An ACK with ABORT makes HAProxy stop sending fragments. The stream goes on with an error; the connection
-            # stays open for the other streams.
-            self._fragments = None
-            self._send(_ACK, ids, b"", _FIN | _ABORT)
-            return PayloadTooBig(ids, size)
-        self._fragments += payload
+        fragments = self._fragments
+        assert fragments is not None
+        fragments.add(payload)
+        # A payload that is too long is answered after its last fragment too. An ACK with ABORT before that would make
+        # HAProxy <= 3.0 ignore the actions. With 2.8 and 3.0, the next NOTIFY sometimes timed out too.
         if not flags & _FIN:
             return None
-        whole = bytes(self._fragments)
-        self._fragments = None
+        whole = fragments.payload()
+        self._drop_fragments()
+        if fragments.exceeded:
+            self._in_flight += 1
+            return PayloadTooBig(ids, fragments.size, fragments.names, fragments.exceeded, fragments.exceeded_size)
         return self._make_notify(ids, whole)
+
+    def _drop_fragments(self) -> None:
+        fragments, self._fragments = self._fragments, None
+        if fragments is not None:
+            fragments.clear()
 
     def _make_notify(self, ids: bytes, payload: bytes) -> Notify:
         messages = decode_messages(payload)
@@ -509,7 +530,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
     def close(self) -> None:
         """Enter the state CLOSED and discard all received bytes. :meth:`data_to_send` still returns queued frames."""
         super().close()
-        self._fragments = None
+        self._drop_fragments()
 
 
 AgentConnection._FRAME_HANDLERS = {

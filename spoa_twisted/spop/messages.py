@@ -32,6 +32,10 @@ MAX_ARGUMENTS: Final = 255
 #: of 1 MiB would become 524,288 objects.
 MAX_MESSAGES: Final = 4096
 
+# The most memory that the result of decode_names takes, in bytes, and about what a short name takes.
+_MAX_NAMES_SIZE: Final = 2**14
+_STR_SIZE: Final = 64
+
 # The notation arg(N) for an unnamed argument; the docstring of Message explains it.
 _UNNAMED: Final = re.compile(r"arg\((\d{1,3})\)\Z")
 
@@ -177,6 +181,29 @@ def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
         if len(messages) > MAX_MESSAGES:
             raise InvalidFrame(f"a NOTIFY has more than {MAX_MESSAGES} messages")
     return messages
+
+
+def decode_names(data: bytes) -> list[str]:
+    """Return the names of the messages in ``data``, the beginning of a LIST-OF-MESSAGES. It accepts any bytes.
+
+    The last message may be cut off anywhere behind its name. Bytes that are not a message end the list. So do more
+    names than a configuration of HAProxy has: a peer could otherwise fill the memory with them.
+    """
+    names: list[str] = []
+    size = 0
+    offset = 0
+    try:
+        while offset < len(data):
+            name, end = decode_string(data, offset)
+            size += _STR_SIZE + end - offset
+            if size > _MAX_NAMES_SIZE:
+                break
+            names.append(name)
+            _, offset = _decode_message(data, offset)
+    except InvalidFrame:
+        # The last message is cut off, or the bytes are not a message.
+        pass
+    return names
 
 
 def _decode_with_layout(layout: _Layout, data: bytes, offset: int) -> tuple[Message | None, int]:

@@ -152,7 +152,7 @@ class Waiting:
 
 @implementer(IHandlers)
 class OtherHandlers:
-    """Another implementation of IHandlers: ``respond`` returns ``answer``, or raises it if it is an exception."""
+    """Another implementation of IHandlers: each method returns ``answer``, or raises it if it is an exception."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -161,6 +161,9 @@ class OtherHandlers:
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
+
+    def refuse(self, names: Any, max_size: int) -> Any:
+        return self.respond((), max_size, None, 0, None)
 
 
 def long_answers(size: int) -> Handlers:

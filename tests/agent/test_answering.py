@@ -8,13 +8,14 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from spoa_twisted import SPOAFactory
+from spoa_twisted import Handlers, Message, SPOAFactory
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.actions import encode_actions
 from spoa_twisted.spop.connection import Ack
-from spoa_twisted.spop.frames import HAProxyHello
+from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 from tests.agent.memory import OtherHandlers, Session
 from tests.conftest import Logged
+from tests.handlers.answers import Recorder
 
 
 @pytest.mark.parametrize("wrap", [lambda answer: answer, succeed], ids=["bytes", "Deferred"])
@@ -47,6 +48,72 @@ def test_what_respond_is_called_with(clock: Clock) -> None:
     # The length of a frame has 4 bytes. HAProxy >= 3.1 accepts one byte less than it agreed on.
     assert len(session.wire.value()) == 4 + 1000 - 1
     assert max_size < 1000
+
+
+class TestRefusing:
+    """A NOTIFY that is longer than max_payload_size. Its fragments are those of a HAProxy <= 3.0."""
+
+    HELLO = HAProxyHello(max_frame_size=300, capabilities=frozenset({"pipelining", "async"}))
+    LONG = Message("scan", [("body", b"x" * 2000)])
+
+    @pytest.mark.parametrize("capabilities", [{"pipelining", "async"}, {"pipelining"}], ids=["<= 3.0", ">= 3.1"])
+    def test_the_ack_has_the_variables_of_on_error(self, clock: Clock, logged: Logged, capabilities: set[str]) -> None:
+        """Without an observer and with one, and also for a HAProxy that may leave ACKs unread."""
+        handlers = Handlers(on_error={"txn.error": "handler"})
+        handlers.message("scan", on_error={"txn.clean": False})(lambda body: {"txn.clean": True})
+        for observer in (None, Recorder()):
+            factory = SPOAFactory(handlers, reactor=clock, max_payload_size=1000, observer=observer)
+            session = Session(factory, HAProxyHello(max_frame_size=300, capabilities=frozenset(capabilities)))
+            ids = session.engine.send_notify([self.LONG, Message("other")])
+            session.send()
+            assert session.events() == [Ack(ids, {"txn.clean": False}, aborted=True)]
+            assert session.agent.is_idle()
+            assert len(logged.take()) == 1
+
+    def test_what_refuse_is_called_with(self, clock: Clock, logged: Logged) -> None:
+        """The names, and the longest answer that the ACK may have."""
+        called: list[Any] = []
+
+        class Recording(OtherHandlers):
+            def refuse(self, *arguments: Any) -> Any:
+                called.append(arguments)
+                return b"\0" * arguments[1]
+
+        session = Session(SPOAFactory(Recording(None), reactor=clock, max_payload_size=1000), self.HELLO)
+        session.engine.send_notify([Message("first"), self.LONG])
+        session.send()
+        ((names, _),) = called
+        assert names == ("first", "scan")
+        assert len(session.wire.value()) == 4 + 300
+        logged.take()
+
+    @pytest.mark.parametrize("answer", [LookupError("boom"), b"x" * 20000, None, "text"], ids=repr)
+    def test_a_wrong_answer_affects_its_request_only(self, answer: Any, clock: Clock, logged: Logged) -> None:
+        """The ACK sets no variables, one more line is logged, and the connection stays open."""
+        session = Session(SPOAFactory(OtherHandlers(answer), reactor=clock, max_payload_size=1000), self.HELLO)
+        ids = session.engine.send_notify([self.LONG])
+        session.send()
+        assert session.events() == [Ack(ids, {}, aborted=True)]
+        assert len(logged.take()) == 2
+        assert not session.wire.disconnecting
+
+    def test_a_drain_waits_for_the_last_fragment(self, clock: Clock, logged: Logged) -> None:
+        """The refused NOTIFY gets its ACK before AGENT-DISCONNECT."""
+        handlers = Handlers({"scan": lambda body: None}, on_error={"txn.error": True})
+        factory = SPOAFactory(handlers, reactor=clock, max_payload_size=1000)
+        session = Session(factory, self.HELLO)
+        ids = session.engine.send_notify([self.LONG])
+        data = session.engine.data_to_send()
+        session.agent.dataReceived(data[:-1])
+        factory.drain(10)
+        clock.pump([0.1] * 20)
+        assert session.events() == []
+        session.agent.dataReceived(data[-1:])
+        clock.pump([0.1] * 20)
+        ack, disconnect = session.events()
+        assert ack == Ack(ids, {"txn.error": True}, aborted=True)
+        assert isinstance(disconnect, Disconnect)
+        logged.take()
 
 
 class TestOtherHandlers:

@@ -115,12 +115,12 @@ def test_a_broken_protocol(factory: SPOAFactory, recorder: Recorder, logged: Log
 
 
 def test_a_payload_that_is_too_long(factory: SPOAFactory, recorder: Recorder, logged: Logged) -> None:
-    """The event has the limit."""
+    """The event has the names of the messages, and the limit."""
     session = Session(factory, HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities))
     recorder.take()
     session.engine.send_notify([Message("now", [("body", b"x" * 2000)])])
     session.send()
-    assert recorder.take() == [PayloadRefused(PEER, 1000)]
+    assert recorder.take() == [PayloadRefused(PEER, ("now",), "max_payload_size", 1000)]
     assert recorder.notifys == []
     assert len(logged.take()) == 1
 
@@ -152,7 +152,7 @@ def test_the_limit_of_a_connection_is_reported(
     recorder.take()
     session.engine.send_notify([Message("now", [("body", b"x" * 2000)])])
     session.send()
-    assert recorder.take() == [PayloadRefused(PEER, 1000)]
+    assert recorder.take() == [PayloadRefused(PEER, ("now",), "max_payload_size", 1000)]
     logged.take()
 
 

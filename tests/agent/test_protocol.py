@@ -23,6 +23,7 @@ from zope.interface import directlyProvides
 from spoa_twisted import Handlers, Message, SPOAFactory
 from spoa_twisted.agent.drain import QUIET_INTERVAL, QUIET_INTERVALS_AFTER_ACKS
 from spoa_twisted.agent.protocol import ABORT_TIMEOUT, CLOSE_TIMEOUT, DISCONNECT_TIMEOUT, SPOAProtocol
+from spoa_twisted.limits import Limits
 from spoa_twisted.spop.connection import Ack
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 from spoa_twisted.spop.unread import READ_INTERVAL
@@ -366,7 +367,7 @@ class TestFactory:
             third.lose()
             clock.advance(60)
 
-    def test_a_payload_above_the_limit_is_aborted(self, clock: Clock, waiting: Waiting, logged: Logged) -> None:
+    def test_a_payload_above_the_limit_is_refused(self, clock: Clock, waiting: Waiting, logged: Logged) -> None:
         """The agent logs it and answers later NOTIFYs of the same connection."""
         factory = SPOAFactory(waiting.handlers, reactor=clock, max_payload_size=1000)
         session = Session(factory, HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities))
@@ -375,6 +376,36 @@ class TestFactory:
         assert session.events() == [Ack(big, {}, aborted=True), Ack(small, {"sess.now": 1}, aborted=False)]
         (line,) = logged.take()
         assert "max_payload_size, 1000 bytes" in line
+
+    def test_all_connections_share_the_limit_for_fragments(
+        self, clock: Clock, waiting: Waiting, logged: Logged
+    ) -> None:
+        """A connection that ends, however it ends, leaves its share to the others. A changed limit counts at once."""
+        factory = SPOAFactory(waiting.handlers, reactor=clock, max_reassembly_size=2500)
+        hello = HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities)
+        payload = [Message("now", [("body", b"x" * 2000)])]
+        for end in (Session.lose, lambda session: session.agent.abort()):
+            holding, other = Session(factory, hello), Session(factory, hello)
+            holding.engine.send_notify(payload)
+            # All but the last fragment.
+            holding.agent.dataReceived(holding.engine.data_to_send()[:2000])
+            ids = other.engine.send_notify(payload)
+            other.send()
+            assert other.events() == [Ack(ids, {}, aborted=True)]
+            (line,) = logged.take()
+            assert "a NOTIFY of 'now': the fragments of all connections exceed max_reassembly_size, 2500 bytes" in line
+            end(holding)
+            ids = other.engine.send_notify(payload)
+            other.send()
+            assert other.events() == [Ack(ids, {"sess.now": 1}, aborted=False)]
+            other.lose()
+            logged.take()
+        factory.limits = Limits(max_reassembly_size=1000)
+        last = Session(factory, hello)
+        ids = last.engine.send_notify(payload)
+        last.send()
+        assert last.events() == [Ack(ids, {}, aborted=True)]
+        logged.take()
 
     @pytest.mark.parametrize(
         ("limit", "value"),

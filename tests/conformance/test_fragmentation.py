@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from .agent import ECHO, ECHOED, SMALL_PAYLOAD, Agent, Connect
+from .agent import ECHO, ECHOED, SMALL_PAYLOAD, Agent, Connect, Launch
 from .rawspop import (
     ABORT,
     FIN,
@@ -245,3 +245,19 @@ def test_endless_payload(agent: Agent, peer: Peer, other: Peer) -> None:
         peer.offer(piece * 64)
     assert other.request(ECHO) == ECHOED
     assert resident(agent) - before < 32 << 20
+
+
+def test_incomplete_payloads_on_many_connections(launch: Launch, connect: Connect) -> None:
+    """All of them together do not take more memory than the agent's limit allows. Other requests are served (3.2)."""
+    agent = launch(f"--max-reassembly-size={8 << 20}")
+    peers = [connect(agent) for _ in range(64)]
+    for peer in peers:
+        peer.handshake()
+    before = resident(agent)
+    for peer in peers:
+        peer.send(FIRST, unset(bytes(16000), flags=0) * 60)
+    # The agent has handled all frames of a connection when it answers the ones behind them.
+    for peer in peers[-8:]:
+        peer.send(unset(flags=FIN | ABORT))
+        assert peer.request(ECHO, stream_id=3) == ECHOED
+    assert resident(agent) - before < 24 << 20

@@ -33,7 +33,7 @@ from .rawspop import (
     unset,
 )
 
-AGENT_CAP = 1 << 20
+AGENT_CAP = 2 << 20
 """The default limit of the agent for a frame, in bytes."""
 
 HEALTH_CHECK = (

@@ -17,10 +17,19 @@ from zope.interface import implementer
 from spoa_twisted import Handlers, IHandlers, Message, SPOAFactory, SPOAProtocol, Variables
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.actions import decode_actions, encode_actions
-from spoa_twisted.spop.connection import Ack, AgentConnection, EngineConnection, Notify, PayloadTooBig, State
+from spoa_twisted.spop.connection import (
+    ABORTED_ACK,
+    Ack,
+    AgentConnection,
+    EngineConnection,
+    Notify,
+    PayloadTooBig,
+    State,
+)
 from spoa_twisted.spop.errors import SPOPError
 from spoa_twisted.spop.frames import AgentHello, Flags, FrameBuffer, FrameType, HAProxyHello
 from spoa_twisted.spop.messages import decode_messages, encode_messages
+from spoa_twisted.spop.reassembly import ReassemblyBudget
 from spoa_twisted.spop.typeddata import Value
 from tests.frames import Frame, next_frames
 
@@ -95,7 +104,8 @@ def _check_error(connection: AgentConnection | EngineConnection, error: SPOPErro
 
 
 def _agent_outcome(pieces: Sequence[bytes]) -> object:
-    connection = AgentConnection(max_payload_size=MAX_PAYLOAD_SIZE)
+    budget = ReassemblyBudget()
+    connection = AgentConnection(max_payload_size=MAX_PAYLOAD_SIZE, budget=budget)
     outcome: list[object] = []
     sent = bytearray()
     acks = 0
@@ -115,7 +125,9 @@ def _agent_outcome(pieces: Sequence[bytes]) -> object:
                     connection.send_ack(event.ids, actions if fits else b"")
                     acks += 1
                 else:
-                    acks += isinstance(event, PayloadTooBig)
+                    if isinstance(event, PayloadTooBig):
+                        connection.send_ack(event.ids, flags=ABORTED_ACK)
+                        acks += 1
                     outcome.append(event)
                 _take_bytes_to_send(connection, sent)
         except SPOPError as error:
@@ -126,14 +138,19 @@ def _agent_outcome(pieces: Sequence[bytes]) -> object:
             connection.interval_ended()
             _take_bytes_to_send(connection, sent)
         assert connection.bytes_to_send == 0
+        # The budget counts the fragments of an incomplete payload, and nothing else.
+        assert budget.size <= MAX_PAYLOAD_SIZE if connection.receiving else budget.size == 0
         # The connection may buffer one incomplete frame at most, besides the piece that it has just received.
         assert connection.bytes_received <= connection.max_frame_size + 4 + len(piece)
+    state = connection.state
+    connection.close()
+    assert budget.size == 0
     frames = _frames(bytes(sent), connection.max_frame_size)
     assert [frame.type for frame in frames].count(FrameType.ACK) == acks
     assert all(frame.type != FrameType.AGENT_DISCONNECT for frame in frames[:-1])
     assert all(frame.flags & Flags.FIN for frame in frames)
     # Leave AGENT-DISCONNECT out: its text may depend on how the bytes were split.
-    return outcome, [frame for frame in frames if frame.type != FrameType.AGENT_DISCONNECT], connection.state
+    return outcome, [frame for frame in frames if frame.type != FrameType.AGENT_DISCONNECT], state
 
 
 def _encode_echo(messages: list[Message]) -> bytes:
@@ -217,6 +234,9 @@ class _CountingHandlers:
         self.notifies += 1
         return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
 
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        return self._handlers.refuse(names, max_size)
+
 
 class _Session:
     """One connection to a complete agent, from its start to its end, with random handlers and a random peer."""
@@ -276,6 +296,7 @@ class _Session:
         assert acks <= self._handlers.notifies
         assert not answered_all or closing or acks == self._handlers.notifies
         assert self._factory.connections == set()
+        assert self._factory._reassembly.size == 0
         assert self._clock.getDelayedCalls() == []
         assert all(deferred.called for deferred in self._waiting)
         assert self._faults == []

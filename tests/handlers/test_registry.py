@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from spoa_twisted import Handlers, IHandlers, Int32, Message
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.observer import HandlerFailed, MessageUnhandled, Outcome
+from spoa_twisted.spop.actions import decode_actions, encode_actions
 from tests.conftest import Logged
 from tests.handlers.answers import (
     KINDS,
@@ -28,9 +29,47 @@ from tests.handlers.answers import (
 )
 
 
+def nothing() -> None:
+    """A handler. It is not called when a NOTIFY is refused."""
+    raise AssertionError
+
+
+class TestRefusing:
+    """What a NOTIFY sets that is too long for the agent."""
+
+    def test_the_on_error_of_each_message(self) -> None:
+        """Each known message sets its own on_error, and a message without a handler that of the default handler."""
+        handlers = Handlers(on_error={"txn.error": "handler"})
+        handlers.message("own", on_error={"txn.own": False})(nothing)
+        handlers.message("shared")(nothing)
+        handlers.default(on_error={"txn.unknown": True})(nothing)
+        names = ("own", "shared", "other")
+        expected = {"txn.own": False, "txn.error": "handler", "txn.unknown": True}
+        assert decode_actions(handlers.refuse(names, 100)) == expected
+
+    def test_a_message_without_a_handler(self) -> None:
+        """It sets nothing. Neither does a NOTIFY whose names are unknown."""
+        handlers = Handlers({"a": nothing}, on_error={"txn.error": True})
+        assert handlers.refuse(("b",), 100) == handlers.refuse((), 100) == b""
+
+    def test_the_same_on_error_is_sent_once(self) -> None:
+        """A NOTIFY of many messages has a short ACK."""
+        handlers = Handlers(default=nothing, on_error={"txn.error": True})
+        assert handlers.refuse(("a", "b", "a"), 100) == encode_actions({"txn.error": True})
+
+    def test_an_on_error_that_does_not_fit_is_left_out(self) -> None:
+        """The others are sent."""
+        handlers = Handlers()
+        handlers.message("long", on_error={"txn.long": "x" * 100})(nothing)
+        handlers.message("short", on_error={"txn.short": True})(nothing)
+        actions = encode_actions({"txn.short": True})
+        assert handlers.refuse(("long", "short"), len(actions)) == actions
+        assert handlers.refuse(("long", "short"), len(actions) - 1) == b""
+
+
 class TestRegistration:
     def test_it_provides_the_interface(self) -> None:
-        """A connection uses only the method of IHandlers."""
+        """A connection uses only the methods of IHandlers."""
         assert IHandlers.providedBy(Handlers())
 
     def test_a_decorated_function_stays_unchanged(self) -> None:

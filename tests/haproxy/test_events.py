@@ -39,6 +39,9 @@ class Recorder:
         self.counts.append(messages[0]["count"])
         return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
 
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        return self._handlers.refuse(names, max_size)
+
     def _count_up(self, message: Message, count: int | None) -> Variables:
         return {"sess.count": (count or 0) + 1, "sess.denied": message.name == self._denied}
 

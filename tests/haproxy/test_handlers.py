@@ -44,6 +44,9 @@ class Recorder:
         self.notifies.append([message.name for message in messages])
         return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
 
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        return self._handlers.refuse(names, max_size)
+
 
 @bounded
 async def test_kinds_of_handlers(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:

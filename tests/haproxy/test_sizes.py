@@ -89,6 +89,9 @@ class LongestAnswer:
         self.sizes.append(max_size)
         return actions
 
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        return b""
+
 
 @bounded
 async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from spoa_twisted.spop.actions import NO_ACTIONS, encode_actions
 from spoa_twisted.spop.connection import (
+    ABORTED_ACK,
     Ack,
     AgentConnection,
     EngineConnection,
@@ -29,6 +30,7 @@ from spoa_twisted.spop.errors import (
 )
 from spoa_twisted.spop.frames import AgentHello, Disconnect, Flags, FrameType, HAProxyHello, encode_frame
 from spoa_twisted.spop.messages import Message, encode_messages
+from spoa_twisted.spop.reassembly import ReassemblyBudget
 
 OLD = HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="engine")
 NEW = HAProxyHello(capabilities=frozenset({"pipelining"}), engine_id="engine")
@@ -89,7 +91,7 @@ class TestHandshake:
         assert int.from_bytes(data[:4], "big") == len(data) - 4
         assert agent.data_to_send() == b""
 
-    @pytest.mark.parametrize(("offered", "agreed"), [(256, 256), (16380, 16380), (2**20, 2**20), (2**20 + 1, 2**20)])
+    @pytest.mark.parametrize(("offered", "agreed"), [(256, 256), (16380, 16380), (2**21, 2**21), (2**21 + 1, 2**21)])
     def test_the_smaller_max_frame_size_is_agreed(self, offered: int, agreed: int) -> None:
         """The agreed size is the engine's max-frame-size, but at most the agent's own limit."""
         engine, agent = greeted(HAProxyHello(max_frame_size=offered, capabilities=NEW.capabilities))
@@ -402,18 +404,94 @@ class TestFragmentation:
         agent.receive_data(fragments(10)[1] * 3 + notify(b""))
         assert events(agent) == [Notify(b"\x01\x01", [])]
 
-    def test_a_payload_above_the_limit_is_aborted(self) -> None:
-        """An ACK with ABORT answers the NOTIFY, its other fragments are skipped, and the next NOTIFY is served."""
-        engine, agent = greeted(HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities), max_payload_size=1000)
-        big, small = engine.send_notify([BODY]), engine.send_notify(MESSAGES)
+    @pytest.mark.parametrize(
+        ("max_payload_size", "max_reassembly_size", "limit"),
+        [(1000, 2**20, "max_payload_size"), (2**20, 1000, "max_reassembly_size")],
+    )
+    def test_a_payload_above_a_limit_is_refused(
+        self, max_payload_size: int, max_reassembly_size: int, limit: str
+    ) -> None:
+        """The event comes after the last fragment, and has the names that had arrived when the limit was exceeded.
+
+        The agent sends one ACK, with the flag ABORT. The next NOTIFY is served.
+        """
+        budget = ReassemblyBudget(max_reassembly_size)
+        engine, agent = greeted(
+            HAProxyHello(max_frame_size=256, capabilities=OLD.capabilities),
+            max_payload_size=max_payload_size,
+            budget=budget,
+        )
+        messages = [Message("first"), BODY, Message("later")]
+        big, small = engine.send_notify(messages), engine.send_notify(MESSAGES)
         agent.receive_data(engine.data_to_send())
         refused, served = events(agent)
-        assert isinstance(refused, PayloadTooBig)
-        assert refused.ids == big
-        assert 1000 < refused.size <= 1256
+        size = len(encode_messages(messages))
+        assert refused == PayloadTooBig(big, size, ("first", BODY.name), limit, 1000)
         assert served == Notify(small, MESSAGES)
+        assert agent.data_to_send() == b""
+        agent.send_ack(big, encode_actions({"txn.failed": True}), ABORTED_ACK)
         engine.receive_data(agent.data_to_send())
-        assert events(engine) == [Ack(big, {}, aborted=True)]
+        assert events(engine) == [Ack(big, {"txn.failed": True}, aborted=True)]
+        assert budget.size == 0
+
+    def test_fragments_of_a_refused_payload_are_discarded(self) -> None:
+        """The payload counts as incomplete until its last fragment, and takes no memory."""
+        budget = ReassemblyBudget()
+        _, agent = greeted(max_payload_size=1000, budget=budget)
+        first, *_, last = fragments(10)
+        agent.receive_data(first)
+        assert events(agent) == []
+        assert budget.size > 0
+        for _ in range(100):
+            agent.receive_data(notify(bytes(500), 0, frame_type=FrameType.UNSET))
+            assert events(agent) == []
+            assert agent.receiving
+        assert budget.size == 0
+        agent.receive_data(last)
+        assert [type(event) for event in events(agent)] == [PayloadTooBig]
+        assert not agent.receiving
+
+    def test_all_connections_share_one_budget(self) -> None:
+        """A fragment that exceeds it is refused; those of the other connections are kept."""
+        budget = ReassemblyBudget(len(PAYLOAD) + 9)
+        (_, one), (_, other) = greeted(budget=budget), greeted(budget=budget)
+        pieces = fragments(10)
+        one.receive_data(b"".join(pieces[:-1]))
+        assert events(one) == []
+        other.receive_data(b"".join(pieces))
+        (refused,) = events(other)
+        assert isinstance(refused, PayloadTooBig)
+        assert (refused.limit, refused.max_size) == ("max_reassembly_size", len(PAYLOAD) + 9)
+        one.receive_data(pieces[-1])
+        other.receive_data(b"".join(pieces))
+        assert events(one) == events(other) == [Notify(b"\x01\x01", [BODY])]
+        assert budget.size == 0
+
+    @pytest.mark.parametrize("end", ["abort", "close", "disconnect", "error", "last"])
+    def test_the_budget_is_released(self, end: str) -> None:
+        """Whatever ends an incomplete payload, it no longer counts."""
+        budget = ReassemblyBudget()
+        engine, agent = greeted(budget=budget)
+        *pieces, last = fragments(10)
+        agent.receive_data(b"".join(pieces))
+        assert events(agent) == []
+        assert budget.size > 0
+        match end:
+            case "abort":
+                agent.receive_data(notify(b"", Flags.FIN | Flags.ABORT, frame_type=FrameType.UNSET))
+            case "close":
+                agent.close()
+            case "disconnect":
+                engine.disconnect()
+                agent.receive_data(engine.data_to_send())
+            case "error":
+                agent.receive_data(notify(b""))
+                with pytest.raises(InterlacedFrames):
+                    agent.next_event()
+            case _:
+                agent.receive_data(last)
+        events(agent)
+        assert budget.size == 0
 
     def test_a_payload_of_the_limit_is_served(self) -> None:
         """A payload of exactly max_payload_size bytes is served."""

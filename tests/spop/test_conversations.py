@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from spoa_twisted.spop.actions import encode_actions
-from spoa_twisted.spop.connection import Ack, AgentConnection, EngineConnection, Notify, PayloadTooBig, State
+from spoa_twisted.spop.connection import (
+    ABORTED_ACK,
+    Ack,
+    AgentConnection,
+    EngineConnection,
+    Notify,
+    PayloadTooBig,
+    State,
+)
 from spoa_twisted.spop.errors import SPOPError
 from spoa_twisted.spop.frames import (
     AgentHello,
@@ -118,10 +126,12 @@ class Exchange(RuleBasedStateMachine):
             assert event.size == size
             self.pending.append(ids)
         elif isinstance(event, PayloadTooBig):
-            ids, _, size = self.sent.popleft()
-            assert event.ids == ids
-            assert MAX_PAYLOAD_SIZE < event.size <= size
+            ids, notified, size = self.sent.popleft()
+            assert (event.ids, event.size) == (ids, size)
+            assert size > MAX_PAYLOAD_SIZE
+            assert list(event.names) == [message.name for message in notified][: len(event.names)]
             assert self.old
+            self.agent.send_ack(ids, flags=ABORTED_ACK)
             self.answered.append((ids, [], True))
         elif isinstance(event, Disconnect):
             assert ("engine", event.status_code, event.message) in self.disconnects

@@ -8,9 +8,18 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spoa_twisted.spop.errors import InvalidFrame
-from spoa_twisted.spop.messages import MAX_MESSAGES, Message, _layouts, decode_messages, encode_messages
+from spoa_twisted.spop.messages import (
+    MAX_MESSAGES,
+    Message,
+    _layouts,
+    decode_messages,
+    decode_names,
+    encode_messages,
+)
 
 LISTS = [
     ([], ""),
@@ -51,6 +60,35 @@ def test_the_number_of_messages_is_limited() -> None:
     assert len(decode_messages(b"\0\0" * MAX_MESSAGES)) == MAX_MESSAGES
     with pytest.raises(InvalidFrame, match="more than 4096 messages"):
         decode_messages(b"\0\0" * (MAX_MESSAGES + 1))
+
+
+@pytest.mark.parametrize(("messages", "encoded"), LISTS)
+def test_the_names_of_a_list_cut_short(messages: list[Message], encoded: str) -> None:
+    """decode_names returns the names of all messages whose name has arrived, wherever the data ends."""
+    data = bytes.fromhex(encoded)
+    starts = [len(encode_messages(messages[:count])) for count in range(len(messages))]
+    for end in range(len(data) + 1):
+        arrived = [
+            message.name
+            for start, message in zip(starts, messages, strict=True)
+            if start + 1 + len(message.name) <= end
+        ]
+        assert decode_names(data[:end]) == arrived
+
+
+@given(st.binary(max_size=300), st.lists(st.sampled_from(["first", "second"]), max_size=3))
+def test_the_names_in_any_bytes(data: bytes, names: list[str]) -> None:
+    """decode_names raises nothing, and bytes that are no messages do not hide the messages before them."""
+    found = decode_names(encode_messages([Message(name, [("ip", 1)]) for name in names]) + data)
+    assert found[: len(names)] == names
+
+
+@pytest.mark.parametrize("name", ["", "a", "a" * 1000, "a" * 2**20])
+def test_the_names_take_little_memory(name: str) -> None:
+    """A peer that sends long names, or many, gets only some of them back."""
+    found = decode_names(encode_messages([Message(name)] * 1000))
+    assert set(found) <= {name}
+    assert sum(64 + len(name) for name in found) <= 2**14
 
 
 def test_more_than_255_arguments_are_refused() -> None:

@@ -125,6 +125,9 @@ class Others:
     ) -> bytes | Deferred[bytes]:
         return b""
 
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        return b""
+
 
 class NoHandlers:
     """Does not implement IHandlers."""
