@@ -41,7 +41,8 @@ class Handlers:
 
     Each parameter receives the argument of the same name; ``-`` and ``.`` in the argument's name match ``_``. The
     parameter ``message`` receives the :class:`Message`. ``**kwargs`` receives every other named argument; ``-`` and
-    ``.`` in its name become ``_``. If an argument is missing and its parameter has no default, the handler fails.
+    ``.`` in its name become ``_``. If an argument is missing or ``None``, its parameter takes its default. Without a
+    default, the parameter receives the ``None``, and the handler fails if the argument is missing.
 
     A handler fails if it raises an exception, takes longer than its timeout, or returns a value that cannot be sent.
     Only its own message is affected: the message sets the variables of ``on_error``.
