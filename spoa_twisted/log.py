@@ -48,6 +48,7 @@ from spoa_twisted.observer import (
     ResultTooBig,
     ResultUnsendable,
     VariableNameLong,
+    VariableWithoutScope,
 )
 from spoa_twisted.spop.connection import Notify
 
@@ -125,6 +126,7 @@ class LogObserver:
             ResultTooBig: self._result_too_big,
             ResultUnsendable: self._result_unsendable,
             VariableNameLong: self._variable_name_long,
+            VariableWithoutScope: self._variable_without_scope,
         }
 
     def on_event(self, event: Event) -> None:
@@ -177,6 +179,16 @@ class LogObserver:
                 "the name of the variable {name!a} may be too long: HAProxy drops a variable silently when"
                 " scope.prefix.name has more than 63 characters",
                 name=_cut(event.variable),
+            )
+
+    def _variable_without_scope(self, event: VariableWithoutScope) -> None:
+        if self._is_new(event, event.variable):
+            self._log.warn(
+                "the variable {name!a} has no scope, so HAProxy sets it in proc, which all clients share: write"
+                " {transaction!a} to set it for one request, or {process!a} if they shall share it",
+                name=_cut(event.variable),
+                transaction=_cut(f"txn.{event.variable}"),
+                process=_cut(f"proc.{event.variable}"),
             )
 
     def _handler_failed(self, event: HandlerFailed) -> None:

@@ -222,6 +222,15 @@ class VariableNameLong(Event):
 
 @final
 @dataclass(frozen=True, slots=True)
+class VariableWithoutScope(Event):
+    """A handler set a variable whose name has no scope. HAProxy sets it in ``proc``, which all clients share."""
+
+    #: The name of the variable.
+    variable: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class CancelFailed(Event):
     """A Deferred of a handler, or of ``IHandlers.respond``, raised an exception when it was cancelled."""
 

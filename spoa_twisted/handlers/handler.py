@@ -29,7 +29,7 @@ class Handler:
     :raises ValueError: for a negative timeout, or a variable in ``on_error`` that cannot be encoded.
     """
 
-    __slots__ = ("_function", "blocking", "call", "on_error", "timeout")
+    __slots__ = ("_function", "blocking", "call", "doubtful", "doubtful_on_error", "on_error", "timeout")
 
     def __init__(
         self, name: str, function: HandlerFunction, timeout: float | None, on_error: Variables | None, blocking: bool
@@ -46,9 +46,13 @@ class Handler:
         self._function = function
         self.timeout = timeout
         self.blocking = blocking
+        #: The names in the handler's results, and in ``on_error``, that :func:`encode_actions` calls doubtful. Those of
+        #: results are removed when they are reported.
+        self.doubtful: list[str] = []
+        self.doubtful_on_error: list[str] = []
         try:
             #: The LIST-OF-ACTIONS that the agent sends if the handler fails.
-            self.on_error = encode_actions(as_variables(on_error))
+            self.on_error = encode_actions(as_variables(on_error), self.doubtful_on_error)
         except (TypeError, ValueError) as error:
             raise type(error)(f"on_error of the message {name!a}: {error}") from error
         #: Calls the function with a :class:`Message`'s arguments; see :meth:`Binding.call`.

@@ -6,8 +6,8 @@ sets the variables of ``on_error``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, final
+from collections.abc import Callable, Iterable
+from typing import Any, final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -23,13 +23,10 @@ from spoa_twisted.observer import (
     ResultTooBig,
     ResultUnsendable,
     VariableNameLong,
+    VariableWithoutScope,
 )
-from spoa_twisted.spop.actions import decode_actions, encode_actions
+from spoa_twisted.spop.actions import LONGEST_SAFE_NAME, decode_actions, encode_actions
 from spoa_twisted.spop.messages import Message
-
-#: HAProxy drops a variable if ``scope.prefix.name`` is longer than 63 characters. The agent does not know the prefix
-#: (``option var-prefix``): a name of 40 characters leaves 17 characters for the prefix.
-LONGEST_SAFE_NAME: Final = 40
 
 
 @final
@@ -54,28 +51,28 @@ class Outcomes:
         """
         try:
             variables = result if type(result) is dict else as_variables(result)
-            actions = encode_actions(variables)
-            # An action is longer than its variable's name. So no name can be too long if the actions are short. This
-            # skips the check of most results.
-            if len(actions) > LONGEST_SAFE_NAME:
-                self._check_names(variables)
-            return actions
+            actions = encode_actions(variables, handler.doubtful)
         except BaseException as error:
             self._observer.on_event(ResultUnsendable(message.name, error))
             self._note(position, Outcome.UNSENDABLE)
-            return handler.on_error
+            return self._on_error(handler)
+        # The list is empty after nearly each result.
+        if handler.doubtful:
+            doubtful, handler.doubtful = handler.doubtful, []
+            self._report(doubtful)
+        return actions
 
     def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
         """Return the actions for a handler that raised an exception."""
         self._observer.on_event(HandlerFailed(message.name, failure))
         self._note(position, Outcome.ERROR)
-        return handler.on_error
+        return self._on_error(handler)
 
     def timed_out(self, position: int, handler: Handler, message: Message, seconds: float) -> bytes:
         """Return the actions for a handler that did not finish in time."""
         self._observer.on_event(HandlerTimedOut(message.name, seconds))
         self._note(position, Outcome.TIMEOUT)
-        return handler.on_error
+        return self._on_error(handler)
 
     def unhandled(self, position: int, message: Message) -> bytes:
         """Report a message without a handler. Return its actions, which are empty."""
@@ -107,16 +104,24 @@ class Outcomes:
                 self._observer.on_event(ResultTooBig(message.name, len(actions), room, _largest(actions)))
                 self._note(position, Outcome.TOO_BIG)
                 handler = find(message)
-                actions = handler.on_error if handler is not None else b""
+                actions = self._on_error(handler) if handler is not None else b""
                 if len(actions) > room:
                     continue
             fitting.append(actions)
             room -= len(actions)
         return b"".join(fitting)
 
-    def _check_names(self, variables: Any) -> None:
-        for variable in variables:
+    def _on_error(self, handler: Handler) -> bytes:
+        """Return the actions that replace the result of ``handler``."""
+        self._report(handler.doubtful_on_error)
+        return handler.on_error
+
+    def _report(self, doubtful: Iterable[str]) -> None:
+        """Report names of variables that may not have the effect that the handler's author expects."""
+        for variable in doubtful:
             scope, dot, name = variable.partition(".")
+            if not dot:
+                self._observer.on_event(VariableWithoutScope(variable))
             if len(name if dot else scope) > LONGEST_SAFE_NAME:
                 self._observer.on_event(VariableNameLong(variable))
 
