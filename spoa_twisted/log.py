@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
+from spoa_twisted.handlers.names import nearest
 from spoa_twisted.observer import (
     AcksHeldBack,
     CancelFailed,
@@ -171,7 +172,12 @@ class LogObserver:
 
     def _message_unhandled(self, event: MessageUnhandled) -> None:
         if self._is_new(event, event.name):
-            self._log.warn("no handler for the message {name!a}: it sets no variables", name=_cut(event.name))
+            similar = " or ".join([ascii(_cut(name)) for name in nearest(event.name, event.known)])
+            self._log.warn(
+                "no handler for the message {name!a}: it sets no variables{hint}",
+                name=_cut(event.name),
+                hint=f"; did you mean {similar}?" if similar else "",
+            )
 
     def _variable_name_long(self, event: VariableNameLong) -> None:
         if self._is_new(event, event.variable):

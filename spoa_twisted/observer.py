@@ -6,8 +6,8 @@ An application passes its observer to ``SPOAFactory(handlers, observer=...)``. T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import final
 
@@ -169,6 +169,9 @@ class MessageEvent(Event):
 @dataclass(frozen=True, slots=True)
 class MessageUnhandled(MessageEvent):
     """No handler is registered for a message. The message sets no variables."""
+
+    #: The names that have a handler. The log shows similar ones.
+    known: Iterable[str] = field(default=(), compare=False, repr=False)
 
 
 @final

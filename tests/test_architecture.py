@@ -27,6 +27,7 @@ ORDER = [
     "version",
     "limits",
     "observer",
+    "handlers.names",
     "log",
     "handlers.binding",
     "handlers.handler",

@@ -132,6 +132,10 @@ LINES: list[tuple[Event, str]] = [
         f"error: {PEER}: the response of the handlers cannot be sent: not bytes",
     ),
     (MessageUnhandled("m"), "warn: no handler for the message 'm': it sets no variables"),
+    (
+        MessageUnhandled("check_ip", ["check-ip", "check-ips", "scan"]),
+        "warn: no handler for the message 'check_ip': it sets no variables; did you mean 'check-ip' or 'check-ips'?",
+    ),
     (HandlerFailed("m", FAILURE), "critical: the handler of the message 'm' failed"),
     (HandlerTimedOut("m", 0.5), "error: the handler of the message 'm' took longer than 0.5 s"),
     (
@@ -241,6 +245,12 @@ class TestNames:
         log.on_event(ResultTooBig("m", 2, 1, "sess." + "v" * LONG))
         (line,) = lines.take()
         assert line.endswith("the largest is sess." + "v" * 59)
+
+    def test_a_similar_name_is_cut_and_escaped(self, log: LogObserver, lines: Lines) -> None:
+        """A user may register a handler under any name."""
+        log.on_event(MessageUnhandled("m" * 64, ["M" * 62 + "\n" + "x" * LONG]))
+        (line,) = lines.take()
+        assert line.endswith("; did you mean '" + "M" * 62 + "\\nx'?")
 
     @pytest.mark.parametrize("kind", [MessageUnhandled, VariableNameLong, VariableWithoutScope])
     def test_each_name_is_logged_once(
@@ -513,6 +523,10 @@ class TestThroughAnAgent:
         haproxy.notify("x" * 10_000)
         (line,) = logged.take()
         assert len(line) < 200
+        haproxy.notify("Known")
+        assert logged.take() == [
+            "warn: no handler for the message 'Known': it sets no variables; did you mean 'known'?"
+        ]
 
     def test_a_long_name_of_a_variable_is_logged_once(self, logged: Logged) -> None:
         """HAProxy drops scope.prefix.name above 63 characters. The variable is sent nevertheless."""

@@ -11,5 +11,6 @@ The messages pass through these modules::
     exchange     waits for the handlers of one NOTIFY that return Deferreds
     deadlines    the timeouts of these handlers
 
+:mod:`names` finds the names of messages that are similar to an unknown one, for the log.
 :mod:`interfaces` has ``IHandlers``, the interface that :mod:`spoa_twisted.agent` calls.
 """

@@ -74,9 +74,12 @@ class Outcomes:
         self._note(position, Outcome.TIMEOUT)
         return self._on_error(handler)
 
-    def unhandled(self, position: int, message: Message) -> bytes:
-        """Report a message without a handler. Return its actions, which are empty."""
-        self._observer.on_event(MessageUnhandled(message.name))
+    def unhandled(self, position: int, message: Message, known: Iterable[str] = ()) -> bytes:
+        """Report a message without a handler. Return its actions, which are empty.
+
+        :param known: the names of the messages that have a handler.
+        """
+        self._observer.on_event(MessageUnhandled(message.name, known))
         self._note(position, Outcome.UNHANDLED)
         return b""
 

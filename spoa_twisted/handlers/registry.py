@@ -176,7 +176,7 @@ class Handlers:
         for message in messages:
             handler = self._by_name.get(message.name) or self._default
             if handler is None:
-                parts.append(outcomes.unhandled(len(parts), message))
+                parts.append(outcomes.unhandled(len(parts), message, self._by_name.keys()))
                 continue
             try:
                 result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)

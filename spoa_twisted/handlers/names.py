@@ -1,0 +1,32 @@
+"""Names that are similar to a name that does not exist, for error texts: did you mean 'check-ip'?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from itertools import islice
+from typing import Final
+
+# A peer chooses the names of messages, and to compare two names takes a time that grows with the product of their
+# lengths. So only so many characters of each name are compared, and only with so many names.
+_MAX_LENGTH: Final = 64
+_MAX_NAMES: Final = 256
+
+_MAX_NEAREST: Final = 3
+
+
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """Return up to three of ``names`` that are similar to ``name``, the most similar first.
+
+    Names that differ only in case, or have ``_`` where the other has ``-``, are the most similar ones.
+    """
+    by_key: dict[str, list[str]] = {}
+    for candidate in islice(names, _MAX_NAMES):
+        by_key.setdefault(_key(candidate), []).append(candidate)
+    keys = get_close_matches(_key(name), by_key, n=_MAX_NEAREST)
+    return [candidate for key in keys for candidate in by_key[key]][:_MAX_NEAREST]
+
+
+def _key(name: str) -> str:
+    """Return the text to compare for ``name``."""
+    return name[:_MAX_LENGTH].lower().replace("_", "-")
