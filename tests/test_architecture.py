@@ -18,6 +18,7 @@ PACKAGE = ROOT / "spoa_twisted"
 ORDER = [
     "spop.errors",
     "spop.varint",
+    "spop.hints",
     "spop.typeddata",
     "spop.messages",
     "spop.actions",

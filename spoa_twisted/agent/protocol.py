@@ -486,7 +486,8 @@ class SPOAFactory(Factory):
         self.observer.on_event(DrainTimedOut(len(self.connections)))
 
 
-def _checked(handlers: IHandlers) -> IHandlers:
+def _checked(handlers: object) -> IHandlers:
     if not IHandlers.providedBy(handlers):
-        raise TypeError(f"a {type(handlers).__name__} does not provide IHandlers")
-    return handlers
+        found = f"the class {handlers.__name__}" if isinstance(handlers, type) else f"a {type(handlers).__name__}"
+        raise TypeError(f"{found} does not provide IHandlers; pass an object, such as Handlers()")
+    return cast("IHandlers", handlers)

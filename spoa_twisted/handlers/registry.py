@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, final, overload
+from typing import Any, Final, TypeVar, final, overload
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
@@ -14,12 +15,15 @@ from zope.interface import implementer
 from spoa_twisted.handlers.coroutines import begin
 from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.exchange import Exchange, PendingCall
-from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables
+from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables, check_timeout, encode_on_error
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.spop.actions import Variables
 from spoa_twisted.spop.messages import Message
+
+# HAProxy allows these characters in the name of a spoe-message.
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+\Z")
 
 HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
 
@@ -68,9 +72,9 @@ class Handlers:
     ) -> None:
         if blocking_threads < 1:
             raise ValueError(f"blocking_threads is {blocking_threads}; at least one is needed")
-        # This object is not used. Its constructor raises the errors of timeout and on_error now, not when the first
-        # handler is registered.
-        Handler("default", lambda: None, timeout, on_error, blocking=False)
+        # The errors of timeout and on_error are raised now, not when the first handler is registered.
+        check_timeout(timeout, "Handlers")
+        encode_on_error(on_error, "Handlers")
         self._timeout = timeout
         self._on_error = on_error
         self._blocking_threads = blocking_threads
@@ -97,12 +101,20 @@ class Handlers:
         :param on_error: the variables that the message sets if the handler fails.
         :param blocking: run the handler in a thread, because it blocks. It must be a plain function.
         :raises TypeError: for an object that is not a function, for a function that takes ``*args``, for an ``async
-            def`` with ``blocking``, or for a variable in ``on_error`` whose value has no SPOP type.
-        :raises ValueError: if the message already has a handler, the timeout is negative, or a variable in
-            ``on_error`` cannot be encoded.
+            def`` with ``blocking``, for a timeout that is not a number, or for a variable in ``on_error`` whose value
+            has no SPOP type.
+        :raises ValueError: if the message already has a handler, HAProxy does not allow its name, the timeout is
+            negative, or a variable in ``on_error`` cannot be encoded.
         """
         if not isinstance(name, str):
-            raise TypeError(f"the name of a message is a str, not a {type(name).__name__}: @handlers.message('name')")
+            raise TypeError(
+                f"the name of a message is a str, not a {type(name).__name__}; write @handlers.message('name')"
+            )
+        if not _NAME.match(name):
+            raise ValueError(
+                f"HAProxy does not allow the name {name!a} for a spoe-message, so the message can never come; use"
+                " A-Z, a-z, 0-9, '_', '-', '.' and ':'"
+            )
 
         def register(function: HandlerT) -> HandlerT:
             handler = self._handler(name, function, timeout, on_error, blocking)

@@ -110,13 +110,25 @@ class TestRegistration:
         with pytest.raises(TypeError, match="the name of a message is a str, not a function"):
             Handlers().message(lambda: None)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("name", ["", "a b", "check/ip", "m\n", "m\u00e4"])
+    def test_a_name_that_haproxy_does_not_allow_is_refused(self, name: str) -> None:
+        """No message of this name can ever come: HAProxy refuses its configuration."""
+        with pytest.raises(ValueError, match=r"HAProxy does not allow the name '.*' for a spoe-message"):
+            Handlers().message(name)
+        assert list(Handlers({"aZ09_-.:": lambda: None})) == ["aZ09_-.:"]
+
     @pytest.mark.parametrize(
         ("options", "error"),
-        [({"timeout": -1}, ValueError), ({"on_error": {"x y": 1}}, ValueError), ({"on_error": [1]}, TypeError)],
+        [
+            ({"timeout": -1}, ValueError),
+            ({"timeout": "2s"}, TypeError),
+            ({"on_error": {"x y": 1}}, ValueError),
+            ({"on_error": [1]}, TypeError),
+        ],
     )
     def test_the_options_of_a_set_are_checked_at_once(self, options: dict[str, Any], error: type[Exception]) -> None:
         """Not when its first handler is registered."""
-        with pytest.raises(error):
+        with pytest.raises(error, match="of Handlers"):
             Handlers(**options)
 
     def test_blocking_handlers_need_a_thread(self) -> None:
