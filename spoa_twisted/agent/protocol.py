@@ -490,4 +490,4 @@ def _checked(handlers: object) -> IHandlers:
     if not IHandlers.providedBy(handlers):
         found = f"the class {handlers.__name__}" if isinstance(handlers, type) else f"a {type(handlers).__name__}"
         raise TypeError(f"{found} does not provide IHandlers; pass an object, such as Handlers()")
-    return cast("IHandlers", handlers)
+    return handlers
