@@ -11,11 +11,12 @@ from typing import Any
 from twisted.python.usage import Options as UsageOptions
 
 from spoa_twisted.agent.protocol import SPOAFactory
+from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.limits import LIMITS, Limit
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService, connection_log
-from spoa_twisted.service import DEFAULT_ENDPOINT, SPOAService
+from spoa_twisted.service import SPOAService
 from spoa_twisted.version import version
 
 
@@ -71,6 +72,15 @@ class Options(UsageOptions):
         """Print the versions of spoa_twisted and Twisted, and exit."""
         print(version())  # noqa: T201 - this is what the user asked for
         super().opt_version()  # type: ignore[no-untyped-call]
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse arguments that are not options. Twisted calls this with them.
+
+        :raises CannotStart: for the first of them.
+        """
+        # Not UsageError, for the reason that _row gives.
+        if arguments:
+            raise CannotStart(f"{arguments[0]!r} is not an option; did you mean --handlers {arguments[0]}?")
 
     def postOptions(self) -> None:
         """Set the default of ``--listen`` if the option was not given. Twisted calls this at the end of parsing."""

@@ -10,9 +10,9 @@ import pytest
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
 
+from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.limits import LIMITS, Limits
 from spoa_twisted.runner.errors import CannotStart
-from spoa_twisted.service import DEFAULT_ENDPOINT
 from spoa_twisted.tap import Options, makeService
 from tests.programs import TWIST, TWISTD
 from tests.runner.conftest import Start, folder, start

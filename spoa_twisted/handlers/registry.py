@@ -25,6 +25,9 @@ from spoa_twisted.spop.messages import Message
 # HAProxy allows these characters in the name of a spoe-message.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+\Z")
 
+# How many names of messages Handlers.describe shows.
+_MAX_SHOWN: Final = 20
+
 HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
 
 
@@ -162,6 +165,22 @@ class Handlers:
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no handler is registered, not even a default handler."""
+        return not self._by_name and self._default is None
+
+    def describe(self) -> str:
+        """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``."""
+        names = sorted(self._by_name)
+        if not names:
+            return "no messages: no handlers are registered yet" if self._default is None else "all messages"
+        hidden = len(names) - _MAX_SHOWN
+        others = f" and {hidden} more" if hidden > 0 else ""
+        if self._default is not None:
+            others = " and all others"
+        return f"the message{'s' if names[1:] or others else ''} {', '.join(names[:_MAX_SHOWN])}{others}"
 
     @classmethod
     def merged(cls, *sets: Handlers) -> Handlers:

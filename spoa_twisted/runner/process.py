@@ -17,6 +17,7 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 
+from spoa_twisted.endpoints import describe_failure
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.service import SPOAService
 
@@ -61,7 +62,7 @@ class ProcessService(SPOAService):
         self._limit_connections()
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
-        raise CannotStart(f"cannot listen on {description}: {error}") from error
+        raise CannotStart(f"cannot listen on {description}: {describe_failure(error)}") from error
 
     def _end_drain(self) -> None:
         # stopService has begun a drain already. This call gives it a second timeout, which is over at once.

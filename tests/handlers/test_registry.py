@@ -137,6 +137,30 @@ class TestRegistration:
             Handlers(blocking_threads=0)
 
 
+class TestDescribe:
+    @pytest.mark.parametrize(
+        ("names", "default", "text"),
+        [
+            ([], False, "no messages: no handlers are registered yet"),
+            ([], True, "all messages"),
+            (["scan"], False, "the message scan"),
+            (["scan"], True, "the messages scan and all others"),
+            (["scan", "check-token"], False, "the messages check-token, scan"),
+            (["scan", "check-token"], True, "the messages check-token, scan and all others"),
+        ],
+    )
+    def test_it_lists_the_messages(self, names: list[str], default: bool, text: str) -> None:
+        """In the order of the alphabet. The agent logs the text when it listens."""
+        handlers = Handlers({name: lambda: None for name in names}, default=(lambda: None) if default else None)
+        assert handlers.describe() == text
+
+    def test_it_is_short(self) -> None:
+        """An agent may have hundreds of handlers."""
+        names = [f"m{number:03}" for number in range(200)]
+        text = Handlers({name: lambda: None for name in names}).describe()
+        assert text == f"the messages {', '.join(names[:20])} and 180 more"
+
+
 class TestMerged:
     def test_each_handler_keeps_its_options(self, logged: Logged) -> None:
         """The defaults of its own set count, not those of another set. The sets stay as they are."""
