@@ -53,13 +53,8 @@ _OPTIONS: Final = {
 }
 # The options whose value is a whole number.
 _NUMBERS: Final = ("backlog", "index")
-# The options of ssl that name a file, and the text that each of these files has.
-_PEM_FILES: Final = {
-    "privateKey": b"PRIVATE KEY-----",
-    "certKey": b"BEGIN CERTIFICATE-----",
-    "extraCertChain": b"BEGIN CERTIFICATE-----",
-    "dhParameters": b"BEGIN DH PARAMETERS-----",
-}
+# The options of ssl that name a file.
+_FILES: Final = ("privateKey", "certKey", "extraCertChain", "dhParameters")
 # Twisted's default of the option privateKey.
 _DEFAULT_PRIVATE_KEY: Final = "server.pem"
 
@@ -135,6 +130,9 @@ def _describe_unknown(text: str, kind: str) -> str:
     if meant:
         return f"write {meant}"
     plugins = [str(plugin.prefix) for plugin in getPlugins(IStreamServerEndpointStringParser)]
+    if kind in plugins:
+        # The error is about an endpoint within the endpoint.
+        return ""
     similar = nearest(kind, [*_OPTIONS, *plugins])
     if similar and len(text) > len(kind):
         return f"write {similar[0]}{text[len(kind) :]}"
@@ -189,17 +187,19 @@ def _check_ssl(kind: str, options: Mapping[str, str], error: Exception | None) -
     problem = _check_tcp(kind, options, error)
     if problem or error is None:
         return problem
-    files = {"privateKey": _DEFAULT_PRIVATE_KEY, **options}
-    for option, content in _PEM_FILES.items():
-        if option in files:
-            path = Path(files[option])
-            given = f"{option}={path}" if option in options else f"without the option {option}, its default {path}"
+    contents: list[bytes] = []
+    for option in _FILES:
+        path = Path(options.get(option, _DEFAULT_PRIVATE_KEY))
+        if option in options or option == "privateKey":
+            given = f"{option}={path}" if option in options else f"without the option privateKey, its default {path}"
             try:
-                data = path.read_bytes()
+                contents.append(path.read_bytes())
             except OSError as failure:
                 return f"{given} cannot be read: {failure.strerror}"
-            if content not in data:
-                return f"{given} has no line with {content.decode()}: it must be a PEM file"
+    for content in (b"PRIVATE KEY-----", b"BEGIN CERTIFICATE-----"):
+        # Twisted reads the files one after the other, so each may have both.
+        if not any(content in data for data in contents):
+            return f"the files have no line with {content.decode()}; privateKey and certKey must name PEM files"
     return ""
 
 
