@@ -208,6 +208,8 @@ def _check_systemd(kind: str, options: Mapping[str, str], error: Exception | Non
         return "systemd needs domain=INET, domain=INET6 or domain=UNIX"
     if ("index" in options) == ("name" in options):
         return "systemd needs either index=0, the number of the socket, or name=NAME"
+    if isinstance(error, TypeError) and "name" in options:
+        return "this version of Twisted knows no names of sockets; write index=0, the number of the socket"
     if isinstance(error, (IndexError, KeyError)):
         if os.environ.get("LISTEN_PID") != str(os.getpid()):
             return "systemd passed no socket to this process"

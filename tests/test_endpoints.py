@@ -108,7 +108,11 @@ class TestServerEndpoint:
         """systemd sets LISTEN_PID for the process that it passes sockets to."""
         monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
         assert problem_of("systemd:domain=INET:index=3") == "systemd passed no socket with index=3 to this process"
-        assert problem_of("systemd:domain=INET:name=a") == "systemd passed no socket with name=a to this process"
+        assert problem_of("systemd:domain=INET:name=a") in (
+            "systemd passed no socket with name=a to this process",
+            # The oldest Twisted.
+            "this version of Twisted knows no names of sockets; write index=0, the number of the socket",
+        )
 
     def test_an_endpoint_of_a_plugin_has_twisteds_error(self) -> None:
         """The module does not know its options."""
