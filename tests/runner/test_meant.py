@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import string
 import sys
-import token
 from pathlib import Path
 from types import ModuleType
 
@@ -49,13 +49,13 @@ def test_a_similar_module_or_file_is_found(folder: Path, source: str, error: Exc
 
 class TestOtherModule:
     def test_a_file_of_the_same_name(self, folder: Path) -> None:
-        """``token.py`` is in the current folder, but Python has imported its own module of that name."""
-        (folder / "token.py").write_text("")
-        text = find_other_module("token", token)
+        """``string.py`` is in the current folder, but Python has imported its own module of that name."""
+        (folder / "string.py").write_text("")
+        text = find_other_module("string", string)
         assert text == (
-            f"the module 'token' is the standard library's ({token.__file__}); name your file: --handlers ./token.py"
+            f"the module 'string' is the standard library's ({string.__file__}); name your file: --handlers ./string.py"
         )
-        assert find_other_module("./token.py", token) == ""
+        assert find_other_module("./string.py", string) == ""
 
     def test_a_module_of_the_standard_library(self, folder: Path) -> None:
         """The user has no file of that name. A module that is built into Python has no file at all."""
