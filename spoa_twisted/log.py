@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
+from spoa_twisted.handlers.names import nearest
 from spoa_twisted.observer import (
     AcksHeldBack,
     CancelFailed,
@@ -51,6 +52,7 @@ from spoa_twisted.observer import (
     ResultUnsendable,
     ShutdownTimedOut,
     VariableNameLong,
+    VariableWithoutScope,
 )
 from spoa_twisted.spop.connection import Notify
 from spoa_twisted.spop.reassembly import MAX_PAYLOAD_SIZE
@@ -150,6 +152,7 @@ class LogObserver:
             ResultTooBig: self._result_too_big,
             ResultUnsendable: self._result_unsendable,
             VariableNameLong: self._variable_name_long,
+            VariableWithoutScope: self._variable_without_scope,
         }
 
     def on_event(self, event: Event) -> None:
@@ -209,7 +212,12 @@ class LogObserver:
 
     def _message_unhandled(self, event: MessageUnhandled) -> None:
         if self._is_new(event, event.name):
-            self._log.warn("no handler for the message {name!a}: it sets no variables", name=_cut(event.name))
+            similar = " or ".join([ascii(_cut(name)) for name in nearest(event.name, event.known)])
+            self._log.warn(
+                "no handler for the message {name!a}: it sets no variables{hint}",
+                name=_cut(event.name),
+                hint=f"; did you mean {similar}?" if similar else "",
+            )
 
     def _variable_name_long(self, event: VariableNameLong) -> None:
         if self._is_new(event, event.variable):
@@ -217,6 +225,16 @@ class LogObserver:
                 "the name of the variable {name!a} may be too long: HAProxy drops a variable silently when"
                 " scope.prefix.name has more than 63 characters",
                 name=_cut(event.variable),
+            )
+
+    def _variable_without_scope(self, event: VariableWithoutScope) -> None:
+        if self._is_new(event, event.variable):
+            self._log.warn(
+                "the variable {name!a} has no scope, so HAProxy sets it in proc, which all clients share: write"
+                " {transaction!a} to set it for one request, or {process!a} if they shall share it",
+                name=_cut(event.variable),
+                transaction=_cut(f"txn.{event.variable}"),
+                process=_cut(f"proc.{event.variable}"),
             )
 
     def _handler_failed(self, event: HandlerFailed) -> None:

@@ -6,8 +6,8 @@ An application passes its observer to ``SPOAFactory(handlers, observer=...)``. T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import final
 
@@ -178,6 +178,9 @@ class MessageEvent(Event):
 class MessageUnhandled(MessageEvent):
     """No handler is registered for a message. The message sets no variables."""
 
+    #: The names that have a handler. The log shows similar ones.
+    known: Iterable[str] = field(default=(), compare=False, repr=False)
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -225,6 +228,15 @@ class VariableNameLong(Event):
     """A handler set a variable whose name is so long that HAProxy may drop it silently."""
 
     #: The variable with its scope: ``txn.name``.
+    variable: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class VariableWithoutScope(Event):
+    """A handler set a variable whose name has no scope. HAProxy sets it in ``proc``, which all clients share."""
+
+    #: The name of the variable.
     variable: str
 
 

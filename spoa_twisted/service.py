@@ -7,7 +7,6 @@ from typing import Any, Final, NoReturn, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -15,15 +14,13 @@ from twisted.python.failure import Failure
 
 from spoa_twisted.agent.peers import describe
 from spoa_twisted.agent.protocol import SPOAFactory, checked
+from spoa_twisted.endpoints import DEFAULT_ENDPOINT, describe_failure, server_endpoint
 from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.lifespans import MIN_SHUTDOWN_TIMEOUT, Lifespans
 from spoa_twisted.limits import LIMITS
 from spoa_twisted.readiness import Readiness
 from spoa_twisted.unix_lock import remove_stale_lock
-
-#: The default endpoint. The port is the one in the example of SPOE.txt. The interface lets only programs on the same
-#: machine connect: SPOP has no authentication.
-DEFAULT_ENDPOINT: Final = "tcp:12345:interface=127.0.0.1"
 
 #: The largest number of connections that the kernel queues until the agent accepts them. Twisted's default is 50. When
 #: the queue is full, a new TCP connection is tried again after a second, and a new connection to a Unix socket fails.
@@ -82,7 +79,7 @@ class SPOAService(Service):
         self._endpoints: list[tuple[str, IStreamServerEndpoint]] = []
         for endpoint in (endpoints,) if isinstance(endpoints, str) else endpoints:
             if isinstance(endpoint, str):
-                self._endpoints.append((endpoint, _endpoint(reactor, endpoint)))
+                self._endpoints.append((endpoint, server_endpoint(reactor, endpoint)))
             elif not IStreamServerEndpoint.providedBy(endpoint):
                 raise TypeError(f"an endpoint is a string or an IStreamServerEndpoint, not a {type(endpoint).__name__}")
             else:
@@ -221,7 +218,9 @@ class SPOAService(Service):
 
         :param description: the endpoint as a string.
         """
-        self._log.critical("cannot listen on {endpoint}: {error}", endpoint=description, error=error)
+        self._log.critical(
+            "cannot listen on {endpoint}: {reason}", endpoint=description, reason=describe_failure(error)
+        )
 
     def _before_start(self) -> None:
         """Do nothing. A subclass may prepare its process here, before startup functions run and ports open."""
@@ -284,7 +283,13 @@ class SPOAService(Service):
         # endpoint string names it, as in "tcp:12345:backlog=100".
         if getattr(port, "backlog", None) == _TWISTED_BACKLOG:
             port.socket.listen(BACKLOG)  # type: ignore[attr-defined]
-        self._log.info("SPOA listening on {address}", address=describe(port.getHost()))
+        handlers = self.factory.handlers
+        self._log.info(
+            "SPOA listening on {address}{messages}",
+            address=describe(port.getHost()),
+            # Other implementations of IHandlers have no names of messages.
+            messages=f" for {handlers.describe()}" if isinstance(handlers, Handlers) else "",
+        )
         if not self._listening:
             # The service was stopped, or another endpoint failed, before this endpoint was ready.
             self._close_ports()
@@ -293,16 +298,3 @@ class SPOAService(Service):
         """Close all ports. The Deferred fires when all are closed, also if one of them fails to close."""
         ports, self._ports = self._ports, []
         return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)
-
-
-def _endpoint(reactor: IReactorCore, text: str) -> IStreamServerEndpoint:
-    """Return the endpoint that ``text`` describes.
-
-    :raises ValueError: for a text that does not describe an endpoint, or names a file that cannot be read.
-    """
-    try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
-    except Exception as error:
-        # Twisted's parsers and those of plugins raise many types: ValueError, TypeError, FileNotFoundError.
-        raise ValueError(f"bad endpoint {text!r}: {type(error).__name__}: {error}") from error
-    return endpoint

@@ -19,7 +19,6 @@ from zope.interface import implementer
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.names import nearest
 from spoa_twisted.handlers.outcome import Outcomes
-from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.observer import (
     ConnectionMade,
     Event,
@@ -173,8 +172,7 @@ class StrictHandlers:
     ) -> bytes | Deferred[bytes]:
         """Let the handlers under test answer; see :meth:`IHandlers.respond`."""
         request = self._answered = self._sent.popleft()
-        known = self._handlers if isinstance(self._handlers, Handlers) else ()
-        answer = self._handlers.respond(messages, max_size, reactor, timeout, _StrictOutcomes(outcomes, request, known))
+        answer = self._handlers.respond(messages, max_size, reactor, timeout, _StrictOutcomes(outcomes, request))
         if isinstance(answer, Deferred):
             return answer.addBoth(self._on_answer, request)
         return answer
@@ -213,30 +211,23 @@ class StrictHandlers:
 
 @final
 class _StrictOutcomes(Outcomes):
-    """Reports failures as ``outcomes`` does, and adds each of them to ``request``.
+    """Reports failures as ``outcomes`` does, and adds each of them to ``request``."""
 
-    :param known: the names of the messages that have a handler.
-    """
+    __slots__ = ("_request",)
 
-    __slots__ = ("_known", "_request")
-
-    def __init__(self, outcomes: Outcomes, request: Request, known: Iterable[str]) -> None:
+    def __init__(self, outcomes: Outcomes, request: Request) -> None:
         super().__init__(outcomes._observer, outcomes._record)
         self._request = request
-        self._known = known
 
     def report(self, position: int, outcome: Outcome, event: MessageEvent, actions: bytes) -> bytes:
         """Report a message that has failed; see :meth:`Outcomes.report`."""
-        failed = Failed(position, event.name, event, _failure(event, self._known))
+        failed = Failed(position, event.name, event, _failure(event))
         self._request.add(failed, has_on_error=bool(actions))
         return super().report(position, outcome, event, actions)
 
 
-def _failure(event: Event, known: Iterable[str] = ()) -> KeptFailure:
-    """Return the exception that stands for ``event``: the exception of the handler, if there is one.
-
-    :param known: the names of the messages that have a handler.
-    """
+def _failure(event: Event) -> KeptFailure:
+    """Return the exception that stands for ``event``: the exception of the handler, if there is one."""
     error: Any
     if isinstance(event, (HandlerFailed, RespondFailed)):
         error = event.failure.value
@@ -251,7 +242,7 @@ def _failure(event: Event, known: Iterable[str] = ()) -> KeptFailure:
         )
     else:
         assert isinstance(event, MessageUnhandled)
-        error = NoHandler(_no_handler(event.name, sorted(known)))
+        error = NoHandler(_no_handler(event.name, sorted(event.known)))
     return KeptFailure(error)
 
 

@@ -6,17 +6,22 @@ module; Twisted then uses :class:`Options` and :func:`makeService` by these name
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
 
 from spoa_twisted.agent.protocol import SPOAFactory
+from spoa_twisted.endpoints import DEFAULT_ENDPOINT
+from spoa_twisted.handlers.names import nearest
 from spoa_twisted.limits import LIMITS, Limit
 from spoa_twisted.log import agent_log
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
-from spoa_twisted.service import DEFAULT_ENDPOINT, SPOAService
+from spoa_twisted.service import SPOAService
 from spoa_twisted.version import version
 
 
@@ -27,7 +32,6 @@ def _row(limit: Limit) -> list[Any]:
         try:
             return limit.parse(text)
         except ValueError as error:
-            # Not UsageError: for that, the oldest twistd that we support exits with status 0, which means success.
             raise CannotStart(str(error)) from None
 
     # --help shows the default with str(). A user should read 10 there, not 10.0.
@@ -72,6 +76,29 @@ class Options(UsageOptions):
         """Print the versions of spoa_twisted and Twisted, and exit."""
         print(version())  # noqa: T201 - this is what the user asked for
         super().opt_version()  # type: ignore[no-untyped-call]
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse the command line.
+
+        :raises CannotStart: for an unknown option, an option without a value, or a value that is not valid.
+        """
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except UsageError as error:
+            # For a UsageError, twistd prints the whole help before the error. The oldest twistd that we support also
+            # exits with status 0 then, which means success.
+            unknown = [name for name in re.findall("--([A-Za-z_-]+)", str(error)) if name not in self.docs]
+            similar = [f"--{name}" for name in nearest(unknown[0], self.docs)] if unknown else []
+            hint = f"did you mean {' or '.join(similar)}?" if similar else "twistd spoa --help lists the options"
+            raise CannotStart(f"{error}; {hint}") from None
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse arguments that are not options. Twisted calls this with them.
+
+        :raises CannotStart: for the first of them.
+        """
+        if arguments:
+            raise CannotStart(f"{arguments[0]!r} is not an option; did you mean --handlers {arguments[0]}?")
 
     def postOptions(self) -> None:
         """Set the default of ``--listen`` if the option was not given. Twisted calls this at the end of parsing."""

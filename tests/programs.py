@@ -30,7 +30,7 @@ TWIST: Final = [sys.executable, "-m", "twisted", "--log-format=text"]
 ANY_PORT: Final = "tcp:0:interface=127.0.0.1"
 
 #: The line that an agent logs when it listens. The group is the address.
-LISTENING: Final = re.compile(r"SPOA listening on (\S+)\n")
+LISTENING: Final = re.compile(r"SPOA listening on (\S+)(?: for .*)?\n")
 
 #: Exit statuses of an agent that was stopped with SIGTERM. Twisted >= 24.10 ends with the signal that stopped it.
 STOPPED: Final = (0, -SIGTERM)

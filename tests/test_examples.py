@@ -101,7 +101,7 @@ def test_a_request_is_allowed_and_one_refused(checkout: Checkout, branch: Branch
     assert ended.returncode == 0, ended.stdout
     assert ended.stdout.endswith("\n\n127.0.0.1   allowed  200 OK\n127.0.0.66  refused  403 Forbidden\n")
     assert " -m twisted --log-format=text spoa --handlers examples/ip_reputation/handlers.py --listen " in ended.stdout
-    assert f"SPOA listening on 127.0.0.1:{checkout.ports[2]}\n" in ended.stdout
+    assert f"SPOA listening on 127.0.0.1:{checkout.ports[2]} for the message" in ended.stdout
     for held in checkout.reserved:
         held.listen()
 

@@ -44,6 +44,7 @@ from spoa_twisted.observer import (
     ResultUnsendable,
     ShutdownTimedOut,
     VariableNameLong,
+    VariableWithoutScope,
 )
 from spoa_twisted.spop.connection import Notify
 from spoa_twisted.spop.errors import FrameTooBig, InvalidFrame
@@ -152,6 +153,10 @@ LINES: list[tuple[Event, str]] = [
         f"error: {PEER}: the response of the handlers cannot be sent: not bytes",
     ),
     (MessageUnhandled("m"), "warn: no handler for the message 'm': it sets no variables"),
+    (
+        MessageUnhandled("check_ip", ["check-ip", "check-ips", "scan"]),
+        "warn: no handler for the message 'check_ip': it sets no variables; did you mean 'check-ip' or 'check-ips'?",
+    ),
     (HandlerFailed("m", FAILURE), "critical: the handler of the message 'm' failed"),
     (HandlerTimedOut("m", 0.5), "error: the handler of the message 'm' took longer than 0.5 s"),
     (
@@ -173,6 +178,13 @@ LINES: list[tuple[Event, str]] = [
         (
             "warn: the name of the variable 'sess.long' may be too long: HAProxy drops a variable silently when"
             " scope.prefix.name has more than 63 characters"
+        ),
+    ),
+    (
+        VariableWithoutScope("allowed"),
+        (
+            "warn: the variable 'allowed' has no scope, so HAProxy sets it in proc, which all clients share: write"
+            " 'txn.allowed' to set it for one request, or 'proc.allowed' if they shall share it"
         ),
     ),
     (CancelFailed(FAILURE), "critical: a handler's Deferred failed to be cancelled"),
@@ -246,6 +258,7 @@ class TestNames:
             lambda name: ResultUnsendable(name, ValueError("why")),
             lambda name: ResultTooBig(name, 2, 1, "sess.a"),
             lambda name: VariableNameLong(name),
+            lambda name: VariableWithoutScope(name),
         ],
     )
     def test_it_is_cut_and_escaped(self, event: Callable[[str], Event], log: LogObserver, lines: Lines) -> None:
@@ -263,9 +276,15 @@ class TestNames:
         (line,) = lines.take()
         assert line.endswith("the largest is sess." + "v" * 59)
 
-    @pytest.mark.parametrize("kind", [MessageUnhandled, VariableNameLong])
+    def test_a_similar_name_is_cut_and_escaped(self, log: LogObserver, lines: Lines) -> None:
+        """A user may register a handler under any name."""
+        log.on_event(MessageUnhandled("m" * 64, ["M" * 62 + "\n" + "x" * LONG]))
+        (line,) = lines.take()
+        assert line.endswith("; did you mean '" + "M" * 62 + "\\nx'?")
+
+    @pytest.mark.parametrize("kind", [MessageUnhandled, VariableNameLong, VariableWithoutScope])
     def test_each_name_is_logged_once(
-        self, kind: type[MessageUnhandled | VariableNameLong], log: LogObserver, lines: Lines
+        self, kind: type[MessageUnhandled | VariableNameLong | VariableWithoutScope], log: LogObserver, lines: Lines
     ) -> None:
         """These faults repeat with every request. Two names that begin with the same 64 characters count as one."""
         for name in ("a", "b", "a", "b", "x" * 64 + "1", "x" * 64 + "2"):
@@ -537,16 +556,29 @@ class TestThroughAnAgent:
         Session(factory).notify("x" * 10_000)
         (line,) = logged.take()
         assert len(line) < 200
+        Session(factory).notify("Known")
+        assert logged.take() == [
+            "warn: no handler for the message 'Known': it sets no variables; did you mean 'known'?"
+        ]
 
     def test_a_long_name_of_a_variable_is_logged_once(self, logged: Logged) -> None:
         """HAProxy drops scope.prefix.name above 63 characters. The variable is sent nevertheless."""
         name = "a" * 41
-        haproxy = FakeHAProxy(Handlers({"m": lambda: {f"sess.{name}": 1, name: 1, f"txn.{name[1:]}": 1}}))
+        haproxy = FakeHAProxy(Handlers({"m": lambda: {f"sess.{name}": 1, f"proc.{name}": 1, f"txn.{name[1:]}": 1}}))
         for _ in range(3):
             assert len(haproxy.notify("m")) == 3
         warnings = logged.take()
         assert len(warnings) == 2
         assert all("may be too long: HAProxy drops" in line for line in warnings)
+
+    def test_a_variable_without_a_scope_is_logged_once(self, logged: Logged) -> None:
+        """Whichever handlers set it. HAProxy sets it in proc."""
+        haproxy = FakeHAProxy(Handlers({"m": lambda: {"allowed": 1}, "n": lambda: {"allowed": 2, "proc.shared": 3}}))
+        for _ in range(3):
+            assert haproxy.notify("m") == {"proc.allowed": 1}
+            assert haproxy.notify("n") == {"proc.allowed": 2, "proc.shared": 3}
+        (line,) = logged.take()
+        assert line.startswith("warn: the variable 'allowed' has no scope")
 
     def test_a_reload_warns_again(self, logged: Logged, clock: Clock) -> None:
         """``SPOAFactory.use`` gives the agent other handlers. What an old handler still answers is logged too."""

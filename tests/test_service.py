@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
 from twisted.application.service import Application, IServiceCollection
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.error import CannotListenError, ConnectionRefusedError
@@ -17,9 +19,10 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
 from zope.interface import implementer
 
-from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
+from spoa_twisted import Handlers, IHandlers, SPOAFactory, SPOAService, SPOEClient
 from spoa_twisted.client import AgentDisconnected
 from tests.certificates import self_signed
 from tests.conftest import Logged
@@ -68,9 +71,9 @@ class TestListening:
         [
             ([], {}, "needs an endpoint"),
             (["nonsense:1"], {}, "nonsense"),
-            ("nonsense:1", {}, "bad endpoint .nonsense:1.: ValueError: "),
-            (["tcp"], {}, "bad endpoint .tcp.: TypeError: "),
-            (["ssl:1:privateKey=missing.pem"], {}, "bad endpoint .*: (FileNotFound|ModuleNotFound)Error: "),
+            ("nonsense:1", {}, "bad endpoint .nonsense:1.: .nonsense. is not a kind of endpoint"),
+            (["tcp"], {}, "bad endpoint .tcp.: tcp needs a port"),
+            (["ssl:1:privateKey=missing.pem"], {}, "bad endpoint .*: (privateKey=missing.pem cannot|TLS needs)"),
             (["tcp:1"], {"drain_timeout": -1}, "drain_timeout is -1"),
         ],
     )
@@ -134,6 +137,34 @@ class TestListening:
         endpoint.listening.callback(port)
         assert stopped == [True]
         assert service.addresses == []
+
+    def test_the_log_names_the_messages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those that have a handler. Another implementation of IHandlers has no names of messages."""
+
+        @implementer(IHandlers)
+        class Own:
+            def respond(self, *arguments: Any) -> bytes:
+                return b""
+
+            def refuse(self, *arguments: Any) -> bytes:
+                return b""
+
+        lines: list[str] = []
+
+        def observe(event: LogEvent) -> None:
+            lines.append(formatEvent(event))
+
+        monkeypatch.setattr(SPOAService, "_log", Logger(observer=cast("ILogObserver", observe)))
+        port = IPv4Address("TCP", "127.0.0.1", 12345)
+        for handlers, text in [
+            (Handlers({"scan": lambda: None, "check-ip": lambda: None}), " for the messages check-ip, scan"),
+            (Handlers(), " for no messages: no handlers are registered yet"),
+            (Own(), ""),
+        ]:
+            memory = MemoryReactorClock()
+            memory.listenTCP = lambda *arguments, **options: SimpleNamespace(getHost=lambda: port)  # type: ignore[method-assign]
+            SPOAService(SPOAFactory(handlers, reactor=memory), reactor=memory).startService()
+            assert lines.pop() == f"SPOA listening on 127.0.0.1:12345{text}"
 
     def test_any_error_of_an_endpoint_is_raised(self) -> None:
         """``startService`` also raises an error that is not a CannotListenError."""

@@ -10,9 +10,9 @@ import pytest
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
 
+from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.limits import LIMITS, Limits
 from spoa_twisted.runner.errors import CannotStart
-from spoa_twisted.service import DEFAULT_ENDPOINT
 from spoa_twisted.tap import Options, makeService
 from tests.programs import TWIST, TWISTD
 from tests.runner.conftest import Start, folder, start
@@ -50,6 +50,27 @@ class TestOptions:
         with pytest.raises(CannotStart) as caught:
             options(argument)
         assert str(caught.value) == f"spoa: {text}"
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            (["ok"], "'ok' is not an option; did you mean --handlers ok?"),
+            (["--handlers=mymod", "a", "b"], "'a' is not an option; did you mean --handlers a?"),
+            (
+                ["--handler=mymod"],
+                "option --handler not a unique prefix; did you mean --handlers or --handler-timeout?",
+            ),
+            (["--max_unsent=5"], "option --max_unsent not recognized; did you mean --max-unsent"),
+            (["--xyzzy"], "option --xyzzy not recognized; twistd spoa --help lists the options"),
+            (["-x"], "option -x not recognized; twistd spoa --help lists the options"),
+            (["--handlers"], "option --handlers requires argument; twistd spoa --help lists the options"),
+        ],
+    )
+    def test_an_argument_that_is_not_an_option_is_refused(self, arguments: list[str], text: str) -> None:
+        """The error names similar options."""
+        with pytest.raises(CannotStart) as caught:
+            options(*arguments)
+        assert str(caught.value).startswith(f"spoa: {text}")
 
     def test_help_shows_each_option_with_its_default(self) -> None:
         """A whole number is shown without a fraction."""
@@ -99,7 +120,13 @@ class TestMakeService:
         [
             ([], "no handlers: name the module"),
             (["--handlers=mymod", "--handlers=mymod.py"], "the message 'm' has two handlers: mymod.m and mymod.m"),
-            (["--handlers=mymod", "--listen=nonsense:1"], "bad endpoint 'nonsense:1': ValueError: Unknown endpoint"),
+            (["--handlers=mymod", "--listen=nonsense:1"], "bad endpoint 'nonsense:1': 'nonsense' is not a kind"),
+            (
+                ["--handlers=mymod", "--listen=127.0.0.1:1"],
+                "bad endpoint '127.0.0.1:1': write tcp:1:interface=127.0.0.1",
+            ),
+            (["--handlers=nothing"], "no handlers are registered in 'nothing'; register functions with @handlers.mess"),
+            (["--handlers=mymod", "--handlers=nothing:handlers"], "no handlers are registered in 'nothing:handlers'"),
             (["--handlers=mymod", "--listen=tcp:x"], "bad endpoint 'tcp:x'"),
             (["--handlers=mymod", "--listen="], "bad endpoint ''"),
             (["--handlers=mymod", "--listen=ssl:1:privateKey=missing.pem"], "bad endpoint .*missing.pem"),
@@ -110,6 +137,13 @@ class TestMakeService:
         with pytest.raises(CannotStart, match=f"^spoa: {text}") as caught:
             makeService(options(*arguments))
         assert "\n" not in str(caught.value)
+
+    def test_a_default_handler_is_enough(self, folder: Path) -> None:
+        """Such an agent answers all messages."""
+        (folder / "rest.py").write_text(
+            "from spoa_twisted import Handlers\nhandlers = Handlers(default=lambda: None)\n"
+        )
+        assert makeService(options("--handlers=rest")).factory.handlers.describe() == "all messages"  # type: ignore[attr-defined]
 
     def test_other_implementations_cannot_be_merged(self, folder: Path) -> None:
         """Another implementation of IHandlers works alone, but only instances of Handlers can be merged."""
@@ -142,14 +176,19 @@ def test_one_plugin_makes_the_command() -> None:
         (["--handlers=missing"], "spoa: cannot import missing: ModuleNotFoundError"),
         (["--handlers=mymod:missing"], "spoa: mymod has no 'missing'; it has: handlers, other"),
         (["--handlers=mymod", "--listen=nonsense:1"], "spoa: bad endpoint 'nonsense:1'"),
-        (["--handlers=mymod", "--listen=unix:/nowhere/agent"], "spoa: cannot listen on unix:/nowhere/agent: "),
+        (
+            ["--handlers=mymod", "--listen=unix:/nowhere/agent"],
+            "spoa: cannot listen on unix:/nowhere/agent: the folder /no",
+        ),
+        (["mymod"], "^spoa: 'mymod' is not an option; did you mean --handlers mymod.$"),
+        (["--handler=mymod"], "^spoa: option --handler not a unique prefix; did you mean --handlers or"),
     ],
 )
 def test_an_agent_that_cannot_start_exits(program: list[str], arguments: list[str], text: str, start: Start) -> None:
     """An agent that cannot start prints one line with the reason, no traceback, and exits with status 1."""
     agent = start(*program, "spoa", *arguments)
     assert agent.ended() == 1
-    assert re.search(text, agent.output)
+    assert re.search(text, agent.output, re.MULTILINE)
     assert "Traceback" not in agent.output
     assert "SPOA listening" not in agent.output
     deadline = time.monotonic() + 30

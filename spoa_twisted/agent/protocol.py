@@ -519,11 +519,12 @@ class SPOAFactory(Factory):
         self.observer.on_event(DrainTimedOut(len(self.connections)))
 
 
-def checked(handlers: IHandlers) -> IHandlers:
+def checked(handlers: object) -> IHandlers:
     """Return ``handlers``.
 
     :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
     """
     if not IHandlers.providedBy(handlers):
-        raise TypeError(f"a {type(handlers).__name__} does not provide IHandlers")
+        found = f"the class {handlers.__name__}" if isinstance(handlers, type) else f"a {type(handlers).__name__}"
+        raise TypeError(f"{found} does not provide IHandlers; pass an object, such as Handlers()")
     return handlers

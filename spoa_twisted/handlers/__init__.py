@@ -11,7 +11,8 @@ The messages pass through these modules::
     exchange     waits for the handlers of one NOTIFY that return Deferreds
     deadlines    the timeouts of these handlers
 
-Besides, ``lifecycle`` runs the functions that are registered with ``startup``, ``shutdown`` and ``every``.
+Besides, ``lifecycle`` runs the functions that are registered with ``startup``, ``shutdown`` and ``every``, and
+``names`` finds the names of messages that are similar to an unknown one.
 
 :mod:`interfaces` has ``IHandlers`` and ``ILifeCycle``, the interfaces that the rest of the package calls.
 """

@@ -19,18 +19,21 @@ _MAX_PLANNED_LENGTH: Final = 4096
 # parameter x_forwarded_for.
 _SEPARATORS: Final = re.compile(r"[-.]")
 
-#: How to call a function: the sources of the parameters that are passed by position, and the names and sources of those
-#: that are passed by name. A source is an index into the tuple (the message's values, the message, the defaults of all
-#: parameters). ``None`` instead of the first part means that the function takes exactly the message's values in order.
-_Plan = tuple[tuple[int, ...] | None, tuple[tuple[str, int], ...]]
+#: How to call a function. The parts are: the sources of the parameters that are passed by position, the names and
+#: sources of those that are passed by name, and the defaults that replace a ``None``, each with the position of its
+#: value. A source is an index into the tuple (the message's values, the message, the defaults of all parameters).
+#: ``None`` instead of the first part means that the function takes exactly the message's values in order. An empty plan
+#: means the same, without defaults: most functions are called in this way.
+_Plan = tuple[()] | tuple[tuple[int, ...] | None, tuple[tuple[str, int], ...], tuple[tuple[int, Any], ...]]
 
 
 @final
 class Binding:
     """Calls a function with the arguments of a message: each argument is passed to the parameter of the same name.
 
-    ``-`` and ``.`` in the argument's name match ``_``. The parameter ``message`` receives the :class:`Message`.
-    ``**kwargs`` receives every other named argument.
+    ``-`` and ``.`` in the argument's name match ``_``. A parameter with a default receives the default if the message
+    does not have the argument, and if the argument's value is ``None``: HAProxy sends an absent header as NULL. The
+    parameter ``message`` receives the :class:`Message`. ``**kwargs`` receives every other named argument.
 
     :param name: the message's name, for error texts.
     :raises TypeError: if the function takes ``*args``: arguments are passed by name, and ``*args`` has no names.
@@ -65,10 +68,17 @@ class Binding:
                 self._plans.clear()
             if sum(map(len, message.names)) <= _MAX_PLANNED_LENGTH:
                 self._plans[message.names] = plan
-        positional, keywords = plan
-        if positional is None:
+        if not plan:
             return self._function(*message.values)
-        sources = (*message.values, message, *self._defaults)
+        positional, keywords, defaults = plan
+        values = message.values
+        if defaults:
+            for position, default in defaults:
+                if values[position] is None:
+                    values = (*values[:position], default, *values[position + 1 :])
+        if positional is None:
+            return self._function(*values)
+        sources = (*values, message, *self._defaults)
         if keywords:
             return self._function(*[sources[i] for i in positional], **{name: sources[i] for name, i in keywords})
         return self._function(*[sources[i] for i in positional])
@@ -84,28 +94,38 @@ class Binding:
                 # If two arguments have the same name, the first one counts.
                 arguments.setdefault(_SEPARATORS.sub("_", name), position)
         message_source = len(message.names)
-        first_default = message_source + 1
         positional: list[int] = []
         keywords: list[tuple[str, int]] = []
+        defaults: list[tuple[int, Any]] = []
         for index, parameter in enumerate(self._parameters):
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 # **kwargs is the last parameter, so it takes the arguments that no other parameter has taken.
                 keywords += arguments.items()
                 continue
-            if parameter.name == "message":
-                arguments.pop("message", None)
-                source = message_source
-            elif parameter.name in arguments:
-                source = arguments.pop(parameter.name)
-            elif parameter.default is not inspect.Parameter.empty:
-                source = first_default + index
-            else:
-                has = ", ".join([repr(name) for name in message.names]) or "none"
-                raise TypeError(f"the message {message.name!r} has no argument {parameter.name!r}; it has: {has}")
+            source = self._take_source(index, arguments, message)
+            default = parameter.default
+            if source < message_source and default is not inspect.Parameter.empty and default is not None:
+                defaults.append((source, default))
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 keywords.append((parameter.name, source))
             else:
                 positional.append(source)
         if not keywords and positional == list(range(message_source)):
-            return None, ()
-        return tuple(positional), tuple(keywords)
+            return (None, (), tuple(defaults)) if defaults else ()
+        return tuple(positional), tuple(keywords), tuple(defaults)
+
+    def _take_source(self, index: int, arguments: dict[str, int], message: Message) -> int:
+        """Return the source of the parameter with the number ``index``, and remove its argument from ``arguments``.
+
+        :raises TypeError: if a parameter without a default has no argument.
+        """
+        parameter = self._parameters[index]
+        if parameter.name == "message":
+            arguments.pop("message", None)
+            return len(message.names)
+        if parameter.name in arguments:
+            return arguments.pop(parameter.name)
+        if parameter.default is not inspect.Parameter.empty:
+            return len(message.names) + 1 + index
+        has = ", ".join([repr(name) for name in message.names]) or "none"
+        raise TypeError(f"the message {message.name!r} has no argument {parameter.name!r}; it has: {has}")

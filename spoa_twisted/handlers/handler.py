@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from typing import Any, final
+
+from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.binding import Binding
 from spoa_twisted.spop.actions import Variables, encode_actions
@@ -25,17 +27,17 @@ class Handler:
     :param on_error: the variables that the message sets if the handler fails.
     :param blocking: true to run the function in a thread.
     :raises TypeError: for an object that is not a function, for a function that takes ``*args``, for an ``async def``
-        with ``blocking``, or for a variable in ``on_error`` whose value has no SPOP type.
+        with ``blocking``, for a timeout that is not a number, or for a variable in ``on_error`` whose value has no SPOP
+        type.
     :raises ValueError: for a negative timeout, or a variable in ``on_error`` that cannot be encoded.
     """
 
-    __slots__ = ("_function", "blocking", "call", "on_error", "timeout")
+    __slots__ = ("_function", "blocking", "call", "doubtful", "doubtful_on_error", "on_error", "timeout")
 
     def __init__(
         self, name: str, function: HandlerFunction, timeout: float | None, on_error: Variables | None, blocking: bool
     ) -> None:
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"the timeout of the message {name!r} is {timeout}; it cannot be negative")
+        check_timeout(timeout, f"the message {name!a}")
         if not callable(function):
             raise TypeError(f"the handler of the message {name!r} is a {type(function).__name__}, not a function")
         if blocking and inspect.iscoroutinefunction(function):
@@ -46,11 +48,12 @@ class Handler:
         self._function = function
         self.timeout = timeout
         self.blocking = blocking
-        try:
-            #: The LIST-OF-ACTIONS that the agent sends if the handler fails.
-            self.on_error = encode_actions(as_variables(on_error))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"on_error of the message {name!a}: {error}") from error
+        #: The names in the handler's results, and in ``on_error``, that :func:`encode_actions` calls doubtful. Those of
+        #: results are removed when they are reported.
+        self.doubtful: list[str] = []
+        self.doubtful_on_error: list[str] = []
+        #: The LIST-OF-ACTIONS that the agent sends if the handler fails.
+        self.on_error = encode_on_error(on_error, f"the message {name!a}", self.doubtful_on_error)
         #: Calls the function with a :class:`Message`'s arguments; see :meth:`Binding.call`.
         self.call = Binding(name, function).call
 
@@ -65,6 +68,42 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{module}.{name}" if name else repr(function)
 
 
+def check_timeout(timeout: object, owner: str) -> None:
+    """Check the value of a ``timeout`` option. ``None`` means that the option was not given.
+
+    :param owner: the owner of the option, for error texts.
+    :raises TypeError: for a value that is not a number.
+    :raises ValueError: for a negative number and for NaN.
+    """
+    if timeout is None:
+        return
+    # bool is a subclass of int, but an application that sets a timeout to True has made a mistake.
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"the timeout of {owner} is {timeout!r}; it is a number of seconds, or 0 for no limit")
+    # Each comparison with NaN is false.
+    if not timeout >= 0:
+        raise ValueError(f"the timeout of {owner} is {timeout}; it cannot be negative, and 0 is no limit")
+
+
+def encode_on_error(on_error: object, owner: str, doubtful: list[str] | None = None) -> bytes:
+    """Return the actions for the variables of an ``on_error`` option. ``None`` means that the option was not given.
+
+    :param owner: the owner of the option, for error texts.
+    :param doubtful: as for :func:`encode_actions`.
+    :raises TypeError: for an object that is not a mapping, or a variable whose value has no SPOP type.
+    :raises ValueError: for a variable that cannot be encoded.
+    """
+    if on_error is not None and not isinstance(on_error, Mapping):
+        raise TypeError(
+            f"on_error of {owner} is a {type(on_error).__name__}, not a dict of variables; write"
+            ' on_error={"txn.error": "handler"}'
+        )
+    try:
+        return encode_actions(as_variables(on_error), doubtful)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"on_error of {owner}: {error}") from error
+
+
 def as_variables(result: Any) -> Variables:
     """Return ``result``, the variables that a handler returned, as a dict.
 
@@ -74,6 +113,21 @@ def as_variables(result: Any) -> Variables:
     if result is None:
         return {}
     if not isinstance(result, Mapping):
-        raise TypeError(f"a {type(result).__name__} is no mapping of variables")
+        raise TypeError(f"a {type(result).__name__} is no mapping of variables; {_advice(result)}")
     # A mapping may compute its items when they are read. dict() reads each item once, and in the handler's thread.
     return dict(result)
+
+
+def _advice(result: object) -> str:
+    """Return what to do instead of returning ``result``."""
+    if isinstance(result, Failure):
+        return "raise its exception instead"
+    if isinstance(result, Generator):
+        return "a function with yield needs @inlineCallbacks"
+    if isinstance(result, AsyncGenerator):
+        return "an async function that is a handler must not use yield"
+    if isinstance(result, Awaitable):
+        return "await it, and return its result"
+    if callable(result):
+        return "call it, and return its result"
+    return 'return a dict, such as {"txn.denied": True}, or None'

@@ -1,32 +1,32 @@
-"""The names of messages: which of them a wrong name may stand for."""
+"""Names that are similar to a name that does not exist, for error texts: did you mean 'check-ip'?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
 from typing import Final
 
-# How many names a hint has at most.
-_MAX_NEAREST: Final = 3
+# A peer chooses the names of messages, and to compare two names takes a time that grows with the product of their
+# lengths. So only so many characters of each name are compared, and only with so many names.
+_MAX_LENGTH: Final = 64
+_MAX_NAMES: Final = 256
 
-# Characters. A peer may send a name that is as long as a frame, and comparing it would block the reactor.
-_MAX_LENGTH: Final = 256
+_MAX_NEAREST: Final = 3
 
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """Return at most three of ``names`` that are similar to ``name``, the most similar first.
+    """Return up to three of ``names`` that are similar to ``name``, the most similar first.
 
-    ``_`` and ``-`` count as equal, and so do upper and lower case. A ``name`` of more than 256 characters is similar to
-    none of them.
+    Names that differ only in case, or have ``_`` where the other has ``-``, are the most similar ones.
     """
-    if len(name) > _MAX_LENGTH:
-        return []
     by_key: dict[str, list[str]] = {}
-    for known in names:
-        by_key.setdefault(_key(known), []).append(known)
-    similar = get_close_matches(_key(name), by_key, _MAX_NEAREST)
-    return [known for key in similar for known in by_key[key]][:_MAX_NEAREST]
+    for candidate in islice(names, _MAX_NAMES):
+        by_key.setdefault(_key(candidate), []).append(candidate)
+    keys = get_close_matches(_key(name), by_key, n=_MAX_NEAREST)
+    return [candidate for key in keys for candidate in by_key[key]][:_MAX_NEAREST]
 
 
 def _key(name: str) -> str:
-    return name.casefold().replace("_", "-")
+    """Return the text to compare for ``name``."""
+    return name[:_MAX_LENGTH].lower().replace("_", "-")

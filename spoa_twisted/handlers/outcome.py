@@ -6,8 +6,8 @@ sets the variables of ``on_error``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -24,13 +24,10 @@ from spoa_twisted.observer import (
     ResultTooBig,
     ResultUnsendable,
     VariableNameLong,
+    VariableWithoutScope,
 )
-from spoa_twisted.spop.actions import decode_actions, encode_actions
+from spoa_twisted.spop.actions import LONGEST_SAFE_NAME, decode_actions, encode_actions
 from spoa_twisted.spop.messages import Message
-
-#: HAProxy drops a variable if ``scope.prefix.name`` is longer than 63 characters. The agent does not know the prefix
-#: (``option var-prefix``): a name of 40 characters leaves 17 characters for the prefix.
-LONGEST_SAFE_NAME: Final = 40
 
 
 class Outcomes:
@@ -56,26 +53,30 @@ class Outcomes:
         """
         try:
             variables = result if type(result) is dict else as_variables(result)
-            actions = encode_actions(variables)
-            # An action is longer than its variable's name. So no name can be too long if the actions are short. This
-            # skips the check of most results.
-            if len(actions) > LONGEST_SAFE_NAME:
-                self._check_names(variables)
-            return actions
+            actions = encode_actions(variables, handler.doubtful)
         except BaseException as error:
-            return self.report(position, Outcome.UNSENDABLE, ResultUnsendable(message.name, error), handler.on_error)
+            event = ResultUnsendable(message.name, error)
+            return self._fail(position, Outcome.UNSENDABLE, event, handler)
+        # The list is empty after nearly each result.
+        if handler.doubtful:
+            doubtful, handler.doubtful = handler.doubtful, []
+            self._report_names(doubtful)
+        return actions
 
     def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
         """Return the actions for a handler that raised an exception."""
-        return self.report(position, Outcome.ERROR, HandlerFailed(message.name, failure), handler.on_error)
+        return self._fail(position, Outcome.ERROR, HandlerFailed(message.name, failure), handler)
 
     def timed_out(self, position: int, handler: Handler, message: Message, seconds: float) -> bytes:
         """Return the actions for a handler that did not finish in time."""
-        return self.report(position, Outcome.TIMEOUT, HandlerTimedOut(message.name, seconds), handler.on_error)
+        return self._fail(position, Outcome.TIMEOUT, HandlerTimedOut(message.name, seconds), handler)
 
-    def unhandled(self, position: int, message: Message) -> bytes:
-        """Report a message without a handler. Return its actions, which are empty."""
-        return self.report(position, Outcome.UNHANDLED, MessageUnhandled(message.name), b"")
+    def unhandled(self, position: int, message: Message, known: Iterable[str] = ()) -> bytes:
+        """Report a message without a handler. Return its actions, which are empty.
+
+        :param known: the names of the messages that have a handler.
+        """
+        return self.report(position, Outcome.UNHANDLED, MessageUnhandled(message.name, known), b"")
 
     def report(self, position: int, outcome: Outcome, event: MessageEvent, actions: bytes) -> bytes:
         """Report a message that has failed. Return ``actions``, which its ACK has instead of the handler's result.
@@ -110,15 +111,26 @@ class Outcomes:
             if len(actions) > room:
                 event = ResultTooBig(message.name, len(actions), room, _largest(actions))
                 handler = find(message)
-                on_error = handler.on_error if handler is not None else b""
-                actions = self.report(position, Outcome.TOO_BIG, event, on_error if len(on_error) <= room else b"")
+                if handler is None or len(handler.on_error) > room:
+                    actions = self.report(position, Outcome.TOO_BIG, event, b"")
+                else:
+                    actions = self._fail(position, Outcome.TOO_BIG, event, handler)
             fitting.append(actions)
             room -= len(actions)
         return b"".join(fitting)
 
-    def _check_names(self, variables: Any) -> None:
-        for variable in variables:
+    def _fail(self, position: int, outcome: Outcome, event: MessageEvent, handler: Handler) -> bytes:
+        """Report a failure of ``handler``. Return the actions of its ``on_error``."""
+        actions = self.report(position, outcome, event, handler.on_error)
+        self._report_names(handler.doubtful_on_error)
+        return actions
+
+    def _report_names(self, doubtful: Iterable[str]) -> None:
+        """Report names of variables that may not have the effect that the handler's author expects."""
+        for variable in doubtful:
             scope, dot, name = variable.partition(".")
+            if not dot:
+                self._observer.on_event(VariableWithoutScope(variable))
             if len(name if dot else scope) > LONGEST_SAFE_NAME:
                 self._observer.on_event(VariableNameLong(variable))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, final, overload
+from typing import Any, Final, TypeVar, final, overload
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
@@ -14,13 +15,19 @@ from zope.interface import implementer
 from spoa_twisted.handlers.coroutines import begin
 from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.exchange import Exchange, PendingCall
-from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables
+from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables, check_timeout, encode_on_error
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import LifeCycle
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.spop.actions import Variables
 from spoa_twisted.spop.messages import Message
+
+# HAProxy allows these characters in the name of a spoe-message.
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+\Z")
+
+# How many names of messages Handlers.describe shows.
+_MAX_SHOWN: Final = 20
 
 HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
 
@@ -42,7 +49,8 @@ class Handlers(LifeCycle):
 
     Each parameter receives the argument of the same name; ``-`` and ``.`` in the argument's name match ``_``. The
     parameter ``message`` receives the :class:`Message`. ``**kwargs`` receives every other named argument; ``-`` and
-    ``.`` in its name become ``_``. If an argument is missing and its parameter has no default, the handler fails.
+    ``.`` in its name become ``_``. If an argument is missing or ``None``, its parameter takes its default. Without a
+    default, the parameter receives the ``None``, and the handler fails if the argument is missing.
 
     A handler fails if it raises an exception, takes longer than its timeout, or returns a value that cannot be sent.
     Only its own message is affected: the message sets the variables of ``on_error``.
@@ -83,9 +91,9 @@ class Handlers(LifeCycle):
         super().__init__()
         if blocking_threads < 1:
             raise ValueError(f"blocking_threads is {blocking_threads}; at least one is needed")
-        # This object is not used. Its constructor raises the errors of timeout and on_error now, not when the first
-        # handler is registered.
-        Handler("default", lambda: None, timeout, on_error, blocking=False)
+        # The errors of timeout and on_error are raised now, not when the first handler is registered.
+        check_timeout(timeout, "Handlers")
+        encode_on_error(on_error, "Handlers")
         self._timeout = timeout
         self._on_error = on_error
         self._blocking_threads = blocking_threads
@@ -112,12 +120,20 @@ class Handlers(LifeCycle):
         :param on_error: the variables that the message sets if the handler fails.
         :param blocking: run the handler in a thread, because it blocks. It must be a plain function.
         :raises TypeError: for an object that is not a function, for a function that takes ``*args``, for an ``async
-            def`` with ``blocking``, or for a variable in ``on_error`` whose value has no SPOP type.
-        :raises ValueError: if the message already has a handler, the timeout is negative, or a variable in
-            ``on_error`` cannot be encoded.
+            def`` with ``blocking``, for a timeout that is not a number, or for a variable in ``on_error`` whose value
+            has no SPOP type.
+        :raises ValueError: if the message already has a handler, HAProxy does not allow its name, the timeout is
+            negative, or a variable in ``on_error`` cannot be encoded.
         """
         if not isinstance(name, str):
-            raise TypeError(f"the name of a message is a str, not a {type(name).__name__}: @handlers.message('name')")
+            raise TypeError(
+                f"the name of a message is a str, not a {type(name).__name__}; write @handlers.message('name')"
+            )
+        if not _NAME.match(name):
+            raise ValueError(
+                f"HAProxy does not allow the name {name!a} for a spoe-message, so the message can never come; use"
+                " A-Z, a-z, 0-9, '_', '-', '.' and ':'"
+            )
 
         def register(function: HandlerT) -> HandlerT:
             handler = self._handler(name, function, timeout, on_error, blocking)
@@ -166,6 +182,22 @@ class Handlers(LifeCycle):
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
 
+    @property
+    def is_empty(self) -> bool:
+        """True if no handler is registered, not even a default handler, and no function for the life of the agent."""
+        return not self._by_name and self._default is None and not self._life_cycle
+
+    def describe(self) -> str:
+        """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``."""
+        names = sorted(self._by_name)
+        if not names:
+            return "no messages: no handlers are registered yet" if self._default is None else "all messages"
+        hidden = len(names) - _MAX_SHOWN
+        others = f" and {hidden} more" if hidden > 0 else ""
+        if self._default is not None:
+            others = " and all others"
+        return f"the message{'s' if names[1:] or others else ''} {', '.join(names[:_MAX_SHOWN])}{others}"
+
     @classmethod
     def merged(cls, *sets: Handlers) -> Handlers:
         """Return one ``Handlers`` with the handlers of all ``sets``. Each keeps its timeout and its ``on_error``.
@@ -194,7 +226,7 @@ class Handlers(LifeCycle):
         for message in messages:
             handler = self._by_name.get(message.name) or self._default
             if handler is None:
-                parts.append(outcomes.unhandled(len(parts), message))
+                parts.append(outcomes.unhandled(len(parts), message, self._by_name.keys()))
                 continue
             try:
                 result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)

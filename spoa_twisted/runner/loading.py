@@ -16,6 +16,7 @@ from twisted.python.reflect import safe_str
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.runner.errors import CannotStart, place_of
+from spoa_twisted.runner.meant import find_meant, find_other_module, is_file
 
 #: The attribute of a module that holds its handlers, unless the user names another attribute.
 DEFAULT_ATTRIBUTE: Final = "handlers"
@@ -24,11 +25,18 @@ DEFAULT_ATTRIBUTE: Final = "handlers"
 def load_all(specifications: Sequence[str]) -> IHandlers:
     """Load each of ``specifications`` as :func:`load` does, and merge the results.
 
-    :raises CannotStart: if there are none, if one cannot be loaded, or if they cannot be merged.
+    :raises CannotStart: if there are none, if one cannot be loaded or is empty, or if they cannot be merged.
     """
     if not specifications:
         raise CannotStart("no handlers: name the module that has them, as in --handlers mymod")
-    return _merge([load(specification) for specification in specifications])
+    loaded = [load(specification) for specification in specifications]
+    for specification, handlers in zip(specifications, loaded, strict=True):
+        if isinstance(handlers, Handlers) and handlers.is_empty:
+            raise CannotStart(
+                f"no handlers are registered in {specification!r}; register functions with @handlers.message, or import"
+                " the modules that do"
+            )
+    return _merge(loaded)
 
 
 def load(specification: str) -> IHandlers:
@@ -51,9 +59,11 @@ def load(specification: str) -> IHandlers:
     except Exception:
         # A module may define __getattr__, which may raise any exception, not only AttributeError.
         names = ", ".join(_names_in(module)) or "nothing"
-        raise CannotStart(f"{source} has no {attribute!r}; it has: {names}") from None
+        problem = find_other_module(source, module) or f"{source} has no {attribute!r}; it has: {names}"
+        raise CannotStart(problem) from None
     if not _is_handlers(handlers):
-        raise CannotStart(f"{attribute!r} of {source} is not Handlers, but of the type {type(handlers).__name__}")
+        problem = f"{attribute!r} of {source} is not Handlers, but of the type {type(handlers).__name__}"
+        raise CannotStart(find_other_module(source, module) or problem)
     result: IHandlers = handlers
     return result
 
@@ -64,13 +74,13 @@ def _import(source: str) -> ModuleType:
     :raises CannotStart: for every exception that the import raises.
     """
     _make_importable(os.getcwd())
-    is_file = source.endswith(".py") or os.sep in source
     try:
-        return _import_file(Path(source)) if is_file else importlib.import_module(source)
+        return _import_file(Path(source)) if is_file(source) else importlib.import_module(source)
     except BaseException as error:
         # BaseException, because a module may call sys.exit(): twistd would then end without the name of the module.
         text = " ".join(safe_str(error).split())
-        raise CannotStart(f"cannot import {source}: {type(error).__name__}: {text}{place_of(error)}") from error
+        hint = find_meant(source, error)
+        raise CannotStart(f"cannot import {source}: {type(error).__name__}: {text}{place_of(error)}{hint}") from error
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -17,6 +17,7 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
+from spoa_twisted.endpoints import describe_failure
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.runner.errors import CannotStart, place_of
 from spoa_twisted.runner.exit_status import stop_with_failure
@@ -73,7 +74,7 @@ class ProcessService(SPOAService):
         collect_garbage_less_often()
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
-        raise CannotStart(f"cannot listen on {description}: {error}") from error
+        raise CannotStart(f"cannot listen on {description}: {describe_failure(error)}") from error
 
     def _end_drain(self) -> None:
         # stopService has begun a drain already. This call gives it a second timeout, which is over at once. The same

@@ -53,10 +53,14 @@ Variables = Mapping[str, Value]
 #: an ACK with an empty payload, HAProxy 3.1.0 loses the stream, which then waits for its timeout.
 NO_ACTIONS: Final = b"\x02\x02\x02\x01_"
 
+#: HAProxy drops a variable if ``scope.prefix.name`` is longer than 63 characters. The agent does not know the prefix
+#: (``option var-prefix``): a name of 40 characters leaves 17 characters for the prefix.
+LONGEST_SAFE_NAME: Final = 40
+
 _SCOPES: Final = {scope.name.lower(): scope for scope in Scope}
 # HAProxy allows these characters in the name of a variable.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.]+\Z")
-# The limits of the table _known_heads: characters of a name, and number of names.
+# The limits of each table of names: characters of a name, and number of names.
 _MAX_KNOWN_NAME_LENGTH: Final = 64
 _MAX_KNOWN_NAMES: Final = 1024
 # How many characters of a name's repr an error text shows.
@@ -66,11 +70,13 @@ _SET_VAR_ARGUMENTS: Final = 3
 _UNSET_VAR_ARGUMENTS: Final = 2
 
 
-def encode_actions(variables: Variables) -> bytes:
+def encode_actions(variables: Variables, doubtful: list[str] | None = None) -> bytes:
     """Encode ``variables`` as a LIST-OF-ACTIONS, in their order. A name without a scope has the scope ``proc``.
 
     The text of each error begins with the name of the variable.
 
+    :param doubtful: receives the names that have no scope, or are longer than :data:`LONGEST_SAFE_NAME`. They are
+        encoded, but HAProxy may do something else with them than the handler's author expects.
     :raises TypeError: if a name is not a ``str``, or a value has no SPOP type.
     :raises ValueError: for a name that HAProxy would ignore, or a value that its SPOP type cannot hold.
     """
@@ -80,7 +86,7 @@ def encode_actions(variables: Variables) -> bytes:
     items: Iterable[Any] = variables.items()
     for name, value in items:
         try:
-            set_var, unset_var = _known_heads.get(name) or _encode_heads(name)
+            set_var, unset_var = _known_heads.get(name) or _find_heads(name, doubtful)
             if value is None:
                 encoded.append(unset_var)
             else:
@@ -101,12 +107,38 @@ def _quote(name: object) -> str:
 # By the name of a variable: the encoded set-var up to the value, and the whole unset-var. Their number and length are
 # limited, because a handler may take the names of its variables from a client's data. A full table is emptied.
 _known_heads: Final[dict[str, tuple[bytes, bytes]]] = {}
+# The same for doubtful names. They have a table of their own, so that encode_actions calls _find_heads each time.
+_doubtful_heads: Final[dict[str, tuple[bytes, bytes]]] = {}
 
 
-def _encode_heads(variable: object) -> tuple[bytes, bytes]:
-    """Return the set-var of ``variable`` up to its value, and the unset-var; store both in ``_known_heads``."""
+def _find_heads(variable: object, doubtful: list[str] | None) -> tuple[bytes, bytes]:
+    """Return the heads of a ``variable`` that is not in ``_known_heads``, and store them in the table for the name.
+
+    :param doubtful: receives the name if it is doubtful; see :func:`encode_actions`.
+    """
     if not isinstance(variable, str):
         raise TypeError(f"the name of a variable is a str, not a {type(variable).__name__}")
+    heads = _doubtful_heads.get(variable)
+    if heads is None:
+        heads = _encode_heads(variable)
+        table = _doubtful_heads if _is_doubtful(variable) else _known_heads
+        # The table keeps its keys alive. An instance of a subclass of str may refer to much more than its characters.
+        if type(variable) is str and len(variable) <= _MAX_KNOWN_NAME_LENGTH:
+            if len(table) >= _MAX_KNOWN_NAMES:
+                table.clear()
+            table[variable] = heads
+    if doubtful is not None and _is_doubtful(variable):
+        doubtful.append(variable)
+    return heads
+
+
+def _is_doubtful(variable: str) -> bool:
+    _scope, dot, name = variable.partition(".")
+    return not dot or len(name) > LONGEST_SAFE_NAME
+
+
+def _encode_heads(variable: str) -> tuple[bytes, bytes]:
+    """Return the set-var of ``variable`` up to its value, and the unset-var."""
     prefix, dot, name = variable.partition(".")
     if not dot:
         prefix, name = "proc", variable
@@ -119,16 +151,10 @@ def _encode_heads(variable: object) -> tuple[bytes, bytes]:
             " rename the variable"
         )
     encoded = encode_string(name)
-    heads = (
+    return (
         bytes((Action.SET_VAR, _SET_VAR_ARGUMENTS, scope)) + encoded,
         bytes((Action.UNSET_VAR, _UNSET_VAR_ARGUMENTS, scope)) + encoded,
     )
-    # The table keeps its keys alive. An instance of a subclass of str may refer to much more than its characters.
-    if type(variable) is str and len(variable) <= _MAX_KNOWN_NAME_LENGTH:
-        if len(_known_heads) >= _MAX_KNOWN_NAMES:
-            _known_heads.clear()
-        _known_heads[variable] = heads
-    return heads
 
 
 def decode_actions(data: bytes, offset: int = 0) -> dict[str, Value]:

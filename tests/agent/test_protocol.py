@@ -433,6 +433,8 @@ class TestFactory:
 
     def test_handlers_of_another_type_are_refused(self, factory: SPOAFactory, clock: Clock) -> None:
         """The factory raises TypeError at once, not with the first NOTIFY. The earlier handlers stay."""
+        with pytest.raises(TypeError, match="the class Handlers does not provide IHandlers; pass an object, such as H"):
+            SPOAFactory(Handlers)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="a dict does not provide IHandlers"):
             SPOAFactory(cast("Any", {}), reactor=clock)
         handlers = factory.handlers

@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, endpoint, is_endpoint
-from spoa_twisted.service import DEFAULT_ENDPOINT
+from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 
 ENDPOINTS = [DEFAULT_AGENT, "tcp:localhost:12345", "unix:/run/agent.sock", "tls:localhost:12345"]
 

@@ -67,6 +67,48 @@ def test_the_values_are_passed_in_order_when_they_are_the_parameters() -> None:
     assert binding.call(Message("m", [("ip", 3), ("port", 4)])) == (3, 4)
 
 
+NULLS = Message("m", [("ip", None), ("user-agent", None), ("port", 0), ("", None), ("message", None)])
+
+
+@pytest.mark.parametrize(
+    ("function", "seen"),
+    [
+        (lambda ip: (ip,), (None,)),
+        (lambda ip=1: (ip,), (1,)),
+        (lambda ip=None: (ip,), (None,)),
+        (lambda ip=1, /: (ip,), (1,)),
+        (lambda *, ip=1: (ip,), (1,)),
+        (lambda port=80: (port,), (0,)),
+        (lambda ip, user_agent="none": (ip, user_agent), (None, "none")),
+        (lambda user_agent="none", ip=1: (user_agent, ip), ("none", 1)),
+        (lambda ip, port=80, *, user_agent="none", absent=7: (ip, port, user_agent, absent), (None, 0, "none", 7)),
+        (lambda ip=1, **others: (ip, *others.values()), (1, None, 0, None)),
+        (lambda message=1, ip=2: (message["ip"], message[0], ip), (None, None, 2)),
+        (partial(lambda ip, port: (ip, port), ip=1), (1, 0)),
+    ],
+)
+def test_a_value_of_none_is_replaced_by_the_default(function: Any, seen: tuple[Any, ...]) -> None:
+    """HAProxy sends an absent header as NULL. ``**kwargs`` and the message still have the ``None``.
+
+    The second call uses the plan of the first one. A value that is false is not absent.
+    """
+    binding = Binding("m", function)
+    assert binding.call(NULLS) == seen
+    assert binding.call(NULLS) == seen
+
+
+def test_the_plan_decides_for_each_message() -> None:
+    """The values are exactly the parameters, in order. Messages with the same names may have other values."""
+    binding = Binding("m", lambda ip, port=80, token="none": (ip, port, token))
+    for values, seen in [
+        ((1, 2, "a"), (1, 2, "a")),
+        ((1, None, "a"), (1, 80, "a")),
+        ((None, None, None), (None, 80, "none")),
+        ((1, 2, ""), (1, 2, "")),
+    ]:
+        assert binding.call(Message("m", list(zip(("ip", "port", "token"), values, strict=True)))) == seen
+
+
 @pytest.mark.parametrize(
     ("arguments", "present"), [([("ip", 1), ("a-b", 2)], "'ip', 'a-b'"), ([], "none"), ([("", 1)], "''")]
 )

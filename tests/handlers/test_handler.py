@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import UserDict
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from twisted.python.failure import Failure
 
 from spoa_twisted import Message
 from spoa_twisted.handlers.handler import Handler, as_variables
@@ -40,10 +42,14 @@ def test_it_has_its_options() -> None:
         (42, {}, TypeError, "'m' is a int, not a function"),
         (lambda *names: None, {}, TypeError, r"'m' takes \*names"),
         (lambda: None, {"timeout": -1}, ValueError, "timeout of the message 'm' is -1"),
-        (lambda: None, {"timeout": float("nan")}, ValueError, "timeout"),
+        (lambda: None, {"timeout": float("nan")}, ValueError, "timeout of the message 'm' is nan; it cannot be"),
+        (lambda: None, {"timeout": "2s"}, TypeError, "timeout of the message 'm' is '2s'; it is a number of seconds"),
+        (lambda: None, {"timeout": True}, TypeError, "timeout of the message 'm' is True; it is a number of seconds"),
         (lambda: None, {"on_error": {"bad.x": 1}}, ValueError, "on_error of the message 'm': variable 'bad.x'"),
         (lambda: None, {"on_error": {"sess.x": 1.0}}, TypeError, "on_error of the message 'm': variable 'sess.x'"),
-        (lambda: None, {"on_error": [1]}, TypeError, "on_error of the message 'm': a list is no mapping of variables"),
+        (lambda: None, {"on_error": [1]}, TypeError, "on_error of the message 'm' is a list, not a dict of variables"),
+        (lambda: None, {"on_error": "txn.e"}, TypeError, "on_error of the message 'm' is a str, not a dict"),
+        (lambda: None, {"on_error": False}, TypeError, "on_error of the message 'm' is a bool, not a dict"),
         (asyncio.sleep, {"blocking": True}, TypeError, "async"),
     ],
 )
@@ -92,6 +98,33 @@ class TestAsVariables:
 
     @pytest.mark.parametrize(("result", "name"), [([1], "list"), ("sess.a", "str"), (0, "int"), (False, "bool")])
     def test_other_objects_are_refused(self, result: Any, name: str) -> None:
-        """The error names the type."""
-        with pytest.raises(TypeError, match=f"^a {name} is no mapping of variables$"):
+        """The error names the type, and says what to return."""
+        with pytest.raises(TypeError) as caught:
             as_variables(result)
+        assert str(caught.value) == (
+            f'a {name} is no mapping of variables; return a dict, such as {{"txn.denied": True}}, or None'
+        )
+
+    def test_the_advice_fits_the_object(self) -> None:
+        """These objects show what the author has forgotten."""
+
+        def generator() -> Iterator[int]:
+            yield 1
+
+        async def async_generator() -> AsyncIterator[int]:
+            yield 1
+
+        async def coroutine() -> None: ...
+
+        unawaited = coroutine()
+        for result, advice in [
+            (Failure(LookupError()), "raise its exception"),
+            (generator(), "a function with yield needs @inlineCallbacks"),
+            (async_generator(), "an async function that is a handler must not use yield"),
+            (unawaited, "await it"),
+            (coroutine, "call it"),
+            (dict, "call it"),
+        ]:
+            with pytest.raises(TypeError, match=f"is no mapping of variables; {advice}"):
+                as_variables(result)
+        unawaited.close()

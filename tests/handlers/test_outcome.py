@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from spoa_twisted import NULL, Handlers, Int32, Int64, Message, UInt32, UInt64
 from spoa_twisted.handlers.handler import Handler
-from spoa_twisted.handlers.outcome import LONGEST_SAFE_NAME, Outcomes
+from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.observer import (
     CancelFailed,
     HandlerFailed,
@@ -30,8 +30,9 @@ from spoa_twisted.observer import (
     ResultTooBig,
     ResultUnsendable,
     VariableNameLong,
+    VariableWithoutScope,
 )
-from spoa_twisted.spop.actions import encode_actions
+from spoa_twisted.spop.actions import LONGEST_SAFE_NAME, encode_actions
 from tests.conftest import Logged
 from tests.handlers.answers import LONG, ROOM, Recorder, UnprintableError, answer_of, ask, line_of, respond
 
@@ -113,14 +114,14 @@ class TestReports:
         assert outcomes.unhandled(8, MESSAGE) == b""
         assert len(observer.take()) == 2
 
-    @pytest.mark.parametrize("name", ["v" * 40, "sess." + "v" * 40, "txn.a." + "v" * 38])
+    @pytest.mark.parametrize("name", ["proc." + "v" * 40, "sess." + "v" * 40, "txn.a." + "v" * 38])
     def test_a_name_of_40_characters_is_no_event(self, name: str, outcomes: Outcomes, observer: Recorder) -> None:
         """It leaves 17 characters for var-prefix. The scope does not count."""
         assert LONGEST_SAFE_NAME == 40
         outcomes.returned(0, HANDLER, MESSAGE, {name: "x" * 100})
         assert observer.take() == []
 
-    @pytest.mark.parametrize("name", ["v" * 41, "sess." + "v" * 41, "txn.a." + "v" * 39])
+    @pytest.mark.parametrize("name", ["proc." + "v" * 41, "sess." + "v" * 41, "txn.a." + "v" * 39])
     def test_a_longer_name_is_an_event(
         self, name: str, outcomes: Outcomes, observer: Recorder, record: list[Outcome]
     ) -> None:
@@ -129,6 +130,35 @@ class TestReports:
         assert outcomes.returned(0, HANDLER, MESSAGE, variables) == encode_actions(variables)
         assert observer.take() == [VariableNameLong(name)]
         assert record == [Outcome.OK] * 3
+
+    def test_a_name_without_a_scope_is_an_event(self, outcomes: Outcomes, observer: Recorder) -> None:
+        """Each time that a handler sets it. The variable is sent: HAProxy sets it in proc."""
+        variables: dict[str, Any] = {"sess.a": 1, "allowed": 1, "b": None}
+        for _ in range(2):
+            assert outcomes.returned(0, HANDLER, MESSAGE, variables) == encode_actions(variables)
+            assert observer.take() == [VariableWithoutScope("allowed"), VariableWithoutScope("b")]
+        outcomes.returned(0, HANDLER, MESSAGE, {"sess.a": 1, "proc.allowed": 1})
+        assert observer.take() == []
+
+    def test_a_long_name_without_a_scope_is_two_events(self, outcomes: Outcomes, observer: Recorder) -> None:
+        """It has both faults."""
+        outcomes.returned(0, HANDLER, MESSAGE, {"v" * 41: 1})
+        assert observer.take() == [VariableWithoutScope("v" * 41), VariableNameLong("v" * 41)]
+
+    def test_names_in_on_error_are_events_when_they_are_sent(self, outcomes: Outcomes, observer: Recorder) -> None:
+        """Each way to fail sends them."""
+        handler = Handler("m", lambda: None, None, {"failed": True, "txn." + "v" * 41: 1}, blocking=False)
+        expected = [VariableWithoutScope("failed"), VariableNameLong("txn." + "v" * 41)]
+        assert observer.take() == []
+        outcomes.failed(0, handler, MESSAGE, Failure(LookupError()))
+        assert observer.take()[1:] == expected
+        outcomes.timed_out(0, handler, MESSAGE, 1)
+        assert observer.take()[1:] == expected
+        outcomes.returned(0, handler, MESSAGE, [1])
+        assert observer.take()[1:] == expected
+        big = encode_actions({"sess.big": "x" * 300})
+        outcomes.join([MESSAGE], [big], 200, lambda message: handler)
+        assert observer.take()[1:] == expected
 
     def test_join(self, outcomes: Outcomes, observer: Recorder, record: list[Outcome]) -> None:
         """Actions that need exactly the room fit."""
@@ -261,9 +291,11 @@ class TestNames:
         ],
         ids=ascii,
     )
-    def test_a_name_that_haproxy_accepts(self, name: str, variable: str) -> None:
-        """Without a scope it is a name of proc. It may be an object of a subclass of str."""
+    def test_a_name_that_haproxy_accepts(self, name: str, variable: str, logged: Logged) -> None:
+        """Without a scope it is a name of proc, and a warning. It may be an object of a subclass of str."""
         assert answer_of(lambda: {name: 1}) == {variable: 1}
+        warnings = [] if "." in name else [f"warn: the variable '{variable[5:]}' has no scope"]
+        assert [line.partition(",")[0] for line in logged.take()] == warnings
 
     @pytest.mark.parametrize(
         ("name", "text"),

@@ -149,19 +149,55 @@ class TestRegistration:
         with pytest.raises(TypeError, match="the name of a message is a str, not a function"):
             Handlers().message(lambda: None)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("name", ["", "a b", "check/ip", "m\n", "m\u00e4"])
+    def test_a_name_that_haproxy_does_not_allow_is_refused(self, name: str) -> None:
+        """No message of this name can ever come: HAProxy refuses its configuration."""
+        with pytest.raises(ValueError, match=r"HAProxy does not allow the name '.*' for a spoe-message"):
+            Handlers().message(name)
+        assert list(Handlers({"aZ09_-.:": lambda: None})) == ["aZ09_-.:"]
+
     @pytest.mark.parametrize(
         ("options", "error"),
-        [({"timeout": -1}, ValueError), ({"on_error": {"x y": 1}}, ValueError), ({"on_error": [1]}, TypeError)],
+        [
+            ({"timeout": -1}, ValueError),
+            ({"timeout": "2s"}, TypeError),
+            ({"on_error": {"x y": 1}}, ValueError),
+            ({"on_error": [1]}, TypeError),
+        ],
     )
     def test_the_options_of_a_set_are_checked_at_once(self, options: dict[str, Any], error: type[Exception]) -> None:
         """Not when its first handler is registered."""
-        with pytest.raises(error):
+        with pytest.raises(error, match="of Handlers"):
             Handlers(**options)
 
     def test_blocking_handlers_need_a_thread(self) -> None:
         """Without threads, none would ever run."""
         with pytest.raises(ValueError, match="blocking_threads is 0; at least one is needed"):
             Handlers(blocking_threads=0)
+
+
+class TestDescribe:
+    @pytest.mark.parametrize(
+        ("names", "default", "text"),
+        [
+            ([], False, "no messages: no handlers are registered yet"),
+            ([], True, "all messages"),
+            (["scan"], False, "the message scan"),
+            (["scan"], True, "the messages scan and all others"),
+            (["scan", "check-token"], False, "the messages check-token, scan"),
+            (["scan", "check-token"], True, "the messages check-token, scan and all others"),
+        ],
+    )
+    def test_it_lists_the_messages(self, names: list[str], default: bool, text: str) -> None:
+        """In the order of the alphabet. The agent logs the text when it listens."""
+        handlers = Handlers({name: lambda: None for name in names}, default=(lambda: None) if default else None)
+        assert handlers.describe() == text
+
+    def test_it_is_short(self) -> None:
+        """An agent may have hundreds of handlers."""
+        names = [f"m{number:03}" for number in range(200)]
+        text = Handlers({name: lambda: None for name in names}).describe()
+        assert text == f"the messages {', '.join(names[:20])} and 180 more"
 
 
 class TestMerged:

@@ -57,6 +57,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "lazy.py").write_text("def __getattr__(name): raise LookupError(name)\n")
     (tmp_path / "syntax.py").write_text("def 1\n")
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "nothing.py").write_text("from spoa_twisted import Handlers\nhandlers = Handlers()\n")
     (tmp_path / "wrong.py").write_text("handlers = {}\n")
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "string.py").write_text("from spoa_twisted import Handlers\nhandlers = Handlers()\n")

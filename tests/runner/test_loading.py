@@ -45,6 +45,13 @@ class TestLoad:
         load("files/string.py")
         assert sys.modules["string"] is string
 
+    def test_a_module_of_the_standard_library_comes_first(self, folder: Path) -> None:
+        """Python has imported its own ``token`` already. The error says how to name the user's file."""
+        (folder / "token.py").write_text("from mymod import handlers\n")
+        with pytest.raises(CannotStart, match=r"^spoa: the module 'token' is the standard library's .* ./token.py$"):
+            load("token")
+        assert list(load("./token.py")) == ["m"]  # type: ignore[call-overload]
+
     @pytest.mark.parametrize(
         ("specification", "text"),
         [
@@ -69,6 +76,8 @@ class TestLoad:
             ("mymod:number", "'number' of mymod is not Handlers, but of the type int"),
             ("wrong", "'handlers' of wrong is not Handlers, but of the type dict"),
             ("", "cannot import : "),
+            ("mymdo", "cannot import mymdo: ModuleNotFoundError: No module named 'mymdo'; did you mean mymod.?$"),
+            ("json:loads", r"the module 'json' is the standard library's \(.*\); give your module another name"),
         ],
     )
     def test_a_failed_load_is_one_line(self, folder: Path, specification: str, text: str) -> None:

@@ -58,6 +58,20 @@ def test_no_scope_means_proc() -> None:
     assert encode_actions({"a": 1}) == encode_actions({"proc.a": 1})
 
 
+def test_doubtful_names_are_collected() -> None:
+    """Names without a scope, and long names, each time. An instance of a subclass of str is collected too."""
+
+    class Name(str):
+        __slots__ = ()
+
+    long, longer = "sess." + "v" * 41, "v" * 100
+    variables: dict[str, Any] = {"sess.good": 1, "a": 1, long: None, Name("b"): 1, longer: 1, "proc." + "v" * 40: 1}
+    for _ in range(2):
+        doubtful: list[str] = []
+        assert encode_actions(variables, doubtful) == encode_actions(variables)
+        assert doubtful == ["a", long, "b", longer]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -122,14 +136,16 @@ def test_unknown_actions_are_an_error(encoded: str) -> None:
 
 
 def test_the_table_of_names_is_bounded() -> None:
-    """The table holds at most 1024 names, of at most 64 characters each, and no instances of subclasses of str."""
-    from spoa_twisted.spop.actions import _known_heads
+    """Each table holds at most 1024 names, of at most 64 characters each, and no instances of subclasses of str."""
+    from spoa_twisted.spop.actions import _doubtful_heads, _known_heads
 
     class Name(str):
         __slots__ = ("more",)
 
     for number in range(3000):
         encode_actions({f"sess.a{number}": 1, f"sess.{'b' * 100}{number}": 1, Name(f"sess.c{number}"): 1})
-    assert 0 < len(_known_heads) <= 1024
-    assert max(map(len, _known_heads)) <= 64
-    assert set(map(type, _known_heads)) == {str}
+        encode_actions({f"a{number}": 1, f"{'b' * 100}{number}": 1, Name(f"c{number}"): 1})
+    for table in (_known_heads, _doubtful_heads):
+        assert 0 < len(table) <= 1024
+        assert max(map(len, table)) <= 64
+        assert set(map(type, table)) == {str}

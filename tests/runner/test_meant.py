@@ -1,0 +1,77 @@
+"""The module or file that the user may have meant."""
+
+from __future__ import annotations
+
+import json
+import string
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from spoa_twisted.runner.meant import find_meant, find_other_module
+from tests.runner.conftest import folder
+
+# pytest finds the fixture by its name. Without __all__, ruff would remove the import as unused.
+__all__ = ["folder"]
+
+
+def missing(name: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "meant"),
+    [
+        ("mymdo", missing("mymdo"), "mymod"),
+        ("pkg.iner", missing("pkg.iner"), "pkg.inner"),
+        ("pgk.inner", missing("pgk"), ""),
+        ("mymod", missing("other"), ""),
+        ("mymod", LookupError("mymod"), ""),
+        ("json.loads", missing("json.loads"), "json:loads"),
+        ("xyzzy", missing("xyzzy"), ""),
+        ("nowhere.mymod", missing("nowhere"), ""),
+        ("mymdo.py", FileNotFoundError(), "mymod.py"),
+        ("./pkg/iner.py", FileNotFoundError(), "pkg/inner.py"),
+        ("./mymod", ImportError(), "mymod.py"),
+        ("pkgs.py", FileNotFoundError(), ""),
+        ("./pkg", ImportError(), "pkg"),
+        ("./files", ImportError(), ""),
+        ("nowhere/mymod.py", FileNotFoundError(), ""),
+        ("mymod.py", LookupError(), ""),
+    ],
+)
+def test_a_similar_module_or_file_is_found(folder: Path, source: str, error: Exception, meant: str) -> None:
+    """It exists. A module that raises an error itself was meant."""
+    assert find_meant(source, error) == (f"; did you mean {meant}?" if meant else "")
+
+
+class TestOtherModule:
+    def test_a_file_of_the_same_name(self, folder: Path) -> None:
+        """``string.py`` is in the current folder, but Python has imported its own module of that name."""
+        (folder / "string.py").write_text("")
+        text = find_other_module("string", string)
+        assert text == (
+            f"the module 'string' is the standard library's ({string.__file__}); name your file: --handlers ./string.py"
+        )
+        assert find_other_module("./string.py", string) == ""
+
+    def test_a_module_of_the_standard_library(self, folder: Path) -> None:
+        """The user has no file of that name. A module that is built into Python has no file at all."""
+        expected = f"the module 'json' is the standard library's ({json.__file__}); give your module another name"
+        assert find_other_module("json", json) == expected
+        assert "(built into Python)" in find_other_module("sys", sys)
+
+    def test_an_installed_module_of_the_same_name(self, folder: Path) -> None:
+        """It was imported from another folder, for example by a plugin of Twisted."""
+        other = ModuleType("mymod")
+        other.__file__ = str(folder / "files" / "string.py")
+        assert find_other_module("mymod", other).endswith("string.py); name your file: --handlers ./mymod.py")
+
+    def test_the_users_own_module(self, folder: Path) -> None:
+        """It is the file in the current folder, or the user's package has another name than modules of Python."""
+        own = ModuleType("mymod")
+        own.__file__ = str(folder / "mymod.py")
+        assert find_other_module("mymod", own) == ""
+        assert find_other_module("installed", ModuleType("installed")) == ""
