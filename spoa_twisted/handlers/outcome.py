@@ -12,6 +12,7 @@ from typing import Any, Final, final
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from spoa_twisted.handlers.asyncio_needed import explain
 from spoa_twisted.handlers.handler import Handler, as_variables
 from spoa_twisted.observer import (
     CancelFailed,
@@ -67,7 +68,8 @@ class Outcomes:
 
     def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
         """Return the actions for a handler that raised an exception."""
-        self._observer.on_event(HandlerFailed(message.name, failure))
+        # A reactor with an event loop does not help a thread.
+        self._observer.on_event(HandlerFailed(message.name, failure if handler.blocking else explain(failure)))
         self._note(position, Outcome.ERROR)
         return handler.on_error
 

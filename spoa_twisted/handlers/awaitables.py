@@ -1,0 +1,45 @@
+"""What a handler has returned -> variables, or a Deferred of them."""
+
+from __future__ import annotations
+
+import inspect
+from asyncio import _get_running_loop as get_running_loop
+from asyncio import isfuture
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from spoa_twisted.handlers.coroutines import step
+from spoa_twisted.handlers.tasks import may_wait, run
+
+
+def begin(result: Any) -> Any:
+    """Return ``result``, which a handler returned. If it is an awaitable, run it until it ends or waits.
+
+    Return the result of an awaitable that has ended, or a Deferred that fires with the result. If the Deferred is
+    cancelled, it cancels what the awaitable waits for.
+
+    :raises BaseException: any exception that a coroutine raises before it waits for the first time.
+    """
+    if result is None or isinstance(result, (Deferred, Mapping)):
+        return result
+    if inspect.iscoroutine(result):
+        return _begin_coroutine(result)
+    if isfuture(result):
+        return Deferred.fromFuture(result)
+    if inspect.isawaitable(result):
+        return _begin_coroutine(_await(result))
+    return result
+
+
+def _begin_coroutine(coroutine: Any) -> Any:
+    # On Twisted's asyncio reactor, the event loop calls the handlers.
+    loop = get_running_loop()
+    if loop is None or not may_wait(coroutine.cr_code):
+        return step(coroutine)
+    return run(coroutine, loop)
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
