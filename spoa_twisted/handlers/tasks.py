@@ -10,13 +10,13 @@ nor another turn of the event loop.
 
 from __future__ import annotations
 
-import dis
 import sys
 from asyncio import AbstractEventLoop, CancelledError, Task, current_task, isfuture
 from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context, copy_context
+from dis import opmap
 from types import CodeType, CoroutineType
 from typing import Any, Final, NoReturn, final
 
@@ -28,7 +28,8 @@ from spoa_twisted.handlers.coroutines import NO_RESULT, pass_on, return_value
 _Coroutine = Coroutine[Any, Any, Any]
 
 # A coroutine can wait only after one of these instructions: of "await", of "async with", and of "async for".
-_AWAITING: Final = frozenset({"GET_AWAITABLE", "GET_ANEXT"})
+# (GET_AWAITABLE serves the first two.) A Python without instructions of these names has None here.
+_AWAITING: Final = frozenset({opmap.get("GET_AWAITABLE"), opmap.get("GET_ANEXT")})
 
 # How many code objects may_wait remembers. A program has few coroutine functions, but it may make code while it runs.
 _MAX_CODES: Final = 1000
@@ -44,7 +45,8 @@ def may_wait(code: CodeType) -> bool:
     if known is None:
         if len(_codes) >= _MAX_CODES:
             _codes.clear()
-        waits = any(instruction.opname in _AWAITING for instruction in dis.get_instructions(code))
+        # Each instruction is two bytes. PyPy 7.3.19 cannot disassemble every code: dis raises IndexError.
+        waits = None in _AWAITING or not _AWAITING.isdisjoint(code.co_code[::2])
         known = _codes[id(code)] = (code, waits)
     return known[1]
 
@@ -125,7 +127,7 @@ class _Call(Coroutine[Any, None, None]):
         self._coroutine.close()
 
     def wake(self, wakeup: Callable[[Any], object], wait: _Wait, context: Context) -> None:
-        """Continue the Task, because the Deferred of ``wait`` has fired.
+        """Continue the Task, because the Deferred of ``wait`` has a result, which is not a failure.
 
         :param wakeup: the callback that the Task has added to ``wait``; it must run in ``context``.
         """
@@ -347,7 +349,12 @@ class _Wait:
             self._result = result
             if self._wakeup is not None:
                 wakeup, self._wakeup = self._wakeup, None
-                self._call.wake(wakeup, self, self._context)
+                if isinstance(result, Failure):
+                    # In another turn of the loop: the callers of this method refer to the failure, whose traceback
+                    # would refer to their frames. See _Call.throw.
+                    self._loop.call_soon(wakeup, self, context=self._context)
+                else:
+                    self._call.wake(wakeup, self, self._context)
         return pass_on(result, deferred)
 
 
