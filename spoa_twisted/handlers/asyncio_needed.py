@@ -41,15 +41,16 @@ def explain(failure: Failure) -> Failure:
     return failure
 
 
-def awaited_without_loop(awaited: Any) -> AsyncioNeeded | None:
-    """Return the error for ``awaited``, which a coroutine yielded, if only an asyncio event loop can continue it.
+def needs_loop(awaited: Any) -> bool:
+    """Return whether only an asyncio event loop can continue a coroutine that has yielded ``awaited``."""
+    # asyncio.sleep(0) yields None. All other awaitables of asyncio yield a future.
+    return awaited is None or isfuture(awaited)
 
-    ``asyncio.sleep(0)`` yields ``None``. All other awaitables of asyncio yield a future.
-    """
-    if awaited is None or isfuture(awaited):
-        what = "asyncio.sleep(0)" if awaited is None else f"an asyncio {type(awaited).__name__}"
-        return AsyncioNeeded(f"{what} was awaited, but no asyncio event loop runs: {_HINT}")
-    return None
+
+def without_loop(awaited: Any) -> AsyncioNeeded:
+    """Return the error for ``awaited``, which needs an event loop."""
+    what = "asyncio.sleep(0)" if awaited is None else f"an asyncio {type(awaited).__name__}"
+    return AsyncioNeeded(f"{what} was awaited, but no asyncio event loop runs: {_HINT}")
 
 
 def _is_reason(error: BaseException | None) -> bool:

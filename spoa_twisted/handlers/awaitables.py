@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from spoa_twisted.handlers.asyncio_needed import without_loop
 from spoa_twisted.handlers.coroutines import step
 from spoa_twisted.handlers.tasks import may_wait, run
 
@@ -27,6 +28,8 @@ def begin(result: Any) -> Any:
     if inspect.iscoroutine(result):
         return _begin_coroutine(result)
     if isfuture(result):
+        if get_running_loop() is None:
+            raise without_loop(result)
         return Deferred.fromFuture(result)
     if inspect.isawaitable(result):
         return _begin_coroutine(_await(result))

@@ -13,7 +13,7 @@ from typing import Any, Final, final
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from spoa_twisted.handlers.asyncio_needed import awaited_without_loop
+from spoa_twisted.handlers.asyncio_needed import needs_loop, without_loop
 
 #: Stands for the result of a Deferred that has not fired, or of a coroutine that has not ended.
 NO_RESULT: Final = object()
@@ -81,9 +81,8 @@ class _WaitingCoroutine:
     def _wait_for(self, awaited: Any) -> Any:
         """Return the result of ``awaited``, or ``NO_RESULT`` if it has not fired."""
         if not isinstance(awaited, Deferred):
-            needed = awaited_without_loop(awaited)
             # Twisted's own inlineCallbacks also sends a value that is not a Deferred back unchanged.
-            return awaited if needed is None else Failure(needed)
+            return Failure(without_loop(awaited)) if needs_loop(awaited) else awaited
         self._awaited = awaited
         self._adding = True
         awaited.addBoth(self._on_result, awaited)

@@ -9,7 +9,7 @@ import sys
 import traceback
 import types
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
@@ -131,7 +131,7 @@ class TestAtOnce:
         """Deferreds without end that fire when a callback is added do not recurse either."""
 
         @types.coroutine
-        def yields(deferred: Deferred[int]) -> Iterator[Any]:
+        def yields(deferred: Deferred[int]) -> Generator[Any, int, int]:
             return (yield deferred)
 
         async def handler() -> Variables:
@@ -162,7 +162,7 @@ class TestAtOnce:
                 await fail(LookupError("no row"))
             except LookupError as error:
                 return {"sess.text": str(error)}
-            return None
+            return {}
 
         assert loop.at_once(handler) == {"sess.text": "no row"}
 
@@ -276,7 +276,7 @@ class TestWaiting:
             except LookupError as error:
                 names.extend(frame.name for frame in traceback.extract_tb(error.__traceback__))
                 raise
-            return None
+            return {}
 
         answer = loop.begin(handler)
         loop.turn()
@@ -601,7 +601,7 @@ class TestCancelling:
                 await waits
             except defer.CancelledError:
                 return {"sess.cancelled": True}
-            return None
+            return {}
 
         answer = loop.begin(handler)
         loop.turn()
