@@ -6,6 +6,7 @@ import inspect
 from asyncio import _get_running_loop as get_running_loop
 from asyncio import isfuture
 from collections.abc import Awaitable, Mapping
+from types import CoroutineType
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -23,25 +24,19 @@ def begin(result: Any) -> Any:
 
     :raises BaseException: any exception that a coroutine raises before it waits for the first time.
     """
+    if isinstance(result, CoroutineType):
+        # On Twisted's asyncio reactor, an event loop calls the handlers.
+        loop = get_running_loop()
+        return step(result) if loop is None or not may_wait(result.cr_code) else run(result, loop)
     if result is None or isinstance(result, (Deferred, Mapping)):
         return result
-    if inspect.iscoroutine(result):
-        return _begin_coroutine(result)
     if isfuture(result):
         if get_running_loop() is None:
             raise without_loop(result)
         return Deferred.fromFuture(result)
     if inspect.isawaitable(result):
-        return _begin_coroutine(_await(result))
+        return begin(_await(result))
     return result
-
-
-def _begin_coroutine(coroutine: Any) -> Any:
-    # On Twisted's asyncio reactor, the event loop calls the handlers.
-    loop = get_running_loop()
-    if loop is None or not may_wait(coroutine.cr_code):
-        return step(coroutine)
-    return run(coroutine, loop)
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

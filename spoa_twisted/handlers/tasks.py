@@ -14,7 +14,6 @@ import sys
 from asyncio import AbstractEventLoop, CancelledError, Task, current_task, isfuture
 from asyncio import _get_running_loop as get_running_loop
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from contextvars import Context, copy_context
 from dis import opmap
 from types import CodeType, CoroutineType
@@ -111,7 +110,10 @@ class _Call(Coroutine[Any, None, None]):
         :raises StopIteration: when the coroutine has ended.
         """
         wait, self._wait = self._wait, None
-        return self._advance(_send_none if wait is None else wait.resume)
+        awaited = self._advance(_send_none if wait is None else wait.resume)
+        if awaited is NO_RESULT:
+            raise StopIteration
+        return awaited
 
     def throw(self, error: Any, *_: Any) -> Any:
         """Raise ``error`` in the coroutine, and run it as :meth:`send` does."""
@@ -120,7 +122,10 @@ class _Call(Coroutine[Any, None, None]):
         # not refer to the error: CPython would not free the two before the garbage collector runs.
         self._error = error
         del error
-        return self._advance(self._throw)
+        awaited = self._advance(self._throw)
+        if awaited is NO_RESULT:
+            raise StopIteration
+        return awaited
 
     def close(self) -> None:
         """Close the coroutine."""
@@ -152,6 +157,7 @@ class _Call(Coroutine[Any, None, None]):
             del error
 
     def _advance(self, resume: Callable[[_Coroutine], Any]) -> Any:
+        """Run the coroutine until it waits. Return the future that it waits for, or NO_RESULT if it has ended."""
         try:
             try:
                 awaited = self._run(resume)
@@ -168,7 +174,7 @@ class _Call(Coroutine[Any, None, None]):
         except BaseException:
             # The Task must not end with an exception: it would log the exception, and SystemExit would end the loop.
             self._end(Failure())
-        raise StopIteration
+        return NO_RESULT
 
     def _run(self, resume: Callable[[_Coroutine], Any]) -> Any:
         return resume(self._coroutine)
@@ -206,8 +212,7 @@ class _EarlyCall(_Call):
 
     def start(self) -> None:
         """Run the first step of the coroutine. Its Task must be the current one."""
-        with suppress(StopIteration):
-            self._first = self._advance(_send_none)
+        self._first = self._advance(_send_none)
 
     def send(self, value: None) -> Any:
         """See :meth:`_Call.send`. In its first step, the Task gets what the coroutine already waits for."""
