@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import sys
 import traceback
@@ -14,6 +15,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
+import anyio
 import pytest
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, fail, succeed
@@ -357,6 +359,29 @@ class TestWaiting:
         while not answer.called:
             loop.turn()
         assert result_of(answer) == {"sess.timeout": True, "sess.deferred": 6, "sess.task": 5}
+        assert len(cancelled) == 1
+
+    def test_anyio(self, loop: Loop) -> None:
+        """httpx uses it. It cancels what is awaited by the Task of the handler, a Deferred too."""
+        cancelled: list[object] = []
+        states: list[str] = []
+
+        async def handler() -> Variables:
+            task = asyncio.current_task()
+            assert task is not None
+            states.append(inspect.getcoroutinestate(task.get_coro()))  # type: ignore[arg-type]
+            with anyio.move_on_after(0) as scope:
+                await Deferred(cancelled.append)
+            return {"sess.cancelled": scope.cancelled_caught}
+
+        answer = loop.begin(handler)
+        (task,) = asyncio.all_tasks(loop.loop)
+        states.append(inspect.getcoroutinestate(task.get_coro()))  # type: ignore[arg-type]
+        assert "handler() running at" in repr(task)
+        while not answer.called:
+            loop.turn()
+        assert result_of(answer) == {"sess.cancelled": True}
+        assert states == [inspect.CORO_RUNNING, inspect.CORO_SUSPENDED]
         assert len(cancelled) == 1
 
     def test_plain_functions_may_return_tasks_and_other_awaitables(self, loop: Loop) -> None:
