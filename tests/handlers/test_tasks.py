@@ -406,6 +406,40 @@ class TestWaiting:
             assert result_of(answer) == variables
 
 
+class TestCall:
+    """The coroutine of a Task."""
+
+    def test_in_a_task_that_starts_later(self, loop: Loop) -> None:
+        """It waits for Deferreds there too."""
+        waits: Deferred[int] = Deferred()
+
+        async def handler() -> int:
+            return await waits
+
+        call = tasks._Call(handler(), loop.loop)
+        ended = call.pending(loop.call(lambda: asyncio.Task(call, loop=loop.loop)))
+        loop.turn()
+        loop.call(waits.callback, 5)
+        assert ended.result == 5
+
+    def test_it_is_closed_with_its_coroutine(self, loop: Loop) -> None:
+        """Only a Task can run it."""
+        closed: list[str] = []
+
+        async def handler() -> None:
+            try:
+                await Deferred()
+            finally:
+                closed.append("closed")
+
+        call = tasks._Call(handler(), loop.loop)
+        call.send(None)
+        call.close()
+        assert closed == ["closed"]
+        with pytest.raises(TypeError, match="only a Task"):
+            call.__await__()
+
+
 class TestContexts:
     def test_each_call_has_a_context_of_its_own(self, loop: Loop) -> None:
         """In its first step, and after it has waited for a future, and for a Deferred that was fired elsewhere."""
