@@ -17,11 +17,12 @@ import nox
 ROOT = Path(__file__).parent
 DOWNLOADS = ROOT / ".nox" / "downloads"
 
-#: Tests whose result can depend on the interpreter, besides those of smoke(). Of the tests with HAProxy: handlers,
-#: values, transports, and the size of answers that HAProxy >= 3.1 can read at once. No tests of faults or speed.
+#: Tests whose result can depend on the interpreter, besides those of smoke(). Of the tests with HAProxy: asyncio,
+#: handlers, values, transports, and the size of answers that HAProxy >= 3.1 can read at once. No tests of faults or
+#: speed.
 SMOKE = [
     *("tests/spop", "tests/handlers", "tests/agent", "tests/runner", "tests/ctl", "tests/conformance"),
-    *[f"tests/haproxy/test_{name}.py" for name in ("handlers", "values", "transports", "wedge")],
+    *[f"tests/haproxy/test_{name}.py" for name in ("asyncio", "handlers", "values", "transports", "wedge")],
 ]
 
 nox.options.sessions = ["lint", "tests"]

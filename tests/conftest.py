@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -94,3 +95,15 @@ def logged(request: pytest.FixtureRequest) -> Iterator[Logged]:
     finally:
         globalLogPublisher.removeObserver(observer)
     assert unexpected == []
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """Turn the garbage collector off: CPython then still frees each object to which nothing refers any more."""
+    if sys.implementation.name != "cpython":
+        pytest.skip("PyPy frees no object before its garbage collector runs")
+    enabled = gc.isenabled()
+    gc.disable()
+    yield
+    if enabled:
+        gc.enable()

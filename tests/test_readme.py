@@ -434,6 +434,23 @@ def test_the_options(text: str, load_text: Callable[[str, str], IHandlers], logg
     assert "'scan-body' failed: TypeError" in wrong
 
 
+@readme(text="accounts.py", command="asyncio 2")
+@pytest_twisted.ensureDeferred
+async def test_the_handler_for_asyncio(text: str, command: str, machine: Machine) -> None:
+    """It awaits httpx and a Deferred on the asyncio reactor, and fails on another."""
+    machine.write(accounts_py=text.replace("8081", machine.app()))
+    for other, variables in (
+        (False, {"txn.account": True, "txn.limit": 5}),
+        (True, {"txn.error": "handler"}),
+    ):
+        line = command.replace("--reactor=asyncio ", "--reactor=poll ") if other else command
+        agent = machine.start(on_any_port(line))
+        client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
+        assert await client.notify("check-account", name="alice") == variables
+        await client.disconnect()
+        assert ("this needs twistd --reactor=asyncio" in agent.stop()) is other
+
+
 def test_the_whole_message() -> None:
     """The parameter ``message`` has what the README lists."""
     handlers = Handlers()

@@ -1,4 +1,4 @@
-"""Running a coroutine: its result if it never waits, or a Deferred that fires with its result.
+"""Running a coroutine without an asyncio event loop: its result if it never waits, or a Deferred of its result.
 
 This replaces ``Deferred.fromCoroutine``, which creates a Deferred even for a coroutine that never waits. That takes
 several times as long as the first step of the coroutine itself.
@@ -6,33 +6,17 @@ several times as long as the first step of the coroutine itself.
 
 from __future__ import annotations
 
-import inspect
-from asyncio import isfuture
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from typing import Any, Final, final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-# Stands for the result of a Deferred that has not fired.
-_NO_RESULT: Final = object()
+from spoa_twisted.handlers.asyncio_needed import needs_loop, without_loop
 
-
-def begin(result: Any) -> Any:
-    """Return ``result``, which a handler returned. If it is an awaitable, run it, and return what :func:`step` does.
-
-    :raises BaseException: any exception that a coroutine raises before it waits for the first time.
-    """
-    if result is None or isinstance(result, (Deferred, Mapping)):
-        return result
-    if inspect.iscoroutine(result):
-        return step(result)
-    if isfuture(result):
-        return Deferred.fromFuture(result)
-    if inspect.isawaitable(result):
-        return step(_await(result))
-    return result
+#: Stands for the result of a Deferred that has not fired, or of a coroutine that has not ended.
+NO_RESULT: Final = object()
 
 
 def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -46,7 +30,7 @@ def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         awaited = context.run(coroutine.send, None)
     except StopIteration as stop:
-        return _return_value(stop)
+        return return_value(stop)
     return _WaitingCoroutine(coroutine, context).start(awaited)
 
 
@@ -61,8 +45,14 @@ def pass_on(result: Any, deferred: Deferred[Any]) -> Any:
     return result
 
 
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+def return_value(stop: StopIteration) -> Any:
+    """Return what a coroutine has returned, which ``stop`` tells.
+
+    :raises TypeError: if it is a Deferred.
+    """
+    if isinstance(stop.value, Deferred):
+        raise TypeError("a coroutine returned a Deferred that it did not await") from None
+    return stop.value
 
 
 @final
@@ -81,7 +71,7 @@ class _WaitingCoroutine:
         # stores the result in _result_at_once. If it called _run instead, a coroutine that awaits many fired Deferreds
         # would recurse.
         self._adding = False
-        self._result_at_once: Any = _NO_RESULT
+        self._result_at_once: Any = NO_RESULT
 
     def start(self, awaited: Any) -> Deferred[Any]:
         """Continue the coroutine when ``awaited`` fires. Return the Deferred that fires when the coroutine ends."""
@@ -89,15 +79,15 @@ class _WaitingCoroutine:
         return self._ended
 
     def _wait_for(self, awaited: Any) -> Any:
-        """Return the result of ``awaited``, or ``_NO_RESULT`` if it has not fired."""
+        """Return the result of ``awaited``, or ``NO_RESULT`` if it has not fired."""
         if not isinstance(awaited, Deferred):
             # Twisted's own inlineCallbacks also sends a value that is not a Deferred back unchanged.
-            return awaited
+            return Failure(without_loop(awaited)) if needs_loop(awaited) else awaited
         self._awaited = awaited
         self._adding = True
         awaited.addBoth(self._on_result, awaited)
         self._adding = False
-        result, self._result_at_once = self._result_at_once, _NO_RESULT
+        result, self._result_at_once = self._result_at_once, NO_RESULT
         return result
 
     def _on_result(self, result: Any, awaited: Deferred[Any]) -> Any:
@@ -110,7 +100,7 @@ class _WaitingCoroutine:
     def _run(self, result: Any) -> None:
         """Send ``result`` to the coroutine, and run it until it ends or waits for a Deferred that has not fired."""
         coroutine: Any = self._coroutine
-        while result is not _NO_RESULT:
+        while result is not NO_RESULT:
             try:
                 try:
                     if isinstance(result, Failure):
@@ -118,7 +108,7 @@ class _WaitingCoroutine:
                     else:
                         awaited = self._context.run(coroutine.send, result)
                 except StopIteration as stop:
-                    self._end(_return_value(stop))
+                    self._end(return_value(stop))
                     return
             except BaseException:
                 self._end(Failure())
@@ -132,9 +122,3 @@ class _WaitingCoroutine:
 
     def _cancel(self, ended: Deferred[Any]) -> None:
         self._awaited.cancel()
-
-
-def _return_value(stop: StopIteration) -> Any:
-    if isinstance(stop.value, Deferred):
-        raise TypeError("a coroutine returned a Deferred that it did not await") from None
-    return stop.value

@@ -22,7 +22,8 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
-from spoa_twisted.handlers.coroutines import begin, pass_on
+from spoa_twisted.handlers.awaitables import begin
+from spoa_twisted.handlers.coroutines import pass_on
 from spoa_twisted.handlers.handler import name_of
 from spoa_twisted.handlers.interfaces import ILifeCycle, ILifespan
 from spoa_twisted.handlers.outcome import cancel

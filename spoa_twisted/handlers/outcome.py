@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from spoa_twisted.handlers.asyncio_needed import explain
 from spoa_twisted.handlers.handler import Handler, as_variables
 from spoa_twisted.observer import (
     CancelFailed,
@@ -65,7 +66,9 @@ class Outcomes:
 
     def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
         """Return the actions for a handler that raised an exception."""
-        return self._fail(position, Outcome.ERROR, HandlerFailed(message.name, failure), handler)
+        # A reactor with an event loop does not help a thread.
+        event = HandlerFailed(message.name, failure if handler.blocking else explain(failure))
+        return self._fail(position, Outcome.ERROR, event, handler)
 
     def timed_out(self, position: int, handler: Handler, message: Message, seconds: float) -> bytes:
         """Return the actions for a handler that did not finish in time."""

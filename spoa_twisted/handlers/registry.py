@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from spoa_twisted.handlers.coroutines import begin
+from spoa_twisted.handlers.awaitables import begin
 from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.exchange import Exchange, PendingCall
 from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables, check_timeout, encode_on_error

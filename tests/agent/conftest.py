@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +38,6 @@ def waiting() -> Waiting:
 @pytest.fixture
 def factory(clock: Clock, waiting: Waiting) -> SPOAFactory:
     return SPOAFactory(waiting.handlers, reactor=clock)
-
-
-@pytest.fixture
-def without_collector() -> Iterator[None]:
-    """Turn the garbage collector off: CPython then still frees each object to which nothing refers any more."""
-    if sys.implementation.name != "cpython":
-        pytest.skip("PyPy frees no object before its garbage collector runs")
-    enabled = gc.isenabled()
-    gc.disable()
-    yield
-    if enabled:
-        gc.enable()
 
 
 @pytest_twisted.async_yield_fixture

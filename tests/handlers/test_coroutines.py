@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
 import traceback
 import types
@@ -11,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -22,7 +20,6 @@ from spoa_twisted import Handlers, Message
 from spoa_twisted.handlers import coroutines
 from tests.conftest import Logged
 from tests.handlers.answers import answer_of, ask, begin, line_of, respond, result_of
-from tests.programs import ENVIRONMENT
 
 request: ContextVar[str] = ContextVar("request", default="none")
 
@@ -431,48 +428,6 @@ def test_an_object_with_await_may_wait() -> None:
     assert result_of(answer) == {"sess.a": 5}
 
 
-class TestBegin:
-    """What a handler returned -> variables, or a Deferred."""
-
-    @pytest.mark.parametrize("result", [None, {"sess.a": 1}, MappingProxyType({}), [1], "text", 0, object()])
-    def test_an_object_that_is_not_awaitable_stays(self, result: Any) -> None:
-        """Whether it can be sent is checked later."""
-        assert coroutines.begin(result) is result
-
-    def test_a_deferred_stays(self) -> None:
-        """Whether it has fired or not."""
-        for deferred in (Deferred[Any](), succeed(None)):
-            assert coroutines.begin(deferred) is deferred
-
-    def test_a_coroutine_that_does_not_wait_needs_no_deferred(self) -> None:
-        """Its result is there at once."""
-        assert coroutines.begin(check("a")) == {"sess.ip": "a", "sess.note": ""}
-
-    def test_a_coroutine_that_waits_needs_a_deferred(self) -> None:
-        """The Deferred fires with the result, and its cancellation cancels the awaited Deferred."""
-        cancelled: list[object] = []
-        awaited: list[Deferred[None]] = [Deferred(), Deferred(cancelled.append)]
-        finishing, hanging = [coroutines.begin(check("a", awaited=deferred)) for deferred in awaited]
-        results: list[Any] = []
-        finishing.addCallback(results.append)
-        awaited[0].callback(None)
-        assert results == [{"sess.ip": "a", "sess.note": ""}]
-        hanging.addErrback(lambda failure: results.append(failure.type))
-        hanging.cancel()
-        assert cancelled == [awaited[1]]
-        assert results[1:] == [CancelledError]
-
-    @pytest.mark.parametrize("error", [LookupError, SystemExit, GeneratorExit, CancelledError])
-    def test_an_exception_before_the_first_wait_is_raised(self, error: type[BaseException]) -> None:
-        """The caller handles it like the exception of a plain function."""
-
-        async def raising() -> None:
-            raise error
-
-        with pytest.raises(error):
-            coroutines.begin(raising())
-
-
 class TestPassOn:
     """The end of a callback that has used the result of a Deferred."""
 
@@ -577,87 +532,3 @@ class TestHostileResults:
         """Python ends it, and the ACK is sent."""
         assert answer_of(function) == {"sess.error": True}
         assert "failed" in line_of(logged)
-
-
-ASYNCIO = """
-import asyncio
-from contextvars import ContextVar
-
-from twisted.internet import asyncioreactor
-
-loop = asyncio.new_event_loop()
-asyncioreactor.install(loop)
-
-from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
-
-from twisted.logger import Logger
-
-from spoa_twisted import Handlers, Message
-from spoa_twisted.handlers.outcome import Outcomes
-from spoa_twisted.log import LogObserver
-from spoa_twisted.spop.actions import decode_actions
-
-request = ContextVar("request", default="none")
-handlers = Handlers(on_error={"sess.e": 1})
-futures = []
-
-
-@handlers.message("future")
-def future():
-    futures.append(loop.create_future())
-    loop.call_later(0, futures[-1].set_result, {"sess.future": 1})
-    return futures[-1]
-
-
-@handlers.message("wrapped")
-async def wrapped():
-    request.set("own")
-    await Deferred.fromFuture(asyncio.ensure_future(asyncio.sleep(0)))
-    return {"sess.wrapped": request.get()}
-
-
-@handlers.message("bare")
-async def bare():
-    await asyncio.sleep(0.001)
-
-
-@handlers.message("hangs", timeout=0.01)
-def hangs():
-    futures.append(loop.create_future())
-    return futures[-1]
-
-
-async def main():
-    outcomes = Outcomes(LogObserver(Logger(), reactor))
-    answer = handlers.respond([Message(name) for name in handlers], 1000, reactor, 10, outcomes)
-    print(decode_actions(await answer))
-    print(request.get(), futures[-1].cancelled(), len(reactor.getDelayedCalls()))
-
-
-def run():
-    ensureDeferred(main()).addErrback(print).addBoth(lambda _: reactor.stop())
-
-
-reactor.callLater(0, run)
-reactor.run()
-"""
-
-
-def test_on_twisteds_asyncio_reactor() -> None:
-    """A future that a handler returns is awaited, and cancelled when the handler times out.
-
-    A coroutine that awaits an asyncio future without a Deferred around it fails, as in Twisted's own coroutines.
-    """
-    done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", ASYNCIO],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout.splitlines() == [
-        "{'sess.future': 1, 'sess.wrapped': 'own', 'sess.e': 1}",
-        "none True 0",
-    ], done.stderr

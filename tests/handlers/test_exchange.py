@@ -160,15 +160,15 @@ class TestDeferreds:
 
     def test_a_future_of_asyncio(self) -> None:
         """An application on Twisted's asyncio reactor may return one."""
-        loop = asyncio.new_event_loop()
-        try:
-            future: asyncio.Future[Any] = loop.create_future()
+
+        async def test() -> None:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             answer = begin(Handlers({"m": lambda: future}), Message("m"))
             future.set_result({"sess.a": 1})
-            loop.run_until_complete(asyncio.sleep(0))
+            await asyncio.sleep(0)
             assert result_of(answer) == {"sess.a": 1}
-        finally:
-            loop.close()
+
+        asyncio.run(test())
 
     def test_a_deferred_that_fires_with_a_deferred(self, logged: Logged) -> None:
         """Twisted forbids it, and some versions raise an error."""

@@ -1,0 +1,43 @@
+"""What a handler has returned -> variables, or a Deferred of them."""
+
+from __future__ import annotations
+
+import inspect
+from asyncio import _get_running_loop as get_running_loop
+from asyncio import isfuture
+from collections.abc import Awaitable, Mapping
+from types import CoroutineType
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from spoa_twisted.handlers.asyncio_needed import without_loop
+from spoa_twisted.handlers.coroutines import step
+from spoa_twisted.handlers.tasks import may_wait, run
+
+
+def begin(result: Any) -> Any:
+    """Return ``result``, which a handler returned. If it is an awaitable, run it until it ends or waits.
+
+    Return the result of an awaitable that has ended, or a Deferred that fires with the result. If the Deferred is
+    cancelled, it cancels what the awaitable waits for.
+
+    :raises BaseException: any exception that a coroutine raises before it waits for the first time.
+    """
+    if isinstance(result, CoroutineType):
+        # On Twisted's asyncio reactor, an event loop calls the handlers.
+        loop = get_running_loop()
+        return step(result) if loop is None or not may_wait(result.cr_code) else run(result, loop)
+    if result is None or isinstance(result, (Deferred, Mapping)):
+        return result
+    if isfuture(result):
+        if get_running_loop() is None:
+            raise without_loop(result)
+        return Deferred.fromFuture(result)
+    if inspect.isawaitable(result):
+        return begin(_await(result))
+    return result
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
