@@ -27,6 +27,7 @@ ORDER = [
     "version",
     "limits",
     "observer",
+    "flood",
     "log",
     "handlers.binding",
     "handlers.handler",

@@ -420,9 +420,9 @@ class SPOAFactory(Factory):
         self.limits = Limits.from_keywords(limits)
         self.async_ = async_
         self.reactor = reactor
-        log_observer = LogObserver(log or Logger("spoa_twisted.agent"), reactor)
+        self._log_observer = LogObserver(log or Logger("spoa_twisted.agent"), reactor)
         #: Receives all events: it passes them on to the log and to the application's observer.
-        self.observer = Observers(log_observer) if observer is None else Observers(log_observer, observer)
+        self.observer = Observers(self._log_observer, *([] if observer is None else [observer]))
         #: Receives the results of each NOTIFY. ``None`` if the application has no observer: then results are not
         #: recorded, which saves time.
         self.notify_observer: IObserver | None = None if observer is None else self.observer
@@ -471,9 +471,16 @@ class SPOAFactory(Factory):
         self._drained.append(drained)
         return drained
 
+    def stopFactory(self) -> None:
+        """Let the log write what it has counted. Twisted calls this when the last port is closed."""
+        self._log_observer.flush()
+
     def on_connection_lost(self, protocol: SPOAProtocol) -> None:
         """Forget ``protocol``, whose connection is closed. ``SPOAProtocol`` calls this."""
         self.connections.discard(protocol)
+        if not self.connections and not self.numPorts:
+            # All ports are closed, and this was the last connection, so the agent has ended.
+            self._log_observer.flush()
         if self._drain is not None and not self.connections:
             self.engines.forget_all()
             self._drain.stop()

@@ -26,6 +26,11 @@ _Plan = tuple[tuple[int, ...] | None, tuple[tuple[str, int], ...]]
 
 
 @final
+class MissingArgument(TypeError):
+    """A parameter without a default has no argument in the message. The function was not called."""
+
+
+@final
 class Binding:
     """Calls a function with the arguments of a message: each argument is passed to the parameter of the same name.
 
@@ -55,7 +60,7 @@ class Binding:
     def call(self, message: Message) -> Any:
         """Call the function with the arguments of ``message``.
 
-        :raises TypeError: if a parameter without a default has no argument.
+        :raises MissingArgument: if a parameter without a default has no argument.
         :raises BaseException: any exception of the function.
         """
         plan = self._plans.get(message.names)
@@ -76,7 +81,7 @@ class Binding:
     def _make_plan(self, message: Message) -> _Plan:
         """Return the plan for ``message``: the source of each parameter.
 
-        :raises TypeError: if a parameter without a default has no argument.
+        :raises MissingArgument: if a parameter without a default has no argument.
         """
         arguments: dict[str, int] = {}
         for position, name in enumerate(message.names):
@@ -101,7 +106,7 @@ class Binding:
                 source = first_default + index
             else:
                 has = ", ".join([repr(name) for name in message.names]) or "none"
-                raise TypeError(f"the message {message.name!r} has no argument {parameter.name!r}; it has: {has}")
+                raise MissingArgument(f"the message {message.name!r} has no argument {parameter.name!r}; it has: {has}")
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 keywords.append((parameter.name, source))
             else:

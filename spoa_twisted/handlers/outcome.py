@@ -12,8 +12,11 @@ from typing import Any, Final, final
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from spoa_twisted.handlers.binding import MissingArgument
 from spoa_twisted.handlers.handler import Handler, as_variables
+from spoa_twisted.handlers.threads import Wait
 from spoa_twisted.observer import (
+    ArgumentMissing,
     CancelFailed,
     HandlerFailed,
     HandlerTimedOut,
@@ -22,6 +25,7 @@ from spoa_twisted.observer import (
     Outcome,
     ResultTooBig,
     ResultUnsendable,
+    ThreadAwaited,
     VariableNameLong,
 )
 from spoa_twisted.spop.actions import decode_actions, encode_actions
@@ -66,16 +70,33 @@ class Outcomes:
             return handler.on_error
 
     def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
-        """Return the actions for a handler that raised an exception."""
-        self._observer.on_event(HandlerFailed(message.name, failure))
+        """Return the actions for a handler that raised an exception, or could not be called."""
+        if isinstance(failure.value, MissingArgument):
+            self._observer.on_event(ArgumentMissing(message.name, failure.value))
+        else:
+            self._observer.on_event(HandlerFailed(message.name, failure))
         self._note(position, Outcome.ERROR)
         return handler.on_error
 
-    def timed_out(self, position: int, handler: Handler, message: Message, seconds: float) -> bytes:
-        """Return the actions for a handler that did not finish in time."""
-        self._observer.on_event(HandlerTimedOut(message.name, seconds))
+    def timed_out(
+        self, position: int, handler: Handler, message: Message, seconds: float, wait: Wait | None = None
+    ) -> bytes:
+        """Return the actions for a handler that did not finish in time.
+
+        :param seconds: the timeout of the handler.
+        :param wait: how long the handler waited for a thread; ``None`` if it needs no thread.
+        """
+        if wait is None:
+            event = HandlerTimedOut(message.name, seconds)
+        else:
+            event = HandlerTimedOut(message.name, seconds, wait.began, wait.seconds, wait.threads)
+        self._observer.on_event(event)
         self._note(position, Outcome.TIMEOUT)
         return handler.on_error
+
+    def awaited_thread(self, message: Message, wait: Wait) -> None:
+        """Report a handler that has finished, but waited long for a thread."""
+        self._observer.on_event(ThreadAwaited(message.name, wait.seconds, wait.threads))
 
     def unhandled(self, position: int, message: Message) -> bytes:
         """Report a message without a handler. Return its actions, which are empty."""

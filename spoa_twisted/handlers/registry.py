@@ -184,7 +184,8 @@ class Handlers:
                     result = begin(result)
                     if isinstance(result, Deferred):
                         pending = pending or []
-                        pending.append(PendingCall(handler, message, len(parts), result))
+                        threads = self._threads if handler.blocking else None
+                        pending.append(PendingCall(handler, message, len(parts), result, threads))
                         # The exchange replaces it when the call has finished.
                         parts.append(b"")
                         continue
