@@ -31,6 +31,7 @@ ORDER = [
     "log",
     "handlers.binding",
     "handlers.handler",
+    "handlers.hold_ups",
     "handlers.coroutines",
     "handlers.threads",
     "handlers.deadlines",

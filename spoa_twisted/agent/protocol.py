@@ -7,6 +7,7 @@ the place of the last one when the peer has left bytes unsent, or ACKs are held 
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final, cast, final
 
 from twisted.internet.defer import Deferred, succeed
@@ -24,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted.agent.answering import Answering
-from spoa_twisted.agent.closing import Closing, Phase
+from spoa_twisted.agent.closing import Closing, Phase, queue_disconnect
 from spoa_twisted.agent.drain import Drain
 from spoa_twisted.agent.engines import Engines
 from spoa_twisted.agent.outbox import Outbox
@@ -190,7 +191,7 @@ class SPOAProtocol(Protocol):
     def disconnect(self) -> None:
         """Send held ACKs and AGENT-DISCONNECT in one write. HAProxy closes the connection, or later the agent does."""
         was_running = self._connection.state is _RUNNING
-        self._queue_disconnect()
+        queue_disconnect(self._connection)
         if not was_running:
             self._close_soon()
             return
@@ -204,7 +205,7 @@ class SPOAProtocol(Protocol):
     def abort(self) -> None:
         """Cancel pending handlers, send AGENT-DISCONNECT, close. The peer has a second to take the last bytes."""
         self._answering.cancel()
-        self._queue_disconnect()
+        queue_disconnect(self._connection)
         if self._closing.phase is _DISCONNECTING:
             self._closing.enter(Phase.FLUSHING, CLOSE_TIMEOUT)
         self._flush()
@@ -223,6 +224,9 @@ class SPOAProtocol(Protocol):
         connection = self._connection
         in_flight = self._in_flight
         on_notify = self._answering.on_notify
+        hold_ups = self.factory.outcomes.hold_ups
+        hold_ups.since = self.factory.reactor.seconds()
+        hold_ups.limit = hold_ups.threshold
         try:
             may_answer = self._may_answer()
             while may_answer and (event := connection.next_event()) is not None:
@@ -239,6 +243,7 @@ class SPOAProtocol(Protocol):
             self._observer.on_event(ProtocolError(self._peer, error))
         finally:
             self._serving = False
+            hold_ups.limit = inf
         self._flush(at_once)
 
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
@@ -274,15 +279,6 @@ class SPOAProtocol(Protocol):
             self.transport.pauseProducing()
 
     # Writing.
-
-    def _queue_disconnect(self, status_code: StatusCode = StatusCode.NORMAL, message: str = "normal") -> None:
-        connection = self._connection
-        if connection.state is State.HELLO and not connection.receiving:
-            # The peer has sent no bytes. It may not use TLS at all: to send a frame, Twisted would wait for a TLS
-            # handshake that never begins. So the agent closes the connection without a frame.
-            connection.close()
-        else:
-            connection.disconnect(status_code, message)
 
     def _write(self, at_once: bool = True) -> None:
         connection = self._connection
@@ -369,7 +365,7 @@ class SPOAProtocol(Protocol):
     def _on_phase_timeout(self, phase: Phase) -> None:
         if phase is Phase.OPEN:
             self._observer.on_event(HelloTimedOut(self._peer))
-            self._queue_disconnect(StatusCode.TIMEOUT, "no HELLO came in time")
+            queue_disconnect(self._connection, StatusCode.TIMEOUT, "no HELLO came in time")
             self._flush()
         elif phase is _DISCONNECTING:
             # HAProxy has not closed the connection in time, so the agent closes it.

@@ -13,29 +13,37 @@ from contextvars import Context, copy_context
 from typing import Any, Final, final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
+
+from spoa_twisted.handlers.handler import Handler
+from spoa_twisted.handlers.hold_ups import HoldUps
+from spoa_twisted.spop.messages import Message
 
 # Stands for the result of a Deferred that has not fired.
 _NO_RESULT: Final = object()
 
 
-def begin(result: Any) -> Any:
+def begin(result: Any, hold_ups: HoldUps, handler: Handler, message: Message, reactor: IReactorTime) -> Any:
     """Return ``result``, which a handler returned. If it is an awaitable, run it, and return what :func:`step` does.
 
+    :param hold_ups: told how long the steps of a coroutine take, with the three other arguments.
     :raises BaseException: any exception that a coroutine raises before it waits for the first time.
     """
     if result is None or isinstance(result, (Deferred, Mapping)):
         return result
     if inspect.iscoroutine(result):
-        return step(result)
+        return step(result, hold_ups, handler, message, reactor)
     if isfuture(result):
         return Deferred.fromFuture(result)
     if inspect.isawaitable(result):
-        return step(_await(result))
+        return step(_await(result), hold_ups, handler, message, reactor)
     return result
 
 
-def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def step(
+    coroutine: Coroutine[Any, Any, Any], hold_ups: HoldUps, handler: Handler, message: Message, reactor: IReactorTime
+) -> Any:
     """Run ``coroutine`` until it ends or waits. Return its result, or a Deferred that fires with its result.
 
     If the Deferred is cancelled, it cancels the Deferred that the coroutine waits for.
@@ -47,7 +55,7 @@ def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
         awaited = context.run(coroutine.send, None)
     except StopIteration as stop:
         return _return_value(stop)
-    return _WaitingCoroutine(coroutine, context).start(awaited)
+    return _WaitingCoroutine(coroutine, context, hold_ups, handler, message, reactor).start(awaited)
 
 
 def pass_on(result: Any, deferred: Deferred[Any]) -> Any:
@@ -69,13 +77,36 @@ async def _await(awaitable: Awaitable[Any]) -> Any:
 class _WaitingCoroutine:
     """A coroutine that waits for a Deferred. When the Deferred fires, the coroutine continues, in the same context."""
 
-    __slots__ = ("_adding", "_awaited", "_context", "_coroutine", "_ended", "_result_at_once")
+    __slots__ = (
+        "_adding",
+        "_awaited",
+        "_context",
+        "_coroutine",
+        "_ended",
+        "_handler",
+        "_hold_ups",
+        "_message",
+        "_reactor",
+        "_result_at_once",
+    )
 
     _awaited: Deferred[Any]
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        context: Context,
+        hold_ups: HoldUps,
+        handler: Handler,
+        message: Message,
+        reactor: IReactorTime,
+    ) -> None:
         self._coroutine = coroutine
         self._context = context
+        self._hold_ups = hold_ups
+        self._handler = handler
+        self._message = message
+        self._reactor = reactor
         self._ended: Deferred[Any] = Deferred(self._cancel)
         # True while _wait_for adds a callback. A Deferred that has already fired calls it at once; _on_result then
         # stores the result in _result_at_once. If it called _run instead, a coroutine that awaits many fired Deferreds
@@ -109,14 +140,10 @@ class _WaitingCoroutine:
 
     def _run(self, result: Any) -> None:
         """Send ``result`` to the coroutine, and run it until it ends or waits for a Deferred that has not fired."""
-        coroutine: Any = self._coroutine
         while result is not _NO_RESULT:
             try:
                 try:
-                    if isinstance(result, Failure):
-                        awaited = self._context.run(result.throwExceptionIntoGenerator, coroutine)
-                    else:
-                        awaited = self._context.run(coroutine.send, result)
+                    awaited = self._send(result)
                 except StopIteration as stop:
                     self._end(_return_value(stop))
                     return
@@ -124,6 +151,17 @@ class _WaitingCoroutine:
                 self._end(Failure())
                 return
             result = self._wait_for(awaited)
+
+    def _send(self, result: Any) -> Any:
+        """Send ``result`` to the coroutine. Return the next object that it awaits."""
+        coroutine: Any = self._coroutine
+        started = self._reactor.seconds()
+        try:
+            if isinstance(result, Failure):
+                return self._context.run(result.throwExceptionIntoGenerator, coroutine)
+            return self._context.run(coroutine.send, result)
+        finally:
+            self._hold_ups.on_resumed(self._handler, self._message, started, self._reactor)
 
     def _end(self, result: Any) -> None:
         # A cancelled coroutine may catch CancelledError, and end later. By then, _ended has already been called.

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.binding import MissingArgument
 from spoa_twisted.handlers.handler import Handler, as_variables
+from spoa_twisted.handlers.hold_ups import HoldUps
 from spoa_twisted.handlers.threads import Wait
 from spoa_twisted.observer import (
     ArgumentMissing,
@@ -43,13 +44,18 @@ class Outcomes:
     :param observer: receives the failures as events.
     :param record: a list with the result of each message, each ``Outcome.OK`` at first, which this object updates.
         Without a list, one ``Outcomes`` object is enough for all NOTIFYs.
+    :param hold_ups: notices handlers that block. Without it, the object has one of its own.
     """
 
-    __slots__ = ("_observer", "_record")
+    __slots__ = ("_observer", "_record", "hold_ups")
 
-    def __init__(self, observer: IObserver, record: list[Outcome] | None = None) -> None:
+    def __init__(
+        self, observer: IObserver, record: list[Outcome] | None = None, hold_ups: HoldUps | None = None
+    ) -> None:
         self._observer = observer
         self._record = record
+        #: Notices handlers that block. All ``Outcomes`` of an agent share it.
+        self.hold_ups = HoldUps(observer) if hold_ups is None else hold_ups
 
     def returned(self, position: int, handler: Handler, message: Message, result: Any) -> bytes:
         """Return the actions for the ``result`` that a handler returned.

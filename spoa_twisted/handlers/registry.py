@@ -170,6 +170,7 @@ class Handlers:
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | Deferred[bytes]:
         """Answer the messages of one NOTIFY; see :meth:`IHandlers.respond`."""
+        hold_ups = outcomes.hold_ups
         parts: list[bytes] = []
         pending: list[PendingCall] | None = None
         for message in messages:
@@ -181,18 +182,24 @@ class Handlers:
                 result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
                 # Nearly every handler returns a dict.
                 if type(result) is not dict:
-                    result = begin(result)
+                    result = begin(result, hold_ups, handler, message, reactor)
                     if isinstance(result, Deferred):
                         pending = pending or []
                         threads = self._threads if handler.blocking else None
                         pending.append(PendingCall(handler, message, len(parts), result, threads))
                         # The exchange replaces it when the call has finished.
                         parts.append(b"")
+                        hold_ups.check(handler, message, messages, reactor)
                         continue
             except BaseException:
                 parts.append(outcomes.failed(len(parts), handler, message, Failure()))
             else:
                 parts.append(outcomes.returned(len(parts), handler, message, result))
+            # The same as hold_ups.check, because a call costs time.
+            now = reactor.seconds()
+            if now - hold_ups.since > hold_ups.limit:
+                hold_ups.on_late(handler, message, messages, now, reactor)
+            hold_ups.since = now
         if pending is None:
             # Nearly every NOTIFY has one message. join would return its actions too, but a call costs time.
             if len(parts) == 1 and len(parts[0]) <= max_size:

@@ -20,6 +20,9 @@ from twisted.internet.task import Clock
 
 from spoa_twisted import Handlers, Message
 from spoa_twisted.handlers import coroutines
+from spoa_twisted.handlers.handler import Handler
+from spoa_twisted.handlers.hold_ups import HoldUps
+from spoa_twisted.observer import Observers
 from tests.conftest import Logged
 from tests.handlers.answers import answer_of, ask, begin, late_line, line_of, respond, result_of
 from tests.programs import ENVIRONMENT
@@ -431,28 +434,34 @@ def test_an_object_with_await_may_wait() -> None:
     assert result_of(answer) == {"sess.a": 5}
 
 
+def run(result: Any) -> Any:
+    """Return what ``coroutines.begin`` does with the ``result`` of a handler."""
+    handler = Handler("m", lambda: None, None, None, blocking=False)
+    return coroutines.begin(result, HoldUps(Observers()), handler, Message("m"), Clock())
+
+
 class TestBegin:
     """What a handler returned -> variables, or a Deferred."""
 
     @pytest.mark.parametrize("result", [None, {"sess.a": 1}, MappingProxyType({}), [1], "text", 0, object()])
     def test_an_object_that_is_not_awaitable_stays(self, result: Any) -> None:
         """Whether it can be sent is checked later."""
-        assert coroutines.begin(result) is result
+        assert run(result) is result
 
     def test_a_deferred_stays(self) -> None:
         """Whether it has fired or not."""
         for deferred in (Deferred[Any](), succeed(None)):
-            assert coroutines.begin(deferred) is deferred
+            assert run(deferred) is deferred
 
     def test_a_coroutine_that_does_not_wait_needs_no_deferred(self) -> None:
         """Its result is there at once."""
-        assert coroutines.begin(check("a")) == {"sess.ip": "a", "sess.note": ""}
+        assert run(check("a")) == {"sess.ip": "a", "sess.note": ""}
 
     def test_a_coroutine_that_waits_needs_a_deferred(self) -> None:
         """The Deferred fires with the result, and its cancellation cancels the awaited Deferred."""
         cancelled: list[object] = []
         awaited: list[Deferred[None]] = [Deferred(), Deferred(cancelled.append)]
-        finishing, hanging = [coroutines.begin(check("a", awaited=deferred)) for deferred in awaited]
+        finishing, hanging = [run(check("a", awaited=deferred)) for deferred in awaited]
         results: list[Any] = []
         finishing.addCallback(results.append)
         awaited[0].callback(None)
@@ -470,7 +479,7 @@ class TestBegin:
             raise error
 
         with pytest.raises(error):
-            coroutines.begin(raising())
+            run(raising())
 
 
 class TestPassOn:

@@ -1,0 +1,229 @@
+"""A handler that keeps the reactor's thread is named, and the requests that waited for it are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, Logger
+from zope.interface import implementer
+
+from spoa_twisted import Handlers, IHandlers, Message, SPOAFactory
+from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.observer import HandlerBlocked
+from tests.agent.memory import Session, TurnClock
+from tests.conftest import Logged
+from tests.handlers.answers import Recorder
+
+
+@implementer(ILogObserver)
+def drop(event: object) -> None:
+    """Log nothing."""
+
+
+class Agent:
+    """An agent whose handlers let the clock go on while they run, as if they blocked.
+
+    :param observed: let the agent have an observer of its own, not only the log.
+    """
+
+    def __init__(self, *, observed: bool = True, wrap: Callable[[Handlers], Any] = lambda handlers: handlers) -> None:
+        self.clock = TurnClock()
+        self.waiting: list[Deferred[Any]] = []
+        self.handlers = Handlers({"now": lambda: {"sess.now": 1}, "fails": self.fails, "wait": self.wait})
+        for name, seconds in (("blocks", 2), ("slow", 0.3), ("quick", 0.25)):
+            self.handlers.message(name)(partial(self.block, seconds))
+        self.handlers.message("coroutine")(self.coroutine)
+        self.handlers.message("deferred")(self.deferred)
+        self.recorder = Recorder()
+        self.factory = SPOAFactory(
+            wrap(self.handlers),
+            reactor=self.clock,
+            observer=self.recorder if observed else None,
+            log=Logger(observer=drop) if observed else None,
+            handler_timeout=0,
+        )
+        self.session = Session(self.factory)
+        self.recorder.take()
+
+    def block(self, seconds: float) -> None:
+        """Let the time pass. The reactor calls nothing meanwhile, as Clock.advance would."""
+        self.clock.rightNow += seconds
+
+    def fails(self) -> None:
+        self.block(2)
+        raise LookupError("after two seconds")
+
+    def wait(self) -> Deferred[Any]:
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+
+    def deferred(self) -> Deferred[Any]:
+        self.block(2)
+        return self.wait()
+
+    async def coroutine(self) -> None:
+        """Block for one second, wait, block for three seconds, and wait again."""
+        self.block(1)
+        await self.wait()
+        self.block(3)
+        await self.wait()
+
+    def blocked(self) -> list[HandlerBlocked]:
+        """Return the events of handlers that blocked, after two turns of the reactor."""
+        self.clock.pump([0, 0])
+        return [event for event in self.recorder.take() if isinstance(event, HandlerBlocked)]
+
+
+@pytest.fixture
+def agent() -> Agent:
+    return Agent()
+
+
+def test_a_handler_that_blocks_is_named(agent: Agent) -> None:
+    """With the time that it blocked."""
+    agent.session.notify("now")
+    agent.clock.advance(100)
+    agent.session.notify("now", "blocks", "now")
+    assert [event.name for event in agent.blocked()] == ["blocks"]
+    agent.session.notify("now", "quick")
+    assert agent.blocked() == []
+    agent.session.notify("slow")
+    (event,) = agent.blocked()
+    assert event.seconds == pytest.approx(0.3)
+    assert agent.clock.getDelayedCalls() == []
+
+
+def test_one_message_of_a_notify_is_named(agent: Agent) -> None:
+    """Not the messages before it and after it in the same NOTIFY. These are not counted as waiting either."""
+    agent.session.engine.send_notify([Message(name) for name in ("now", "blocks", "now", "unknown")])
+    agent.session.engine.send_notify([Message("now"), Message("now")])
+    agent.session.send()
+    assert agent.blocked() == [HandlerBlocked("blocks", 2, 1)]
+    agent.session.notify("now")
+    assert agent.blocked() == []
+    assert agent.recorder.take() == []
+
+
+def test_the_requests_that_waited_are_counted(agent: Agent) -> None:
+    """Those of the same read, and those that the reactor reads in its next turn, on all connections."""
+    other = Session(agent.factory)
+    other.notify("now")
+    agent.session.notify("now", "blocks", "now", "now")
+    agent.clock.advance(0)
+    other.notify(*["now"] * 10)
+    agent.session.notify("wait")
+    agent.clock.advance(0)
+    other.notify("now")
+    assert agent.blocked() == [HandlerBlocked("blocks", 2, 13)]
+
+
+def test_handlers_that_block_one_after_the_other(agent: Agent) -> None:
+    """Each has its own count: the second waited for the first, and the third for both."""
+    agent.session.notify("blocks", "slow", "now")
+    first, second = agent.blocked()
+    assert (first.name, first.waiting) == ("blocks", 2)
+    assert (second.name, second.waiting) == ("slow", 1)
+
+
+def test_a_handler_that_fails(agent: Agent) -> None:
+    """It has blocked no less."""
+    agent.session.notify("fails")
+    assert agent.blocked() == [HandlerBlocked("fails", 2, 0)]
+
+
+def test_a_handler_that_returns_a_deferred(agent: Agent) -> None:
+    """The time until it returns counts, and not the time until the Deferred fires."""
+    agent.session.notify("deferred")
+    agent.clock.advance(100)
+    agent.waiting[0].callback(None)
+    assert agent.blocked() == [HandlerBlocked("deferred", 2, 0)]
+
+
+def test_a_coroutine(agent: Agent) -> None:
+    """Each step counts, and not the time between them."""
+    agent.session.notify("coroutine")
+    assert agent.blocked() == [HandlerBlocked("coroutine", 1, 0, coroutine=True)]
+    agent.clock.advance(100)
+    agent.waiting[0].callback(None)
+    agent.session.notify("now")
+    assert agent.blocked() == [HandlerBlocked("coroutine", 3, 1, coroutine=True)]
+
+
+def test_a_coroutine_that_another_handler_resumes(agent: Agent) -> None:
+    """The coroutine is named, and not the handler that fired its Deferred."""
+    agent.handlers.message("fires")(lambda: agent.waiting[0].callback(None))
+    agent.session.notify("coroutine")
+    agent.blocked()
+    agent.session.notify("fires", "now")
+    assert [(event.name, event.waiting) for event in agent.blocked()] == [("coroutine", 2)]
+
+
+def test_an_observer_that_blocks_is_no_handler(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time does not count for the handler that is called next."""
+    monkeypatch.setattr(agent.recorder, "on_notify", lambda *arguments: agent.block(2))
+    agent.session.notify("now", "now")
+    assert agent.blocked() == []
+
+
+def test_the_time_between_two_calls_of_respond() -> None:
+    """Other handlers may call ``respond`` of Handlers later than the agent asked. That is no hold-up."""
+    calls: list[Callable[[], Any]] = []
+
+    @implementer(IHandlers)
+    class Later:
+        def __init__(self, handlers: Handlers) -> None:
+            self.handlers = handlers
+
+        def respond(self, *arguments: Any) -> Deferred[bytes]:
+            calls.append(lambda: self.handlers.respond(*arguments))
+            return Deferred()
+
+    agent = Agent(wrap=Later)
+    agent.session.notify("now", "now")
+    for call in calls:
+        agent.clock.advance(5)
+        call()
+    assert agent.blocked() == []
+
+
+def test_a_blocking_handler_without_threads(agent: Agent) -> None:
+    """A Clock has no threads, so the handler runs in place. To say blocking=True is no news then."""
+    agent.handlers.message("thread", blocking=True)(lambda: agent.block(2))
+    agent.session.notify("thread")
+    assert agent.blocked() == []
+
+
+def test_the_place(agent: Agent) -> None:
+    """Who knows where the reactor's thread was may add it, to the longest of the hold-ups that are not reported yet."""
+    hold_ups = agent.factory.outcomes.hold_ups
+    assert hold_ups.explain("a.py, line 1, in a") == 0
+    agent.session.notify("slow", "blocks")
+    assert hold_ups.explain("b.py, line 2, in b") == pytest.approx(2.3)
+    slow, blocks = agent.blocked()
+    assert (slow.place, blocks.place) == (None, "b.py, line 2, in b")
+    assert hold_ups.explain(None) == 0
+
+
+def test_the_line(logged: Logged) -> None:
+    """An agent without an observer logs it, once a minute and message."""
+    agent = Agent(observed=False)
+    for _ in range(3):
+        agent.session.notify("blocks", *["now"] * 31)
+        agent.blocked()
+    (line,) = logged.take()
+    assert line == (
+        "warn: the handler of the message 'blocks' held the agent up for 2.00 s; 31 other requests waited: say"
+        " blocking=True"
+    )
+
+
+def test_outcomes_have_hold_ups_of_their_own() -> None:
+    """Unless others are passed: all Outcomes of an agent share them."""
+    recorder = Recorder()
+    own = Outcomes(recorder)
+    assert Outcomes(recorder).hold_ups is not own.hold_ups
+    assert Outcomes(recorder, [], own.hold_ups).hold_ups is own.hold_ups
