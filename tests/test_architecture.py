@@ -30,6 +30,7 @@ ORDER = [
     "flood",
     "log",
     "handlers.binding",
+    "handlers.plain",
     "handlers.handler",
     "handlers.hold_ups",
     "handlers.coroutines",

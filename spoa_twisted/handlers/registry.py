@@ -17,6 +17,7 @@ from spoa_twisted.handlers.exchange import Exchange, PendingCall
 from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.plain import is_plain
 from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.spop.actions import Variables
 from spoa_twisted.spop.messages import Message
@@ -92,11 +93,13 @@ class Handlers:
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function as the handler of the message called ``name``. The function stays unchanged.
 
-        :param timeout: the timeout of the handler, in seconds; 0 for no limit.
+        :param timeout: the timeout of the handler, in seconds; 0 for no limit. Only for a handler that returns a
+            Deferred or a coroutine, or has ``blocking=True``: a plain function cannot be interrupted.
         :param on_error: the variables that the message sets if the handler fails.
         :param blocking: run the handler in a thread, because it blocks. It must be a plain function.
         :raises TypeError: for an object that is not a function, for a function that takes ``*args``, for an ``async
-            def`` with ``blocking``, or for a variable in ``on_error`` whose value has no SPOP type.
+            def`` with ``blocking``, for a ``timeout`` of a plain function, or for a variable in ``on_error`` whose
+            value has no SPOP type.
         :raises ValueError: if the message already has a handler, the timeout is negative, or a variable in
             ``on_error`` cannot be encoded.
         """
@@ -216,11 +219,19 @@ class Handlers:
         on_error: Variables | None,
         blocking: bool,
     ) -> Handler:
-        if timeout is None:
-            timeout = self._timeout
-        if on_error is None:
-            on_error = self._on_error
-        return Handler(name, function, timeout, on_error, blocking)
+        handler = Handler(
+            name,
+            function,
+            self._timeout if timeout is None else timeout,
+            self._on_error if on_error is None else on_error,
+            blocking,
+        )
+        if timeout and not blocking and is_plain(function):
+            raise TypeError(
+                f"the handler of the message {name!r} is a plain function, which cannot be interrupted: leave out"
+                " timeout, or say blocking=True"
+            )
+        return handler
 
     def _add(self, name: str, handler: Handler) -> None:
         if name in self._by_name:

@@ -316,7 +316,7 @@ class TestDefault:
         """It may have options."""
         handlers = Handlers({"known": lambda: {"sess.known": 1}})
 
-        @handlers.default(timeout=1)
+        @handlers.default(on_error={"sess.e": 1})
         def default(message: Message) -> dict[str, Any]:
             return {"sess.name": message.name}
 
