@@ -56,6 +56,7 @@ ORDER = [
     "service",
     "runner.errors",
     "runner.loading",
+    "runner.stalls",
     "runner.process",
     "tap",
     "client",

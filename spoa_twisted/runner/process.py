@@ -1,4 +1,4 @@
-"""The process of ``twistd spoa``: its signals, garbage collector, file descriptors and log level."""
+"""The process of ``twistd spoa``: its signals, garbage collector, file descriptors, standstills and log level."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn, TypeVar, cast
 
 from twisted.internet.base import ReactorBase
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
 
 from spoa_twisted.runner.errors import CannotStart
+from spoa_twisted.runner.stalls import Stalls, tracebacks_of_this_python
 from spoa_twisted.service import SPOAService
+
+ResultT = TypeVar("ResultT")
 
 #: How many file descriptors are not used for connections from HAProxy. Ports, log files, and the files and sockets of
 #: handlers need them.
@@ -32,18 +36,29 @@ _GARBAGE_THRESHOLD: Final = 5000
 class ProcessService(SPOAService):
     """The ``SPOAService`` of ``twistd spoa``, where the agent is the only work of the process.
 
-    So it may change what belongs to the whole process: it installs signal handlers, tunes the garbage collector, and
-    ends the process if it cannot listen. It also lowers ``max_connections`` to fit the limit of open files.
+    So it may change what belongs to the whole process: it installs signal handlers, tunes the garbage collector, uses
+    the timer of ``faulthandler`` to report standstills, and ends the process if it cannot listen. It also lowers
+    ``max_connections`` to fit the limit of open files.
     """
 
+    _stalls: Stalls | None = None
+
     def startService(self) -> None:
-        """Listen, unless ``privilegedStartService`` did, and tune the garbage collector.
+        """Listen, unless ``privilegedStartService`` did, tune the garbage collector, and watch for standstills.
 
         :raises CannotStart: if an endpoint cannot listen.
         """
         super().startService()
         # Only now: the handlers are loaded, and their objects live as long as the process too.
         collect_garbage_less_often()
+        factory = self.factory
+        tracebacks = tracebacks_of_this_python()
+        self._stalls = Stalls(factory.reactor, factory.observer, factory.outcomes.hold_ups, tracebacks)
+        self._stalls.start()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop listening, and drain the connections. Then stop watching for standstills."""
+        return super().stopService().addBoth(self._stop_stalls)
 
     def listening_failed(self, description: str, error: BaseException) -> None:
         """Log that an endpoint cannot listen, and stop the reactor: a supervisor notices an agent that has ended."""
@@ -62,6 +77,12 @@ class ProcessService(SPOAService):
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
         raise CannotStart(f"cannot listen on {description}: {error}") from error
+
+    def _stop_stalls(self, result: ResultT) -> ResultT:
+        if self._stalls is not None:
+            self._stalls.stop()
+            self._stalls = None
+        return result
 
     def _end_drain(self) -> None:
         # stopService has begun a drain already. This call gives it a second timeout, which is over at once.
