@@ -171,10 +171,10 @@ class Stalls:
 
     def _begin(self) -> None:
         self._thread = threading.get_ident()
-        self._arm()
+        self._arm(self._now())
 
-    def _arm(self) -> None:
-        self._last = self._now()
+    def _arm(self, now: tuple[float, float]) -> None:
+        self._last = now
         self._tracebacks.arm()
         self._timer = self._reactor.callLater(INTERVAL, self._on_timer)
 
@@ -183,13 +183,15 @@ class Stalls:
 
     def _on_timer(self) -> None:
         # The smaller one counts: when the reactor's clock was set back, this call is late although nothing stood still.
-        elapsed = min(now - last for now, last in zip(self._now(), self._last, strict=True))
+        now = self._now()
+        elapsed = min(now[0] - self._last[0], now[1] - self._last[1])
         if elapsed >= SHORTEST:
             place = find_place(frames_of(self._tracebacks.disarm(), self._thread))
             # The handlers of the reactor's last turn are not reported yet.
             if elapsed - self._hold_ups.explain(place) >= SHORTEST:
                 self._observer.on_event(Standstill(elapsed, place))
-        self._arm()
+        # With the time at which this call began: an observer, or a log that nobody reads, may block too.
+        self._arm(now)
 
 
 def tracebacks_of_this_python() -> Tracebacks:
@@ -222,7 +224,8 @@ def frames_of(tracebacks: str, thread: int) -> list[Frame]:
 def find_place(frames: list[Frame]) -> str | None:
     """Return the innermost line of the user's own code. Without such a line, return the innermost one.
 
-    ``None`` if there are no frames, or if the reactor was waiting for events.
+    ``None`` if there are no frames, or if the reactor was waiting for events or calling the monitor itself: then the
+    process was stopped, or had no CPU.
 
     :param frames: the frames of the reactor's thread, the innermost first.
     """
@@ -235,6 +238,6 @@ def find_place(frames: list[Frame]) -> str | None:
     for candidates in (own, foreign):
         if candidates:
             return str(candidates[0])
-    if not frames or frames[0].function in _WAITING:
+    if not frames or frames[0].function in _WAITING or frames[0].file == __file__:
         return None
     return str(frames[0])

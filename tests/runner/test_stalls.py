@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
+from typing import Any
 
 import pytest
 import twisted.internet.epollreactor
@@ -20,6 +21,7 @@ from spoa_twisted import Message
 from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.hold_ups import HoldUps
 from spoa_twisted.observer import HandlerBlocked, Standstill
+from spoa_twisted.runner import stalls
 from spoa_twisted.runner.stalls import (
     FaultHandler,
     Frame,
@@ -143,6 +145,20 @@ class TestStalls:
                 [Standstill(elapsed, place)] if unexplained else []
             )
 
+    def test_an_observer_that_blocks(self, watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+        """That is the next standstill."""
+        events: list[Any] = []
+
+        def block(event: Any) -> None:
+            events.append(event)
+            watched.monotonic += 5
+            watched.clock.rightNow += 5
+
+        monkeypatch.setattr(watched.recorder, "on_event", block)
+        watched.advance(2)
+        watched.advance(0.25)
+        assert [event.seconds for event in events] == [2, 5.25]
+
     def test_it_ends(self, watched: Watched) -> None:
         """Without a timer, and only once."""
         watched.stalls.stop()
@@ -240,6 +256,7 @@ class TestFindPlace:
             ([RUN, PROGRAM], RUN),
             ([POLL, RUN, PROGRAM], None),
             ([Frame(STANDARD, 1, "select"), RUN, PROGRAM], None),
+            ([Frame(stalls.__file__, 1, "arm"), RUN, PROGRAM], None),
             ([OWN], OWN),
             ([], None),
         ],
@@ -295,6 +312,6 @@ def test_a_program_that_stands_still(start: Start, folder: Path) -> None:
             time.sleep(0.01)
         time.sleep(1.5)
         agent.signal(SIGCONT)
-        agent.said(r"stood still for \d\.\d\d s\n")
+        agent.said(r"stood still for \d\.\d\d s", times=2)
     agent.stop()
     assert "Traceback" not in agent.output
