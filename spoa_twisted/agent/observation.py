@@ -49,7 +49,7 @@ class Observation:
         self._started = reactor.seconds()
         recording = Outcomes(self._observer, self._outcomes, outcomes.hold_ups)
         # The time of an observer does not count for the handler that is called after it.
-        outcomes.hold_ups.since = self._started
+        outcomes.hold_ups.restart(self._started)
         try:
             answer = self._handlers.respond(messages, max_size, reactor, timeout, recording)
         except BaseException:

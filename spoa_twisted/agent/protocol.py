@@ -7,7 +7,6 @@ the place of the last one when the peer has left bytes unsent, or ACKs are held 
 
 from __future__ import annotations
 
-from math import inf
 from typing import Final, cast, final
 
 from twisted.internet.defer import Deferred, succeed
@@ -225,8 +224,11 @@ class SPOAProtocol(Protocol):
         in_flight = self._in_flight
         on_notify = self._answering.on_notify
         hold_ups = self.factory.outcomes.hold_ups
-        hold_ups.since = self.factory.reactor.seconds()
-        hold_ups.limit = hold_ups.threshold
+        # A handler of another connection may have led to this call.
+        measured = hold_ups.active
+        hold_ups.reads -= 1
+        if hold_ups.measuring or hold_ups.reads <= 0:
+            hold_ups.begin(self.factory.reactor.seconds())
         try:
             may_answer = self._may_answer()
             while may_answer and (event := connection.next_event()) is not None:
@@ -243,7 +245,7 @@ class SPOAProtocol(Protocol):
             self._observer.on_event(ProtocolError(self._peer, error))
         finally:
             self._serving = False
-            hold_ups.limit = inf
+            hold_ups.active = measured
         self._flush(at_once)
 
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:

@@ -1,12 +1,13 @@
 """Handlers that hold up the agent: they keep the reactor's thread for long, and all other requests wait.
 
-The agent reads the clock when it begins to handle the bytes of a read, and after each handler. So the time of a handler
-is known for one reading of the clock.
+The agent reads the clock when it begins to handle the bytes of a read, and after each handler. That costs 0.5
+microseconds for a NOTIFY that takes 6. So an agent that is busy does it only if there is a reason: it reads the clock
+once in 64 reads. If these took less than 0.25 seconds together, no handler has blocked. Otherwise, it measures each
+handler for a minute. An agent that is less busy always measures.
 """
 
 from __future__ import annotations
 
-from math import inf
 from typing import Final, final
 
 from twisted.internet.interfaces import IReactorTime
@@ -17,6 +18,12 @@ from spoa_twisted.spop.messages import Message
 
 #: Seconds. A handler that keeps the reactor's thread for longer is reported.
 LONGEST_TURN: Final = 0.25
+
+#: After so many reads, the agent decides whether to measure. An agent with 256 reads a second or more is busy.
+READS: Final = 64
+
+#: Seconds for which a busy agent measures each handler after a block of reads that took too long.
+MEASURED: Final = 60.0
 
 
 @final
@@ -38,46 +45,73 @@ class _HoldUp:
 class HoldUps:
     """Reports handlers that keep the reactor's thread for longer than ``LONGEST_TURN``.
 
-    The report comes two turns of the reactor later. The NOTIFYs that are read until then have waited. To count them,
-    ``limit`` is so small meanwhile that :meth:`check` finds every message late: otherwise, counting costs nothing.
+    The report comes two turns of the reactor later. The NOTIFYs that are read until then have waited, and are counted.
     """
 
-    __slots__ = ("_messages", "_observer", "_pending", "limit", "since", "threshold")
+    __slots__ = (
+        "_decided",
+        "_measure_until",
+        "_messages",
+        "_observer",
+        "_pending",
+        "_since",
+        "active",
+        "measuring",
+        "reads",
+    )
 
     def __init__(self, observer: IObserver) -> None:
         self._observer = observer
         self._pending: list[_HoldUp] = []
         # The messages of the last NOTIFY that was counted. One NOTIFY may have several messages.
         self._messages: list[Message] | None = None
-        #: The value for ``limit`` while the agent handles the bytes of a read.
-        self.threshold = LONGEST_TURN
-        #: Seconds. While the agent does not handle a read, the value of ``since`` is old, so no message is late.
-        self.limit = inf
-        #: The value of ``reactor.seconds()`` at which the handler that runs now was called, or a moment before.
-        self.since = 0.0
+        # The value of reactor.seconds() at which the handler that runs now was called, or a moment before.
+        self._since = 0.0
+        # When the agent last decided whether to measure, and until when it measures in any case.
+        self._decided = 0.0
+        self._measure_until = 0.0
+        #: Whether to measure each handler.
+        self.measuring = True
+        #: The number of reads until the agent decides whether to measure.
+        self.reads = READS
+        #: Whether a read is handled now, and each handler is measured.
+        self.active = False
+
+    def begin(self, now: float) -> None:
+        """Begin to handle a read. ``SPOAProtocol`` calls this if :attr:`measuring` is true or :attr:`reads` is 0.
+
+        :param now: ``reactor.seconds()``.
+        """
+        if self.reads <= 0:
+            self.reads = READS
+            self._decide(now)
+        self._since = now
+        self.active = self.measuring
+
+    def restart(self, now: float) -> None:
+        """Measure the next handler from ``now`` on: what came before was not its time."""
+        self._since = now
 
     def check(self, handler: Handler, message: Message, messages: list[Message], reactor: IReactorTime) -> None:
-        """Measure the call of ``handler``, which has returned. ``Handlers.respond`` does this after each message."""
-        now = reactor.seconds()
-        if now - self.since > self.limit:
-            self.on_late(handler, message, messages, now, reactor)
-        self.since = now
+        """Measure the call of ``handler``, which has returned. Do nothing if :attr:`active` is false.
 
-    def on_late(
-        self, handler: Handler, message: Message, messages: list[Message], now: float, reactor: IReactorTime
-    ) -> None:
-        """Count the NOTIFY, if others held it up. Note that ``handler`` held up others, if it did.
+        If others hold the agent up, count the NOTIFY. If ``handler`` did, note that.
 
         :param messages: the messages of the NOTIFY.
         """
+        if not self.active:
+            return
         if self._pending and messages is not self._messages:
             self._messages = messages
             for hold_up in self._pending:
                 hold_up.waiting += 1
+        now = reactor.seconds()
+        seconds = now - self._since
+        self._since = now
         # A blocking handler is called here only if the reactor has no threads, as in tests.
-        if now - self.since > LONGEST_TURN and not handler.blocking:
+        if seconds > LONGEST_TURN and not handler.blocking:
             self._messages = messages
-            self._note(handler, message, now - self.since, reactor)
+            self._note(handler, message, seconds, now, reactor)
 
     def on_resumed(self, handler: Handler, message: Message, started: float, reactor: IReactorTime) -> None:
         """Note that a coroutine held the agent up, if it did. Called after each step but the first.
@@ -88,8 +122,8 @@ class HoldUps:
         if now - started > LONGEST_TURN:
             # Another handler may have resumed the coroutine, by firing the Deferred that it awaits. The time of the
             # coroutine does not count for that handler.
-            self.since = now
-            self._note(handler, message, now - started, reactor)
+            self._since = now
+            self._note(handler, message, now - started, now, reactor)
 
     def explain(self, place: str | None) -> float:
         """Return for how many seconds the handlers that are not reported yet have held the agent up.
@@ -101,12 +135,22 @@ class HoldUps:
             max(self._pending, key=lambda hold_up: hold_up.seconds).place = place
         return sum([hold_up.seconds for hold_up in self._pending])
 
-    def _note(self, handler: Handler, message: Message, seconds: float, reactor: IReactorTime) -> None:
+    def _decide(self, now: float) -> None:
+        busy = 0 <= now - self._decided < LONGEST_TURN
+        self._decided = now
+        if busy:
+            # If the clock was set back, the minute ends at once.
+            self.measuring = bool(self._pending) or 0 < self._measure_until - now <= MEASURED
+        elif not self.measuring:
+            # Either the agent has less to do now, or something blocked.
+            self.measuring = True
+            self._measure_until = now + MEASURED
+
+    def _note(self, handler: Handler, message: Message, seconds: float, now: float, reactor: IReactorTime) -> None:
         hold_up = _HoldUp(handler, message.name, seconds)
         self._pending.append(hold_up)
-        self.threshold = -inf
-        if self.limit != inf:
-            self.limit = -inf
+        self.measuring = True
+        self._measure_until = now + MEASURED
         # This call runs at the beginning of the reactor's next turn, before the reactor reads what has arrived
         # meanwhile. The second call runs after that.
         reactor.callLater(0, reactor.callLater, 0, self._report, hold_up)
@@ -115,7 +159,6 @@ class HoldUps:
         self._pending.remove(hold_up)
         if not self._pending:
             self._messages = None
-            self.threshold = LONGEST_TURN
         handler = hold_up.handler
         self._observer.on_event(
             HandlerBlocked(

@@ -198,11 +198,8 @@ class Handlers:
                 parts.append(outcomes.failed(len(parts), handler, message, Failure()))
             else:
                 parts.append(outcomes.returned(len(parts), handler, message, result))
-            # The same as hold_ups.check, because a call costs time.
-            now = reactor.seconds()
-            if now - hold_ups.since > hold_ups.limit:
-                hold_ups.on_late(handler, message, messages, now, reactor)
-            hold_ups.since = now
+            if hold_ups.active:
+                hold_ups.check(handler, message, messages, reactor)
         if pending is None:
             # Nearly every NOTIFY has one message. join would return its actions too, but a call costs time.
             if len(parts) == 1 and len(parts[0]) <= max_size:

@@ -12,6 +12,7 @@ from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, Message, SPOAFactory
+from spoa_twisted.handlers.hold_ups import READS
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.observer import HandlerBlocked
 from tests.agent.memory import Session, TurnClock
@@ -30,8 +31,14 @@ class Agent:
     :param observed: let the agent have an observer of its own, not only the log.
     """
 
-    def __init__(self, *, observed: bool = True, wrap: Callable[[Handlers], Any] = lambda handlers: handlers) -> None:
-        self.clock = TurnClock()
+    def __init__(
+        self,
+        *,
+        observed: bool = True,
+        wrap: Callable[[Handlers], Any] = lambda handlers: handlers,
+        clock: TurnClock | None = None,
+    ) -> None:
+        self.clock: Any = clock or TurnClock()
         self.waiting: list[Deferred[Any]] = []
         self.handlers = Handlers({"now": lambda: {"sess.now": 1}, "fails": self.fails, "wait": self.wait})
         for name, seconds in (("blocks", 2), ("slow", 0.3), ("quick", 0.25)):
@@ -71,6 +78,11 @@ class Agent:
         await self.wait()
         self.block(3)
         await self.wait()
+
+    async def resumed(self) -> None:
+        """Wait, and block for three seconds."""
+        await self.wait()
+        self.block(3)
 
     def blocked(self) -> list[HandlerBlocked]:
         """Return the events of handlers that blocked, after two turns of the reactor."""
@@ -197,6 +209,20 @@ def test_a_blocking_handler_without_threads(agent: Agent) -> None:
     assert agent.blocked() == []
 
 
+def test_a_handler_that_lets_another_connection_go_on(agent: Agent) -> None:
+    """To fire a Deferred may let the agent send an ACK and handle the reads of another connection meanwhile."""
+    other = Session(agent.factory)
+    other.notify("wait")
+
+    def fire_and_block() -> None:
+        agent.waiting[0].callback(None)
+        agent.block(2)
+
+    agent.handlers.message("fires")(fire_and_block)
+    agent.session.notify("fires", "now")
+    assert agent.blocked() == [HandlerBlocked("fires", 2, 1)]
+
+
 def test_the_place(agent: Agent) -> None:
     """Who knows where the reactor's thread was may add it, to the longest of the hold-ups that are not reported yet."""
     hold_ups = agent.factory.outcomes.hold_ups
@@ -206,6 +232,93 @@ def test_the_place(agent: Agent) -> None:
     slow, blocks = agent.blocked()
     assert (slow.place, blocks.place) == (None, "b.py, line 2, in b")
     assert hold_ups.explain(None) == 0
+
+
+class CountingClock(TurnClock):
+    """A clock that counts how often it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readings = 0
+
+    def seconds(self) -> float:
+        self.readings += 1
+        return super().seconds()
+
+
+class TestBusyAgents:
+    """An agent that is busy does not read the clock for each handler: that would cost too much."""
+
+    @pytest.fixture
+    def busy(self) -> Agent:
+        """An agent that has handled many reads in no time."""
+        agent = Agent(observed=False, clock=CountingClock())
+        for _ in range(3 * READS):
+            agent.session.notify("now")
+        return agent
+
+    def readings(self, agent: Agent, seconds: float = 0.0) -> int:
+        """Return how often ``agent`` reads the clock in as many reads as it takes to decide.
+
+        :param seconds: the time that passes in each read.
+        """
+        before = agent.clock.readings
+        for _ in range(READS):
+            agent.clock.rightNow += seconds
+            agent.session.notify("now", "now")
+        readings: int = agent.clock.readings - before
+        return readings
+
+    def test_one_reading_in_many_reads(self, busy: Agent) -> None:
+        """Not one for each read, nor one for each NOTIFY."""
+        assert self.readings(busy) == 1
+
+    def test_an_agent_with_less_to_do(self, busy: Agent) -> None:
+        """It reads the clock for each read and each handler, after the first block of reads that took a while."""
+        for _ in range(3):
+            self.readings(busy, 0.01)
+        assert self.readings(busy, 0.01) == 3 * READS
+
+    def test_a_handler_that_blocks_again(self, busy: Agent, logged: Logged) -> None:
+        """The first time, nothing is known but that something took long. From then on, each handler is measured."""
+        busy.session.notify("blocks")
+        self.readings(busy)
+        busy.blocked()
+        assert logged.take() == []
+        busy.clock.rightNow += 50
+        busy.session.notify("now", "blocks", "now")
+        busy.blocked()
+        assert "'blocks' held the agent up for 2.00 s; 1 other request waited" in logged.take()[0]
+
+    def test_it_ends_after_a_minute(self, busy: Agent) -> None:
+        """If nothing blocks any more."""
+        busy.session.notify("blocks")
+        for _ in range(2):
+            self.readings(busy)
+        assert self.readings(busy) == 3 * READS
+        busy.clock.rightNow += 61
+        for _ in range(3):
+            self.readings(busy)
+        assert self.readings(busy) == 1
+
+    def test_the_clock_may_be_set_back(self, busy: Agent) -> None:
+        """The minute ends nevertheless."""
+        busy.session.notify("blocks")
+        for _ in range(2):
+            self.readings(busy)
+        busy.clock.rightNow -= 3600
+        for _ in range(3):
+            self.readings(busy)
+        assert self.readings(busy) == 1
+
+    def test_a_coroutine_is_measured_in_any_case(self, busy: Agent, logged: Logged) -> None:
+        """When it is resumed. The requests that are read next are counted."""
+        busy.handlers.message("resumed")(busy.resumed)
+        busy.session.notify("resumed")
+        busy.waiting[0].callback(None)
+        busy.session.notify("now")
+        busy.blocked()
+        assert "'resumed' held the agent up for 3.00 s; 1 other request waited" in logged.take()[0]
 
 
 def test_the_line(logged: Logged) -> None:
