@@ -90,6 +90,7 @@ class SPOAProtocol(Protocol):
         # The limits of this connection: the factory may get others for later connections.
         self._limits = limits = factory.limits
         self._observer = factory.observer
+        self._hold_ups = factory.outcomes.hold_ups
         self._connection = AgentConnection(limits.max_frame_size, limits.max_payload_size, factory.async_)
         self._closing = Closing(factory.reactor, self._on_phase_timeout)
         # Created when a HAProxy >= 3.1 may have unread ACKs for the first time: most connections never need it.
@@ -223,11 +224,11 @@ class SPOAProtocol(Protocol):
         connection = self._connection
         in_flight = self._in_flight
         on_notify = self._answering.on_notify
-        hold_ups = self.factory.outcomes.hold_ups
+        hold_ups = self._hold_ups
         # A handler of another connection may have led to this call.
         measured = hold_ups.active
         hold_ups.reads -= 1
-        if hold_ups.measuring or hold_ups.reads <= 0:
+        if hold_ups.reads <= 0:
             hold_ups.begin(self.factory.reactor.seconds())
         try:
             may_answer = self._may_answer()

@@ -51,12 +51,13 @@ class HoldUps:
     __slots__ = (
         "_decided",
         "_measure_until",
+        "_measuring",
         "_messages",
         "_observer",
         "_pending",
         "_since",
+        "_undecided",
         "active",
-        "measuring",
         "reads",
     )
 
@@ -70,23 +71,26 @@ class HoldUps:
         # When the agent last decided whether to measure, and until when it measures in any case.
         self._decided = 0.0
         self._measure_until = 0.0
-        #: Whether to measure each handler.
-        self.measuring = True
-        #: The number of reads until the agent decides whether to measure.
-        self.reads = READS
+        # Whether to measure each handler, and the number of measured reads until the agent decides that again.
+        self._measuring = True
+        self._undecided = READS
+        #: The number of reads until :meth:`begin` has to be called. While each handler is measured, each read needs it.
+        self.reads = 1
         #: Whether a read is handled now, and each handler is measured.
         self.active = False
 
     def begin(self, now: float) -> None:
-        """Begin to handle a read. ``SPOAProtocol`` calls this if :attr:`measuring` is true or :attr:`reads` is 0.
+        """Begin to handle a read. ``SPOAProtocol`` counts :attr:`reads` down, and calls this at 0.
 
         :param now: ``reactor.seconds()``.
         """
-        if self.reads <= 0:
-            self.reads = READS
+        self._undecided -= 1
+        if self._undecided <= 0 or not self._measuring:
+            self._undecided = READS
             self._decide(now)
+        self.reads = 1 if self._measuring else READS
         self._since = now
-        self.active = self.measuring
+        self.active = self._measuring
 
     def restart(self, now: float) -> None:
         """Measure the next handler from ``now`` on: what came before was not its time."""
@@ -140,16 +144,17 @@ class HoldUps:
         self._decided = now
         if busy:
             # If the clock was set back, the minute ends at once.
-            self.measuring = bool(self._pending) or 0 < self._measure_until - now <= MEASURED
-        elif not self.measuring:
+            self._measuring = bool(self._pending) or 0 < self._measure_until - now <= MEASURED
+        elif not self._measuring:
             # Either the agent has less to do now, or something blocked.
-            self.measuring = True
+            self._measuring = True
             self._measure_until = now + MEASURED
 
     def _note(self, handler: Handler, message: Message, seconds: float, now: float, reactor: IReactorTime) -> None:
         hold_up = _HoldUp(handler, message.name, seconds)
         self._pending.append(hold_up)
-        self.measuring = True
+        self._measuring = True
+        self.reads = 1
         self._measure_until = now + MEASURED
         # This call runs at the beginning of the reactor's next turn, before the reactor reads what has arrived
         # meanwhile. The second call runs after that.
