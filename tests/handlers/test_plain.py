@@ -126,7 +126,7 @@ def test_a_plain_function(function: Any) -> None:
         len,
         lambda: {"sess.a": 1},
     ],
-    ids=repr,
+    ids=lambda function: getattr(function, "__qualname__", type(function).__name__),
 )
 def test_a_function_that_may_return_a_deferred(function: Any) -> None:
     """Or of which that cannot be excluded: a lambda's source may hold another lambda."""
