@@ -161,8 +161,12 @@ class Limits:
     max_connections: int = _whole(16384, "connections", "How many connections may be open. The agent refuses others.")
     # Without this limit, connections that never send a frame would use up max_connections.
     hello_timeout: float = _seconds(10.0, "Seconds for HAProxy to send HAPROXY-HELLO after it connects; 0: no limit.")
-    # HAProxy waits for an ACK until its "timeout processing" is over, which is seldom longer than one second.
-    handler_timeout: float = _seconds(10.0, "Seconds for a handler that has no timeout of its own; 0: no limit.")
+    # HAProxy's "timeout processing" is usually one or two seconds. After that, HAProxy drops the ACK with on_error.
+    handler_timeout: float = _seconds(
+        1.0,
+        "Seconds for a handler that has no timeout of its own; 0: no limit. "
+        "It must be shorter than HAProxy's timeout processing.",
+    )
     drain_timeout: float = _seconds(10.0, "Seconds to answer pending NOTIFYs when the agent stops.")
 
     @classmethod

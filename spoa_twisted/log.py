@@ -2,7 +2,7 @@
 
 Names and texts that come from a peer may be as long as a frame, and may hold control characters. The log cuts and
 escapes them, so that a peer can neither forge a line nor fill the disk. A fault that would repeat with each request or
-each connection is logged once, or once a minute.
+each connection is logged once, or once a minute, or ten times a minute and then counted (:mod:`spoa_twisted.flood`).
 
 A new kind of event is logged if :data:`_LINES` has a line for it, or if :class:`LogObserver` has a method for it.
 """
@@ -23,9 +23,12 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
+from spoa_twisted.flood import Flood, Key, Once, OncePerMinute
 from spoa_twisted.handlers.names import nearest
 from spoa_twisted.observer import (
+    LONG_WAIT,
     AcksHeldBack,
+    ArgumentMissing,
     CancelFailed,
     ConnectionEnded,
     ConnectionMade,
@@ -33,6 +36,7 @@ from spoa_twisted.observer import (
     DisconnectReceived,
     DrainTimedOut,
     Event,
+    HandlerBlocked,
     HandlerFailed,
     HandlersReplaced,
     HandlerTimedOut,
@@ -51,6 +55,8 @@ from spoa_twisted.observer import (
     ResultTooBig,
     ResultUnsendable,
     ShutdownTimedOut,
+    Standstill,
+    ThreadAwaited,
     VariableNameLong,
     VariableWithoutScope,
 )
@@ -59,15 +65,6 @@ from spoa_twisted.spop.reassembly import MAX_PAYLOAD_SIZE
 
 # The namespace of the events of agents in Twisted's log. Applications filter events by it.
 _NAMESPACE: Final = "spoa_twisted.agent"
-
-# Seconds. The same fault of the same host is logged only once in this time: HAProxy <= 3.0 reconnects hundreds of times
-# a second.
-_LOG_INTERVAL: Final = 60.0
-
-# How many faults, and how many names of messages and variables, the log remembers. Peers choose both: without a limit,
-# they could fill the memory.
-_MAX_FAULTS: Final = 1000
-_MAX_NAMES: Final = 1000
 
 # Characters. A longer name of a message or a variable is cut in the log.
 _MAX_NAME_LENGTH: Final = 64
@@ -107,6 +104,19 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained in time"),
 }
 
+# The faults that a failing handler repeats with each request. Ten a minute and message are logged. Then the log counts
+# them, and this is the text of the count: "the handler of the message 'm' failed 12,345 more times in the last minute".
+_COUNTED: Final[dict[type[Event], str]] = {
+    ArgumentMissing: "{handler} was not called, for lack of an argument,",
+    CancelFailed: "a handler's Deferred failed to be cancelled",
+    HandlerFailed: "{handler} failed",
+    HandlerTimedOut: "{handler} timed out",
+    RespondFailed: "the handlers failed to respond",
+    ResponseUnsendable: "the handlers responded with a value that cannot be sent",
+    ResultTooBig: "{handler} returned variables that do not fit in the ACK",
+    ResultUnsendable: "{handler} returned a value that cannot be sent",
+}
+
 
 def agent_log(*, debug: bool = False) -> Logger:
     """Return the logger of an agent. It drops events of the level debug, unless ``debug`` is true.
@@ -131,16 +141,17 @@ class LogObserver:
 
     def __init__(self, log: Logger, reactor: IReactorTime) -> None:
         self._log = log
-        self._reactor = reactor
-        # The time at which each fault was last logged. Two faults with an equal key count as the same fault.
-        self._faults: dict[object, float] = {}
-        # The names that were logged, each with the kind of event. No name is logged a second time.
-        self._names: set[tuple[type[Event], str]] = set()
+        self._flood = Flood(reactor, self._counted)
+        self._faults = OncePerMinute(reactor)
+        # The names of messages and variables, each with the kind of event.
+        self._names = Once()
         # The events that are not in _LINES.
         self._special: dict[type[Event], Callable[[Any], None]] = {
+            ArgumentMissing: self._argument_missing,
             CancelFailed: self._cancel_failed,
             ConnectionEnded: self._connection_ended,
             ConnectionRefused: self._connection_refused,
+            HandlerBlocked: self._handler_blocked,
             HandlerFailed: self._handler_failed,
             HandlerTimedOut: self._handler_timed_out,
             HandlersReplaced: self._handlers_replaced,
@@ -151,21 +162,30 @@ class LogObserver:
             RespondFailed: self._respond_failed,
             ResultTooBig: self._result_too_big,
             ResultUnsendable: self._result_unsendable,
+            Standstill: self._standstill,
+            ThreadAwaited: self._thread_awaited,
             VariableNameLong: self._variable_name_long,
             VariableWithoutScope: self._variable_without_scope,
         }
 
     def on_event(self, event: Event) -> None:
         """Log ``event``. Ignore a kind of event that this class does not know."""
-        special = self._special.get(type(event))
+        kind = type(event)
+        if kind in _COUNTED and not self._flood.admits(kind, _cut(getattr(event, "name", ""))):
+            return
+        special = self._special.get(kind)
         if special is not None:
             special(event)
-        elif type(event) in _LINES:
-            level, text = _LINES[type(event)]
+        elif kind in _LINES:
+            level, text = _LINES[kind]
             self._log.emit(level, text, **{field.name: getattr(event, field.name) for field in fields(event)})
 
     def on_notify(self, peer: str, notify: Notify, outcomes: Sequence[Outcome], seconds: float) -> None:
         """Do nothing: each failure of a handler is also an event, which :meth:`on_event` logs."""
+
+    def flush(self) -> None:
+        """Log the counts of the faults that were not logged, and stop the timer for them."""
+        self._flood.flush()
 
     def _connection_ended(self, event: ConnectionEnded) -> None:
         # Twisted's text for the reason: "Connection was closed cleanly." is the usual one.
@@ -173,7 +193,7 @@ class LogObserver:
 
     def _connection_refused(self, event: ConnectionRefused) -> None:
         # One line a minute, because HAProxy may try again hundreds of times a second.
-        if not self._logged_lately(ConnectionRefused):
+        if self._faults.admits(ConnectionRefused):
             self._log.warn(
                 "{limit} connections are open, as many as max_connections allows: new ones are refused",
                 limit=event.max_connections,
@@ -199,7 +219,7 @@ class LogObserver:
         # HAProxy tries again from another port. So two errors of one host with the same status code count as the same
         # fault, and the second one is logged only at the level debug.
         host, _, _ = event.peer.rpartition(":")
-        log = self._log.debug if self._logged_lately((host, code)) else self._log.warn
+        log = self._log.warn if self._faults.admits((host, code)) else self._log.debug
         log(
             "{peer}: broke the protocol: {error} (status code {code})",
             peer=event.peer,
@@ -241,10 +261,58 @@ class LogObserver:
         log_failure(self._log, "the handler of the message {name!a} failed", event.failure, name=_cut(event.name))
 
     def _handler_timed_out(self, event: HandlerTimedOut) -> None:
-        self._log.error(
-            "the handler of the message {name!a} took longer than {timeout} s",
+        timeout = f"{event.timeout:g} s"
+        if not event.began:
+            text = "the handler of the message {name!a} did not begin within {timeout}: {busy}"
+        elif event.waited >= LONG_WAIT:
+            text = (
+                "the handler of the message {name!a} took longer than {timeout}, {waited} of it to get a thread: {busy}"
+            )
+        else:
+            text = (
+                "the handler of the message {name!a} took longer than {timeout}; to allow more, register it with"
+                " timeout=, or start the agent with --handler-timeout, and let HAProxy's timeout processing be longer"
+            )
+        busy = _busy("were" if event.began else "are", event.threads)
+        self._log.error(text, name=_cut(event.name), timeout=timeout, waited=_measured(event.waited), busy=busy)
+
+    def _thread_awaited(self, event: ThreadAwaited) -> None:
+        # All handlers share the threads, so one line a minute is enough.
+        if self._faults.admits(ThreadAwaited):
+            self._log.warn(
+                "the handler of the message {name!a} waited {waited} for a thread: {busy}",
+                name=_cut(event.name),
+                waited=_measured(event.waited),
+                busy=_busy("were", event.threads),
+            )
+
+    def _handler_blocked(self, event: HandlerBlocked) -> None:
+        if not self._faults.admits((HandlerBlocked, _cut(event.name))):
+            return
+        advice = "say blocking=True"
+        if event.coroutine:
+            advice = "a coroutine must not block; make it a plain function with blocking=True"
+        elif 0 < event.timeout < event.seconds:
+            advice += f"; its timeout of {event.timeout:g} s cannot interrupt a plain function"
+        others = f"{event.waiting:,} other request{'' if event.waiting == 1 else 's'} waited"
+        self._log.warn(
+            "the handler of the message {name!a} held the agent up for {seconds}{place}; {others}: {advice}",
             name=_cut(event.name),
-            timeout=event.timeout,
+            seconds=_measured(event.seconds),
+            place=_place(event.place),
+            others=others if event.waiting else "no other request waited",
+            advice=advice,
+        )
+
+    def _standstill(self, event: Standstill) -> None:
+        self._log.warn("stood still for {seconds}{place}", seconds=_measured(event.seconds), place=_place(event.place))
+
+    def _argument_missing(self, event: ArgumentMissing) -> None:
+        self._log.error(
+            "the handler of the message {name!a} was not called: {error}; add it to the args of the spoe-message, or"
+            " give the parameter a default",
+            name=_cut(event.name),
+            error=in_one_line(safe_str(event.error)),
         )
 
     def _result_unsendable(self, event: ResultUnsendable) -> None:
@@ -274,34 +342,21 @@ class LogObserver:
 
     def _handlers_replaced(self, event: HandlersReplaced) -> None:
         # Log the names again: with the new handlers, other messages may be without a handler.
-        self._names.clear()
+        self._names.forget()
+
+    def _counted(self, key: Key, count: int) -> None:
+        kind, name = key
+        assert isinstance(kind, type)
+        handler = "handlers of other messages" if name is None else f"the handler of the message {name!a}"
+        self._log.error(
+            "{fault} {count} more time{s} in the last minute",
+            fault=_COUNTED[kind].format(handler=handler),
+            count=f"{count:,}",
+            s="" if count == 1 else "s",
+        )
 
     def _is_new(self, event: Event, name: str) -> bool:
-        """Return whether ``name`` is new for this kind of event, and remember it.
-
-        After ``_MAX_NAMES`` names, no name is new any more: a peer may send any number of names.
-        """
-        key = type(event), _cut(name)
-        if key in self._names or len(self._names) >= _MAX_NAMES:
-            return False
-        self._names.add(key)
-        return True
-
-    def _logged_lately(self, fault: object) -> bool:
-        """Return whether ``fault`` was logged within the last minute. If not, remember that the caller logs it now.
-
-        :param fault: a key that is equal for faults that count as the same.
-        """
-        now = self._reactor.seconds()
-        last = self._faults.get(fault)
-        # If the clock was set back, now is before last: to compare only the upper bound would keep the fault silent.
-        if last is not None and 0 <= now - last < _LOG_INTERVAL:
-            return True
-        if len(self._faults) >= _MAX_FAULTS:
-            # To forget all is simple, and adds at most one line for each fault that repeats.
-            self._faults.clear()
-        self._faults[fault] = now
-        return False
+        return self._names.admits((type(event), _cut(name)))
 
 
 def log_failure(log: Logger, text: str, failure: Failure, **values: Any) -> None:
@@ -342,3 +397,15 @@ def _escape(match: re.Match[str]) -> str:
 
 def _cut(name: str) -> str:
     return name[:_MAX_NAME_LENGTH]
+
+
+def _busy(are: str, threads: int) -> str:
+    return f"all {threads} blocking_threads {are} busy; raise blocking_threads, or find the handler that is slow"
+
+
+def _measured(seconds: float) -> str:
+    return f"{seconds:.2f} s"
+
+
+def _place(place: str | None) -> str:
+    return "" if place is None else f"; after 1 s it was in {in_one_line(place)}"

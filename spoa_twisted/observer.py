@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import final
+from typing import Final, final
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -193,11 +193,61 @@ class HandlerFailed(MessageEvent):
 
 @final
 @dataclass(frozen=True, slots=True)
+class ArgumentMissing(MessageEvent):
+    """The handler of a message was not called: a parameter without a default has no argument in the message."""
+
+    #: Its text names the parameter, and the arguments that the message has.
+    error: BaseException
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class HandlerTimedOut(MessageEvent):
-    """The handler of a message did not finish within its timeout."""
+    """The handler of a message did not finish within its timeout. The timeout includes the wait for a thread."""
 
     #: The handler's timeout, in seconds.
     timeout: float
+    #: False for a handler with ``blocking=True`` that was never called, because no thread was free.
+    began: bool = True
+    #: Seconds that a handler with ``blocking=True`` waited for a thread.
+    waited: float = 0.0
+    #: The ``blocking_threads`` of a handler with ``blocking=True``; 0 for other handlers.
+    threads: int = 0
+
+
+#: Seconds. A shorter wait of a handler for a thread is no :class:`ThreadAwaited`.
+LONG_WAIT: Final = 0.25
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ThreadAwaited(MessageEvent):
+    """A handler with ``blocking=True`` finished in time, but had to wait long for a thread."""
+
+    #: Seconds that it waited.
+    waited: float
+    #: The ``blocking_threads`` of the handlers. All of them were busy.
+    threads: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HandlerBlocked(MessageEvent):
+    """The handler of a message held the reactor's thread for so long that the agent stood still.
+
+    The event comes two turns of the reactor later, because the agent counts the requests that waited.
+    """
+
+    #: Seconds that the handler held the thread without a pause.
+    seconds: float
+    #: How many NOTIFYs the agent read right afterwards: they waited for the handler.
+    waiting: int
+    #: True for a coroutine, which cannot be registered with ``blocking=True``.
+    coroutine: bool = False
+    #: The timeout of the handler, in seconds; 0 if it has none of its own. It cannot interrupt a plain function.
+    timeout: float = 0.0
+    #: The line that the handler was in after a second, if it is known: ``iprep.py, line 14, in get_score``.
+    place: str | None = None
 
 
 @final
@@ -281,6 +331,20 @@ class ShutdownTimedOut(Event):
 
     #: The name of the function, with its module.
     function: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Standstill(Event):
+    """The reactor of ``twistd spoa`` came back late, and no :class:`HandlerBlocked` tells why.
+
+    For example a callback of a handler's Deferred blocked, or the process was stopped or had no CPU.
+    """
+
+    #: Seconds since the reactor's last sign of life. The standstill was at most 0.25 seconds shorter.
+    seconds: float
+    #: The line that the reactor's thread was in after a second, if it is known: ``iprep.py, line 14, in get_score``.
+    place: str | None
 
 
 @final

@@ -20,6 +20,7 @@ from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.names import nearest
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.observer import (
+    ArgumentMissing,
     ConnectionMade,
     Event,
     HandlerFailed,
@@ -41,6 +42,7 @@ from spoa_twisted.spop.messages import Message
 # The events that a request raises as an exception. They are not logged too, because trial fails a test that logs an
 # exception.
 _RAISED: Final = (
+    ArgumentMissing,
     HandlerFailed,
     HandlerTimedOut,
     MessageUnhandled,
@@ -231,7 +233,7 @@ def _failure(event: Event) -> KeptFailure:
     error: Any
     if isinstance(event, (HandlerFailed, RespondFailed)):
         error = event.failure.value
-    elif isinstance(event, (ResultUnsendable, ResponseUnsendable)):
+    elif isinstance(event, (ArgumentMissing, ResultUnsendable, ResponseUnsendable)):
         error = event.error
     elif isinstance(event, HandlerTimedOut):
         error = TimeoutError(f"the handler of the message {event.name!r} took longer than {event.timeout:g} s")

@@ -18,6 +18,7 @@ from spoa_twisted import Handlers, Message, SPOAFactory, observer
 from spoa_twisted.log import LogObserver, agent_log, in_one_line, log_failure
 from spoa_twisted.observer import (
     AcksHeldBack,
+    ArgumentMissing,
     CancelFailed,
     ConnectionEnded,
     ConnectionMade,
@@ -25,6 +26,7 @@ from spoa_twisted.observer import (
     DisconnectReceived,
     DrainTimedOut,
     Event,
+    HandlerBlocked,
     HandlerFailed,
     HandlersReplaced,
     HandlerTimedOut,
@@ -43,6 +45,8 @@ from spoa_twisted.observer import (
     ResultTooBig,
     ResultUnsendable,
     ShutdownTimedOut,
+    Standstill,
+    ThreadAwaited,
     VariableNameLong,
     VariableWithoutScope,
 )
@@ -52,7 +56,7 @@ from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 from spoa_twisted.testing import FakeHAProxy
 from tests.agent.memory import Session
 from tests.conftest import Logged
-from tests.handlers.answers import KINDS, LONG, UnprintableError, answer_of, plain
+from tests.handlers.answers import KINDS, LONG, UnprintableError, answer_of, late_line, plain
 
 PEER = "192.0.2.1:12345"
 
@@ -158,7 +162,63 @@ LINES: list[tuple[Event, str]] = [
         "warn: no handler for the message 'check_ip': it sets no variables; did you mean 'check-ip' or 'check-ips'?",
     ),
     (HandlerFailed("m", FAILURE), "critical: the handler of the message 'm' failed"),
-    (HandlerTimedOut("m", 0.5), "error: the handler of the message 'm' took longer than 0.5 s"),
+    (HandlerTimedOut("m", 0.5), late_line("m", 0.5)),
+    (
+        HandlerTimedOut("m", 3, began=False, waited=3.001, threads=4),
+        (
+            "error: the handler of the message 'm' did not begin within 3 s: all 4 blocking_threads are busy; raise"
+            " blocking_threads, or find the handler that is slow"
+        ),
+    ),
+    (
+        HandlerTimedOut("m", 5, began=True, waited=2.9, threads=4),
+        (
+            "error: the handler of the message 'm' took longer than 5 s, 2.90 s of it to get a thread: all 4"
+            " blocking_threads were busy; raise blocking_threads, or find the handler that is slow"
+        ),
+    ),
+    (HandlerTimedOut("m", 5, began=True, waited=0.2, threads=4), late_line("m", 5)),
+    (
+        ThreadAwaited("m", 3, 4),
+        (
+            "warn: the handler of the message 'm' waited 3.00 s for a thread: all 4 blocking_threads were busy; raise"
+            " blocking_threads, or find the handler that is slow"
+        ),
+    ),
+    (
+        ArgumentMissing("m", TypeError("the message 'm' has no argument 'ip'; it has: 'src'")),
+        (
+            "error: the handler of the message 'm' was not called: the message 'm' has no argument 'ip'; it has: 'src';"
+            " add it to the args of the spoe-message, or give the parameter a default"
+        ),
+    ),
+    (
+        HandlerBlocked("m", 2, 31),
+        (
+            "warn: the handler of the message 'm' held the agent up for 2.00 s; 31 other requests waited: say"
+            " blocking=True"
+        ),
+    ),
+    (
+        HandlerBlocked("m", 2, 1, timeout=0.5, place="iprep.py, line 14, in get_score"),
+        (
+            "warn: the handler of the message 'm' held the agent up for 2.00 s; after 1 s it was in iprep.py, line 14,"
+            " in get_score; 1 other request waited: say blocking=True; its timeout of 0.5 s cannot interrupt a plain"
+            " function"
+        ),
+    ),
+    (
+        HandlerBlocked("m", 0.3, 0, coroutine=True, timeout=0.1),
+        (
+            "warn: the handler of the message 'm' held the agent up for 0.30 s; no other request waited: a coroutine"
+            " must not block; make it a plain function with blocking=True"
+        ),
+    ),
+    (
+        Standstill(1.552, "iprep.py, line 14, in get_score"),
+        "warn: stood still for 1.55 s; after 1 s it was in iprep.py, line 14, in get_score",
+    ),
+    (Standstill(7, None), "warn: stood still for 7.00 s"),
     (
         ResultUnsendable("m", TypeError("variable 'sess.a': a float has no SPOP type")),
         (
@@ -199,6 +259,8 @@ LINES: list[tuple[Event, str]] = [
     ),
     (DrainTimedOut(7), "warn: closing 7 connections that were not drained in time"),
 ]
+
+COUNT_OF_TWO = "error: the handler of the message 'm' failed 2 more times in the last minute"
 
 
 class TestLines:
@@ -253,8 +315,11 @@ class TestNames:
         "event",
         [
             lambda name: MessageUnhandled(name),
+            lambda name: ArgumentMissing(name, TypeError("why")),
+            lambda name: HandlerBlocked(name, 1, 0),
             lambda name: HandlerFailed(name, FAILURE),
             lambda name: HandlerTimedOut(name, 1),
+            lambda name: ThreadAwaited(name, 1, 1),
             lambda name: ResultUnsendable(name, ValueError("why")),
             lambda name: ResultTooBig(name, 2, 1, "sess.a"),
             lambda name: VariableNameLong(name),
@@ -309,12 +374,112 @@ class TestNames:
             log.on_event(event)
         assert len(lines.take()) == 2
 
-    @pytest.mark.parametrize("kind", [HandlerTimedOut, ResultUnsendable])
-    def test_other_faults_are_logged_each_time(self, kind: Any, log: LogObserver, lines: Lines) -> None:
-        """A handler that fails again is logged again."""
+
+class TestFloods:
+    """A handler that fails with each request would fill the disk."""
+
+    COUNTED: list[tuple[Event, str]] = [
+        (
+            ArgumentMissing("m", TypeError("why")),
+            "the handler of the message 'm' was not called, for lack of an argument,",
+        ),
+        (CancelFailed(FAILURE), "a handler's Deferred failed to be cancelled"),
+        (HandlerFailed("m", FAILURE), "the handler of the message 'm' failed"),
+        (HandlerTimedOut("m", 1), "the handler of the message 'm' timed out"),
+        (RespondFailed(PEER, FAILURE), "the handlers failed to respond"),
+        (
+            ResponseUnsendable(PEER, TypeError("not bytes")),
+            "the handlers responded with a value that cannot be sent",
+        ),
+        (
+            ResultTooBig("m", 500, 200, "sess.big"),
+            "the handler of the message 'm' returned variables that do not fit in the ACK",
+        ),
+        (
+            ResultUnsendable("m", TypeError("why")),
+            "the handler of the message 'm' returned a value that cannot be sent",
+        ),
+    ]
+
+    @pytest.mark.parametrize(("event", "fault"), COUNTED, ids=lambda parameter: type(parameter).__name__)
+    def test_ten_a_minute_are_logged(
+        self, event: Event, fault: str, log: LogObserver, lines: Lines, clock: Clock
+    ) -> None:
+        """The others are counted, and the count is logged at the end of the minute, without a further event."""
+        for _ in range(10 + 12_345):
+            log.on_event(event)
+        assert len(lines.take()) == 10
+        clock.advance(59.9)
+        assert lines.take() == []
+        clock.advance(0.1)
+        assert lines.take() == [f"error: {fault} 12,345 more times in the last minute"]
+        log.on_event(event)
+        assert len(lines.take()) == 1
+        assert clock.getDelayedCalls() == []
+
+    def test_a_text_in_a_name_is_escaped(self, log: LogObserver, lines: Lines, clock: Clock) -> None:
+        """As in each line."""
+        for _ in range(11):
+            log.on_event(HandlerTimedOut("{a}\n" + "x" * LONG, 1))
+        lines.take()
+        clock.advance(60)
+        (line,) = lines.take()
+        assert line == (
+            f"error: the handler of the message '{{a}}\\n{'x' * 60}' timed out 1 more time in the last minute"
+        )
+
+    def test_names_that_a_peer_invents(self, log: LogObserver, lines: Lines, clock: Clock) -> None:
+        """A default handler that fails has any number of names. After a hundred, all others have ten lines together."""
+        for number in range(1000):
+            log.on_event(HandlerTimedOut(f"name{number}", 1))
+        assert len(lines.take()) == 110
+        clock.advance(60)
+        assert lines.take() == ["error: handlers of other messages timed out 890 more times in the last minute"]
+
+    def test_a_failure_that_is_not_logged_costs_little(self, log: LogObserver, lines: Lines) -> None:
+        """Its traceback is not even made."""
+
+        class Counting(Failure):
+            made = 0
+
+            def getTraceback(self, *args: Any, **options: Any) -> str:
+                self.made += 1
+                return str(super().getTraceback(*args, **options))
+
+        failure = Counting(LookupError("why"))
+        for _ in range(10):
+            log.on_event(HandlerFailed("m", failure))
+        made = failure.made
+        for _ in range(100):
+            log.on_event(HandlerFailed("m", failure))
+        assert made
+        assert failure.made == made
+
+    def test_hold_ups_are_logged_once_a_minute_and_message(self, log: LogObserver, lines: Lines, clock: Clock) -> None:
+        """And waits for a thread once a minute, because all handlers share the threads."""
         for _ in range(3):
-            log.on_event(kind("m", 1))
+            for name in ("a", "b"):
+                log.on_event(HandlerBlocked(name, 1, 0))
+                log.on_event(ThreadAwaited(name, 1, 1))
         assert len(lines.take()) == 3
+        clock.advance(60)
+        log.on_event(HandlerBlocked("a", 1, 0))
+        assert len(lines.take()) == 1
+
+    def test_flush(self, log: LogObserver, lines: Lines, clock: Clock) -> None:
+        """The counts are logged at once, and no timer is left. Later faults are counted on."""
+        log.flush()
+        for _ in range(12):
+            log.on_event(HandlerTimedOut("m", 1))
+        lines.take()
+        log.flush()
+        assert lines.take() == ["error: the handler of the message 'm' timed out 2 more times in the last minute"]
+        assert clock.getDelayedCalls() == []
+        log.flush()
+        assert lines.take() == []
+        log.on_event(HandlerTimedOut("m", 1))
+        clock.advance(60)
+        assert lines.take() == ["error: the handler of the message 'm' timed out 1 more time in the last minute"]
 
 
 class TestFaultsOfPeers:
@@ -543,6 +708,24 @@ class TestThroughAnAgent:
         late, text = logged.take()
         assert "took longer than" in late
         assert text.endswith("ValueError: a\\nforged")
+
+    def test_the_count_is_logged_when_the_agent_ends(self, logged: Logged, clock: Clock) -> None:
+        """When its last connection is closed after its ports, or its last port after its connections."""
+        handlers = Handlers({"m": plain(ValueError("why"))})
+        session = Session(SPOAFactory(handlers, reactor=clock))
+        for _ in range(12):
+            session.notify("m")
+        assert len(logged.take()) == 10
+        session.lose()
+        assert logged.take() == [COUNT_OF_TWO]
+        factory = SPOAFactory(handlers, reactor=clock)
+        factory.doStart()
+        for _ in range(12):
+            assert factory.handlers.respond([Message("m")], 100, clock, 1, factory.outcomes) == b""
+        assert len(logged.take()) == 10
+        factory.doStop()
+        assert logged.take() == [COUNT_OF_TWO]
+        assert clock.getDelayedCalls() == []
 
     def test_an_unknown_message_is_logged_once(self, logged: Logged, clock: Clock) -> None:
         """On all connections of the agent together. Its name is cut."""

@@ -11,9 +11,9 @@ The reasons to close a connection, and the code that closes it:
 - The agent stops: :mod:`spoa_twisted.agent.drain`.
 - ``max_connections`` connections are open: :mod:`spoa_twisted.agent.refusal`.
 
-Code with a new reason reports an event of :mod:`spoa_twisted.observer`. Then it calls either ``_queue_disconnect`` and
-``_flush`` of ``SPOAProtocol``, which close the connection when AGENT-DISCONNECT is written, or ``_close``, which sends
-no frame.
+Code with a new reason reports an event of :mod:`spoa_twisted.observer`. Then it calls either
+:func:`queue_disconnect` and ``SPOAProtocol._flush``, which close the connection when AGENT-DISCONNECT is written, or
+``SPOAProtocol._close``, which sends no frame.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from enum import IntEnum
 from typing import final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from spoa_twisted.spop.connection import AgentConnection, State
+from spoa_twisted.spop.errors import StatusCode
 
 
 class Phase(IntEnum):
@@ -36,6 +39,18 @@ class Phase(IntEnum):
     FLUSHING = 2
     #: The agent called ``loseConnection``, or Twisted called ``connectionLost``.
     CLOSING = 3
+
+
+def queue_disconnect(
+    connection: AgentConnection, status_code: StatusCode = StatusCode.NORMAL, message: str = "normal"
+) -> None:
+    """Close ``connection``, and queue an AGENT-DISCONNECT, unless the peer has sent no bytes."""
+    if connection.state is State.HELLO and not connection.receiving:
+        # The peer may not use TLS at all: to send a frame, Twisted would wait for a TLS handshake that never begins. So
+        # the agent closes the connection without a frame.
+        connection.close()
+    else:
+        connection.disconnect(status_code, message)
 
 
 def ignore(*arguments: object) -> None:

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted.agent.answering import Answering
-from spoa_twisted.agent.closing import Closing, Phase
+from spoa_twisted.agent.closing import Closing, Phase, queue_disconnect
 from spoa_twisted.agent.drain import Drain
 from spoa_twisted.agent.engines import Engines
 from spoa_twisted.agent.outbox import Outbox
@@ -92,6 +92,7 @@ class SPOAProtocol(Protocol):
         # The limits of this connection: the factory may get others for later connections.
         self._limits = factory.limits
         self._observer = factory.observer
+        self._hold_ups = factory.outcomes.hold_ups
         self._connection = factory.new_connection()
         self._closing = Closing(factory.reactor, self._on_phase_timeout)
         # Created when a HAProxy >= 3.1 may have unread ACKs for the first time: most connections never need it.
@@ -192,7 +193,7 @@ class SPOAProtocol(Protocol):
     def disconnect(self) -> None:
         """Send held ACKs and AGENT-DISCONNECT in one write. HAProxy closes the connection, or later the agent does."""
         was_running = self._connection.state is _RUNNING
-        self._queue_disconnect()
+        queue_disconnect(self._connection)
         if not was_running:
             self._close_soon()
             return
@@ -206,7 +207,7 @@ class SPOAProtocol(Protocol):
     def abort(self) -> None:
         """Cancel pending handlers, send AGENT-DISCONNECT, close. The peer has a second to take the last bytes."""
         self._answering.cancel()
-        self._queue_disconnect()
+        queue_disconnect(self._connection)
         if self._closing.phase is _DISCONNECTING:
             self._closing.enter(Phase.FLUSHING, CLOSE_TIMEOUT)
         self._flush()
@@ -225,6 +226,12 @@ class SPOAProtocol(Protocol):
         connection = self._connection
         in_flight = self._in_flight
         on_notify = self._answering.on_notify
+        hold_ups = self._hold_ups
+        # A handler of another connection may have led to this call.
+        measured = hold_ups.active
+        hold_ups.reads -= 1
+        if hold_ups.reads <= 0:
+            hold_ups.begin(self.factory.reactor.seconds())
         try:
             may_answer = self._may_answer()
             while may_answer and (event := connection.next_event()) is not None:
@@ -241,6 +248,7 @@ class SPOAProtocol(Protocol):
             self._observer.on_event(ProtocolError(self._peer, error))
         finally:
             self._serving = False
+            hold_ups.active = measured
         self._flush(at_once)
 
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
@@ -276,15 +284,6 @@ class SPOAProtocol(Protocol):
             self.transport.pauseProducing()
 
     # Writing.
-
-    def _queue_disconnect(self, status_code: StatusCode = StatusCode.NORMAL, message: str = "normal") -> None:
-        connection = self._connection
-        if connection.state is State.HELLO and not connection.receiving:
-            # The peer has sent no bytes. It may not use TLS at all: to send a frame, Twisted would wait for a TLS
-            # handshake that never begins. So the agent closes the connection without a frame.
-            connection.close()
-        else:
-            connection.disconnect(status_code, message)
 
     def _write(self, at_once: bool = True) -> None:
         connection = self._connection
@@ -371,7 +370,7 @@ class SPOAProtocol(Protocol):
     def _on_phase_timeout(self, phase: Phase) -> None:
         if phase is Phase.OPEN:
             self._observer.on_event(HelloTimedOut(self._peer))
-            self._queue_disconnect(StatusCode.TIMEOUT, "no HELLO came in time")
+            queue_disconnect(self._connection, StatusCode.TIMEOUT, "no HELLO came in time")
             self._flush()
         elif phase is _DISCONNECTING:
             # HAProxy has not closed the connection in time, so the agent closes it.
@@ -421,9 +420,9 @@ class SPOAFactory(Factory):
         self.limits = Limits.from_keywords(limits)
         self.async_ = async_
         self.reactor = reactor
-        log_observer = LogObserver(agent_log() if log is None else log, reactor)
+        self._log_observer = LogObserver(agent_log() if log is None else log, reactor)
         #: Receives all events: it passes them on to the log and to the application's observer.
-        self.observer = Observers(log_observer) if observer is None else Observers(log_observer, observer)
+        self.observer = Observers(self._log_observer, *([] if observer is None else [observer]))
         #: Receives the results of each NOTIFY. ``None`` if the application has no observer: then results are not
         #: recorded, which saves time.
         self.notify_observer: IObserver | None = None if observer is None else self.observer
@@ -504,9 +503,16 @@ class SPOAFactory(Factory):
         self.reactor.callLater(0, wait)
         return answered
 
+    def stopFactory(self) -> None:
+        """Let the log write what it has counted. Twisted calls this when the last port is closed."""
+        self._log_observer.flush()
+
     def on_connection_lost(self, protocol: SPOAProtocol) -> None:
         """Forget ``protocol``, whose connection is closed. ``SPOAProtocol`` calls this."""
         self.connections.discard(protocol)
+        if not self.connections and not self.numPorts:
+            # All ports are closed, and this was the last connection, so the agent has ended.
+            self._log_observer.flush()
         if self._drain is not None and not self.connections:
             self.engines.forget_all()
             self._drain.stop()

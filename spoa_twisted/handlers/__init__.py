@@ -4,7 +4,9 @@ The messages pass through these modules::
 
     registry     Handlers finds the handler of each message by its name
     handler      Handler is a user's function with its options
+    plain        finds functions that surely return no Deferred, so that a timeout has no effect
     binding      passes the arguments of the message to the parameters of the function
+    hold_ups     reports a handler that keeps the reactor's thread for long
     coroutines   runs a handler that is a coroutine
     threads      runs a handler that is registered with blocking=True
     outcome      encodes what the handler returned, or its on_error, and reports failures to the observers

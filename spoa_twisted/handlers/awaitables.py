@@ -13,21 +13,25 @@ from twisted.internet.defer import Deferred
 
 from spoa_twisted.handlers.asyncio_needed import without_loop
 from spoa_twisted.handlers.coroutines import step
+from spoa_twisted.handlers.hold_ups import Steps
 from spoa_twisted.handlers.tasks import may_wait, run
 
 
-def begin(result: Any) -> Any:
+def begin(result: Any, steps: Steps | None = None) -> Any:
     """Return ``result``, which a handler returned. If it is an awaitable, run it until it ends or waits.
 
     Return the result of an awaitable that has ended, or a Deferred that fires with the result. If the Deferred is
     cancelled, it cancels what the awaitable waits for.
 
+    :param steps: measures the later steps of a coroutine.
     :raises BaseException: any exception that a coroutine raises before it waits for the first time.
     """
     if isinstance(result, CoroutineType):
         # On Twisted's asyncio reactor, an event loop calls the handlers.
         loop = get_running_loop()
-        return step(result) if loop is None or not may_wait(result.cr_code) else run(result, loop)
+        if loop is None or not may_wait(result.cr_code):
+            return step(result, steps)
+        return run(result, loop, steps)
     if result is None or isinstance(result, (Deferred, Mapping)):
         return result
     if isfuture(result):
@@ -35,7 +39,7 @@ def begin(result: Any) -> Any:
             raise without_loop(result)
         return Deferred.fromFuture(result)
     if inspect.isawaitable(result):
-        return begin(_await(result))
+        return begin(_await(result), steps)
     return result
 
 

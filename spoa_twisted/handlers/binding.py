@@ -28,6 +28,11 @@ _Plan = tuple[()] | tuple[tuple[int, ...] | None, tuple[tuple[str, int], ...], t
 
 
 @final
+class MissingArgument(TypeError):
+    """A parameter without a default has no argument in the message. The function was not called."""
+
+
+@final
 class Binding:
     """Calls a function with the arguments of a message: each argument is passed to the parameter of the same name.
 
@@ -58,7 +63,7 @@ class Binding:
     def call(self, message: Message) -> Any:
         """Call the function with the arguments of ``message``.
 
-        :raises TypeError: if a parameter without a default has no argument.
+        :raises MissingArgument: if a parameter without a default has no argument.
         :raises BaseException: any exception of the function.
         """
         plan = self._plans.get(message.names)
@@ -86,7 +91,7 @@ class Binding:
     def _make_plan(self, message: Message) -> _Plan:
         """Return the plan for ``message``: the source of each parameter.
 
-        :raises TypeError: if a parameter without a default has no argument.
+        :raises MissingArgument: if a parameter without a default has no argument.
         """
         arguments: dict[str, int] = {}
         for position, name in enumerate(message.names):
@@ -117,7 +122,7 @@ class Binding:
     def _take_source(self, index: int, arguments: dict[str, int], message: Message) -> int:
         """Return the source of the parameter with the number ``index``, and remove its argument from ``arguments``.
 
-        :raises TypeError: if a parameter without a default has no argument.
+        :raises MissingArgument: if a parameter without a default has no argument.
         """
         parameter = self._parameters[index]
         if parameter.name == "message":
@@ -128,4 +133,4 @@ class Binding:
         if parameter.default is not inspect.Parameter.empty:
             return len(message.names) + 1 + index
         has = ", ".join([repr(name) for name in message.names]) or "none"
-        raise TypeError(f"the message {message.name!r} has no argument {parameter.name!r}; it has: {has}")
+        raise MissingArgument(f"the message {message.name!r} has no argument {parameter.name!r}; it has: {has}")

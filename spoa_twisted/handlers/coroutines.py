@@ -14,16 +14,18 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.asyncio_needed import needs_loop, without_loop
+from spoa_twisted.handlers.hold_ups import Steps
 
 #: Stands for the result of a Deferred that has not fired, or of a coroutine that has not ended.
 NO_RESULT: Final = object()
 
 
-def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def step(coroutine: Coroutine[Any, Any, Any], steps: Steps | None = None) -> Any:
     """Run ``coroutine`` until it ends or waits. Return its result, or a Deferred that fires with its result.
 
     If the Deferred is cancelled, it cancels the Deferred that the coroutine waits for.
 
+    :param steps: measures the steps of the coroutine, but not the first one.
     :raises BaseException: any exception that the coroutine raises before it waits for the first time.
     """
     context = copy_context()
@@ -31,7 +33,7 @@ def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
         awaited = context.run(coroutine.send, None)
     except StopIteration as stop:
         return return_value(stop)
-    return _WaitingCoroutine(coroutine, context).start(awaited)
+    return _WaitingCoroutine(coroutine, context, steps).start(awaited)
 
 
 def pass_on(result: Any, deferred: Deferred[Any]) -> Any:
@@ -59,13 +61,14 @@ def return_value(stop: StopIteration) -> Any:
 class _WaitingCoroutine:
     """A coroutine that waits for a Deferred. When the Deferred fires, the coroutine continues, in the same context."""
 
-    __slots__ = ("_adding", "_awaited", "_context", "_coroutine", "_ended", "_result_at_once")
+    __slots__ = ("_adding", "_awaited", "_context", "_coroutine", "_ended", "_result_at_once", "_steps")
 
     _awaited: Deferred[Any]
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context, steps: Steps | None) -> None:
         self._coroutine = coroutine
         self._context = context
+        self._steps = steps
         self._ended: Deferred[Any] = Deferred(self._cancel)
         # True while _wait_for adds a callback. A Deferred that has already fired calls it at once; _on_result then
         # stores the result in _result_at_once. If it called _run instead, a coroutine that awaits many fired Deferreds
@@ -99,14 +102,10 @@ class _WaitingCoroutine:
 
     def _run(self, result: Any) -> None:
         """Send ``result`` to the coroutine, and run it until it ends or waits for a Deferred that has not fired."""
-        coroutine: Any = self._coroutine
         while result is not NO_RESULT:
             try:
                 try:
-                    if isinstance(result, Failure):
-                        awaited = self._context.run(result.throwExceptionIntoGenerator, coroutine)
-                    else:
-                        awaited = self._context.run(coroutine.send, result)
+                    awaited = self._send(result)
                 except StopIteration as stop:
                     self._end(return_value(stop))
                     return
@@ -114,6 +113,19 @@ class _WaitingCoroutine:
                 self._end(Failure())
                 return
             result = self._wait_for(awaited)
+
+    def _send(self, result: Any) -> Any:
+        """Send ``result`` to the coroutine, and return the next object that it awaits."""
+        coroutine: Any = self._coroutine
+        steps = self._steps
+        started = 0.0 if steps is None else steps.seconds()
+        try:
+            if isinstance(result, Failure):
+                return self._context.run(result.throwExceptionIntoGenerator, coroutine)
+            return self._context.run(coroutine.send, result)
+        finally:
+            if steps is not None:
+                steps.end(started)
 
     def _end(self, result: Any) -> None:
         # A cancelled coroutine may catch CancelledError, and end later. By then, _ended has already been called.

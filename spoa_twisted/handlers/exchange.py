@@ -12,6 +12,8 @@ from spoa_twisted.handlers.coroutines import pass_on
 from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.threads import BlockingThreads, Wait
+from spoa_twisted.observer import LONG_WAIT
 from spoa_twisted.spop.messages import Message
 
 
@@ -19,16 +21,25 @@ from spoa_twisted.spop.messages import Message
 class PendingCall:
     """The call of one handler that returned a Deferred."""
 
-    __slots__ = ("deadline", "deferred", "exchange", "handler", "message", "position", "seconds")
+    __slots__ = ("deadline", "deferred", "exchange", "handler", "message", "position", "seconds", "threads")
 
     #: See :class:`~spoa_twisted.handlers.deadlines.Expiring`. A call without a timeout does not have this attribute.
     deadline: float
 
-    def __init__(self, handler: Handler, message: Message, position: int, deferred: Deferred[Any]) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        message: Message,
+        position: int,
+        deferred: Deferred[Any],
+        threads: BlockingThreads | None = None,
+    ) -> None:
         self.handler = handler
         self.message = message
         self.position = position
         self.deferred = deferred
+        #: The threads that run the call; None if the reactor's thread runs it.
+        self.threads = threads
         self.seconds = 0.0
         #: The exchange to notify; None after the call has finished, timed out, or was cancelled.
         self.exchange: Exchange | None = None
@@ -39,6 +50,10 @@ class PendingCall:
         if exchange is not None:
             exchange.on_result(self, result)
         return pass_on(result, self.deferred)
+
+    def wait(self) -> Wait | None:
+        """Return how long the call waited for a thread; None if it needs no thread."""
+        return None if self.threads is None else self.threads.wait_of(self.deferred)
 
     def expire(self) -> None:
         """Give up the call, because its timeout has passed."""
@@ -112,13 +127,18 @@ class Exchange:
         :param result: the variables, or a Failure.
         """
         self._deadlines.discard(call)
+        wait = call.wait()
+        if wait is not None and wait.seconds >= LONG_WAIT:
+            self._outcomes.awaited_thread(call.message, wait)
         to_actions = self._outcomes.failed if isinstance(result, Failure) else self._outcomes.returned
         self._parts[call.position] = to_actions(call.position, call.handler, call.message, result)
         self._on_finished()
 
     def on_timeout(self, call: PendingCall) -> None:
         """Store the actions of a call that has timed out, and cancel it."""
-        self._parts[call.position] = self._outcomes.timed_out(call.position, call.handler, call.message, call.seconds)
+        self._parts[call.position] = self._outcomes.timed_out(
+            call.position, call.handler, call.message, call.seconds, call.wait()
+        )
         self._outcomes.cancel(call.deferred)
         self._on_finished()
 

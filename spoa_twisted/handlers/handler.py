@@ -32,7 +32,16 @@ class Handler:
     :raises ValueError: for a negative timeout, or a variable in ``on_error`` that cannot be encoded.
     """
 
-    __slots__ = ("_function", "blocking", "call", "doubtful", "doubtful_on_error", "on_error", "timeout")
+    __slots__ = (
+        "_function",
+        "blocking",
+        "call",
+        "doubtful",
+        "doubtful_on_error",
+        "is_coroutine",
+        "on_error",
+        "timeout",
+    )
 
     def __init__(
         self, name: str, function: HandlerFunction, timeout: float | None, on_error: Variables | None, blocking: bool
@@ -40,7 +49,9 @@ class Handler:
         check_timeout(timeout, f"the message {name!a}")
         if not callable(function):
             raise TypeError(f"the handler of the message {name!r} is a {type(function).__name__}, not a function")
-        if blocking and inspect.iscoroutinefunction(function):
+        #: Whether the function is an ``async def``.
+        self.is_coroutine = inspect.iscoroutinefunction(function)
+        if blocking and self.is_coroutine:
             raise TypeError(
                 f"the handler of the message {name!r} is an async function: it cannot run in a thread, so leave out"
                 " blocking=True"

@@ -13,8 +13,12 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.asyncio_needed import explain
+from spoa_twisted.handlers.binding import MissingArgument
 from spoa_twisted.handlers.handler import Handler, as_variables
+from spoa_twisted.handlers.hold_ups import HoldUps
+from spoa_twisted.handlers.threads import Wait
 from spoa_twisted.observer import (
+    ArgumentMissing,
     CancelFailed,
     HandlerFailed,
     HandlerTimedOut,
@@ -24,6 +28,7 @@ from spoa_twisted.observer import (
     Outcome,
     ResultTooBig,
     ResultUnsendable,
+    ThreadAwaited,
     VariableNameLong,
     VariableWithoutScope,
 )
@@ -39,13 +44,18 @@ class Outcomes:
     :param observer: receives the failures as events.
     :param record: a list with the result of each message, each ``Outcome.OK`` at first, which this object updates.
         Without a list, one ``Outcomes`` object is enough for all NOTIFYs.
+    :param hold_ups: notices handlers that block. Without it, the object has one of its own.
     """
 
-    __slots__ = ("_observer", "_record")
+    __slots__ = ("_observer", "_record", "hold_ups")
 
-    def __init__(self, observer: IObserver, record: list[Outcome] | None = None) -> None:
+    def __init__(
+        self, observer: IObserver, record: list[Outcome] | None = None, hold_ups: HoldUps | None = None
+    ) -> None:
         self._observer = observer
         self._record = record
+        #: Notices handlers that block. All ``Outcomes`` of an agent share it.
+        self.hold_ups = HoldUps(observer) if hold_ups is None else hold_ups
 
     def returned(self, position: int, handler: Handler, message: Message, result: Any) -> bytes:
         """Return the actions for the ``result`` that a handler returned.
@@ -65,14 +75,32 @@ class Outcomes:
         return actions
 
     def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
-        """Return the actions for a handler that raised an exception."""
-        # A reactor with an event loop does not help a thread.
-        event = HandlerFailed(message.name, failure if handler.blocking else explain(failure))
+        """Return the actions for a handler that raised an exception, or could not be called."""
+        event: MessageEvent
+        if isinstance(failure.value, MissingArgument):
+            event = ArgumentMissing(message.name, failure.value)
+        else:
+            # A reactor with an event loop does not help a thread.
+            event = HandlerFailed(message.name, failure if handler.blocking else explain(failure))
         return self._fail(position, Outcome.ERROR, event, handler)
 
-    def timed_out(self, position: int, handler: Handler, message: Message, seconds: float) -> bytes:
-        """Return the actions for a handler that did not finish in time."""
-        return self._fail(position, Outcome.TIMEOUT, HandlerTimedOut(message.name, seconds), handler)
+    def timed_out(
+        self, position: int, handler: Handler, message: Message, seconds: float, wait: Wait | None = None
+    ) -> bytes:
+        """Return the actions for a handler that did not finish in time.
+
+        :param seconds: the timeout of the handler.
+        :param wait: how long the handler waited for a thread; ``None`` if it needs no thread.
+        """
+        if wait is None:
+            event = HandlerTimedOut(message.name, seconds)
+        else:
+            event = HandlerTimedOut(message.name, seconds, wait.began, wait.seconds, wait.threads)
+        return self._fail(position, Outcome.TIMEOUT, event, handler)
+
+    def awaited_thread(self, message: Message, wait: Wait) -> None:
+        """Report a handler that has finished, but waited long for a thread."""
+        self._observer.on_event(ThreadAwaited(message.name, wait.seconds, wait.threads))
 
     def unhandled(self, position: int, message: Message, known: Iterable[str] = ()) -> bytes:
         """Report a message without a handler. Return its actions, which are empty.

@@ -16,9 +16,11 @@ from spoa_twisted.handlers.awaitables import begin
 from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.exchange import Exchange, PendingCall
 from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables, check_timeout, encode_on_error
+from spoa_twisted.handlers.hold_ups import Steps
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import LifeCycle
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.plain import is_plain
 from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.spop.actions import Variables
 from spoa_twisted.spop.messages import Message
@@ -116,12 +118,13 @@ class Handlers(LifeCycle):
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function as the handler of the message called ``name``. The function stays unchanged.
 
-        :param timeout: the timeout of the handler, in seconds; 0 for no limit.
+        :param timeout: the timeout of the handler, in seconds; 0 for no limit. Only for a handler that returns a
+            Deferred or a coroutine, or has ``blocking=True``: a plain function cannot be interrupted.
         :param on_error: the variables that the message sets if the handler fails.
         :param blocking: run the handler in a thread, because it blocks. It must be a plain function.
         :raises TypeError: for an object that is not a function, for a function that takes ``*args``, for an ``async
-            def`` with ``blocking``, for a timeout that is not a number, or for a variable in ``on_error`` whose value
-            has no SPOP type.
+            def`` with ``blocking``, for a timeout that is not a number or belongs to a plain function, or for a
+            variable in ``on_error`` whose value has no SPOP type.
         :raises ValueError: if the message already has a handler, HAProxy does not allow its name, the timeout is
             negative, or a variable in ``on_error`` cannot be encoded.
         """
@@ -221,6 +224,7 @@ class Handlers(LifeCycle):
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | Deferred[bytes]:
         """Answer the messages of one NOTIFY; see :meth:`IHandlers.respond`."""
+        hold_ups = outcomes.hold_ups
         parts: list[bytes] = []
         pending: list[PendingCall] | None = None
         for message in messages:
@@ -232,17 +236,21 @@ class Handlers(LifeCycle):
                 result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
                 # Nearly every handler returns a dict.
                 if type(result) is not dict:
-                    result = begin(result)
+                    result = begin(result, Steps(hold_ups, handler, message, reactor))
                     if isinstance(result, Deferred):
                         pending = pending or []
-                        pending.append(PendingCall(handler, message, len(parts), result))
+                        threads = self._threads if handler.blocking else None
+                        pending.append(PendingCall(handler, message, len(parts), result, threads))
                         # The exchange replaces it when the call has finished.
                         parts.append(b"")
+                        hold_ups.check(handler, message, messages, reactor)
                         continue
             except BaseException:
                 parts.append(outcomes.failed(len(parts), handler, message, Failure()))
             else:
                 parts.append(outcomes.returned(len(parts), handler, message, result))
+            if hold_ups.active:
+                hold_ups.check(handler, message, messages, reactor)
         if pending is None:
             # Nearly every NOTIFY has one message. join would return its actions too, but a call costs time.
             if len(parts) == 1 and len(parts[0]) <= max_size:
@@ -271,11 +279,19 @@ class Handlers(LifeCycle):
         on_error: Variables | None,
         blocking: bool,
     ) -> Handler:
-        if timeout is None:
-            timeout = self._timeout
-        if on_error is None:
-            on_error = self._on_error
-        return Handler(name, function, timeout, on_error, blocking)
+        handler = Handler(
+            name,
+            function,
+            self._timeout if timeout is None else timeout,
+            self._on_error if on_error is None else on_error,
+            blocking,
+        )
+        if timeout and not blocking and is_plain(function):
+            raise TypeError(
+                f"the handler of the message {name!r} is a plain function, which cannot be interrupted: leave out"
+                " timeout, or say blocking=True"
+            )
+        return handler
 
     def _add(self, name: str, handler: Handler) -> None:
         if name in self._by_name:

@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.coroutines import NO_RESULT, pass_on, return_value
+from spoa_twisted.handlers.hold_ups import Steps
 
 _Coroutine = Coroutine[Any, Any, Any]
 
@@ -50,13 +51,15 @@ def may_wait(code: CodeType) -> bool:
     return known[1]
 
 
-def run(coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop) -> Any:
+def run(coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, steps: Steps | None = None) -> Any:
     """Run ``coroutine`` in a Task of ``loop``, which is running.
 
     Return its result if it ends before it waits, or else a Deferred that fires with its result. If the Deferred is
     cancelled, it cancels the Task.
+
+    :param steps: measures the steps of the coroutine.
     """
-    call, task = _start(coroutine, loop, coroutine.__name__)
+    call, task = _start(coroutine, loop, steps)
     if call.result is NO_RESULT:
         return call.pending(task)
     if isinstance(call.result, Failure):
@@ -67,14 +70,15 @@ def run(coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop) -> Any
 class _Call(Coroutine[Any, None, None]):
     """The coroutine of a Task. It runs the coroutine of a handler, and keeps its result or its exception."""
 
-    __slots__ = ("_coroutine", "_ended", "_error", "_in_wake", "_loop", "_outside", "_wait", "result")
+    __slots__ = ("_coroutine", "_ended", "_error", "_in_wake", "_loop", "_outside", "_steps", "_wait", "result")
 
     _error: BaseException
     _outside: Context
 
-    def __init__(self, coroutine: _Coroutine, loop: AbstractEventLoop) -> None:
+    def __init__(self, coroutine: _Coroutine, loop: AbstractEventLoop, steps: Steps | None) -> None:
         self._coroutine = coroutine
         self._loop = loop
+        self._steps = steps
         # The Deferred that the caller has; None during the first step.
         self._ended: Deferred[Any] | None = None
         # The wait for a Deferred; None if the coroutine waits for a future.
@@ -160,14 +164,14 @@ class _Call(Coroutine[Any, None, None]):
         """Run the coroutine until it waits. Return the future that it waits for, or NO_RESULT if it has ended."""
         try:
             try:
-                awaited = self._run(resume)
+                awaited = self._step(resume)
                 while isinstance(awaited, Deferred):
                     wait = _Wait(self, self._loop, awaited)
                     if not wait.done:
                         self._wait = wait
                         return wait
                     # The Deferred has already fired. A loop, and no recursion: there may be many of them.
-                    awaited = self._run(wait.resume)
+                    awaited = self._step(wait.resume)
                 return awaited
             except StopIteration as stop:
                 self._end(return_value(stop))
@@ -175,6 +179,15 @@ class _Call(Coroutine[Any, None, None]):
             # The Task must not end with an exception: it would log the exception, and SystemExit would end the loop.
             self._end(Failure())
         return NO_RESULT
+
+    def _step(self, resume: Callable[[_Coroutine], Any]) -> Any:
+        steps = self._steps
+        started = 0.0 if steps is None else steps.seconds()
+        try:
+            return self._run(resume)
+        finally:
+            if steps is not None:
+                steps.end(started)
 
     def _run(self, resume: Callable[[_Coroutine], Any]) -> Any:
         return resume(self._coroutine)
@@ -200,8 +213,8 @@ class _EarlyCall(_Call):
 
     __slots__ = ("_context", "_first", "_started")
 
-    def __init__(self, coroutine: _Coroutine, loop: AbstractEventLoop) -> None:
-        super().__init__(coroutine, loop)
+    def __init__(self, coroutine: _Coroutine, loop: AbstractEventLoop, steps: Steps | None) -> None:
+        super().__init__(coroutine, loop, steps)
         # Every step runs in this context. The first step cannot run in the context of the Task, because Python 3.10
         # does not tell it.
         self._context = copy_context()
@@ -244,18 +257,22 @@ class _EarlyCall(_Call):
 
 if sys.version_info >= (3, 12):
 
-    def _start(coroutine: _Coroutine, loop: AbstractEventLoop, name: str) -> tuple[_Call, Task[None]]:
-        """Run the first step of ``coroutine`` in a new Task called ``name``."""
-        call = _Call(coroutine, loop)
-        return call, Task(call, loop=loop, name=name, eager_start=True)
+    def _start(
+        coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, steps: Steps | None
+    ) -> tuple[_Call, Task[None]]:
+        """Run the first step of ``coroutine`` in a new Task."""
+        call = _Call(coroutine, loop, steps)
+        return call, Task(call, loop=loop, name=coroutine.__name__, eager_start=True)
 
 else:
     from asyncio.tasks import _enter_task, _leave_task
 
-    def _start(coroutine: _Coroutine, loop: AbstractEventLoop, name: str) -> tuple[_Call, Task[None]]:
-        """Run the first step of ``coroutine`` in a new Task called ``name``."""
-        call = _EarlyCall(coroutine, loop)
-        task = Task(call, loop=loop, name=name)
+    def _start(
+        coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, steps: Steps | None
+    ) -> tuple[_Call, Task[None]]:
+        """Run the first step of ``coroutine`` in a new Task."""
+        call = _EarlyCall(coroutine, loop, steps)
+        task = Task(call, loop=loop, name=coroutine.__name__)
         # A Task runs if another one has started the handler, for example that of a test with a FakeHAProxy.
         outer = current_task(loop)
         if outer is not None:

@@ -1,4 +1,4 @@
-"""The process of ``twistd spoa``: its signals, garbage collector and file descriptors."""
+"""The process of ``twistd spoa``: its signals, garbage collector, file descriptors and standstills."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from typing import Final, NoReturn, cast
+from typing import Final, NoReturn, TypeVar, cast
 
 from twisted.internet.base import ReactorBase
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
@@ -21,7 +22,10 @@ from spoa_twisted.endpoints import describe_failure
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.runner.errors import CannotStart, place_of
 from spoa_twisted.runner.exit_status import stop_with_failure
+from spoa_twisted.runner.stalls import Stalls, tracebacks_of_this_python
 from spoa_twisted.service import SPOAService
+
+ResultT = TypeVar("ResultT")
 
 #: How many file descriptors are not used for connections from HAProxy. Ports, log files, and the files and sockets of
 #: handlers need them.
@@ -35,12 +39,15 @@ _GARBAGE_THRESHOLD: Final = 5000
 class ProcessService(SPOAService):
     """The ``SPOAService`` of ``twistd spoa``, where the agent is the only work of the process.
 
-    So it may change what belongs to the whole process: it installs signal handlers, tunes the garbage collector, and
-    ends the process if it cannot start. It also lowers ``max_connections`` to fit the limit of open files.
+    So it may change what belongs to the whole process: it installs signal handlers, tunes the garbage collector, uses
+    the timer of ``faulthandler`` to report standstills, and ends the process if it cannot start. It also lowers
+    ``max_connections`` to fit the limit of open files.
     """
 
+    _stalls: Stalls | None = None
+
     def startService(self) -> None:
-        """Run the startup functions, listen, unless ``privilegedStartService`` did, and tune the garbage collector.
+        """Run the startup functions, and listen, unless ``privilegedStartService`` did.
 
         :raises CannotStart: if a startup function or an endpoint fails at once.
         """
@@ -48,6 +55,10 @@ class ProcessService(SPOAService):
             super().startService()
         except StartupFailed as error:
             raise _cannot_start(error) from error
+
+    def stopService(self) -> Deferred[None]:
+        """Stop listening, drain the connections, and run the shutdown functions. Then stop watching for standstills."""
+        return super().stopService().addBoth(self._stop_stalls)
 
     def start_failed(self, error: BaseException) -> None:
         """Log why the agent does not start, and end the process with exit status 1."""
@@ -72,9 +83,19 @@ class ProcessService(SPOAService):
     def _after_start(self) -> None:
         # Only now: the handlers and what their startup functions have loaded live as long as the process too.
         collect_garbage_less_often()
+        factory = self.factory
+        tracebacks = tracebacks_of_this_python()
+        self._stalls = Stalls(factory.reactor, factory.observer, factory.outcomes.hold_ups, tracebacks)
+        self._stalls.start()
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
         raise CannotStart(f"cannot listen on {description}: {describe_failure(error)}") from error
+
+    def _stop_stalls(self, result: ResultT) -> ResultT:
+        if self._stalls is not None:
+            self._stalls.stop()
+            self._stalls = None
+        return result
 
     def _end_drain(self) -> None:
         # stopService has begun a drain already. This call gives it a second timeout, which is over at once. The same

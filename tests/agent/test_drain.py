@@ -18,6 +18,7 @@ from spoa_twisted.agent.drain import (
     Drain,
 )
 from spoa_twisted.agent.protocol import ABORT_TIMEOUT, CLOSE_TIMEOUT, DISCONNECT_TIMEOUT
+from spoa_twisted.limits import Limits
 from spoa_twisted.spop.connection import Ack
 from spoa_twisted.spop.frames import Disconnect
 from spoa_twisted.spop.messages import Message
@@ -476,6 +477,7 @@ class TestAgent:
 
     def test_it_ends_in_time(self, factory: SPOAFactory, waiting: Waiting, clock: Clock, logged: Logged) -> None:
         """Pending handlers are cancelled. A peer that does not read AGENT-DISCONNECT is dropped a second later."""
+        factory.limits = Limits(handler_timeout=0)
         session = Session(factory)
         session.notify("wait")
         drained = factory.drain(5)

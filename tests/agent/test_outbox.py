@@ -144,7 +144,7 @@ class TestPeersThatDoNotRead:
         self, clock: Clock, waiting: Waiting, logged: Logged
     ) -> None:
         """More than max_unsent bytes are unsent, and the time for them is over."""
-        factory = SPOAFactory(waiting.handlers, reactor=clock, max_unsent=200)
+        factory = SPOAFactory(waiting.handlers, reactor=clock, max_unsent=200, handler_timeout=0)
         session = Session(factory)
         session.wire.capacity = 10
         session.notify(*["wait"] * 10)

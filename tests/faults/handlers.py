@@ -87,4 +87,6 @@ def block_a_thread(path: str) -> Variables:
 
 @handlers.message("fail", on_error={"txn.failed": True})
 def fail() -> NoReturn:
+    # The agent itself logs only ten failures a minute.
+    log.error("a line of the handler that always fails")
     raise RuntimeError("this handler always fails")

@@ -114,7 +114,7 @@ def answer_of(function: Callable[..., Any], on_error: Any = None, size: int = 16
     def exchange() -> list[Any]:
         agent.dataReceived(engine.data_to_send())
         # Longer than handler_timeout.
-        clock.advance(11)
+        clock.advance(1.1)
         engine.receive_data(wire.value())
         wire.clear()
         return list(iter(engine.next_event, None))
@@ -143,6 +143,14 @@ def line_of(logged: Logged) -> str:
     assert len(line) < 3000
     assert all(character == "\n" or " " <= character <= "~" for character in text)
     return line
+
+
+def late_line(name: str, timeout: float) -> str:
+    """Return the line of a handler that did not finish within ``timeout`` seconds, as ``Logged`` returns it."""
+    return (
+        f"error: the handler of the message {name!r} took longer than {timeout:g} s; to allow more, register it with"
+        " timeout=, or start the agent with --handler-timeout, and let HAProxy's timeout processing be longer"
+    )
 
 
 def plain(error: BaseException) -> Callable[[], Any]:

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from spoa_twisted import Handlers, Message
 from spoa_twisted.handlers import coroutines
 from tests.conftest import Logged
-from tests.handlers.answers import answer_of, ask, begin, line_of, respond, result_of
+from tests.handlers.answers import answer_of, ask, begin, late_line, line_of, respond, result_of
 
 request: ContextVar[str] = ContextVar("request", default="none")
 
@@ -329,7 +329,7 @@ class TestEnds:
         assert result_of(answer) == {"sess.e": 1}
         assert len(caught) == 1
         more.callback(None)
-        assert logged.take() == ["error: the handler of the message 'm' took longer than 1 s"]
+        assert logged.take() == [late_line("m", 1)]
         assert clock.getDelayedCalls() == []
 
     def test_the_awaited_deferred_is_cancelled(self, logged: Logged) -> None:

@@ -23,6 +23,7 @@ from tests.handlers.answers import (
     answer_of,
     ask,
     begin,
+    late_line,
     line_of,
     respond,
     result_of,
@@ -334,7 +335,15 @@ class TestFailures:
         handlers = Handlers({"m": lambda port: {"sess.a": 1}, "n": lambda: {"sess.b": 2}}, on_error={"sess.e": True})
         assert respond(handlers, Message("m", [("ip", 1)]), Message("n")) == {"sess.e": True, "sess.b": 2}
         (text,) = logged.take()
-        assert "the message 'm' has no argument 'port'; it has: 'ip'" in text
+        assert text.startswith("error: the handler of the message 'm' was not called: the message 'm' has no argument")
+        assert "has no argument 'port'; it has: 'ip'" in text
+        assert "\n" not in text
+
+    def test_a_type_error_of_the_handler_itself(self, logged: Logged) -> None:
+        """It has its traceback: the line that raised it is in the user's code."""
+        assert respond(Handlers({"m": lambda: len(1)}, on_error={"sess.e": True}), Message("m")) == {"sess.e": True}  # type: ignore[arg-type, dict-item, return-value]
+        (text,) = logged.take()
+        assert text.startswith("critical: the handler of the message 'm' failed: TypeError: ")
 
     def test_a_handler_without_on_error_has_that_of_its_set(self, logged: Logged) -> None:
         """Without that either, it sets no variables. An empty on_error counts as one."""
@@ -382,7 +391,7 @@ class TestDefault:
         """It may have options."""
         handlers = Handlers({"known": lambda: {"sess.known": 1}})
 
-        @handlers.default(timeout=1)
+        @handlers.default(on_error={"sess.e": 1})
         def default(message: Message) -> dict[str, Any]:
             return {"sess.name": message.name}
 
@@ -396,7 +405,7 @@ class TestDefault:
         answer = begin(handlers, Message("other"), clock=clock)
         clock.advance(1)
         assert result_of(answer) == {"sess.e": 1}
-        assert logged.take() == ["error: the handler of the message 'other' took longer than 1 s"]
+        assert logged.take() == [late_line("other", 1)]
 
     def test_its_on_error_counts_when_its_variables_do_not_fit(self, logged: Logged) -> None:
         """The handler is looked up again by the message's name."""

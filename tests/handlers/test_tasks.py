@@ -26,7 +26,7 @@ from spoa_twisted.handlers import tasks
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.testing import FakeHAProxy
 from tests.conftest import Logged
-from tests.handlers.answers import Recorder, ask, result_of
+from tests.handlers.answers import Recorder, ask, late_line, result_of
 
 request: ContextVar[str] = ContextVar("request", default="none")
 
@@ -416,7 +416,7 @@ class TestCall:
         async def handler() -> int:
             return await waits
 
-        call = tasks._Call(handler(), loop.loop)
+        call = tasks._Call(handler(), loop.loop, None)
         ended = call.pending(loop.call(lambda: asyncio.Task(call, loop=loop.loop)))
         loop.turn()
         loop.call(waits.callback, 5)
@@ -432,7 +432,7 @@ class TestCall:
             finally:
                 closed.append("closed")
 
-        call = tasks._Call(handler(), loop.loop)
+        call = tasks._Call(handler(), loop.loop, None)
         call.send(None)
         call.close()
         assert closed == ["closed"]
@@ -565,7 +565,7 @@ class TestCancelling:
             loop.call(future.set_result, None)
         loop.turn(3)
         assert ended == ["ended"] * catch
-        assert logged.take() == ["error: the handler of the message 'm' took longer than 1 s"]
+        assert logged.take() == [late_line("m", 1)]
 
     def test_a_late_exception_is_dropped(self, loop: Loop) -> None:
         """As one of a Deferred. asyncio does not log it either."""

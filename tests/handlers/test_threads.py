@@ -15,13 +15,17 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.task import deferLater
+from twisted.internet.interfaces import IReactorThreads
+from twisted.internet.task import Clock, deferLater
+from zope.interface import implementer
 
 from spoa_twisted import Handlers, Message
+from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.threads import BlockingThreads
+from spoa_twisted.observer import Event, HandlerTimedOut, ThreadAwaited
 from spoa_twisted.spop.actions import decode_actions
 from tests.conftest import Logged
-from tests.handlers.answers import UnprintableError, begin, line_of, plain, respond
+from tests.handlers.answers import ROOM, Recorder, UnprintableError, begin, late_line, line_of, plain, respond
 
 reactor: Any = default_reactor
 
@@ -29,6 +33,23 @@ reactor: Any = default_reactor
 def ask(handlers: Handlers, *messages: Message) -> Deferred[bytes]:
     """Return the Deferred that ``handlers`` return for ``messages`` on the reactor."""
     return begin(handlers, *messages, clock=reactor)
+
+
+@implementer(IReactorThreads)
+class ThreadsClock(Clock):
+    """A Clock that runs threads. Their results arrive in the thread of the real reactor."""
+
+    def callFromThread(self, callable: Any, *args: Any, **kwargs: Any) -> None:  # noqa: A002 - as the interface
+        reactor.callFromThread(callable, *args, **kwargs)
+
+    def callInThread(self, callable: Any, *args: Any, **kwargs: Any) -> None:  # noqa: A002
+        raise NotImplementedError
+
+    def getThreadPool(self) -> Any:
+        raise NotImplementedError
+
+    def suggestThreadPoolSize(self, size: int) -> None:
+        raise NotImplementedError
 
 
 class TestBlockingThreads:
@@ -114,6 +135,91 @@ class TestBlockingThreads:
         assert not thread.is_alive()
 
 
+class TestWaiting:
+    """Waiting for a thread is not the handler's slowness: the events and the lines tell the two apart."""
+
+    @staticmethod
+    def handlers(release: threading.Event) -> Handlers:
+        """Return handlers with one thread: ``holds`` keeps it until ``release`` is set, ``next`` takes no time."""
+        handlers = Handlers(blocking_threads=1)
+        handlers.message("holds", blocking=True, timeout=0)(lambda: release.wait(30) and None)  # type: ignore[type-var]
+        handlers.message("next", blocking=True, timeout=5)(lambda: {"sess.next": 1})
+        return handlers
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_job_tells_how_long_it_waited(self) -> None:
+        """Until now while it waits, and until it began afterwards. The clock may be set back."""
+        clock = ThreadsClock()
+        threads = BlockingThreads(1)
+        release = threading.Event()
+        running = threads.run(clock, lambda: release.wait(30))
+        waiting = threads.run(clock, lambda: None)
+        clock.advance(3)
+        assert threads.wait_of(running) == (0, True, 1)
+        assert threads.wait_of(waiting) == (3, False, 1)
+        waits: list[Any] = []
+        waiting.addCallback(lambda _: waits.append(threads.wait_of(waiting)))
+        clock.rightNow -= 10
+        assert threads.wait_of(waiting) == (0, False, 1)
+        clock.rightNow += 11
+        release.set()
+        await waiting
+        assert waits == [(4, True, 1)]
+        threads.end()
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_handler_that_never_began(self, logged: Logged) -> None:
+        """It timed out in the queue."""
+        clock, recorder, release = ThreadsClock(), Recorder(), threading.Event()
+        handlers = self.handlers(release)
+        answers = [handlers.respond([Message(name)], ROOM, clock, 1, Outcomes(recorder)) for name in ("holds", "next")]
+        clock.pump([5, 0])
+        assert recorder.take() == [HandlerTimedOut("next", 5, began=False, waited=5, threads=1)]
+        release.set()
+        for answer in answers:
+            assert isinstance(answer, Deferred)
+            assert await answer == b""
+        assert recorder.take() == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_handler_that_waited_and_then_took_long(self) -> None:
+        """The event has both times."""
+        clock, recorder, release = ThreadsClock(), Recorder(), threading.Event()
+        handlers = self.handlers(release)
+        began: Deferred[None] = Deferred()
+        end = threading.Event()
+
+        @handlers.message("slow", blocking=True, timeout=5)
+        def slow() -> None:
+            reactor.callFromThread(began.callback, None)
+            assert end.wait(30)
+
+        handlers.respond([Message("holds")], ROOM, clock, 1, Outcomes(recorder))
+        late = handlers.respond([Message("slow")], ROOM, clock, 1, Outcomes(recorder))
+        clock.advance(3)
+        release.set()
+        await began
+        clock.pump([2, 0])
+        assert recorder.take() == [HandlerTimedOut("slow", 5, began=True, waited=3, threads=1)]
+        end.set()
+        assert isinstance(late, Deferred)
+        assert await late == b""
+
+    @pytest.mark.parametrize(("seconds", "events"), [(0.25, [ThreadAwaited("next", 0.25, 1)]), (0.2, [])])
+    @pytest_twisted.ensureDeferred
+    async def test_a_handler_that_waited_and_finished(self, seconds: float, events: list[Event]) -> None:
+        """A quarter of a second is worth a warning, and less is not."""
+        clock, recorder, release = ThreadsClock(), Recorder(), threading.Event()
+        handlers = self.handlers(release)
+        handlers.respond([Message("holds")], ROOM, clock, 1, Outcomes(recorder))
+        answer = handlers.respond([Message("next")], ROOM, clock, 1, Outcomes(recorder))
+        clock.advance(seconds)
+        release.set()
+        assert isinstance(answer, Deferred)
+        assert decode_actions(await answer) == {"sess.next": 1}
+        assert recorder.take() == events
+
+
 class TestBlocking:
     @pytest_twisted.ensureDeferred
     async def test_a_handler_runs_in_a_thread_of_its_handlers(self) -> None:
@@ -190,7 +296,12 @@ class TestBlocking:
         assert await holding == b""
         await ask(handlers, Message("holds"))
         assert ran == ["holds", "holds"]
-        assert logged.take() == ["error: the handler of the message 'waits' took longer than 0.01 s"]
+        assert logged.take() == [
+            (
+                "error: the handler of the message 'waits' did not begin within 0.01 s: all 1 blocking_threads"
+                " are busy; raise blocking_threads, or find the handler that is slow"
+            )
+        ]
 
     @pytest_twisted.ensureDeferred
     async def test_a_handler_that_times_out_while_it_runs(self, logged: Logged) -> None:
@@ -204,7 +315,7 @@ class TestBlocking:
         assert not following.called
         release.set()
         assert decode_actions(await following) == {"sess.next": 1}
-        assert logged.take() == ["error: the handler of the message 'holds' took longer than 0.01 s"]
+        assert logged.take() == [late_line("holds", 0.01)]
 
     @pytest_twisted.ensureDeferred
     async def test_a_handler_that_times_out_in_the_queue_leaves_nothing(self, logged: Logged) -> None:

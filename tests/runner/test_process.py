@@ -21,7 +21,7 @@ from twisted.internet import reactor as default_reactor
 from twisted.internet.testing import MemoryReactorClock
 
 from spoa_twisted import Handlers, SPOAFactory
-from spoa_twisted.runner import exit_status
+from spoa_twisted.runner import exit_status, process
 from spoa_twisted.runner.process import ProcessService, collect_garbage_less_often, handle_signal
 from spoa_twisted.spop.connection import EngineConnection
 from spoa_twisted.spop.messages import Message
@@ -389,6 +389,22 @@ def test_health_checks_are_logged_when_asked_for(options: list[str], seen: bool,
     agent.ended()
     assert ("HAProxyHello(" in agent.output) is seen
     assert (": ended: " in agent.output) is seen
+
+
+def test_it_watches_for_standstills_until_it_is_drained(monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
+    """Then no timer is left. A service that was never started stops too."""
+    monkeypatch.setattr(ProcessService, "_before_start", lambda service: None)
+    monkeypatch.setattr(process, "collect_garbage_less_often", lambda: None)
+    memory = MemoryReactorClock()
+    service = ProcessService(SPOAFactory(Handlers(), reactor=memory), reactor=memory)
+    assert service.stopService().called
+    service.startService()
+    for _ in range(3):
+        memory.advance(0.25)
+    assert len(memory.getDelayedCalls()) == 1
+    assert service.stopService().called
+    assert memory.getDelayedCalls() == []
+    assert logged.take() == []
 
 
 def test_an_endpoint_that_fails_later_ends_the_agent(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,202 @@
+"""Handlers that hold up the agent: they keep the reactor's thread for long, and all other requests wait.
+
+The agent reads the clock when it begins to handle the bytes of a read, and after each handler. That costs 0.5
+microseconds for a NOTIFY that takes 6. So an agent that is busy does it only if there is a reason: it reads the clock
+once in 64 reads. If these took less than 0.25 seconds together, no handler has blocked. Otherwise, it measures each
+handler for a minute. An agent that is less busy always measures.
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from twisted.internet.interfaces import IReactorTime
+
+from spoa_twisted.handlers.handler import Handler
+from spoa_twisted.observer import HandlerBlocked, IObserver
+from spoa_twisted.spop.messages import Message
+
+#: Seconds. A handler that keeps the reactor's thread for longer is reported.
+LONGEST_TURN: Final = 0.25
+
+#: After so many reads, the agent decides whether to measure. An agent with 256 reads a second or more is busy.
+READS: Final = 64
+
+#: Seconds for which a busy agent measures each handler after a block of reads that took too long.
+MEASURED: Final = 60.0
+
+
+@final
+class _HoldUp:
+    """A handler that held the agent up, and is not reported yet."""
+
+    __slots__ = ("handler", "name", "place", "seconds", "waiting")
+
+    def __init__(self, handler: Handler, name: str, seconds: float) -> None:
+        self.handler = handler
+        self.name = name
+        self.seconds = seconds
+        self.place: str | None = None
+        # The number of NOTIFYs that waited.
+        self.waiting = 0
+
+
+@final
+class HoldUps:
+    """Reports handlers that keep the reactor's thread for longer than ``LONGEST_TURN``.
+
+    The report comes two turns of the reactor later. The NOTIFYs that are read until then have waited, and are counted.
+    """
+
+    __slots__ = (
+        "_decided",
+        "_measure_until",
+        "_measuring",
+        "_messages",
+        "_observer",
+        "_pending",
+        "_since",
+        "_undecided",
+        "active",
+        "reads",
+    )
+
+    def __init__(self, observer: IObserver) -> None:
+        self._observer = observer
+        self._pending: list[_HoldUp] = []
+        # The messages of the last NOTIFY that was counted. One NOTIFY may have several messages.
+        self._messages: list[Message] | None = None
+        # The value of reactor.seconds() at which the handler that runs now was called, or a moment before.
+        self._since = 0.0
+        # When the agent last decided whether to measure, and until when it measures in any case.
+        self._decided = 0.0
+        self._measure_until = 0.0
+        # Whether to measure each handler, and the number of measured reads until the agent decides that again.
+        self._measuring = True
+        self._undecided = READS
+        #: The number of reads until :meth:`begin` has to be called. While each handler is measured, each read needs it.
+        self.reads = 1
+        #: Whether a read is handled now, and each handler is measured.
+        self.active = False
+
+    def begin(self, now: float) -> None:
+        """Begin to handle a read. ``SPOAProtocol`` counts :attr:`reads` down, and calls this at 0.
+
+        :param now: ``reactor.seconds()``.
+        """
+        self._undecided -= 1
+        if self._undecided <= 0 or not self._measuring:
+            self._undecided = READS
+            self._decide(now)
+        self.reads = 1 if self._measuring else READS
+        self._since = now
+        self.active = self._measuring
+
+    def restart(self, now: float) -> None:
+        """Measure the next handler from ``now`` on: what came before was not its time."""
+        self._since = now
+
+    def check(self, handler: Handler, message: Message, messages: list[Message], reactor: IReactorTime) -> None:
+        """Measure the call of ``handler``, which has returned. Do nothing if :attr:`active` is false.
+
+        If others hold the agent up, count the NOTIFY. If ``handler`` did, note that.
+
+        :param messages: the messages of the NOTIFY.
+        """
+        if not self.active:
+            return
+        if self._pending and messages is not self._messages:
+            self._messages = messages
+            for hold_up in self._pending:
+                hold_up.waiting += 1
+        now = reactor.seconds()
+        seconds = now - self._since
+        self._since = now
+        # A blocking handler is called here only if the reactor has no threads, as in tests.
+        if seconds > LONGEST_TURN and not handler.blocking:
+            self._messages = messages
+            self._note(handler, message, seconds, now, reactor)
+
+    def on_step(self, handler: Handler, message: Message, started: float, reactor: IReactorTime) -> None:
+        """Note that a step of a coroutine held the agent up, if it did.
+
+        :param started: the value of ``reactor.seconds()`` before the step.
+        """
+        now = reactor.seconds()
+        if now - started > LONGEST_TURN:
+            # Another handler may have resumed the coroutine, by firing the Deferred that it awaits. The time of the
+            # coroutine does not count for that handler.
+            self._since = now
+            self._note(handler, message, now - started, now, reactor)
+
+    def explain(self, place: str | None) -> float:
+        """Return for how many seconds the handlers that are not reported yet have held the agent up.
+
+        :param place: the line of code in which the reactor's thread was meanwhile; ``None`` if it is not known. The
+            report of the longest hold-up names it.
+        """
+        if self._pending:
+            max(self._pending, key=lambda hold_up: hold_up.seconds).place = place
+        return sum([hold_up.seconds for hold_up in self._pending])
+
+    def _decide(self, now: float) -> None:
+        busy = 0 <= now - self._decided < LONGEST_TURN
+        self._decided = now
+        if busy:
+            # If the clock was set back, the minute ends at once.
+            self._measuring = bool(self._pending) or 0 < self._measure_until - now <= MEASURED
+        elif not self._measuring:
+            # Either the agent has less to do now, or something blocked.
+            self._measuring = True
+            self._measure_until = now + MEASURED
+
+    def _note(self, handler: Handler, message: Message, seconds: float, now: float, reactor: IReactorTime) -> None:
+        hold_up = _HoldUp(handler, message.name, seconds)
+        self._pending.append(hold_up)
+        self._measuring = True
+        self.reads = 1
+        self._measure_until = now + MEASURED
+        # This call runs at the beginning of the reactor's next turn, before the reactor reads what has arrived
+        # meanwhile. The second call runs after that.
+        reactor.callLater(0, reactor.callLater, 0, self._report, hold_up)
+
+    def _report(self, hold_up: _HoldUp) -> None:
+        self._pending.remove(hold_up)
+        if not self._pending:
+            self._messages = None
+        handler = hold_up.handler
+        self._observer.on_event(
+            HandlerBlocked(
+                hold_up.name,
+                hold_up.seconds,
+                hold_up.waiting,
+                coroutine=handler.is_coroutine,
+                timeout=handler.timeout or 0.0,
+                place=hold_up.place,
+            )
+        )
+
+
+@final
+class Steps:
+    """Measures the steps of a coroutine: those that run later, when what it awaits has a result.
+
+    :param handler: the handler that is the coroutine.
+    """
+
+    __slots__ = ("_handler", "_hold_ups", "_message", "_reactor", "seconds")
+
+    def __init__(self, hold_ups: HoldUps, handler: Handler, message: Message, reactor: IReactorTime) -> None:
+        self._hold_ups = hold_ups
+        self._handler = handler
+        self._message = message
+        self._reactor = reactor
+        #: The clock.
+        self.seconds = reactor.seconds
+
+    def end(self, started: float) -> None:
+        """Note that a step held the agent up, if it did.
+
+        :param started: the value of :attr:`seconds` before the step.
+        """
+        self._hold_ups.on_step(self._handler, self._message, started, self._reactor)

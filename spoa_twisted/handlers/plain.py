@@ -1,0 +1,53 @@
+"""Whether a function is plain: it surely returns neither a Deferred nor another awaitable.
+
+A ``def`` may return a Deferred, so the kind of the function does not tell. Its source does, if each ``return`` returns
+a dict that is written there, or a constant. Of other functions, nothing is known before they are called.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from types import FunctionType, MethodType
+from typing import Any
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+
+
+def is_plain(function: Any) -> bool:
+    """Return whether ``function`` surely returns neither a Deferred nor another awaitable.
+
+    False for a function whose source is not available, and for a lambda, whose source has no clear beginning.
+    """
+    if isinstance(function, MethodType):
+        function = function.__func__
+    # A function with __wrapped__ is the work of a decorator, such as inlineCallbacks. inspect.getsource would return
+    # the source of the decorated function instead of its own.
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        return False
+    if function.__code__.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        return False
+    try:
+        statement = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    except Exception:
+        # There is no source, or it has changed since the module was loaded, and is no Python at present.
+        return False
+    if not isinstance(statement, ast.FunctionDef) or statement.name != function.__code__.co_name:
+        return False
+    return all(_is_no_awaitable(node.value) for node in _own_nodes(statement) if isinstance(node, ast.Return))
+
+
+def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes below ``node`` that are not in a function or class within it."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, _SCOPES):
+            yield child
+            yield from _own_nodes(child)
+
+
+def _is_no_awaitable(value: ast.expr | None) -> bool:
+    if isinstance(value, ast.IfExp):
+        return _is_no_awaitable(value.body) and _is_no_awaitable(value.orelse)
+    return value is None or isinstance(value, (ast.Constant, ast.Dict, ast.DictComp))
