@@ -15,7 +15,8 @@ from spoa_twisted import Handlers, Variables
 
 assert IReactorTime.providedBy(reactor)
 
-handlers = Handlers(on_error={"txn.failed": "handler"})
+# A slow machine may take more than the default of one second for many requests with httpx at once.
+handlers = Handlers(timeout=30, on_error={"txn.failed": "handler"})
 log = Logger()
 web = httpx.AsyncClient(timeout=None)
 held: list[Deferred[None]] = []
