@@ -53,9 +53,7 @@ async def test_no_variables(endpoint: str, listen: Any, logged: Logged) -> None:
         hint.format("echo"),
         0,
     )
-    assert logged.take() == [
-        "warn: no handler for the message 'ehco\\x1b': it sets no variables; did you mean 'echo'?"
-    ]
+    assert logged.take() == ["warn: no handler for the message 'ehco\\x1b': it sets no variables; did you mean 'echo'?"]
 
 
 @pytest.mark.parametrize(
