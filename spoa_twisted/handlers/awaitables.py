@@ -23,7 +23,7 @@ def begin(result: Any, steps: Steps | None = None) -> Any:
     Return the result of an awaitable that has ended, or a Deferred that fires with the result. If the Deferred is
     cancelled, it cancels what the awaitable waits for.
 
-    :param steps: measures the later steps of a coroutine.
+    :param steps: measures the steps of a coroutine.
     :raises BaseException: any exception that a coroutine raises before it waits for the first time.
     """
     if isinstance(result, CoroutineType):

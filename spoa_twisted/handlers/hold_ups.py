@@ -117,9 +117,12 @@ class HoldUps:
             self._messages = messages
             self._note(handler, message, seconds, now, reactor)
 
-    def on_step(self, handler: Handler, message: Message, started: float, reactor: IReactorTime) -> None:
+    def on_step(
+        self, handler: Handler, message: Message, messages: list[Message], started: float, reactor: IReactorTime
+    ) -> None:
         """Note that a step of a coroutine held the agent up, if it did.
 
+        :param messages: the messages of the NOTIFY.
         :param started: the value of ``reactor.seconds()`` before the step.
         """
         now = reactor.seconds()
@@ -127,6 +130,8 @@ class HoldUps:
             # Another handler may have resumed the coroutine, by firing the Deferred that it awaits. The time of the
             # coroutine does not count for that handler.
             self._since = now
+            # The step may belong to the call that check() measures next. Its own NOTIFY has not waited.
+            self._messages = messages
             self._note(handler, message, now - started, now, reactor)
 
     def explain(self, place: str | None) -> float:
@@ -179,17 +184,21 @@ class HoldUps:
 
 @final
 class Steps:
-    """Measures the steps of a coroutine: those that run later, when what it awaits has a result.
+    """Measures the steps of a coroutine. A step ends when the coroutine waits, and when it ends.
 
     :param handler: the handler that is the coroutine.
+    :param messages: the messages of the NOTIFY.
     """
 
-    __slots__ = ("_handler", "_hold_ups", "_message", "_reactor", "seconds")
+    __slots__ = ("_handler", "_hold_ups", "_message", "_messages", "_reactor", "seconds")
 
-    def __init__(self, hold_ups: HoldUps, handler: Handler, message: Message, reactor: IReactorTime) -> None:
+    def __init__(
+        self, hold_ups: HoldUps, handler: Handler, message: Message, messages: list[Message], reactor: IReactorTime
+    ) -> None:
         self._hold_ups = hold_ups
         self._handler = handler
         self._message = message
+        self._messages = messages
         self._reactor = reactor
         #: The clock.
         self.seconds = reactor.seconds
@@ -199,4 +208,4 @@ class Steps:
 
         :param started: the value of :attr:`seconds` before the step.
         """
-        self._hold_ups.on_step(self._handler, self._message, started, self._reactor)
+        self._hold_ups.on_step(self._handler, self._message, self._messages, started, self._reactor)

@@ -236,7 +236,7 @@ class Handlers(LifeCycle):
                 result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
                 # Nearly every handler returns a dict.
                 if type(result) is not dict:
-                    result = begin(result, Steps(hold_ups, handler, message, reactor))
+                    result = begin(result, Steps(hold_ups, handler, message, messages, reactor))
                     if isinstance(result, Deferred):
                         pending = pending or []
                         threads = self._threads if handler.blocking else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
@@ -163,6 +165,30 @@ def test_a_coroutine(agent: Agent) -> None:
     agent.waiting[0].callback(None)
     agent.session.notify("now")
     assert agent.blocked() == [HandlerBlocked("coroutine", 3, 1, coroutine=True)]
+
+
+@pytest.mark.parametrize("in_task", [False, True], ids=["without a Task", "in a Task"])
+def test_a_coroutine_that_blocks_in_the_call(agent: Agent, in_task: bool) -> None:
+    """Its own NOTIFY has not waited for it. The next one has."""
+
+    @agent.handlers.message("fired")
+    async def fired() -> None:
+        await succeed(None)
+        agent.block(2)
+
+    def notify() -> None:
+        agent.session.notify("fired", "now")
+
+    if in_task:
+        with closing(asyncio.new_event_loop()) as loop:
+            loop.call_soon(notify)
+            # The Task ends in a later turn of the loop than the coroutine.
+            for _ in range(2):
+                loop.call_soon(loop.stop)
+                loop.run_forever()
+    else:
+        notify()
+    assert agent.blocked() == [HandlerBlocked("fired", 2, 1, coroutine=True)]
 
 
 def test_a_coroutine_that_another_handler_resumes(agent: Agent) -> None:

@@ -135,7 +135,9 @@ class TestStalls:
             watched.tracebacks.text = TEXT
             watched.monotonic += elapsed
             watched.clock.rightNow += elapsed
-            watched.hold_ups.on_step(handler, Message("m"), watched.clock.seconds() - seconds, watched.clock)
+            message = Message("m")
+            started = watched.clock.seconds() - seconds
+            watched.hold_ups.on_step(handler, message, [message], started, watched.clock)
             watched.clock.pump([0, 0])
             place = "/srv/agent/iprep.py, line 14, in get_score"
             blocked = HandlerBlocked("m", seconds, 0, place=place)
