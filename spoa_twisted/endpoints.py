@@ -20,7 +20,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorCore, IStreamServerEndpoint, IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
-from spoa_twisted.handlers.names import nearest
+from spoa_twisted.handlers.names import did_you_mean, nearest
 
 #: The default endpoint. The port is the one in the example of SPOE.txt. The interface lets only programs on the same
 #: machine connect: SPOP has no authentication.
@@ -105,7 +105,7 @@ def _find_problem(text: str, error: Exception | None) -> str:
             if name == value:
                 return f"{name!r} is no option of {kind}; a value with colons, as in IPv6, needs \\: for each of them"
             similar = nearest(name, _OPTIONS[kind]) or _OPTIONS[kind]
-            return f"{kind} has no option {name!r}; did you mean {' or '.join(similar)}?"
+            return f"{kind} has no option {name!r}{did_you_mean(similar)}"
         if name in _NUMBERS and not value.isdecimal():
             return f"{name}={value} is not a whole number"
     return _CHECKS[kind](kind, options, error)

@@ -1,30 +1,26 @@
 """The log of an agent: an observer that writes a line for each event.
 
-Names and texts that come from a peer may be as long as a frame, and may hold control characters. The log cuts and
-escapes them, so that a peer can neither forge a line nor fill the disk. A fault that would repeat with each request or
-each connection is logged once, or once a minute, or ten times a minute and then counted (:mod:`spoa_twisted.flood`).
+A peer can neither forge a line nor fill the disk. Its names and texts are cut and escaped
+(:mod:`spoa_twisted.escaping`). A fault that would repeat with each request or each connection is logged once, or once a
+minute, or ten times a minute and then counted (:mod:`spoa_twisted.flood`).
 
 A new kind of event is logged if :data:`_LINES` has a line for it, or if :class:`LogObserver` has a method for it.
 """
 
 from __future__ import annotations
 
-# PyPy loads this module from its file when a text is first encoded as ASCII. If the process has no file descriptor left
-# at that time, loading fails, and the line of the log is lost. So the module is loaded now.
-import encodings.ascii  # noqa: F401
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Final, final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
-from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
+from spoa_twisted.escaping import cut, in_one_line, log_failure
 from spoa_twisted.flood import Flood, Key, Once, OncePerMinute
-from spoa_twisted.handlers.names import nearest
+from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.observer import (
     LONG_WAIT,
     AcksHeldBack,
@@ -66,22 +62,14 @@ from spoa_twisted.spop.reassembly import MAX_PAYLOAD_SIZE
 # The namespace of the events of agents in Twisted's log. Applications filter events by it.
 _NAMESPACE: Final = "spoa_twisted.agent"
 
-# Characters. A longer name of a message or a variable is cut in the log.
-_MAX_NAME_LENGTH: Final = 64
-
 # How many names of messages a line of the log has at most.
 _MAX_NAMES_IN_LINE: Final = 5
 
-# Characters. A longer text of an exception is cut in the log, and a longer traceback too. The traceback of a
-# RecursionError has 80,000.
-_MAX_TEXT_LENGTH: Final = 2000
-_MAX_TRACEBACK_LENGTH: Final = 10_000
-
-# Every character but printable ASCII. Terminals and log viewers may interpret the others.
-_UNPRINTABLE: Final = re.compile(r"[^ -~]")
-# The same, without the line breaks of a traceback.
-_UNPRINTABLE_BUT_NEWLINE: Final = re.compile(r"[^ -~\n]")
-
+#: The text of the event ``ResultTooBig``. :mod:`spoa_twisted.strict` raises an exception with it.
+RESULT_TOO_BIG: Final = (
+    "the variables of the message {name!a} do not fit in the ACK: they need {size} bytes, and {room} are left; the"
+    " largest is {largest}"
+)
 
 # The level and the text of each event that is logged every time, always in the same way. The text is a format: the
 # names in it are fields of the event, and !a escapes a text that comes from the peer.
@@ -104,13 +92,14 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained in time"),
 }
 
-# The faults that a failing handler repeats with each request. Ten a minute and message are logged. Then the log counts
-# them, and this is the text of the count: "the handler of the message 'm' failed 12,345 more times in the last minute".
+# The faults that may repeat with each request. Ten a minute and message are logged. Then the log counts them, and this
+# is the text of the count: "the handler of the message 'm' failed 12,345 more times in the last minute".
 _COUNTED: Final[dict[type[Event], str]] = {
     ArgumentMissing: "{handler} was not called, for lack of an argument,",
     CancelFailed: "a handler's Deferred failed to be cancelled",
     HandlerFailed: "{handler} failed",
     HandlerTimedOut: "{handler} timed out",
+    PayloadRefused: "a NOTIFY that exceeds a limit was refused",
     RespondFailed: "the handlers failed to respond",
     ResponseUnsendable: "the handlers responded with a value that cannot be sent",
     ResultTooBig: "{handler} returned variables that do not fit in the ACK",
@@ -171,7 +160,7 @@ class LogObserver:
     def on_event(self, event: Event) -> None:
         """Log ``event``. Ignore a kind of event that this class does not know."""
         kind = type(event)
-        if kind in _COUNTED and not self._flood.admits(kind, _cut(getattr(event, "name", ""))):
+        if kind in _COUNTED and not self._flood.admits(kind, cut(getattr(event, "name", ""))):
             return
         special = self._special.get(kind)
         if special is not None:
@@ -200,7 +189,7 @@ class LogObserver:
             )
 
     def _payload_refused(self, event: PayloadRefused) -> None:
-        names = ", ".join(f"{_cut(name)!a}" for name in event.names[:_MAX_NAMES_IN_LINE])
+        names = ", ".join(f"{cut(name)!a}" for name in event.names[:_MAX_NAMES_IN_LINE])
         if len(event.names) > _MAX_NAMES_IN_LINE:
             names += f" and {len(event.names) - _MAX_NAMES_IN_LINE} more"
         self._log.warn(
@@ -232,11 +221,11 @@ class LogObserver:
 
     def _message_unhandled(self, event: MessageUnhandled) -> None:
         if self._is_new(event, event.name):
-            similar = " or ".join([ascii(_cut(name)) for name in nearest(event.name, event.known)])
+            similar = [ascii(cut(name)) for name in nearest(event.name, event.known)]
             self._log.warn(
                 "no handler for the message {name!a}: it sets no variables{hint}",
-                name=_cut(event.name),
-                hint=f"; did you mean {similar}?" if similar else "",
+                name=cut(event.name),
+                hint=did_you_mean(similar),
             )
 
     def _variable_name_long(self, event: VariableNameLong) -> None:
@@ -244,7 +233,7 @@ class LogObserver:
             self._log.warn(
                 "the name of the variable {name!a} may be too long: HAProxy drops a variable silently when"
                 " scope.prefix.name has more than 63 characters",
-                name=_cut(event.variable),
+                name=cut(event.variable),
             )
 
     def _variable_without_scope(self, event: VariableWithoutScope) -> None:
@@ -252,13 +241,13 @@ class LogObserver:
             self._log.warn(
                 "the variable {name!a} has no scope, so HAProxy sets it in proc, which all clients share: write"
                 " {transaction!a} to set it for one request, or {process!a} if they shall share it",
-                name=_cut(event.variable),
-                transaction=_cut(f"txn.{event.variable}"),
-                process=_cut(f"proc.{event.variable}"),
+                name=cut(event.variable),
+                transaction=cut(f"txn.{event.variable}"),
+                process=cut(f"proc.{event.variable}"),
             )
 
     def _handler_failed(self, event: HandlerFailed) -> None:
-        log_failure(self._log, "the handler of the message {name!a} failed", event.failure, name=_cut(event.name))
+        log_failure(self._log, "the handler of the message {name!a} failed", event.failure, name=cut(event.name))
 
     def _handler_timed_out(self, event: HandlerTimedOut) -> None:
         timeout = f"{event.timeout:g} s"
@@ -274,20 +263,20 @@ class LogObserver:
                 " timeout=, or start the agent with --handler-timeout, and let HAProxy's timeout processing be longer"
             )
         busy = _busy("were" if event.began else "are", event.threads)
-        self._log.error(text, name=_cut(event.name), timeout=timeout, waited=_measured(event.waited), busy=busy)
+        self._log.error(text, name=cut(event.name), timeout=timeout, waited=_measured(event.waited), busy=busy)
 
     def _thread_awaited(self, event: ThreadAwaited) -> None:
         # All handlers share the threads, so one line a minute is enough.
         if self._faults.admits(ThreadAwaited):
             self._log.warn(
                 "the handler of the message {name!a} waited {waited} for a thread: {busy}",
-                name=_cut(event.name),
+                name=cut(event.name),
                 waited=_measured(event.waited),
                 busy=_busy("were", event.threads),
             )
 
     def _handler_blocked(self, event: HandlerBlocked) -> None:
-        if not self._faults.admits((HandlerBlocked, _cut(event.name))):
+        if not self._faults.admits((HandlerBlocked, cut(event.name))):
             return
         advice = "say blocking=True"
         if event.coroutine:
@@ -297,7 +286,7 @@ class LogObserver:
         others = f"{event.waiting:,} other request{'' if event.waiting == 1 else 's'} waited"
         self._log.warn(
             "the handler of the message {name!a} held the agent up for {seconds}{place}; {others}: {advice}",
-            name=_cut(event.name),
+            name=cut(event.name),
             seconds=_measured(event.seconds),
             place=_place(event.place),
             others=others if event.waiting else "no other request waited",
@@ -311,25 +300,24 @@ class LogObserver:
         self._log.error(
             "the handler of the message {name!a} was not called: {error}; add it to the args of the spoe-message, or"
             " give the parameter a default",
-            name=_cut(event.name),
+            name=cut(event.name),
             error=in_one_line(safe_str(event.error)),
         )
 
     def _result_unsendable(self, event: ResultUnsendable) -> None:
         self._log.error(
             "the handler of the message {name!a} returned a value that cannot be sent: {error}",
-            name=_cut(event.name),
+            name=cut(event.name),
             error=in_one_line(safe_str(event.error)),
         )
 
     def _result_too_big(self, event: ResultTooBig) -> None:
         self._log.error(
-            "the variables of the message {name!a} do not fit in the ACK: they need {size} bytes, and {room} are left;"
-            " the largest is {largest}",
-            name=_cut(event.name),
+            RESULT_TOO_BIG,
+            name=cut(event.name),
             size=event.size,
             room=event.room,
-            largest=_cut(event.largest),
+            largest=cut(event.largest),
         )
 
     def _cancel_failed(self, event: CancelFailed) -> None:
@@ -356,47 +344,7 @@ class LogObserver:
         )
 
     def _is_new(self, event: Event, name: str) -> bool:
-        return self._names.admits((type(event), _cut(name)))
-
-
-def log_failure(log: Logger, text: str, failure: Failure, **values: Any) -> None:
-    """Log ``failure`` with its traceback. Cut and escape the text, if it is long or has control characters.
-
-    The text of an exception may hold what a peer has sent, for example in a ``KeyError``.
-
-    :param text: a format for ``values``, the first line of what is logged.
-    """
-    message = safe_str(failure.value)
-    traceback = failure.getTraceback()
-    harmless = not _UNPRINTABLE_BUT_NEWLINE.search(traceback) and len(traceback) <= _MAX_TRACEBACK_LENGTH
-    if harmless and message.isprintable() and len(message) <= _MAX_TEXT_LENGTH:
-        # Log observers of the application then receive the Failure itself, not only its text.
-        log.failure(text, failure, **values)
-        return
-    # A traceback ends with the type and the message of the exception. In the message, line breaks are escaped too: they
-    # could look like lines of the log. The frames before it keep their line breaks.
-    frames, found, _ = traceback.rpartition(f": {message}\n")
-    if found:
-        # The last frames are the most useful ones: the exception was raised there.
-        frames = _UNPRINTABLE_BUT_NEWLINE.sub(_escape, frames[-_MAX_TRACEBACK_LENGTH:])
-        traceback = f"{frames}: {in_one_line(message)}"
-    else:
-        traceback = in_one_line(traceback)
-    text += "\n{traceback}"
-    log.critical(text, traceback=traceback, **values)
-
-
-def in_one_line(text: str) -> str:
-    """Return the first 2,000 characters of ``text``. Line breaks, and all else but printable ASCII, are escaped."""
-    return _UNPRINTABLE.sub(_escape, text[:_MAX_TEXT_LENGTH])
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode("ascii")
-
-
-def _cut(name: str) -> str:
-    return name[:_MAX_NAME_LENGTH]
+        return self._names.admits((type(event), cut(name)))
 
 
 def _busy(are: str, threads: int) -> str:

@@ -17,8 +17,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted.handlers.interfaces import IHandlers
-from spoa_twisted.handlers.names import nearest
+from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.log import RESULT_TOO_BIG
 from spoa_twisted.observer import (
     ArgumentMissing,
     ConnectionMade,
@@ -218,7 +219,7 @@ class _StrictOutcomes(Outcomes):
     __slots__ = ("_request",)
 
     def __init__(self, outcomes: Outcomes, request: Request) -> None:
-        super().__init__(outcomes._observer, outcomes._record)
+        super().__init__(outcomes._observer, outcomes._record, outcomes.hold_ups)
         self._request = request
 
     def report(self, position: int, outcome: Outcome, event: MessageEvent, actions: bytes) -> bytes:
@@ -239,8 +240,7 @@ def _failure(event: Event) -> KeptFailure:
         error = TimeoutError(f"the handler of the message {event.name!r} took longer than {event.timeout:g} s")
     elif isinstance(event, ResultTooBig):
         error = ValueError(
-            f"the variables of the message {event.name!r} do not fit in the ACK: they need {event.size} bytes, and"
-            f" {event.room} are left; the largest is {event.largest}"
+            RESULT_TOO_BIG.format(name=event.name, size=event.size, room=event.room, largest=event.largest)
         )
     else:
         assert isinstance(event, MessageUnhandled)
@@ -249,8 +249,7 @@ def _failure(event: Event) -> KeptFailure:
 
 
 def _no_handler(name: str, known: Sequence[str]) -> str:
-    text = f"no handler for {name!r}"
-    similar = nearest(name, known)
-    if similar:
-        return f"{text}; did you mean {' or '.join(map(repr, similar))}?"
-    return f"{text}; there are handlers for {', '.join(map(repr, known))}" if known else text
+    hint = did_you_mean(map(repr, nearest(name, known)))
+    if known and not hint:
+        hint = f"; there are handlers for {', '.join(map(repr, known))}"
+    return f"no handler for {name!r}{hint}"

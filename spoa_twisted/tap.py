@@ -15,7 +15,7 @@ from twisted.python.usage import UsageError
 
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT
-from spoa_twisted.handlers.names import nearest
+from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.limits import LIMITS, Limit
 from spoa_twisted.log import agent_log
 from spoa_twisted.runner.errors import CannotStart
@@ -89,8 +89,8 @@ class Options(UsageOptions):
             # exits with status 0 then, which means success.
             unknown = [name for name in re.findall("--([A-Za-z_-]+)", str(error)) if name not in self.docs]
             similar = [f"--{name}" for name in nearest(unknown[0], self.docs)] if unknown else []
-            hint = f"did you mean {' or '.join(similar)}?" if similar else "twistd spoa --help lists the options"
-            raise CannotStart(f"{error}; {hint}") from None
+            hint = did_you_mean(similar) or "; twistd spoa --help lists the options"
+            raise CannotStart(f"{error}{hint}") from None
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse arguments that are not options. Twisted calls this with them.

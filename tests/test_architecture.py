@@ -31,6 +31,7 @@ ORDER = [
     "observer",
     "handlers.names",
     "flood",
+    "escaping",
     "log",
     "handlers.binding",
     "handlers.plain",

@@ -9,13 +9,12 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger, formatEvent, globalLogPublisher
+from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from spoa_twisted import Handlers, Message, SPOAFactory, observer
-from spoa_twisted.log import LogObserver, agent_log, in_one_line, log_failure
+from spoa_twisted.log import LogObserver, agent_log
 from spoa_twisted.observer import (
     AcksHeldBack,
     ArgumentMissing,
@@ -57,26 +56,9 @@ from spoa_twisted.testing import FakeHAProxy
 from tests.agent.memory import Session
 from tests.conftest import Logged
 from tests.handlers.answers import KINDS, LONG, UnprintableError, answer_of, late_line, plain
+from tests.lines import Lines, failure_of
 
 PEER = "192.0.2.1:12345"
-
-
-@implementer(ILogObserver)
-class Lines:
-    """The lines of a log, at all levels."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        line = f"{event['log_level'].name}: {formatEvent(event)}"
-        failure = event.get("log_failure")
-        self._lines.append(line if failure is None else f"{line}\n{failure.getTraceback()}".rstrip())
-
-    def take(self) -> list[str]:
-        """Return the lines since the last call, and forget them. A traceback stands behind its line."""
-        lines, self._lines = self._lines, []
-        return lines
 
 
 @pytest.fixture
@@ -92,14 +74,6 @@ def lines() -> Lines:
 @pytest.fixture
 def log(lines: Lines, clock: Clock) -> LogObserver:
     return LogObserver(Logger(observer=lines), clock)
-
-
-def failure_of(error: BaseException) -> Failure:
-    """Return the Failure of an exception that was raised, with a traceback."""
-    try:
-        raise error
-    except BaseException:
-        return Failure()
 
 
 FAILURE = failure_of(LookupError("no such row"))
@@ -386,6 +360,7 @@ class TestFloods:
         (CancelFailed(FAILURE), "a handler's Deferred failed to be cancelled"),
         (HandlerFailed("m", FAILURE), "the handler of the message 'm' failed"),
         (HandlerTimedOut("m", 1), "the handler of the message 'm' timed out"),
+        (PayloadRefused(PEER, ("m",), "max_payload_size", 1), "a NOTIFY that exceeds a limit was refused"),
         (RespondFailed(PEER, FAILURE), "the handlers failed to respond"),
         (
             ResponseUnsendable(PEER, TypeError("not bytes")),
@@ -552,90 +527,18 @@ class TestResultUnsendable:
         assert "cannot be sent: <UnprintableError instance" in line
 
 
-class TestLogFailure:
-    """A traceback holds the text of an exception, which may quote the peer's text."""
-
-    @staticmethod
-    def logged(error: BaseException) -> str:
-        """Return the text that ``log_failure`` logs."""
-        lines = Lines()
-        log_failure(Logger(observer=lines), "failed with {name}", failure_of(error), name="{m}")
-        (text,) = lines.take()
-        assert text.startswith("critical: failed with {m}\n")
-        return text
-
-    def test_a_harmless_failure_is_logged_as_it_is(self) -> None:
-        """The event has the Failure itself, for observers of the log that show it in their own way."""
-        failures: list[Failure] = []
-
-        @implementer(ILogObserver)
-        def keep(event: dict[str, Any]) -> None:
-            failures.append(event["log_failure"])
-
-        log_failure(Logger(observer=keep), "failed", FAILURE)
-        assert failures == [FAILURE]
-
-    @pytest.mark.parametrize(
-        "text", ["no such user: bob\n2026-01-01 forged", "\x1b[2J\r\x85\u2028", "é\udc80", "{0} {\n"], ids=ascii
-    )
-    def test_a_text_is_escaped(self, text: str) -> None:
-        """It can neither forge a line nor control a terminal. The frames above it stay readable."""
-        logged = self.logged(ValueError(text))
-        assert all(character == "\n" or " " <= character <= "~" for character in logged)
-        assert "Traceback" in logged
-        assert "\n    raise error\n" in logged
-        assert logged.endswith("ValueError: " + text.encode("unicode_escape").decode())
-
-    def test_a_long_text_is_cut(self) -> None:
-        """After 2,000 characters."""
-        logged = self.logged(ValueError("x" * LONG))
-        assert logged.endswith("ValueError: " + "x" * 2000)
-        assert len(logged) < 4000
-
-    def test_a_text_of_2000_characters_is_not_cut(self) -> None:
-        """But one more is."""
-        assert "x" * 2000 in self.logged(ValueError("x" * 2000))
-        assert "x" * 2001 not in self.logged(ValueError("x" * 2001))
-
-    def test_an_exception_whose_text_changes(self) -> None:
-        """Where its text begins in the traceback is unknown. The whole traceback becomes one line."""
-
-        class Changing(Exception):
-            count = 0
-
-            def __str__(self) -> str:
-                self.count += 1
-                return f"{self.count}\nforged\x1b[2J"
-
-        logged = self.logged(Changing())
-        assert len(logged.splitlines()) == 2
-        assert "Traceback" in logged
-        assert "\x1b" not in logged
-
-    def test_an_exception_without_a_text(self) -> None:
-        """Its ``__str__`` raises. The traceback names its class."""
-        logged = self.logged(UnprintableError())
-        assert "UnprintableError" in logged
-        assert "Traceback" in logged
-
-    @pytest.mark.parametrize(
-        "event",
-        [lambda f: HandlerFailed("m", f), lambda f: CancelFailed(f), lambda f: RespondFailed(PEER, f)],
-        ids=["handler", "cancel", "respond"],
-    )
-    def test_every_event_with_a_failure_is_escaped(
-        self, event: Callable[[Failure], Event], log: LogObserver, lines: Lines
-    ) -> None:
-        """Whatever code of the application raised the exception."""
-        log.on_event(event(failure_of(ValueError("a\nforged\x1b[2J"))))
-        (text,) = lines.take()
-        assert text.endswith("ValueError: a\\nforged\\x1b[2J")
-
-    def test_in_one_line(self) -> None:
-        """The limit counts before characters are escaped."""
-        assert in_one_line("a b~") == "a b~"
-        assert in_one_line("\t\x7f\xe9\u2028\udc80\U0001f600") == "\\t\\x7f\\xe9\\u2028\\udc80\\U0001f600"
-        assert in_one_line("\n" * 3000) == "\\n" * 2000
+@pytest.mark.parametrize(
+    "event",
+    [lambda f: HandlerFailed("m", f), lambda f: CancelFailed(f), lambda f: RespondFailed(PEER, f)],
+    ids=["handler", "cancel", "respond"],
+)
+def test_every_event_with_a_failure_is_escaped(
+    event: Callable[[Failure], Event], log: LogObserver, lines: Lines
+) -> None:
+    """Whatever code of the application raised the exception."""
+    log.on_event(event(failure_of(ValueError("a\nforged\x1b[2J"))))
+    (text,) = lines.take()
+    assert text.endswith("ValueError: a\\nforged\\x1b[2J")
 
 
 class TestThroughAnAgent:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from spoa_twisted import Handlers, Message
-from spoa_twisted.observer import HandlerFailed, Outcome, RespondFailed
+from spoa_twisted.observer import HandlerBlocked, HandlerFailed, Outcome, RespondFailed
 from spoa_twisted.testing import FakeHAProxy, MessageFailure, NoHandler, NotAcknowledged
 from tests.agent.memory import OtherHandlers
 from tests.conftest import Logged
@@ -322,6 +322,24 @@ class TestObserver:
         assert [event.name for event in recorder.events if isinstance(event, HandlerFailed)] == ["m"]
         ((names, outcomes, _),) = recorder.notifies
         assert (names, outcomes) == (["n", "m"], [Outcome.OK, Outcome.ERROR])
+
+    def test_a_handler_that_blocks(self, logged: Logged) -> None:
+        """The observer receives its event, as with a real agent. The handler lets the clock go on, as if it blocked."""
+        recorder = Recorder()
+        handlers = Handlers()
+        haproxy = FakeHAProxy(handlers, observer=recorder)
+
+        @handlers.message("m")
+        def block() -> None:
+            haproxy.clock.rightNow += 1
+
+        haproxy.notify(Message("m"), Message("m"))
+        haproxy.clock.pump([0, 0])
+        assert [event for event in recorder.events if isinstance(event, HandlerBlocked)] == [
+            HandlerBlocked("m", 1, 0),
+            HandlerBlocked("m", 1, 0),
+        ]
+        assert "'m' held the agent up for 1.00 s" in logged.take()[0]
 
     def test_a_response_that_fails(self) -> None:
         """The observer receives the event of another IHandlers too."""

@@ -27,6 +27,15 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
     return [candidate for key in keys for candidate in by_key[key]][:_MAX_NEAREST]
 
 
+def did_you_mean(names: Iterable[str]) -> str:
+    """Return the end of an error text that names what the user may have meant. It is empty if there are no ``names``.
+
+    :param names: the names that the text shows, quoted if the text quotes names.
+    """
+    choice = " or ".join(names)
+    return f"; did you mean {choice}?" if choice else ""
+
+
 def _key(name: str) -> str:
     """Return the text to compare for ``name``."""
     return name[:_MAX_LENGTH].lower().replace("_", "-")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from spoa_twisted.handlers.names import nearest
+from spoa_twisted.handlers.names import did_you_mean, nearest
 
 
 def is_file(source: str) -> bool:
@@ -28,7 +28,7 @@ def find_meant(source: str, error: BaseException) -> str:
     else:
         # The module exists, and has raised the error.
         meant = []
-    return f"; did you mean {' or '.join(meant)}?" if meant else ""
+    return did_you_mean(meant)
 
 
 def _files_like(path: Path) -> list[str]:

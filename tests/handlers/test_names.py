@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spoa_twisted.handlers.names import nearest
+from spoa_twisted.handlers.names import did_you_mean, nearest
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,12 @@ def test_the_number_of_names_is_bounded() -> None:
 
     assert nearest("x255", names())[0] == "x255"
     assert len(taken) == 256
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [([], ""), (["'a'"], "; did you mean 'a'?"), (["--a", "--b", "--c"], "; did you mean --a or --b or --c?")],
+)
+def test_the_end_of_an_error_text(names: list[str], text: str) -> None:
+    """The caller quotes the names."""
+    assert did_you_mean(iter(names)) == text

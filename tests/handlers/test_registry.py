@@ -200,6 +200,15 @@ class TestDescribe:
         text = Handlers({name: lambda: None for name in names}).describe()
         assert text == f"the messages {', '.join(names[:20])} and 180 more"
 
+    def test_is_empty(self) -> None:
+        """An agent that nothing is registered for is a mistake. A default handler is enough, or a startup function."""
+        handlers = Handlers()
+        assert handlers.is_empty is True
+        handlers.startup(lambda: None)
+        assert Handlers.merged(handlers).is_empty is False
+        assert not Handlers(default=lambda: None).is_empty
+        assert not Handlers({"m": lambda: None}).is_empty
+
 
 class TestMerged:
     def test_each_handler_keeps_its_options(self, logged: Logged) -> None:
