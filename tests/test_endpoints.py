@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 
+from spoa_twisted import endpoints
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT, describe_failure, server_endpoint
 from tests.certificates import self_signed
 
@@ -114,6 +115,21 @@ class TestServerEndpoint:
             "this version of Twisted knows no names of sockets; write index=0, the number of the socket",
         )
 
+    def test_systemd_passed_the_socket(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Then the endpoint is right."""
+        endpoint = object()
+        monkeypatch.setattr(endpoints, "serverFromString", lambda reactor, text: endpoint)
+        assert server_endpoint(MemoryReactorClock(), "systemd:domain=INET:index=0") is endpoint
+
+    def test_the_oldest_twisted_knows_no_names_of_sockets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It calls its parser with an argument that the parser does not have."""
+
+        def fail(reactor: object, text: str) -> None:
+            raise TypeError("_parseStreamServer() got an unexpected keyword argument 'name'")
+
+        monkeypatch.setattr(endpoints, "serverFromString", fail)
+        assert problem_of("systemd:domain=INET:name=a").startswith("this version of Twisted knows no names of sockets")
+
     def test_an_endpoint_of_a_plugin_has_twisteds_error(self) -> None:
         """The module does not know its options."""
         assert "Error: " in problem_of("haproxy:nonsense:1")
@@ -144,6 +160,12 @@ class TestTLS:
         assert problem_of(f"ssl:1:privateKey={key}").startswith(
             "the files have no line with BEGIN CERTIFICATE-----; pri"
         )
+
+    def test_a_file_with_other_contents(self, tmp_path: Path) -> None:
+        """The error is that of the library that reads it."""
+        certificate, key = self_signed(tmp_path)
+        key.write_text("-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n")
+        assert "Error: " in problem_of(f"ssl:1:privateKey={key}:certKey={certificate}")
 
     def test_the_port(self, tmp_path: Path) -> None:
         """It is checked as for tcp."""
@@ -220,4 +242,5 @@ class TestDescribeFailure:
         held = CannotListenError(None, b"/run/a", "process 7 holds its lock, /run/a.lock")
         assert "process 7 holds its lock, /run/a.lock" in describe_failure(held)
         assert "unheard of" in describe_failure(OSError(errno.EIO, "unheard of"))
+        assert "unheard of" in describe_failure(CannotListenError(None, b"/run/a", OSError(errno.EIO, "unheard of")))
         assert "unheard of" in describe_failure(CannotListenError("", 1, OSError(errno.EIO, "unheard of")))

@@ -82,6 +82,12 @@ class TestFlood:
         assert counts == [(60, ("kind", None), 90)]
         assert sum(admitted(flood, name, 1) for name in names[:100]) == 100
 
+    def test_a_name_after_a_minute_without_counts(self, flood: Flood, clock: Clock) -> None:
+        """No timer has run. The names of the minute before are forgotten, so the new name has ten lines of its own."""
+        assert sum(admitted(flood, str(number), 1) for number in range(100)) == 100
+        clock.advance(60)
+        assert (admitted(flood, "a", 11), admitted(flood, "b", 11)) == (10, 10)
+
 
 class TestOncePerMinute:
     def test_it_admits_a_fault_again_after_a_minute(self, clock: Clock) -> None:
