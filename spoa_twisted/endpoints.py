@@ -119,7 +119,7 @@ def _parse(text: str) -> tuple[str, Mapping[str, str]]:
     for position, part in enumerate(parts):
         name, equals, value = part.partition("=")
         if not equals:
-            # An empty part is what two colons of an IPv6 address leave.
+            # Two colons of an IPv6 address leave an empty part between them.
             name, value = names[position] if position < len(names) and (part or not position) else part, part
         options[name] = value.replace("\\:", ":").replace("\\\\", "\\")
     return kind, options

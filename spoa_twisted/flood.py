@@ -17,10 +17,10 @@ INTERVAL: Final = 60.0
 # How many lines with the same key are logged in one interval. The others are counted.
 _MAX_LINES: Final = 10
 
-# How many keys each class remembers. Otherwise peers could fill the memory.
+# How many keys OncePerMinute and Once remember. Without this limit, peers could fill the memory.
 _MAX_KEYS: Final = 1000
 
-# The same for Flood. A default handler that fails may log ten tracebacks for each name that a peer invents.
+# How many keys Flood remembers. A default handler that fails may log ten tracebacks for each name that a peer invents.
 _MAX_COUNTED_KEYS: Final = 100
 
 #: The kind of a fault, and the name of the message. ``None`` instead of the name stands for the faults of all messages

@@ -42,10 +42,10 @@ class Lifespans:
     def replace(self, handlers: IHandlers, timeout: float) -> Deferred[None]:
         """Run the startup functions of ``handlers``, and then let ``handlers`` answer.
 
-        If there are such functions, and one of them fails, the handlers before stay. A call cancels the startup that
-        an earlier call has begun.
+        If one of these functions fails, the old handlers stay. A call cancels the startup that an earlier call has
+        begun.
 
-        :param timeout: seconds for the pending NOTIFYs of the handlers before, and again for shutdown functions.
+        :param timeout: seconds for the pending NOTIFYs of the old handlers, and again for shutdown functions.
         :return: a Deferred that fires when ``handlers`` answer. It fails if a startup function fails.
         """
         timeout = max(timeout, MIN_SHUTDOWN_TIMEOUT)

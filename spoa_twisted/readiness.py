@@ -1,4 +1,4 @@
-"""Whether an agent is ready, for all that wait for it."""
+"""Whether a service is ready, and the Deferreds that wait for it."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class SPOAService(Service):
         self._ports: list[IListeningPort] = []
         self._listening = False
         factory.has_service = True
-        # Those of the present or the last start.
+        # The lifespans of the present start, or of the last one.
         self._lifespans = Lifespans(factory)
         # True from privilegedStartService or startService to stopService.
         self._prepared = False
@@ -184,11 +184,11 @@ class SPOAService(Service):
         return closed
 
     def reload(self, handlers: IHandlers) -> Deferred[None]:
-        """Let ``handlers`` answer, after their startup functions. NOTIFYs that are pending finish with those before.
+        """Let ``handlers`` answer, after their startup functions. Pending NOTIFYs finish with the old handlers.
 
-        The handlers before have stopped when these NOTIFYs are answered, after ``drain_timeout`` at the latest: then
-        their ``every`` functions stop, and their shutdown functions run. If a startup function of ``handlers`` fails,
-        the handlers before stay. If ``handlers`` have no startup functions, they answer at once.
+        When these NOTIFYs are answered, or after ``drain_timeout``, the ``every`` functions of the old handlers stop,
+        and their shutdown functions run. If a startup function of ``handlers`` fails, the old handlers stay. If
+        ``handlers`` have no startup functions, they answer at once.
 
         :return: a Deferred that fires when ``handlers`` answer. It fails if a startup function fails, and with
             ``CancelledError`` if the service is stopped, or reloads again, before startup is done.

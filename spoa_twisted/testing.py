@@ -47,7 +47,7 @@ class FakeHAProxy:
 
     If a handler fails, :meth:`notify` raises its exception, and the Deferred of :meth:`send` fails with it. If the
     handler has an ``on_error`` with variables, these are returned as on a real connection, and :attr:`failures` has the
-    exception. What is raised is not logged; what is in :attr:`failures` is logged as an agent logs it.
+    exception. An exception that is raised is not logged. Those in :attr:`failures` are logged as by a real agent.
 
     It connects when the first message is sent, and again when a message is sent after the agent closed the connection.
     Handlers registered with ``blocking=True`` run in the calling thread, because a ``Clock`` has no threads.

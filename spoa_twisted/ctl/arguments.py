@@ -1,4 +1,4 @@
-"""The arguments that several subcommands have in common: the agent, the message, the timeout, what is expected."""
+"""The arguments that several subcommands have in common: the agent, the message, the timeout, expected variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a handler has returned -> variables, or a Deferred of them."""
+"""The result of a handler, which may be an awaitable -> variables, or a Deferred of variables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def begin(result: Any, steps: Steps | None = None) -> Any:
     """Return ``result``, which a handler returned. If it is an awaitable, run it until it ends or waits.
 
     Return the result of an awaitable that has ended, or a Deferred that fires with the result. If the Deferred is
-    cancelled, it cancels what the awaitable waits for.
+    cancelled, it cancels the object that the awaitable waits for.
 
     :param steps: measures the steps of a coroutine.
     :raises BaseException: any exception that a coroutine raises before it waits for the first time.

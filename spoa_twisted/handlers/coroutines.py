@@ -48,9 +48,9 @@ def pass_on(result: Any, deferred: Deferred[Any]) -> Any:
 
 
 def return_value(stop: StopIteration) -> Any:
-    """Return what a coroutine has returned, which ``stop`` tells.
+    """Return the result of the coroutine that raised ``stop``.
 
-    :raises TypeError: if it is a Deferred.
+    :raises TypeError: if the result is a Deferred.
     """
     if isinstance(stop.value, Deferred):
         raise TypeError("a coroutine returned a Deferred that it did not await") from None

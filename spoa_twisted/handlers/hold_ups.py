@@ -19,7 +19,7 @@ from spoa_twisted.spop.messages import Message
 #: Seconds. A handler that keeps the reactor's thread for longer is reported.
 LONGEST_TURN: Final = 0.25
 
-#: After so many reads, the agent decides whether to measure. An agent with 256 reads a second or more is busy.
+#: After this number of reads, the agent decides whether to measure. An agent with 256 reads a second or more is busy.
 READS: Final = 64
 
 #: Seconds for which a busy agent measures each handler after a block of reads that took too long.
@@ -93,13 +93,13 @@ class HoldUps:
         self.active = self._measuring
 
     def restart(self, now: float) -> None:
-        """Measure the next handler from ``now`` on: what came before was not its time."""
+        """Measure the next handler from ``now`` on. The time before ``now`` does not count for it."""
         self._since = now
 
     def check(self, handler: Handler, message: Message, messages: list[Message], reactor: IReactorTime) -> None:
         """Measure the call of ``handler``, which has returned. Do nothing if :attr:`active` is false.
 
-        If others hold the agent up, count the NOTIFY. If ``handler`` did, note that.
+        If other handlers have held the agent up, count the NOTIFY as one that waited. If ``handler`` has, note it.
 
         :param messages: the messages of the NOTIFY.
         """

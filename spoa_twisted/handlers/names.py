@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final
 
 # A peer chooses the names of messages, and to compare two names takes a time that grows with the product of their
-# lengths. So only so many characters of each name are compared, and only with so many names.
+# lengths. So the number of characters and the number of names that are compared are limited.
 _MAX_LENGTH: Final = 64
 _MAX_NAMES: Final = 256
 
@@ -28,7 +28,7 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(names: Iterable[str]) -> str:
-    """Return the end of an error text that names what the user may have meant. It is empty if there are no ``names``.
+    """Return the end of an error text: the names that the user may have meant. It is empty if there are no ``names``.
 
     :param names: the names that the text shows, quoted if the text quotes names.
     """

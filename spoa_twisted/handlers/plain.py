@@ -1,7 +1,7 @@
 """Whether a function is plain: it surely returns neither a Deferred nor another awaitable.
 
-A ``def`` may return a Deferred, so the kind of the function does not tell. Its source does, if each ``return`` returns
-a dict that is written there, or a constant. Of other functions, nothing is known before they are called.
+A ``def`` may return a Deferred. If each ``return`` in its source returns a dict display or a constant, it does not. Of
+other functions, nothing is known before they are called.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_plain(function: Any) -> bool:
     try:
         statement = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     except Exception:
-        # There is no source, or it has changed since the module was loaded, and is no Python at present.
+        # There is no source, or the file has changed since the module was loaded, and is not valid Python now.
         return False
     if not isinstance(statement, ast.FunctionDef) or statement.name != function.__code__.co_name:
         return False

@@ -216,7 +216,7 @@ class _EarlyCall(_Call):
     def __init__(self, coroutine: _Coroutine, loop: AbstractEventLoop, steps: Steps | None) -> None:
         super().__init__(coroutine, loop, steps)
         # Every step runs in this context. The first step cannot run in the context of the Task, because Python 3.10
-        # does not tell it.
+        # has no method that returns that context.
         self._context = copy_context()
         # True after the first step of the Task.
         self._started = False
@@ -228,7 +228,7 @@ class _EarlyCall(_Call):
         self._first = self._advance(_send_none)
 
     def send(self, value: None) -> Any:
-        """See :meth:`_Call.send`. In its first step, the Task gets what the coroutine already waits for."""
+        """See :meth:`_Call.send`. At first, the Task receives the future that the coroutine already waits for."""
         return super().send(value) if self._started else self._take_first()
 
     def throw(self, error: Any, *_: Any) -> Any:

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorCore
 
 
 def stop_with_failure(reactor: IReactorCore) -> None:
-    """Stop ``reactor``. When the process has done everything else, as after each stop, its exit status is 1."""
+    """Stop ``reactor``. The process ends as after any other stop, but with exit status 1."""
     atexit.register(_exit)
     with suppress(ReactorNotRunning):
         reactor.stop()

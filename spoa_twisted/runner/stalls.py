@@ -159,7 +159,7 @@ class Stalls:
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin, in the reactor's first turn: what the process does before is its start, and no standstill."""
+        """Begin in the reactor's first turn. Before that, the process starts, and this is not a standstill."""
         self._timer = self._reactor.callLater(0, self._begin)
 
     def stop(self) -> None:
@@ -195,7 +195,7 @@ class Stalls:
 
 
 def tracebacks_of_this_python() -> Tracebacks:
-    """Return what this Python and this operating system have."""
+    """Return a ``FaultHandler``, or ``NoTracebacks`` if this Python or this operating system has no such timer."""
     if sys.implementation.name == "cpython" and hasattr(faulthandler, "dump_traceback_later"):
         try:
             return FaultHandler()

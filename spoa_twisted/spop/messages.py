@@ -32,7 +32,7 @@ MAX_ARGUMENTS: Final = 255
 #: of 1 MiB would become 524,288 objects.
 MAX_MESSAGES: Final = 4096
 
-# The most memory that the result of decode_names takes, in bytes, and about what a short name takes.
+# Bytes. The most memory that the result of decode_names takes, and the memory of a short name, about.
 _MAX_NAMES_SIZE: Final = 2**14
 _STR_SIZE: Final = 64
 
