@@ -92,13 +92,15 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained in time"),
 }
 
-# The faults that may repeat with each request. Ten a minute and message are logged. Then the log counts them, and this
-# is the text of the count: "the handler of the message 'm' failed 12,345 more times in the last minute".
+# The faults that may repeat with each request, or with each run of an every function. Ten a minute are logged, of each
+# message or function. Then the log counts them, and this is the text of the count: "the handler of the message 'm'
+# failed 12,345 more times in the last minute".
 _COUNTED: Final[dict[type[Event], str]] = {
     ArgumentMissing: "{handler} was not called, for lack of an argument,",
     CancelFailed: "a handler's Deferred failed to be cancelled",
     HandlerFailed: "{handler} failed",
     HandlerTimedOut: "{handler} timed out",
+    LifeCycleFailed: "{function} failed",
     PayloadRefused: "a NOTIFY that exceeds a limit was refused",
     RespondFailed: "the handlers failed to respond",
     ResponseUnsendable: "the handlers responded with a value that cannot be sent",
@@ -160,8 +162,10 @@ class LogObserver:
     def on_event(self, event: Event) -> None:
         """Log ``event``. Ignore a kind of event that this class does not know."""
         kind = type(event)
-        if kind in _COUNTED and not self._flood.admits(kind, cut(getattr(event, "name", ""))):
-            return
+        if kind in _COUNTED:
+            name = getattr(event, "name", getattr(event, "function", ""))
+            if not self._flood.admits(kind, cut(name)):
+                return
         special = self._special.get(kind)
         if special is not None:
             special(event)
@@ -336,9 +340,10 @@ class LogObserver:
         kind, name = key
         assert isinstance(kind, type)
         handler = "handlers of other messages" if name is None else f"the handler of the message {name!a}"
+        function = "other functions" if name is None else f"the function {name}"
         self._log.error(
             "{fault} {count} more time{s} in the last minute",
-            fault=_COUNTED[kind].format(handler=handler),
+            fault=_COUNTED[kind].format(handler=handler, function=function),
             count=f"{count:,}",
             s="" if count == 1 else "s",
         )

@@ -360,6 +360,7 @@ class TestFloods:
         (CancelFailed(FAILURE), "a handler's Deferred failed to be cancelled"),
         (HandlerFailed("m", FAILURE), "the handler of the message 'm' failed"),
         (HandlerTimedOut("m", 1), "the handler of the message 'm' timed out"),
+        (LifeCycleFailed("every", "mymod.read", FAILURE), "the function mymod.read failed"),
         (PayloadRefused(PEER, ("m",), "max_payload_size", 1), "a NOTIFY that exceeds a limit was refused"),
         (RespondFailed(PEER, FAILURE), "the handlers failed to respond"),
         (
