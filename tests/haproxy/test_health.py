@@ -19,6 +19,13 @@ from .harness import bound_socket, bounded, shown
 #: Without ``timeout check``, a check must end within ``inter`` (100 ms here), which is too short on a busy machine.
 CHECK_TIMEOUT = "timeout check 10s"
 
+SPOE = """\
+    messages score
+
+spoe-message score
+    event on-frontend-http-request
+"""
+
 
 @bounded
 async def test_health_check(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
@@ -38,12 +45,7 @@ async def test_health_check(branch: Branch, serve: Serve, start_haproxy: StartHA
         haproxy = start_haproxy(
             f"127.0.0.1:{agents_socket.getsockname()[1]} check inter 100ms rise 3 fall 1",
             backend=f"option spop-check\n    {CHECK_TIMEOUT}",
-            spoe="""\
-    messages score
-
-spoe-message score
-    event on-frontend-http-request
-""",
+            spoe=SPOE,
             web=shown("txn.spoa.score"),
         )
         await haproxy.said("Server agents/agent is DOWN")
@@ -81,12 +83,7 @@ async def test_the_check_waits_for_startup(branch: Branch, start_haproxy: StartH
         haproxy = start_haproxy(
             f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1",
             backend=f"option spop-check\n    {CHECK_TIMEOUT}",
-            spoe="""\
-    messages score
-
-spoe-message score
-    event on-frontend-http-request
-""",
+            spoe=SPOE,
             web=shown("txn.spoa.score"),
         )
         await haproxy.said("Server agents/agent is DOWN")
@@ -107,12 +104,7 @@ async def test_down_and_up_again(start_haproxy: StartHAProxy, tmp_path: Path, ag
     haproxy = start_haproxy(
         f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1",
         backend=f"{check}\n    {CHECK_TIMEOUT}",
-        spoe="""\
-    messages score
-
-spoe-message score
-    event on-frontend-http-request
-""",
+        spoe=SPOE,
         web=shown("txn.spoa.score"),
     )
     states = "(?s).*agents/agent is DOWN"
