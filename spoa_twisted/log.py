@@ -72,6 +72,10 @@ _MAX_NAME_LENGTH: Final = 64
 # How many names of messages a line of the log has at most.
 _MAX_NAMES_IN_LINE: Final = 5
 
+# How many messages without a handler get a search for similar names. A peer may send thousands of names in one NOTIFY.
+# With 100 handlers, the search took 6 ms for each.
+_MAX_SEARCHES: Final = 20
+
 # Characters. A longer text of an exception is cut in the log, and a longer traceback too. The traceback of a
 # RecursionError has 80,000.
 _MAX_TEXT_LENGTH: Final = 2000
@@ -87,12 +91,7 @@ _UNPRINTABLE_BUT_NEWLINE: Final = re.compile(r"[^ -~\n]")
 # names in it are fields of the event, and !a escapes a text that comes from the peer.
 _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     ConnectionMade: (LogLevel.debug, "{peer}: connected"),
-    HelloReceived: (LogLevel.debug, "{peer}: {hello!a}"),
     HelloTimedOut: (LogLevel.debug, "{peer}: sent no HAPROXY-HELLO within hello_timeout"),
-    DisconnectReceived: (
-        LogLevel.debug,
-        "{peer}: HAPROXY-DISCONNECT: status code {disconnect.status_code}, {disconnect.message!a}",
-    ),
     AcksHeldBack: (LogLevel.debug, "{peer}: holding back {size} bytes of ACKs until HAProxy has read others"),
     PeerDropped: (LogLevel.warn, "{peer}: dropped: it left more than max_unsent, {max_unsent} bytes, unread"),
     ResponseUnsendable: (LogLevel.error, "{peer}: the response of the handlers cannot be sent: {error}"),
@@ -104,13 +103,14 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained in time"),
 }
 
-# The faults that a failing handler repeats with each request. Ten a minute and message are logged. Then the log counts
-# them, and this is the text of the count: "the handler of the message 'm' failed 12,345 more times in the last minute".
+# The faults that may repeat with each request. Ten a minute and message are logged. Then the log counts them, and this
+# is the text of the count: "the handler of the message 'm' failed 12,345 more times in the last minute".
 _COUNTED: Final[dict[type[Event], str]] = {
     ArgumentMissing: "{handler} was not called, for lack of an argument,",
     CancelFailed: "a handler's Deferred failed to be cancelled",
     HandlerFailed: "{handler} failed",
     HandlerTimedOut: "{handler} timed out",
+    PayloadRefused: "a NOTIFY was refused, because its fragments exceed a limit,",
     RespondFailed: "the handlers failed to respond",
     ResponseUnsendable: "the handlers responded with a value that cannot be sent",
     ResultTooBig: "{handler} returned variables that do not fit in the ACK",
@@ -145,16 +145,20 @@ class LogObserver:
         self._faults = OncePerMinute(reactor)
         # The names of messages and variables, each with the kind of event.
         self._names = Once()
+        # The number of searches for similar names.
+        self._searches = 0
         # The events that are not in _LINES.
         self._special: dict[type[Event], Callable[[Any], None]] = {
             ArgumentMissing: self._argument_missing,
             CancelFailed: self._cancel_failed,
             ConnectionEnded: self._connection_ended,
             ConnectionRefused: self._connection_refused,
+            DisconnectReceived: self._disconnect_received,
             HandlerBlocked: self._handler_blocked,
             HandlerFailed: self._handler_failed,
             HandlerTimedOut: self._handler_timed_out,
             HandlersReplaced: self._handlers_replaced,
+            HelloReceived: self._hello_received,
             LifeCycleFailed: self._life_cycle_failed,
             MessageUnhandled: self._message_unhandled,
             PayloadRefused: self._payload_refused,
@@ -186,6 +190,17 @@ class LogObserver:
     def flush(self) -> None:
         """Log the counts of the faults that were not logged, and stop the timer for them."""
         self._flood.flush()
+
+    def _hello_received(self, event: HelloReceived) -> None:
+        self._log.debug("{peer}: {hello}", peer=event.peer, hello=in_one_line(repr(event.hello)))
+
+    def _disconnect_received(self, event: DisconnectReceived) -> None:
+        self._log.debug(
+            "{peer}: HAPROXY-DISCONNECT: status code {code}, {message!a}",
+            peer=event.peer,
+            code=event.disconnect.status_code,
+            message=event.disconnect.message[:_MAX_TEXT_LENGTH],
+        )
 
     def _connection_ended(self, event: ConnectionEnded) -> None:
         # Twisted's text for the reason: "Connection was closed cleanly." is the usual one.
@@ -232,7 +247,9 @@ class LogObserver:
 
     def _message_unhandled(self, event: MessageUnhandled) -> None:
         if self._is_new(event, event.name):
-            similar = " or ".join([ascii(_cut(name)) for name in nearest(event.name, event.known)])
+            self._searches += 1
+            known = event.known if self._searches <= _MAX_SEARCHES else ()
+            similar = " or ".join([ascii(_cut(name)) for name in nearest(event.name, known)])
             self._log.warn(
                 "no handler for the message {name!a}: it sets no variables{hint}",
                 name=_cut(event.name),
@@ -343,6 +360,7 @@ class LogObserver:
     def _handlers_replaced(self, event: HandlersReplaced) -> None:
         # Log the names again: with the new handlers, other messages may be without a handler.
         self._names.forget()
+        self._searches = 0
 
     def _counted(self, key: Key, count: int) -> None:
         kind, name = key
