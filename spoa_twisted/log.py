@@ -71,16 +71,15 @@ RESULT_TOO_BIG: Final = (
     " largest is {largest}"
 )
 
+# How many messages without a handler get a search for similar names. A peer may send thousands of names in one NOTIFY.
+# With 100 handlers, the search took 6 ms for each.
+_MAX_SEARCHES: Final = 20
+
 # The level and the text of each event that is logged every time, always in the same way. The text is a format: the
 # names in it are fields of the event, and !a escapes a text that comes from the peer.
 _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     ConnectionMade: (LogLevel.debug, "{peer}: connected"),
-    HelloReceived: (LogLevel.debug, "{peer}: {hello!a}"),
     HelloTimedOut: (LogLevel.debug, "{peer}: sent no HAPROXY-HELLO within hello_timeout"),
-    DisconnectReceived: (
-        LogLevel.debug,
-        "{peer}: HAPROXY-DISCONNECT: status code {disconnect.status_code}, {disconnect.message!a}",
-    ),
     AcksHeldBack: (LogLevel.debug, "{peer}: holding back {size} bytes of ACKs until HAProxy has read others"),
     PeerDropped: (LogLevel.warn, "{peer}: dropped: it left more than max_unsent, {max_unsent} bytes, unread"),
     ResponseUnsendable: (LogLevel.error, "{peer}: the response of the handlers cannot be sent: {error}"),
@@ -101,7 +100,7 @@ _COUNTED: Final[dict[type[Event], str]] = {
     HandlerFailed: "{handler} failed",
     HandlerTimedOut: "{handler} timed out",
     LifeCycleFailed: "{function} failed",
-    PayloadRefused: "a NOTIFY that exceeds a limit was refused",
+    PayloadRefused: "a NOTIFY was refused, because its fragments exceed a limit,",
     RespondFailed: "the handlers failed to respond",
     ResponseUnsendable: "the handlers responded with a value that cannot be sent",
     ResultTooBig: "{handler} returned variables that do not fit in the ACK",
@@ -136,16 +135,20 @@ class LogObserver:
         self._faults = OncePerMinute(reactor)
         # The names of messages and variables, each with the kind of event.
         self._names = Once()
+        # The number of searches for similar names.
+        self._searches = 0
         # The events that are not in _LINES.
         self._special: dict[type[Event], Callable[[Any], None]] = {
             ArgumentMissing: self._argument_missing,
             CancelFailed: self._cancel_failed,
             ConnectionEnded: self._connection_ended,
             ConnectionRefused: self._connection_refused,
+            DisconnectReceived: self._disconnect_received,
             HandlerBlocked: self._handler_blocked,
             HandlerFailed: self._handler_failed,
             HandlerTimedOut: self._handler_timed_out,
             HandlersReplaced: self._handlers_replaced,
+            HelloReceived: self._hello_received,
             LifeCycleFailed: self._life_cycle_failed,
             MessageUnhandled: self._message_unhandled,
             PayloadRefused: self._payload_refused,
@@ -179,6 +182,17 @@ class LogObserver:
     def flush(self) -> None:
         """Log the counts of the faults that were not logged, and stop the timer for them."""
         self._flood.flush()
+
+    def _hello_received(self, event: HelloReceived) -> None:
+        self._log.debug("{peer}: {hello}", peer=event.peer, hello=in_one_line(repr(event.hello)))
+
+    def _disconnect_received(self, event: DisconnectReceived) -> None:
+        self._log.debug(
+            "{peer}: HAPROXY-DISCONNECT: status code {code}, {message}",
+            peer=event.peer,
+            code=event.disconnect.status_code,
+            message=in_one_line(ascii(event.disconnect.message)),
+        )
 
     def _connection_ended(self, event: ConnectionEnded) -> None:
         # Twisted's text for the reason: "Connection was closed cleanly." is the usual one.
@@ -225,7 +239,9 @@ class LogObserver:
 
     def _message_unhandled(self, event: MessageUnhandled) -> None:
         if self._is_new(event, event.name):
-            similar = [ascii(cut(name)) for name in nearest(event.name, event.known)]
+            self._searches += 1
+            known = event.known if self._searches <= _MAX_SEARCHES else ()
+            similar = [ascii(cut(name)) for name in nearest(event.name, known)]
             self._log.warn(
                 "no handler for the message {name!a}: it sets no variables{hint}",
                 name=cut(event.name),
@@ -335,6 +351,7 @@ class LogObserver:
     def _handlers_replaced(self, event: HandlersReplaced) -> None:
         # Log the names again: with the new handlers, other messages may be without a handler.
         self._names.forget()
+        self._searches = 0
 
     def _counted(self, key: Key, count: int) -> None:
         kind, name = key

@@ -342,6 +342,29 @@ class TestNames:
             log.on_event(MessageUnhandled(f"name{number}"))
         assert len(lines.take()) == 1000
 
+    def test_the_search_for_similar_names_is_limited(self, log: LogObserver, lines: Lines) -> None:
+        """A peer may send thousands of names in one NOTIFY, and each search takes time. New handlers begin anew."""
+        for _ in range(2):
+            for number in range(100, 200):
+                log.on_event(MessageUnhandled(f"check{number}", ["check"]))
+            log.on_event(HandlersReplaced())
+            found = ["did you mean 'check'?" in line for line in lines.take()]
+            assert found == [True] * 20 + [False] * 80
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            HelloReceived(PEER, HAProxyHello(engine_id="\n" * LONG)),
+            DisconnectReceived(PEER, Disconnect(4, "\n" * LONG)),
+        ],
+    )
+    def test_long_texts_of_a_peer_are_cut(self, event: Event, log: LogObserver, lines: Lines) -> None:
+        """A HELLO may have 16 KiB, and a DISCONNECT 2 MiB."""
+        log.on_event(event)
+        (line,) = lines.take()
+        assert len(line) < 4500
+        assert "\n" not in line
+
     def test_new_handlers_are_warned_about_again(self, log: LogObserver, lines: Lines) -> None:
         """Their author wants to know which messages they do not answer."""
         for event in (MessageUnhandled("a"), HandlersReplaced(), MessageUnhandled("a"), MessageUnhandled("a")):
@@ -361,7 +384,10 @@ class TestFloods:
         (HandlerFailed("m", FAILURE), "the handler of the message 'm' failed"),
         (HandlerTimedOut("m", 1), "the handler of the message 'm' timed out"),
         (LifeCycleFailed("every", "mymod.read", FAILURE), "the function mymod.read failed"),
-        (PayloadRefused(PEER, ("m",), "max_payload_size", 1), "a NOTIFY that exceeds a limit was refused"),
+        (
+            PayloadRefused(PEER, ("m",), "max_payload_size", 1000),
+            "a NOTIFY was refused, because its fragments exceed a limit,",
+        ),
         (RespondFailed(PEER, FAILURE), "the handlers failed to respond"),
         (
             ResponseUnsendable(PEER, TypeError("not bytes")),

@@ -433,7 +433,7 @@ class SPOAFactory(Factory):
         #: The engines of the open connections, with the capability ``async``.
         self.engines = Engines(reactor, self.observer)
         # Counts the incomplete NOTIFYs of all connections together.
-        self._reassembly = ReassemblyBudget(self.limits.max_reassembly_size)
+        self._reassembly = ReassemblyBudget(self.limits.max_reassembly_size, reactor.seconds)
         self._drain: Drain | None = None
         # The Deferreds that drain() has returned.
         self._drained: list[Deferred[None]] = []

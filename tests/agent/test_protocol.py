@@ -26,6 +26,7 @@ from spoa_twisted.agent.protocol import ABORT_TIMEOUT, CLOSE_TIMEOUT, DISCONNECT
 from spoa_twisted.limits import Limits
 from spoa_twisted.spop.connection import Ack
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
+from spoa_twisted.spop.reassembly import STALE_AFTER
 from spoa_twisted.spop.unread import READ_INTERVAL
 from tests.agent.memory import OLD, OtherHandlers, Session, TurnClock, Waiting, Wire, long_answers
 from tests.agent.sockets import KINDS, Connect, SocketEngine, lowest, turn
@@ -400,6 +401,14 @@ class TestFactory:
             assert other.events() == [Ack(ids, {"sess.now": 1}, aborted=False)]
             other.lose()
             logged.take()
+        # A peer that keeps its connection, and never sends the last fragment.
+        holding, other = Session(factory, hello), Session(factory, hello)
+        holding.engine.send_notify(payload)
+        holding.agent.dataReceived(holding.engine.data_to_send()[:2000])
+        clock.advance(STALE_AFTER)
+        ids = other.engine.send_notify(payload)
+        other.send()
+        assert other.events() == [Ack(ids, {"sess.now": 1}, aborted=False)]
         factory.limits = Limits(max_reassembly_size=1000)
         last = Session(factory, hello)
         ids = last.engine.send_notify(payload)

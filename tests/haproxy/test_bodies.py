@@ -127,6 +127,11 @@ def test_bodies_without_a_length(start: Start) -> None:
     assert site.post_chunks() == 200
 
 
+def test_connect(start: Start) -> None:
+    """CONNECT is refused. If an application accepted it, HAProxy would pass everything on that follows it."""
+    assert start().send("CONNECT web:80 HTTP/1.1", b"EICAR") == 405
+
+
 def test_an_agent_that_is_stopped(start: Start) -> None:
     """Every request is refused, with and without a body."""
     site = start()
