@@ -208,7 +208,8 @@ class SPOAService(Service):
 
         :param error: a ``StartupFailed``, or the error of an endpoint after startup functions that took their time.
         """
-        self._log.failure("the agent does not start", Failure(error))
+        # The traceback of a StartupFailed ends in this package, and that of its cause in the startup function.
+        self._log.failure("the agent does not start: {error}", Failure(error.__cause__ or error), error=error)
 
     def listening_failed(self, description: str, error: BaseException) -> None:
         """Log that an endpoint cannot listen. Called only for an error that comes after ``startService`` has returned.

@@ -48,8 +48,8 @@ class StartupFailed(Exception):
     """
 
     def __init__(self, function: str, error: BaseException) -> None:
-        text = " ".join(safe_str(error).split())
-        super().__init__(f"startup function {function} failed: {type(error).__name__}: {text}")
+        reason = " ".join(f"{type(error).__name__}: {safe_str(error)}".split())
+        super().__init__(f"startup function {function} failed: {reason.removesuffix(':')}")
 
 
 @final

@@ -17,7 +17,9 @@ from twisted.internet.interfaces import IReactorCore
 
 def stop_with_failure(reactor: IReactorCore) -> None:
     """Stop ``reactor``. When the process has done everything else, as after each stop, its exit status is 1."""
-    atexit.register(_exit)
+    # Not before the reactor has stopped: an exit function that is registered after _exit would run twice, and shutdown
+    # functions may register some.
+    reactor.addSystemEventTrigger("after", "shutdown", atexit.register, _exit)
     with suppress(ReactorNotRunning):
         reactor.stop()
 

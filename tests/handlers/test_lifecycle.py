@@ -236,6 +236,15 @@ class TestStartup:
         handlers.startup(make("a", SystemExit(3)))
         assert str(Run(handlers).start().failure()).endswith("failed: SystemExit: 3")
 
+    def test_an_exception_without_a_text(self, handlers: Handlers) -> None:
+        """The reason is the name of the exception alone, as of an assert."""
+
+        @handlers.startup
+        def connect() -> None:
+            raise AssertionError
+
+        assert str(Run(handlers).start().failure()).endswith(".connect failed: AssertionError")
+
     def test_the_timeout(self, handlers: Handlers, calls: list[str]) -> None:
         """A function that takes longer than its timeout is cancelled, and has failed."""
         cancelled: list[object] = []
