@@ -189,6 +189,8 @@ class SPOAService(Service):
         The handlers before have stopped when these NOTIFYs are answered, after ``drain_timeout`` at the latest: then
         their ``every`` functions stop, and their shutdown functions run. If a startup function of ``handlers`` fails,
         the handlers before stay. If ``handlers`` have no startup functions, they answer at once.
+        Shutdown functions of the handlers before run after startup functions of ``handlers``. So they must not close
+        what these have opened: do not pass the same handlers again, nor those of a module after ``importlib.reload``.
 
         :return: a Deferred that fires when ``handlers`` answer. It fails if a startup function fails, and with
             ``CancelledError`` if the service is stopped, or reloads again, before startup is done.

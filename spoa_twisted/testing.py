@@ -133,7 +133,8 @@ class FakeHAProxy:
         :raises NotAcknowledged: when a handler has not finished, or a startup function, because it waits for a
             Deferred.
         :raises AgentDisconnected: when the agent sent AGENT-DISCONNECT.
-        :raises PayloadRefused: when the messages exceed the agent's ``max_payload_size``.
+        :raises PayloadRefused: when the messages exceed the agent's ``max_payload_size``, unless each of them has an
+            ``on_error``: then its variables are returned.
         :raises TypeError: when an argument, or a variable that a handler without ``on_error`` returned, has a type that
             SPOP does not have.
         :raises ValueError: when an argument or such a variable cannot be encoded, or the variables do not fit in the
