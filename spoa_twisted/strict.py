@@ -27,6 +27,7 @@ from spoa_twisted.observer import (
     HandlerFailed,
     HandlerTimedOut,
     IObserver,
+    LifeCycleFailed,
     MessageEvent,
     MessageUnhandled,
     Outcome,
@@ -63,11 +64,11 @@ class NoHandler(LookupError):
 @final
 @dataclass(frozen=True, slots=True)
 class MessageFailure:
-    """A message whose handler failed, while no request raised the exception."""
+    """A message whose handler failed, while no request raised the exception; or an every or shutdown function."""
 
-    #: The name of the message.
+    #: The name of the message, or of the function with its module.
     name: str
-    #: The exception of the handler, a ``TimeoutError``, or the error of a result that cannot be sent.
+    #: The exception of the handler or function, a ``TimeoutError``, or the error of a result that cannot be sent.
     error: BaseException
 
 
@@ -209,6 +210,9 @@ class StrictHandlers:
             assert request is not None
             failed = Failed(len(request.names), ", ".join(request.names), event, _failure(event))
             request.add(failed, has_on_error=False)
+        elif isinstance(event, LifeCycleFailed):
+            assert event.failure.value is not None
+            self.failures.append(MessageFailure(event.function, event.failure.value))
         if not isinstance(event, _RAISED):
             self._log.on_event(event)
 

@@ -79,8 +79,8 @@ class FakeHAProxy:
         #: The agent's clock, in seconds: ``haproxy.clock.advance(10)`` makes timeouts of up to 10 seconds expire.
         self.clock = Clock()
         self._strict = StrictHandlers(handlers, LogObserver(log or Logger("spoa_twisted.agent"), self.clock))
-        #: The failures so far that were not raised, each with the name of its message and its exception. A test that
-        #: expects none ends with ``assert haproxy.failures == []``.
+        #: The failures so far that were not raised, each with the name of its message and its exception. Those of every
+        #: and shutdown functions are among them. A test that expects none ends with ``assert haproxy.failures == []``.
         self.failures: list[MessageFailure] = self._strict.failures
         self._factory = SPOAFactory(
             handlers,

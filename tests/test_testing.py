@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from spoa_twisted import NULL, Handlers, Int32, Message
 from spoa_twisted.client import AgentDisconnected, PayloadRefused
+from spoa_twisted.handlers.handler import name_of
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.testing import FakeHAProxy, NoHandler, NotAcknowledged
@@ -202,6 +203,21 @@ class TestLifeCycle:
         with pytest.raises(StartupFailed, match="connect failed: LookupError: boom"):
             FakeHAProxy(handlers)
         assert calls == ["read", "close"]
+
+    def test_others_that_fail(self, handlers: Handlers, logged: Logged) -> None:
+        """Failures of every and shutdown functions are kept and logged."""
+        errors = [LookupError("every"), LookupError("shutdown")]
+
+        def fail() -> None:
+            raise errors[len(haproxy.failures)]
+
+        handlers.every(30)(fail)
+        handlers.shutdown(fail)
+        with FakeHAProxy(handlers) as haproxy:
+            haproxy.clock.advance(30)
+        assert [failure.error for failure in haproxy.failures] == errors
+        assert {failure.name for failure in haproxy.failures} == {name_of(fail)}
+        assert len(logged.take()) == 2
 
     def test_a_startup_that_waits(self, handlers: Handlers) -> None:
         """``send`` sends the messages when startup is done. ``notify`` says that it is not."""

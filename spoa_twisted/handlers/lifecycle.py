@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
+from spoa_twisted.handlers.asyncio_needed import explain
 from spoa_twisted.handlers.awaitables import begin
 from spoa_twisted.handlers.coroutines import pass_on
 from spoa_twisted.handlers.handler import name_of
@@ -256,8 +257,10 @@ class Lifespan:
         if self._stopping:
             # stop() has cancelled the function.
             return failure
-        assert failure.value is not None
-        raise StartupFailed(function.name, failure.value) from failure.value
+        error = _explained(failure, function).value
+        assert error is not None
+        # The runner looks in the traceback of the cause for the user's line.
+        raise StartupFailed(function.name, error) from failure.value
 
     def _run_again(self, function: LifeCycleFunction) -> Deferred[Any]:
         return self._call(function).addErrback(self._on_failure, function)
@@ -282,6 +285,7 @@ class Lifespan:
         if function.kind is Kind.SHUTDOWN and self._timed_out and failure.check(CancelledError):
             self._observer.on_event(ShutdownTimedOut(function.name))
         elif function.kind is Kind.SHUTDOWN or not self._stopping:
+            failure = _explained(failure, function)
             self._observer.on_event(LifeCycleFailed(function.kind.value, function.name, failure))
         # Otherwise, stop() has cancelled a run of an every function.
 
@@ -304,7 +308,7 @@ class Lifespan:
         except BaseException as error:
             traceback = error.__traceback__
             failed: Deferred[Any] = fail(Failure())
-            # Twisted 22.4 has removed the traceback from the exception. The runner looks in it for the user's line.
+            # Twisted 22.4 has removed the traceback from the exception. See _on_startup_failure.
             error.__traceback__ = traceback
             return failed
         return self._cancellable(result) if isinstance(result, Deferred) else succeed(result)
@@ -338,6 +342,11 @@ def lifespan_of(handlers: object, reactor: IReactorTime, observer: IObserver) ->
     """Return a new lifespan of ``handlers``, or ``None`` if they have no functions to run."""
     life_cycle = ILifeCycle(handlers, None)
     return None if life_cycle is None else life_cycle.lifespan(reactor, observer)
+
+
+def _explained(failure: Failure, function: LifeCycleFunction) -> Failure:
+    """Return ``failure``, or one that says that the function needs the asyncio reactor."""
+    return failure if function.blocking else explain(failure)
 
 
 def _raise_timeout(result: object, seconds: float) -> NoReturn:
