@@ -229,14 +229,15 @@ class Lifespan:
             self._stopping = True
             for loop in self._loops:
                 loop.stop()
+            cancelled = bool(self._calls)
             self._cancel_calls()
-            Deferred.fromCoroutine(self._shut_down())
+            Deferred.fromCoroutine(self._shut_down(cancelled))
         return stopped
 
     async def _start_up(self) -> None:
-        if isinstance(self._reactor, AsyncioSelectorReactor) and get_running_loop() is None:
+        if get_running_loop() is None:
             # Functions may use asyncio. Its event loop runs when the reactor runs.
-            await self._cancellable(deferLater(self._reactor, 0))
+            await self._cancellable(self._next_turn())
         for function in self._functions:
             if function.kind is Kind.STARTUP:
                 call = self._call(function)
@@ -253,6 +254,12 @@ class Lifespan:
                 loop.start(function.seconds, now=False)
                 self._loops.append(loop)
 
+    def _next_turn(self) -> Deferred[Any]:
+        """Return a Deferred that fires in the next turn of the event loop: at once if the reactor is not asyncio's."""
+        if isinstance(self._reactor, AsyncioSelectorReactor):
+            return deferLater(self._reactor, 0)
+        return succeed(None)
+
     def _on_startup_failure(self, failure: Failure, function: LifeCycleFunction) -> Failure:
         if self._stopping:
             # stop() has cancelled the function.
@@ -265,13 +272,19 @@ class Lifespan:
     def _run_again(self, function: LifeCycleFunction) -> Deferred[Any]:
         return self._call(function).addErrback(self._on_failure, function)
 
-    async def _shut_down(self) -> None:
+    async def _shut_down(self, cancelled: bool) -> None:
+        if cancelled:
+            # An asyncio Task sees its cancellation then. It may clean up with what the shutdown functions close.
+            await self._next_turn()
         for function in reversed(self._functions[: self._passed]):
             if function.kind is Kind.SHUTDOWN:
                 call = self._call(function).addErrback(self._on_failure, function)
                 if self._timed_out:
                     self._cancel_calls()
                 await call
+        if self._timed_out:
+            # The same for the shutdown function that was cancelled: the reactor may end now.
+            await self._next_turn()
         self._ended = True
         if self._threads is not None:
             self._threads.end()

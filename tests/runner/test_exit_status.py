@@ -150,6 +150,33 @@ def test_every_and_shutdown_on_the_asyncio_reactor(start: Start, folder: Path) -
     assert "Traceback" not in agent.output
 
 
+def test_cancelled_functions_clean_up_on_the_asyncio_reactor(start: Start, folder: Path) -> None:
+    """A function that is cancelled when the agent stops runs its ``finally``: before the shutdown functions."""
+    (folder / "waiting.py").write_text(
+        "import asyncio\n"
+        "from spoa_twisted import Handlers\n"
+        "handlers = Handlers()\n"
+        "async def wait(name):\n"
+        "    try:\n"
+        "        print(name, 'waits', flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "    finally:\n"
+        "        print(name, 'cleans up', flush=True)\n"
+        "@handlers.shutdown\n"
+        "async def close(): await wait('shutdown')\n"
+        "@handlers.every(0.01)\n"
+        "async def read(): await wait('every')\n"
+    )
+    agent = start(
+        *TWISTD, "-n", "--reactor=asyncio", "spoa", "--handlers=waiting", f"--listen={ANY_PORT}", "--drain-timeout=0.1"
+    )
+    agent.said("every waits")
+    assert agent.stop() in STOPPED
+    said = re.findall("every waits|every cleans up|shutdown waits|shutdown cleans up", agent.output)
+    assert said == ["every waits", "every cleans up", "shutdown waits", "shutdown cleans up"]
+    assert "Traceback" not in agent.output
+
+
 @PROGRAMS
 def test_sigterm_during_startup(program: list[str], start: Start, folder: Path) -> None:
     """Startup is cancelled, and the shutdown functions run. The agent ends by the signal, as after any other stop."""
