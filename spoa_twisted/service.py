@@ -184,13 +184,13 @@ class SPOAService(Service):
         return closed
 
     def reload(self, handlers: IHandlers) -> Deferred[None]:
-        """Let ``handlers`` answer, after their startup functions. NOTIFYs that are pending finish with those before.
+        """Let ``handlers`` answer, after their startup functions. Pending NOTIFYs finish with the old handlers.
 
-        The handlers before have stopped when these NOTIFYs are answered, after ``drain_timeout`` at the latest: then
-        their ``every`` functions stop, and their shutdown functions run. If a startup function of ``handlers`` fails,
-        the handlers before stay. If ``handlers`` have no startup functions, they answer at once.
-        Shutdown functions of the handlers before run after startup functions of ``handlers``. So they must not close
-        what these have opened: do not pass the same handlers again, nor those of a module after ``importlib.reload``.
+        When these NOTIFYs are answered, or after ``drain_timeout``, the ``every`` functions of the old handlers stop,
+        and their shutdown functions run. If a startup function of ``handlers`` fails, the old handlers stay. If
+        ``handlers`` have no startup functions, they answer at once.
+        The shutdown functions of the old handlers must not close what the startup functions of ``handlers`` have opened
+        before: do not pass the same handlers again, nor those of a module after ``importlib.reload``.
 
         :return: a Deferred that fires when ``handlers`` answer. It fails if a startup function fails, and with
             ``CancelledError`` if the service is stopped, or reloads again, before startup is done.

@@ -16,9 +16,9 @@ from twisted.internet.interfaces import IReactorCore
 
 
 def stop_with_failure(reactor: IReactorCore) -> None:
-    """Stop ``reactor``. When the process has done everything else, as after each stop, its exit status is 1."""
-    # Not before the reactor has stopped: an exit function that is registered after _exit would run twice, and shutdown
-    # functions may register some.
+    """Stop ``reactor``. The process ends as after any other stop, but with exit status 1."""
+    # An exit function that is registered after _exit would run twice. Shutdown functions may register exit functions,
+    # so register _exit when the reactor has stopped.
     reactor.addSystemEventTrigger("after", "shutdown", atexit.register, _exit)
     with suppress(ReactorNotRunning):
         reactor.stop()
