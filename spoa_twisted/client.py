@@ -45,7 +45,14 @@ class AgentDisconnected(Exception):
 
 
 class PayloadRefused(Exception):
-    """The agent refused a fragmented NOTIFY, because its payload was too long."""
+    """The agent refused a fragmented NOTIFY, because its payload was too long.
+
+    :param variables: the variables of ``on_error``, which the ACK sets: HAProxy sets them.
+    """
+
+    def __init__(self, variables: dict[str, Value]) -> None:
+        super().__init__("the agent refused the NOTIFY: it is too long")
+        self.variables = variables
 
 
 @final
@@ -129,7 +136,7 @@ class SPOEProtocol(Protocol):
                 else:
                     acknowledged = self._pending.pop(event.ids)
                     if event.aborted:
-                        acknowledged.errback(PayloadRefused("the agent refused the NOTIFY: it is too long"))
+                        acknowledged.errback(PayloadRefused(event.variables))
                     else:
                         acknowledged.callback(event.variables)
         except SPOPError as error:

@@ -189,6 +189,8 @@ class SPOAService(Service):
         When these NOTIFYs are answered, or after ``drain_timeout``, the ``every`` functions of the old handlers stop,
         and their shutdown functions run. If a startup function of ``handlers`` fails, the old handlers stay. If
         ``handlers`` have no startup functions, they answer at once.
+        The shutdown functions of the old handlers must not close what the startup functions of ``handlers`` have opened
+        before: do not pass the same handlers again, nor those of a module after ``importlib.reload``.
 
         :return: a Deferred that fires when ``handlers`` answer. It fails if a startup function fails, and with
             ``CancelledError`` if the service is stopped, or reloads again, before startup is done.
@@ -208,7 +210,8 @@ class SPOAService(Service):
 
         :param error: a ``StartupFailed``, or the error of an endpoint after startup functions that took their time.
         """
-        self._log.failure("the agent does not start", Failure(error))
+        # The traceback of a StartupFailed ends in this package, and that of its cause in the startup function.
+        self._log.failure("the agent does not start: {error}", Failure(error.__cause__ or error), error=error)
 
     def listening_failed(self, description: str, error: BaseException) -> None:
         """Log that an endpoint cannot listen. Called only for an error that comes after ``startService`` has returned.

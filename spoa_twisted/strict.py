@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from spoa_twisted import client
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.handlers.outcome import Outcomes
@@ -27,6 +28,7 @@ from spoa_twisted.observer import (
     HandlerFailed,
     HandlerTimedOut,
     IObserver,
+    LifeCycleFailed,
     MessageEvent,
     MessageUnhandled,
     Outcome,
@@ -63,11 +65,11 @@ class NoHandler(LookupError):
 @final
 @dataclass(frozen=True, slots=True)
 class MessageFailure:
-    """A message whose handler failed, while no request raised the exception."""
+    """A message whose handler failed, while no request raised the exception; or an every or shutdown function."""
 
-    #: The name of the message.
+    #: The name of the message, or of the function with its module.
     name: str
-    #: The exception of the handler, a ``TimeoutError``, or the error of a result that cannot be sent.
+    #: The exception of the handler or function, a ``TimeoutError``, or the error of a result that cannot be sent.
     error: BaseException
 
 
@@ -107,10 +109,12 @@ class Request:
     :param keep: receives each failure that the request does not raise.
     """
 
-    __slots__ = ("_ended", "_failed", "_keep", "names")
+    __slots__ = ("_ended", "_failed", "_keep", "names", "refused")
 
     def __init__(self, names: Sequence[str], keep: Callable[[Failed], None]) -> None:
         self.names = names
+        #: The event if the agent has refused the NOTIFY, and each of the messages has an ``on_error``.
+        self.refused: PayloadRefused | None = None
         self._keep = keep
         # The failures that the request may raise.
         self._failed: list[Failed] = []
@@ -132,6 +136,9 @@ class Request:
         :param result: the variables of the ACK, or the reason why there is no ACK.
         """
         self._ended = True
+        if self.refused is not None and isinstance(result, Failure) and isinstance(result.value, client.PayloadRefused):
+            self._keep(Failed(0, ", ".join(self.names), self.refused, KeptFailure(result.value)))
+            return result.value.variables
         failed = sorted(self._failed, key=lambda failed: failed.position)
         if failed and not isinstance(result, Failure):
             result = failed.pop(0).failure
@@ -182,7 +189,12 @@ class StrictHandlers:
 
     def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
         """Let the handlers under test answer a NOTIFY that is too long; see :meth:`IHandlers.refuse`."""
-        return self._handlers.refuse(names, max_size)
+        actions = self._handlers.refuse(names, max_size)
+        request = self._answered
+        assert request is not None
+        if not all(self._handlers.refuse((name,), max_size) for name in request.names):
+            request.refused = None
+        return actions
 
     def on_event(self, event: Event) -> None:
         """Log ``event``, unless a request may raise it."""
@@ -190,13 +202,18 @@ class StrictHandlers:
             # The agent does not handle what was sent on an earlier connection.
             self._sent.clear()
         elif isinstance(event, PayloadRefused):
-            self._sent.popleft()
+            # The agent calls refuse() next.
+            self._answered = self._sent.popleft()
+            self._answered.refused = event
         elif isinstance(event, (RespondFailed, ResponseUnsendable)):
             # The agent reports this right after respond() or _on_answer().
             request = self._answered
             assert request is not None
             failed = Failed(len(request.names), ", ".join(request.names), event, _failure(event))
             request.add(failed, has_on_error=False)
+        elif isinstance(event, LifeCycleFailed):
+            assert event.failure.value is not None
+            self.failures.append(MessageFailure(event.function, event.failure.value))
         if not isinstance(event, _RAISED):
             self._log.on_event(event)
 

@@ -79,8 +79,8 @@ class FakeHAProxy:
         #: The agent's clock, in seconds: ``haproxy.clock.advance(10)`` makes timeouts of up to 10 seconds expire.
         self.clock = Clock()
         self._strict = StrictHandlers(handlers, LogObserver(log or Logger("spoa_twisted.agent"), self.clock))
-        #: The failures so far that were not raised, each with the name of its message and its exception. A test that
-        #: expects none ends with ``assert haproxy.failures == []``.
+        #: The failures so far that were not raised, each with the name of its message and its exception. Those of every
+        #: and shutdown functions are among them. A test that expects none ends with ``assert haproxy.failures == []``.
         self.failures: list[MessageFailure] = self._strict.failures
         self._factory = SPOAFactory(
             handlers,
@@ -133,7 +133,8 @@ class FakeHAProxy:
         :raises NotAcknowledged: when a handler has not finished, or a startup function, because it waits for a
             Deferred.
         :raises AgentDisconnected: when the agent sent AGENT-DISCONNECT.
-        :raises PayloadRefused: when the messages exceed the agent's ``max_payload_size``.
+        :raises PayloadRefused: when the messages exceed the agent's ``max_payload_size``, unless each of them has an
+            ``on_error``: then its variables are returned.
         :raises TypeError: when an argument, or a variable that a handler without ``on_error`` returned, has a type that
             SPOP does not have.
         :raises ValueError: when an argument or such a variable cannot be encoded, or the variables do not fit in the

@@ -60,18 +60,19 @@ class Logged:
     """Collects the events of level warn and above that are logged during a test."""
 
     def __init__(self) -> None:
-        self._events: list[dict[str, Any]] = []
+        #: The events that take() has not returned.
+        self.events: list[dict[str, Any]] = []
 
     def __call__(self, event: dict[str, Any]) -> None:
         if event.get("log_level", LogLevel.debug) >= LogLevel.warn:
-            self._events.append(event)
+            self.events.append(event)
 
     def take(self) -> list[str]:
         """Return the texts of the events since the last call, and forget them.
 
         A text begins with the name of the level, and ends with the type and text of the exception if there is one.
         """
-        events, self._events = self._events, []
+        events, self.events = self.events, []
         return [self._text(event) for event in events]
 
     def _text(self, event: dict[str, Any]) -> str:

@@ -121,14 +121,23 @@ class TestStart:
     def test_startup_that_fails_later(self, calls: list[str], logged: Logged) -> None:
         """The error is logged, and ``when_ready`` fails with it. The service does not listen."""
         waits: Deferred[None] = Deferred()
-        agent = Agent(named("a", calls, lambda: waits))
+
+        async def connect() -> None:
+            await waits
+            raise LookupError("boom")
+
+        agent = Agent(named("a", calls, connect))
         agent.service.startService()
         ready = agent.when_ready()
-        waits.errback(LookupError("boom"))
+        waits.callback(None)
         assert not agent.is_listening()
         assert ready[0].check(StartupFailed)
+        (event,) = logged.events
+        # The traceback shows the line of the startup function.
+        assert event["log_failure"].getTraceback().rstrip().endswith("builtins.LookupError: boom")
+        assert 'raise LookupError("boom")' in event["log_failure"].getTraceback()
         (line,) = logged.take()
-        assert line.startswith("critical: the agent does not start: StartupFailed: startup function ")
+        assert line.startswith("critical: the agent does not start: startup function ")
         assert calls == ["startup a", "shutdown a"]
 
     def test_an_endpoint_that_fails_after_startup(self, calls: list[str], logged: Logged) -> None:
@@ -145,7 +154,7 @@ class TestStart:
         waits.callback(None)
         assert ready[0].check(CannotListenError)
         (line,) = logged.take()
-        assert line.startswith("critical: the agent does not start: CannotListenError: ")
+        assert line.startswith("critical: the agent does not start: Couldn't listen on any:1: in use.")
         agent.memory.advance(30)
         assert calls == ["startup a", "shutdown a"]
 

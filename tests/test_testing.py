@@ -11,9 +11,10 @@ from twisted.internet.defer import Deferred
 
 from spoa_twisted import NULL, Handlers, Int32, Message
 from spoa_twisted.client import AgentDisconnected, PayloadRefused
+from spoa_twisted.handlers.handler import name_of
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.spop.frames import HAProxyHello
-from spoa_twisted.testing import FakeHAProxy, NotAcknowledged
+from spoa_twisted.testing import FakeHAProxy, NoHandler, NotAcknowledged
 from tests.conftest import Logged
 
 #: The HELLO of a HAProxy with a version of SPOP that the agent does not support.
@@ -110,6 +111,32 @@ def test_limits_are_the_factorys() -> None:
         haproxy.notify("m")
 
 
+@pytest.mark.parametrize("names", ["ab", "ac", "c"])
+def test_a_refused_notify_and_on_error(names: str, logged: Logged) -> None:
+    """Its variables come back, and the exception is kept and logged, if each message has an ``on_error``."""
+    handlers = Handlers()
+    for name, on_error in {"a": {"sess.a": 1}, "b": {"sess.b": 2}, "c": None}.items():
+        handlers.message(name, on_error=on_error)(lambda: None)
+    haproxy = FakeHAProxy(handlers, hello=HAProxyHello(max_frame_size=256), max_payload_size=3000)
+    # The limit is exceeded when the names of all messages have arrived.
+    messages = [*[Message(name) for name in names[:-1]], Message(names[-1], [("body", b"x" * 3500)])]
+    if "c" in names:
+        with pytest.raises(PayloadRefused, match="too long"):
+            haproxy.notify(*messages)
+        assert haproxy.failures == []
+        assert logged.take() == []
+    else:
+        assert haproxy.notify(*messages) == {"sess.a": 1, "sess.b": 2}
+        (failure,) = haproxy.failures
+        assert failure.name == "a, b"
+        assert isinstance(failure.error, PayloadRefused)
+        (line,) = logged.take()
+        assert "max_payload_size" in line
+    # The next failure belongs to the next request.
+    with pytest.raises(NoHandler):
+        haproxy.notify("other")
+
+
 def test_it_disconnects_and_connects_again() -> None:
     """disconnect() cancels pending handlers and fails their requests. The next request opens a new connection."""
     cancelled: list[object] = []
@@ -176,6 +203,21 @@ class TestLifeCycle:
         with pytest.raises(StartupFailed, match="connect failed: LookupError: boom"):
             FakeHAProxy(handlers)
         assert calls == ["read", "close"]
+
+    def test_others_that_fail(self, handlers: Handlers, logged: Logged) -> None:
+        """Failures of every and shutdown functions are kept and logged."""
+        errors = [LookupError("every"), LookupError("shutdown")]
+
+        def fail() -> None:
+            raise errors[len(haproxy.failures)]
+
+        handlers.every(30)(fail)
+        handlers.shutdown(fail)
+        with FakeHAProxy(handlers) as haproxy:
+            haproxy.clock.advance(30)
+        assert [failure.error for failure in haproxy.failures] == errors
+        assert {failure.name for failure in haproxy.failures} == {name_of(fail)}
+        assert len(logged.take()) == 2
 
     def test_a_startup_that_waits(self, handlers: Handlers) -> None:
         """``send`` sends the messages when startup is done. ``notify`` says that it is not."""

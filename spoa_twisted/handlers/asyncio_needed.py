@@ -1,4 +1,4 @@
-"""The error of a handler that uses asyncio on a reactor without an asyncio event loop. Its text says what to do."""
+"""The error of a function that uses asyncio on a reactor without an asyncio event loop. Its text says what to do."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _MAX_CHAIN: Final = 10
 
 @final
 class AsyncioNeeded(RuntimeError):
-    """A handler has used asyncio, but no asyncio event loop runs in this thread."""
+    """A function has used asyncio, but no asyncio event loop runs in this thread."""
 
 
 def explain(failure: Failure) -> Failure:
-    """Return ``failure``, the failure of a handler.
+    """Return ``failure``, the failure of a handler, or of a startup, every or shutdown function.
 
     If the reason for it is that no event loop runs, return a Failure with the same traceback that says what to do.
     """

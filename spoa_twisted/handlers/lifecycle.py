@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
+from spoa_twisted.handlers.asyncio_needed import explain
 from spoa_twisted.handlers.awaitables import begin
 from spoa_twisted.handlers.coroutines import pass_on
 from spoa_twisted.handlers.handler import name_of
@@ -48,8 +49,8 @@ class StartupFailed(Exception):
     """
 
     def __init__(self, function: str, error: BaseException) -> None:
-        text = " ".join(safe_str(error).split())
-        super().__init__(f"startup function {function} failed: {type(error).__name__}: {text}")
+        reason = " ".join(f"{type(error).__name__}: {safe_str(error)}".split())
+        super().__init__(f"startup function {function} failed: {reason.removesuffix(':')}")
 
 
 @final
@@ -228,14 +229,15 @@ class Lifespan:
             self._stopping = True
             for loop in self._loops:
                 loop.stop()
+            cancelled = bool(self._calls)
             self._cancel_calls()
-            Deferred.fromCoroutine(self._shut_down())
+            Deferred.fromCoroutine(self._shut_down(cancelled))
         return stopped
 
     async def _start_up(self) -> None:
-        if isinstance(self._reactor, AsyncioSelectorReactor) and get_running_loop() is None:
+        if get_running_loop() is None:
             # Functions may use asyncio. Its event loop runs when the reactor runs.
-            await self._cancellable(deferLater(self._reactor, 0))
+            await self._cancellable(self._next_turn())
         for function in self._functions:
             if function.kind is Kind.STARTUP:
                 call = self._call(function)
@@ -252,23 +254,37 @@ class Lifespan:
                 loop.start(function.seconds, now=False)
                 self._loops.append(loop)
 
+    def _next_turn(self) -> Deferred[Any]:
+        """Return a Deferred that fires in the next turn of the event loop: at once if the reactor is not asyncio's."""
+        if isinstance(self._reactor, AsyncioSelectorReactor):
+            return deferLater(self._reactor, 0)
+        return succeed(None)
+
     def _on_startup_failure(self, failure: Failure, function: LifeCycleFunction) -> Failure:
         if self._stopping:
             # stop() has cancelled the function.
             return failure
-        assert failure.value is not None
-        raise StartupFailed(function.name, failure.value) from failure.value
+        error = _explained(failure, function).value
+        assert error is not None
+        # The runner looks in the traceback of the cause for the user's line.
+        raise StartupFailed(function.name, error) from failure.value
 
     def _run_again(self, function: LifeCycleFunction) -> Deferred[Any]:
         return self._call(function).addErrback(self._on_failure, function)
 
-    async def _shut_down(self) -> None:
+    async def _shut_down(self, cancelled: bool) -> None:
+        if cancelled:
+            # An asyncio Task sees its cancellation then. It may clean up with what the shutdown functions close.
+            await self._next_turn()
         for function in reversed(self._functions[: self._passed]):
             if function.kind is Kind.SHUTDOWN:
                 call = self._call(function).addErrback(self._on_failure, function)
                 if self._timed_out:
                     self._cancel_calls()
                 await call
+        if self._timed_out:
+            # The same for the shutdown function that was cancelled: the reactor may end now.
+            await self._next_turn()
         self._ended = True
         if self._threads is not None:
             self._threads.end()
@@ -282,6 +298,7 @@ class Lifespan:
         if function.kind is Kind.SHUTDOWN and self._timed_out and failure.check(CancelledError):
             self._observer.on_event(ShutdownTimedOut(function.name))
         elif function.kind is Kind.SHUTDOWN or not self._stopping:
+            failure = _explained(failure, function)
             self._observer.on_event(LifeCycleFailed(function.kind.value, function.name, failure))
         # Otherwise, stop() has cancelled a run of an every function.
 
@@ -304,7 +321,7 @@ class Lifespan:
         except BaseException as error:
             traceback = error.__traceback__
             failed: Deferred[Any] = fail(Failure())
-            # Twisted 22.4 has removed the traceback from the exception. The runner looks in it for the user's line.
+            # Twisted 22.4 has removed the traceback from the exception. See _on_startup_failure.
             error.__traceback__ = traceback
             return failed
         return self._cancellable(result) if isinstance(result, Deferred) else succeed(result)
@@ -338,6 +355,11 @@ def lifespan_of(handlers: object, reactor: IReactorTime, observer: IObserver) ->
     """Return a new lifespan of ``handlers``, or ``None`` if they have no functions to run."""
     life_cycle = ILifeCycle(handlers, None)
     return None if life_cycle is None else life_cycle.lifespan(reactor, observer)
+
+
+def _explained(failure: Failure, function: LifeCycleFunction) -> Failure:
+    """Return ``failure``, or one that says that the function needs the asyncio reactor."""
+    return failure if function.blocking else explain(failure)
 
 
 def _raise_timeout(result: object, seconds: float) -> NoReturn:

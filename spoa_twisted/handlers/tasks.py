@@ -150,7 +150,8 @@ class _Call(Coroutine[Any, None, None]):
         context.run(wakeup, wait)
         self._in_wake = False
         if self.result is not NO_RESULT:
-            self._deliver()
+            # The event loop runs timers in the context that made them: for deferLater, in that of the handler.
+            self._outside.run(self._deliver)
 
     def _throw(self, coroutine: _Coroutine) -> Any:
         error = self._error

@@ -17,7 +17,9 @@ from twisted.internet.interfaces import IReactorCore
 
 def stop_with_failure(reactor: IReactorCore) -> None:
     """Stop ``reactor``. The process ends as after any other stop, but with exit status 1."""
-    atexit.register(_exit)
+    # An exit function that is registered after _exit would run twice. Shutdown functions may register exit functions,
+    # so register _exit when the reactor has stopped.
+    reactor.addSystemEventTrigger("after", "shutdown", atexit.register, _exit)
     with suppress(ReactorNotRunning):
         reactor.stop()
 

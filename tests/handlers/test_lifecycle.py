@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import Callable
@@ -236,6 +237,34 @@ class TestStartup:
         handlers.startup(make("a", SystemExit(3)))
         assert str(Run(handlers).start().failure()).endswith("failed: SystemExit: 3")
 
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_asyncio_on_another_reactor(self, waits: bool, handlers: Handlers) -> None:
+        """The reason says which reactor is needed. The cause is the exception of asyncio, for its line."""
+
+        @handlers.startup
+        async def connect() -> None:
+            if waits:
+                await started
+            await asyncio.sleep(1)
+
+        started: Deferred[None] = Deferred()
+        run = Run(handlers).start()
+        started.callback(None)
+        error = run.failure()
+        assert ".connect failed: AsyncioNeeded: no running event loop: this needs twistd --reactor=asyncio;" in str(
+            error
+        )
+        assert type(error.__cause__) is RuntimeError
+
+    def test_an_exception_without_a_text(self, handlers: Handlers) -> None:
+        """The reason is the name of the exception alone, as of an assert."""
+
+        @handlers.startup
+        def connect() -> None:
+            raise AssertionError
+
+        assert str(Run(handlers).start().failure()).endswith(".connect failed: AssertionError")
+
     def test_the_timeout(self, handlers: Handlers, calls: list[str]) -> None:
         """A function that takes longer than its timeout is cancelled, and has failed."""
         cancelled: list[object] = []
@@ -340,6 +369,19 @@ class TestEvery:
         run.clock.advance(30)
         assert len(run.observer.take()) == 1
         assert calls == ["a", "a"]
+
+    def test_asyncio_on_another_reactor(self, handlers: Handlers) -> None:
+        """The failure says which reactor is needed."""
+
+        @handlers.every(30)
+        async def read() -> None:
+            await asyncio.sleep(1)
+
+        run = Run(handlers).start()
+        run.clock.advance(30)
+        (event,) = run.observer.take()
+        assert isinstance(event, LifeCycleFailed)
+        assert "this needs twistd --reactor=asyncio" in event.failure.getErrorMessage()
 
     def test_stopping_ends_it(self, handlers: Handlers, calls: list[str]) -> None:
         """A pending run is cancelled, which is not reported. No timer is left."""

@@ -471,21 +471,27 @@ class TestContexts:
         assert seen == {"a": ["none", "a", "a"], "b": ["none", "b", "b"]}
         assert request.get() == "none"
 
-    @pytest.mark.parametrize("fired", [False, True])
-    def test_the_answer_is_given_outside_of_the_task(self, fired: bool, loop: Loop) -> None:
-        """The agent may call the next handlers then: they see neither the Task nor its values."""
+    @pytest.mark.parametrize("awaited", ["future", "deferred", "timer"])
+    def test_the_answer_is_given_outside_of_the_task(self, awaited: str, loop: Loop) -> None:
+        """The agent may call the next handlers then: they see neither the Task nor its values.
+
+        A timer that the handler has made runs in the context of the handler.
+        """
         future = future_in(loop)
         deferred: Deferred[None] = Deferred()
         seen: list[Any] = []
 
         async def handler() -> None:
             request.set("own")
-            await (deferred if fired else future)
+            if awaited == "timer":
+                loop.loop.call_later(0, deferred.callback, None)
+            await (future if awaited == "future" else deferred)
 
         answer = loop.begin(handler)
         answer.addCallback(lambda _: seen.extend([request.get(), asyncio.current_task(loop.loop)]))
         loop.turn()
-        loop.call(deferred.callback if fired else future.set_result, None)
+        if awaited != "timer":
+            loop.call(deferred.callback if awaited == "deferred" else future.set_result, None)
         loop.turn(3)
         assert seen == ["none", None]
 

@@ -150,6 +150,33 @@ def test_every_and_shutdown_on_the_asyncio_reactor(start: Start, folder: Path) -
     assert "Traceback" not in agent.output
 
 
+def test_cancelled_functions_clean_up_on_the_asyncio_reactor(start: Start, folder: Path) -> None:
+    """A function that is cancelled when the agent stops runs its ``finally``: before the shutdown functions."""
+    (folder / "waiting.py").write_text(
+        "import asyncio\n"
+        "from spoa_twisted import Handlers\n"
+        "handlers = Handlers()\n"
+        "async def wait(name):\n"
+        "    try:\n"
+        "        print(name, 'waits', flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "    finally:\n"
+        "        print(name, 'cleans up', flush=True)\n"
+        "@handlers.shutdown\n"
+        "async def close(): await wait('shutdown')\n"
+        "@handlers.every(0.01)\n"
+        "async def read(): await wait('every')\n"
+    )
+    agent = start(
+        *TWISTD, "-n", "--reactor=asyncio", "spoa", "--handlers=waiting", f"--listen={ANY_PORT}", "--drain-timeout=0.1"
+    )
+    agent.said("every waits")
+    assert agent.stop() in STOPPED
+    said = re.findall("every waits|every cleans up|shutdown waits|shutdown cleans up", agent.output)
+    assert said == ["every waits", "every cleans up", "shutdown waits", "shutdown cleans up"]
+    assert "Traceback" not in agent.output
+
+
 @PROGRAMS
 def test_sigterm_during_startup(program: list[str], start: Start, folder: Path) -> None:
     """Startup is cancelled, and the shutdown functions run. The agent ends by the signal, as after any other stop."""
@@ -165,14 +192,35 @@ def test_sigterm_during_startup(program: list[str], start: Start, folder: Path) 
     assert "Traceback" not in agent.output
 
 
+@PROGRAMS
+def test_an_exit_function_that_a_shutdown_function_registers(program: list[str], start: Start, folder: Path) -> None:
+    """It runs once, as those that were registered before."""
+    late = (
+        "async def connect():\n    await task.deferLater(reactor, 0.01)\n    helper()\n"
+        "def leave():\n    with open('late', 'a') as file: file.write('exit function')\n"
+        "@handlers.shutdown\ndef register(): atexit.register(leave)\n"
+    )
+    # The functions above the one that failed run in the end.
+    (folder / "failing.py").write_text(
+        MODULE.replace("@handlers.startup\nREPLACED", "REPLACED").replace("REPLACED", late)
+    )
+    with (folder / "failing.py").open("a") as file:
+        file.write("handlers.startup(connect)\n")
+    agent = start(*program, "spoa", "--handlers=failing", f"--listen={ANY_PORT}")
+    assert agent.ended() == 1
+    assert (folder / "late").read_text() == (folder / "exit").read_text() == "exit function"
+
+
 def test_the_status_without_a_stream() -> None:
-    """The status is 1 also without stdout, after two calls, and if the reactor does not run."""
+    """The status is 1 also without stdout, after two calls, and if the reactor has begun to stop."""
     code = (
         "import os, sys\n"
         "from twisted.internet import reactor\n"
         "from spoa_twisted.runner.exit_status import stop_with_failure\n"
-        "stop_with_failure(reactor)\n"
-        "stop_with_failure(reactor)\n"
+        "reactor.callWhenRunning(reactor.stop)\n"
+        "reactor.callWhenRunning(stop_with_failure, reactor)\n"
+        "reactor.callWhenRunning(stop_with_failure, reactor)\n"
+        "reactor.run()\n"
         "sys.stdout = None\n"
     )
     assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, timeout=30, check=False).returncode == 1
