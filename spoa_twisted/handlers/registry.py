@@ -234,8 +234,8 @@ class Handlers(LifeCycle):
                 continue
             try:
                 result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
-                # Nearly every handler returns a dict.
-                if type(result) is not dict:
+                # Nearly every handler returns a dict, or None.
+                if type(result) is not dict and result is not None:
                     result = begin(result, Steps(hold_ups, handler, message, messages, reactor))
                     if isinstance(result, Deferred):
                         pending = pending or []
