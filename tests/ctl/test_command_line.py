@@ -52,10 +52,11 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
 @pytest.mark.parametrize("command", [["ping"], ["send", "m"], ["bench"]])
 @pytest_twisted.ensureDeferred
 async def test_no_agent_listens(command: list[str], tmp_path: Path) -> None:
-    """The error is one line on stderr, and the exit status is 1."""
+    """The error is one line on stderr that names the endpoint, and the exit status is 1."""
     out, err, status = await spoactl(*command, "--agent", f"unix:{tmp_path}/nobody")
     assert (out, status) == ("", 1)
     assert err.startswith("spoactl: ")
+    assert err.endswith(f"; does an agent listen on unix:{tmp_path}/nobody?\n")
     assert err.count("\n") == 1
 
 
