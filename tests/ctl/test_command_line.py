@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,20 @@ def test_each_subcommand_has_a_help(name: str, capsys: pytest.CaptureFixture[str
         main([name, "--help"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: spoactl {name} ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_a_help_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser of the subcommand accepts each command line that its help shows."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "upload.bin").write_bytes(b"abc")
+    parser = COMMANDS[name].parser()
+    prompt = f"  spoactl {name} "
+    examples = [line.removeprefix(prompt) for line in parser.format_help().splitlines() if line.startswith(prompt)]
+    assert bool(examples) == (name != "ping")
+    for example in examples:
+        command, _, _ = example.replace("$(cat twistd.pid)", "1").partition(" | ")
+        parser.parse_intermixed_args(shlex.split(command))
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["send"], ["ping", "--agent", "nonsense:1"]])
