@@ -318,8 +318,8 @@ class LogObserver:
 
     def _argument_missing(self, event: ArgumentMissing) -> None:
         self._log.error(
-            "the handler of the message {name!a} was not called: {error}; add it to the args of the spoe-message, or"
-            " give the parameter a default",
+            "the handler of the message {name!a} was not called: {error}; add it to the args of the spoe-message,"
+            " rename the parameter, or give the parameter a default",
             name=cut(event.name),
             error=in_one_line(safe_str(event.error)),
         )

@@ -20,6 +20,7 @@ from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.lifespans import MIN_SHUTDOWN_TIMEOUT, Lifespans
 from spoa_twisted.limits import LIMITS
 from spoa_twisted.readiness import Readiness
+from spoa_twisted.spop.hints import type_of
 from spoa_twisted.unix_lock import remove_stale_lock
 
 #: The largest number of connections that the kernel queues until the agent accepts them. Twisted's default is 50. When
@@ -81,7 +82,7 @@ class SPOAService(Service):
             if isinstance(endpoint, str):
                 self._endpoints.append((endpoint, server_endpoint(reactor, endpoint)))
             elif not IStreamServerEndpoint.providedBy(endpoint):
-                raise TypeError(f"an endpoint is a string or an IStreamServerEndpoint, not a {type(endpoint).__name__}")
+                raise TypeError(f"an endpoint is a string or an IStreamServerEndpoint, not {type_of(endpoint)}")
             else:
                 self._endpoints.append((repr(endpoint), endpoint))
         if not self._endpoints:

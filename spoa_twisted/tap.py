@@ -90,6 +90,9 @@ class Options(UsageOptions):
             unknown = [name for name in re.findall("--([A-Za-z_-]+)", str(error)) if name not in self.docs]
             similar = [f"--{name}" for name in nearest(unknown[0], self.docs)] if unknown else []
             hint = did_you_mean(similar) or "; twistd spoa --help lists the options"
+            if "not recognized" in str(error) and not similar:
+                # The option may be one of twistd's, for example --reactor or -n.
+                hint += "; the options of twistd and twist stand before spoa"
             raise CannotStart(f"{error}{hint}") from None
 
     def parseArgs(self, *arguments: str) -> None:

@@ -163,7 +163,7 @@ LINES: list[tuple[Event, str]] = [
         ArgumentMissing("m", TypeError("the message 'm' has no argument 'ip'; it has: 'src'")),
         (
             "error: the handler of the message 'm' was not called: the message 'm' has no argument 'ip'; it has: 'src';"
-            " add it to the args of the spoe-message, or give the parameter a default"
+            " add it to the args of the spoe-message, rename the parameter, or give the parameter a default"
         ),
     ),
     (

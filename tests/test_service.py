@@ -112,7 +112,7 @@ class TestListening:
 
     def test_a_wrong_type_of_endpoint_is_refused(self) -> None:
         """The constructor raises TypeError for an object that is not an endpoint."""
-        with pytest.raises(TypeError, match="an endpoint is a string or an IStreamServerEndpoint, not a int"):
+        with pytest.raises(TypeError, match="an endpoint is a string or an IStreamServerEndpoint, not an int"):
             SPOAService(factory(), [5], reactor=MemoryReactorClock())  # type: ignore[list-item]
 
     def test_an_endpoint_that_fails_later_is_logged(self, logged: Logged) -> None:

@@ -55,6 +55,7 @@ from spoa_twisted.observer import (
 from spoa_twisted.spop.connection import AgentConnection, Notify, PayloadTooBig, State
 from spoa_twisted.spop.errors import SPOPError, StatusCode
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
+from spoa_twisted.spop.hints import type_of
 from spoa_twisted.spop.reassembly import ReassemblyBudget
 
 #: Seconds that a peer has to take the last bytes of a connection that closes. Then the agent aborts the connection.
@@ -531,6 +532,6 @@ def checked(handlers: object) -> IHandlers:
     :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`.
     """
     if not IHandlers.providedBy(handlers):
-        found = f"the class {handlers.__name__}" if isinstance(handlers, type) else f"a {type(handlers).__name__}"
+        found = f"the class {handlers.__name__}" if isinstance(handlers, type) else type_of(handlers)
         raise TypeError(f"{found} does not provide IHandlers; pass an object, such as Handlers()")
     return handlers

@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
 from spoa_twisted.ctl import bench, ping, send
@@ -90,6 +90,9 @@ async def _run(reactor: Any, command: Command, options: argparse.Namespace) -> N
     except ConnectionDone:
         # Twisted's own text, "Connection was closed cleanly.", does not sound like a failure.
         _exit_with_error("the agent closed the connection without an answer")
+    except ConnectError as error:
+        # Twisted's own text, "Connection was refused by other side: ...", does not say where.
+        _exit_with_error(f"{show_text(str(error)).rstrip('.')}; does an agent listen on {options.agent}?")
     except Exception as error:
         # Endpoints, name resolution, TLS, the protocol and the agent each raise exceptions of their own.
         _exit_with_error(show_text(str(error)) or type(error).__name__)

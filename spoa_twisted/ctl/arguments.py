@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, endpoint, is_endpoint
 from spoa_twisted.ctl.values import parse_value
@@ -77,6 +77,14 @@ def message_name(text: str) -> str:
     if is_endpoint(text):
         raise argparse.ArgumentTypeError(f"{text!r} is an endpoint; write --agent {text}")
     return text
+
+
+def no_argument(text: str) -> NoReturn:
+    """Refuse ``text``, an argument of a command that has only options.
+
+    :raises argparse.ArgumentTypeError: always. For an endpoint, the error says where it belongs.
+    """
+    raise argparse.ArgumentTypeError(f"{message_name(text)!r} is not an option")
 
 
 def positive(text: str) -> int:

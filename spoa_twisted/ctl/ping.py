@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from spoa_twisted.client import SPOEClient
-from spoa_twisted.ctl.arguments import add_agent, add_timeout
+from spoa_twisted.ctl.arguments import add_agent, add_timeout, no_argument
 from spoa_twisted.ctl.values import show_text
 
 SUMMARY = "make a health check"
@@ -22,6 +22,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spoactl ping", description=DESCRIPTION)
     add_agent(parser)
     add_timeout(parser, "each answer")
+    # Only for the error text: a user may write the endpoint without --agent.
+    parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?", type=no_argument, help=argparse.SUPPRESS)
     return parser
 
 

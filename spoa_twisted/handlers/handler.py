@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.binding import Binding
 from spoa_twisted.spop.actions import Variables, encode_actions
+from spoa_twisted.spop.hints import type_of
 
 #: The result of a handler: variables, ``None`` for no variables, or a Deferred, coroutine or other awaitable of these.
 Result = Variables | None | Awaitable[Variables | None]
@@ -48,7 +49,7 @@ class Handler:
     ) -> None:
         check_timeout(timeout, f"the message {name!a}")
         if not callable(function):
-            raise TypeError(f"the handler of the message {name!r} is a {type(function).__name__}, not a function")
+            raise TypeError(f"the handler of the message {name!r} is {type_of(function)}, not a function")
         #: Whether the function is an ``async def``.
         self.is_coroutine = inspect.iscoroutinefunction(function)
         if blocking and self.is_coroutine:
@@ -106,7 +107,7 @@ def encode_on_error(on_error: object, owner: str, doubtful: list[str] | None = N
     """
     if on_error is not None and not isinstance(on_error, Mapping):
         raise TypeError(
-            f"on_error of {owner} is a {type(on_error).__name__}, not a dict of variables; write"
+            f"on_error of {owner} is {type_of(on_error)}, not a dict of variables; write"
             ' on_error={"txn.error": "handler"}'
         )
     try:
@@ -124,7 +125,7 @@ def as_variables(result: Any) -> Variables:
     if result is None:
         return {}
     if not isinstance(result, Mapping):
-        raise TypeError(f"a {type(result).__name__} is no mapping of variables; {_advice(result)}")
+        raise TypeError(f"{type_of(result)} is no mapping of variables; {_advice(result)}")
     # A mapping may compute its items when they are read. dict() reads each item once, and in the handler's thread.
     return dict(result)
 

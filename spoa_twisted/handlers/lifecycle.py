@@ -30,6 +30,7 @@ from spoa_twisted.handlers.interfaces import ILifeCycle, ILifespan
 from spoa_twisted.handlers.outcome import cancel
 from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.observer import IObserver, LifeCycleFailed, ShutdownTimedOut
+from spoa_twisted.spop.hints import type_of
 
 FunctionT = TypeVar("FunctionT", bound=Callable[[], Any])
 
@@ -71,7 +72,7 @@ class LifeCycleFunction:
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise TypeError(f"@handlers.{self.kind.value} takes a function, not a {type(self.function).__name__}")
+            raise TypeError(f"@handlers.{self.kind.value} takes a function, not {type_of(self.function)}")
         if self.blocking and inspect.iscoroutinefunction(self.function):
             raise TypeError(f"{self} is an async function: it cannot run in a thread, so leave out blocking=True")
         try:
@@ -370,6 +371,6 @@ def _check_seconds(name: str, seconds: object, example: str = "") -> None:
     """Raise TypeError or ValueError if ``seconds`` is not a positive and finite number."""
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
         hint = f": @handlers.{example}" if example else ""
-        raise TypeError(f"{name} is a number of seconds, not a {type(seconds).__name__}{hint}")
+        raise TypeError(f"{name} is a number of seconds, not {type_of(seconds)}{hint}")
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ValueError(f"{name} is {seconds}; it must be positive and finite")

@@ -23,6 +23,7 @@ from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.plain import is_plain
 from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.spop.actions import Variables
+from spoa_twisted.spop.hints import type_of
 from spoa_twisted.spop.messages import Message
 
 # HAProxy allows these characters in the name of a spoe-message.
@@ -129,9 +130,7 @@ class Handlers(LifeCycle):
             negative, or a variable in ``on_error`` cannot be encoded.
         """
         if not isinstance(name, str):
-            raise TypeError(
-                f"the name of a message is a str, not a {type(name).__name__}; write @handlers.message('name')"
-            )
+            raise TypeError(f"the name of a message is a str, not {type_of(name)}; write @handlers.message('name')")
         if not _NAME.match(name):
             raise ValueError(
                 f"HAProxy does not allow the name {name!a} for a spoe-message, so the message can never come; use"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from typing import Final, final
+from typing import final
 
-# place_of skips these packages: the user needs a line of the handlers' module, not of the code that calls it.
-_FRAMEWORK_PACKAGES: Final = ("asyncio", "importlib", "spoa_twisted", "twisted")
+from spoa_twisted.runner.stalls import Frame
 
 
 @final
@@ -26,13 +25,12 @@ class CannotStart(SystemExit, Exception):
 def place_of(error: BaseException) -> str:
     """Return the file and the line of the user's own code where ``error`` came from, in parentheses.
 
-    It is the innermost line that is not in one of ``_FRAMEWORK_PACKAGES``. The text is empty if there is no such line.
+    It is the innermost line that is in no library: if a file is missing, that is the line that opens it, and not the
+    line of ``pathlib`` that raised the exception. If the handlers are in an installed package, it is the innermost line
+    of an installed package. The text is empty if there is no such line.
     """
-    place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        package, _, _ = frame.f_globals.get("__name__", "").partition(".")
-        file = frame.f_code.co_filename
-        # A name like "<frozen importlib._bootstrap>" is not a file that the user can open.
-        if package not in _FRAMEWORK_PACKAGES and not file.startswith("<"):
-            place = f" ({file}, line {line})"
-    return place
+    lines = traceback.walk_tb(error.__traceback__)
+    frames = [Frame(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in lines]
+    foreign = [frame for frame in frames if not frame.is_library()]
+    own = [frame for frame in foreign if not frame.is_installed()] or foreign
+    return f" ({own[-1].file}, line {own[-1].line})" if own else ""

@@ -19,6 +19,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from spoa_twisted.spop.errors import InvalidFrame
+from spoa_twisted.spop.hints import type_of
 from spoa_twisted.spop.typeddata import (
     NULL,
     Value,
@@ -117,7 +118,7 @@ def _find_heads(variable: object, doubtful: list[str] | None) -> tuple[bytes, by
     :param doubtful: receives the name if it is doubtful; see :func:`encode_actions`.
     """
     if not isinstance(variable, str):
-        raise TypeError(f"the name of a variable is a str, not a {type(variable).__name__}")
+        raise TypeError(f"the name of a variable is a str, not {type_of(variable)}")
     heads = _doubtful_heads.get(variable)
     if heads is None:
         heads = _encode_heads(variable)

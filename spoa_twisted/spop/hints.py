@@ -1,4 +1,4 @@
-"""The advice for a value that has no SPOP type: what to send instead. It is a part of error texts."""
+"""Parts of error texts: the type of a value with its article, and the advice for a value that has no SPOP type."""
 
 from __future__ import annotations
 
@@ -43,3 +43,10 @@ def advice(value: object) -> str:
     if isinstance(value, Iterable):
         return 'send a str, such as ",".join(...), or a variable for each element'
     return _ANY
+
+
+def type_of(value: object) -> str:
+    """Return the name of the type of ``value`` with its article: "a float", "an int"."""
+    name = type(value).__name__
+    # A name with "u" usually begins as "you" does: "a UInt32", "a UUID".
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"

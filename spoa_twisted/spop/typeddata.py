@@ -29,7 +29,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Literal
 
 from spoa_twisted.spop.errors import InvalidFrame
-from spoa_twisted.spop.hints import advice
+from spoa_twisted.spop.hints import advice, type_of
 from spoa_twisted.spop.varint import decode_varint, encode_varint
 
 
@@ -231,7 +231,7 @@ def _find_encoder(value: object) -> Callable[[Any], bytes]:
     for data_class, encode in _ENCODERS.items():
         if isinstance(value, data_class):
             return encode
-    raise TypeError(f"a {type(value).__name__} has no SPOP type; {advice(value)}")
+    raise TypeError(f"{type_of(value)} has no SPOP type; {advice(value)}")
 
 
 def _encode_integer(data_type: DataType, lowest: int, end: int) -> Callable[[int], bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ def test_each_subcommand_has_a_help(name: str, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.startswith(f"usage: spoactl {name} ")
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_a_help_are_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser of the subcommand accepts each command line that its help shows."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "upload.bin").write_bytes(b"abc")
+    parser = COMMANDS[name].parser()
+    prompt = f"  spoactl {name} "
+    examples = [line.removeprefix(prompt) for line in parser.format_help().splitlines() if line.startswith(prompt)]
+    assert bool(examples) == (name != "ping")
+    for example in examples:
+        command, _, _ = example.replace("$(cat twistd.pid)", "1").partition(" | ")
+        parser.parse_intermixed_args(shlex.split(command))
+
+
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["send"], ["ping", "--agent", "nonsense:1"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The exit status is 2, and the last line on stderr is the error."""
@@ -52,10 +67,11 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
 @pytest.mark.parametrize("command", [["ping"], ["send", "m"], ["bench"]])
 @pytest_twisted.ensureDeferred
 async def test_no_agent_listens(command: list[str], tmp_path: Path) -> None:
-    """The error is one line on stderr, and the exit status is 1."""
+    """The error is one line on stderr that names the endpoint, and the exit status is 1."""
     out, err, status = await spoactl(*command, "--agent", f"unix:{tmp_path}/nobody")
     assert (out, status) == ("", 1)
     assert err.startswith("spoactl: ")
+    assert err.endswith(f"; does an agent listen on unix:{tmp_path}/nobody?\n")
     assert err.count("\n") == 1
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet.protocol import Factory, Protocol
 
 from spoa_twisted import Handlers, SPOAFactory
+from spoa_twisted.ctl import ping
 
 from .agents import agent_disconnect
 from .spoactl import spoactl
@@ -41,3 +43,19 @@ async def test_control_characters_are_escaped(endpoint: str, listen: Any) -> Non
         "spoactl: the agent disconnected: \\x1b[31m\\n (status code 4)\n",
         1,
     )
+
+
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ("tcp:127.0.0.1:12345", "'tcp:127.0.0.1:12345' is an endpoint; write --agent tcp:127.0.0.1:12345"),
+        ("agent", "'agent' is not an option"),
+    ],
+)
+def test_an_argument_is_refused(argument: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error says where an endpoint belongs. The usage does not name the argument."""
+    with pytest.raises(SystemExit):
+        ping.parser().parse_args([argument])
+    written = capsys.readouterr().err
+    assert written.endswith(f"spoactl ping: error: argument ENDPOINT: {error}\n")
+    assert "[ENDPOINT]" not in written

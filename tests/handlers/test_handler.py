@@ -39,7 +39,7 @@ def test_it_has_its_options() -> None:
 @pytest.mark.parametrize(
     ("function", "options", "error", "text"),
     [
-        (42, {}, TypeError, "'m' is a int, not a function"),
+        (42, {}, TypeError, "'m' is an int, not a function"),
         (lambda *names: None, {}, TypeError, r"'m' takes \*names"),
         (lambda: None, {"timeout": -1}, ValueError, "timeout of the message 'm' is -1"),
         (lambda: None, {"timeout": float("nan")}, ValueError, "timeout of the message 'm' is nan; it cannot be"),
@@ -96,13 +96,15 @@ class TestAsVariables:
         assert as_variables(Lookups({"sess.a": 1, "sess.b": 2})) == {"sess.a": 1, "sess.b": 2}
         assert read == ["sess.a", "sess.b"]
 
-    @pytest.mark.parametrize(("result", "name"), [([1], "list"), ("sess.a", "str"), (0, "int"), (False, "bool")])
+    @pytest.mark.parametrize(
+        ("result", "name"), [([1], "a list"), ("sess.a", "a str"), (0, "an int"), (False, "a bool")]
+    )
     def test_other_objects_are_refused(self, result: Any, name: str) -> None:
         """The error names the type, and says what to return."""
         with pytest.raises(TypeError) as caught:
             as_variables(result)
         assert str(caught.value) == (
-            f'a {name} is no mapping of variables; return a dict, such as {{"txn.denied": True}}, or None'
+            f'{name} is no mapping of variables; return a dict, such as {{"txn.denied": True}}, or None'
         )
 
     def test_the_advice_fits_the_object(self) -> None:

@@ -472,7 +472,7 @@ class TestResults:
     def test_other_objects_are_refused(self, result: Any, name: str, logged: Logged) -> None:
         """Also objects that are false, and callable objects. The line names the type."""
         assert answer_of(lambda: result) == {"sess.error": True}
-        assert f"a {name} is no mapping of variables" in line_of(logged)
+        assert f"{name} is no mapping of variables" in line_of(logged)
 
     @pytest.mark.parametrize("result", [None, {}, UserDict()])
     def test_no_variables(self, result: Any) -> None:

@@ -125,7 +125,7 @@ class TestRegistration:
     @pytest.mark.parametrize(
         ("function", "options", "error", "text"),
         [
-            (42, {}, TypeError, "'m' is a int, not a function"),
+            (42, {}, TypeError, "'m' is an int, not a function"),
             (lambda *names: None, {}, TypeError, r"'m' takes \*names"),
             (lambda: None, {"timeout": -1}, ValueError, "timeout of the message 'm' is -1"),
             (lambda: None, {"timeout": float("nan")}, ValueError, "timeout"),
@@ -320,14 +320,14 @@ class TestFailures:
             (lambda: Failure(LookupError("boom")), "a Failure is no mapping of variables"),
             (lambda: [("sess.a", 1)], "a list is no mapping of variables"),
             (lambda: succeed("text"), "a str is no mapping of variables"),
-            (lambda: 42, "a int is no mapping of variables"),
+            (lambda: 42, "an int is no mapping of variables"),
             (lambda: {"session.a": 1}, "variable 'session.a': 'session' is not a scope"),
             (lambda: {"sess.a-b": 1}, "variable 'sess.a-b': HAProxy drops names"),
             (lambda: {"sess.a": 0.5}, "variable 'sess.a': a float has no SPOP type"),
             (lambda: {"sess.a": 2**63}, "variable 'sess.a': 9223372036854775808 is outside the range of INT64"),
             (lambda: {"sess.a": Int32(-(2**31) - 1)}, "variable 'sess.a': -2147483649 is outside the range of INT32"),
             (lambda: succeed({7: 1}), "variable 7: "),
-            (lambda: {"sess.good": 5, "sess.a": object()}, "variable 'sess.a': a object has no SPOP type"),
+            (lambda: {"sess.good": 5, "sess.a": object()}, "variable 'sess.a': an object has no SPOP type"),
         ],
     )
     def test_its_message_has_the_variables_of_on_error(self, function: Any, text: str, logged: Logged) -> None:

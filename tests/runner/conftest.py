@@ -45,6 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("twice", "handlers.message('x')(handlers.message('x')(lambda: None))"),
         ("scope", "handlers.message('x', on_error={'scope.a': 1})(lambda: None)"),
         ("client", "from twisted.internet import endpoints, reactor; endpoints.clientFromString(reactor, 'x:1')"),
+        ("reads", "import pathlib; pathlib.Path('no-such-file').read_text()"),
         ("deep", "import importlib; importlib.import_module('missing')"),
     ):
         (tmp_path / f"{name}.py").write_text(

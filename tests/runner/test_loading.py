@@ -64,6 +64,7 @@ class TestLoad:
             ("twice", r"cannot import twice: .*\(.*twice.py, line 3\)"),
             ("scope", r"cannot import scope: .*\(.*scope.py, line 3\)"),
             ("client", r"cannot import client: .*\(.*client.py, line 3\)"),
+            ("reads", r"cannot import reads: FileNotFoundError: .*\(.*reads.py, line 3\)"),
             ("deep", r"cannot import deep: ModuleNotFoundError: .*\(.*deep.py, line 3\)"),
             ("leaves", "cannot import leaves: SystemExit: 0"),
             ("lines", "cannot import lines: LookupError: one two"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from spoa_twisted.spop.hints import advice
+from spoa_twisted.spop.hints import advice, type_of
 from spoa_twisted.spop.typeddata import encode_typed_data
 
 
@@ -78,7 +78,7 @@ def test_the_advice_fits_the_type(value: Any, text: str) -> None:
     assert text in advice(value)
     with pytest.raises(TypeError) as caught:
         encode_typed_data(value)
-    assert str(caught.value) == f"a {type(value).__name__} has no SPOP type; {advice(value)}"
+    assert str(caught.value) == f"{type_of(value)} has no SPOP type; {advice(value)}"
 
 
 def test_a_coroutine_is_to_be_awaited() -> None:
@@ -86,3 +86,12 @@ def test_a_coroutine_is_to_be_awaited() -> None:
     coroutine = asyncio.sleep(0)
     assert advice(coroutine).startswith("await it")
     coroutine.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "an int"), (1.5, "a float"), ([], "a list"), (object(), "an object"), (uuid.uuid4(), "a UUID")],
+)
+def test_the_type_has_its_article(value: Any, text: str) -> None:
+    """Error texts begin with it: "an int is no mapping of variables"."""
+    assert type_of(value) == text

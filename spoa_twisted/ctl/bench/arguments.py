@@ -64,7 +64,7 @@ less. Use --processes then. If the load and the agent share one core, only the C
   load_cpu              for each process of the load: busy and waited, as above
   notes                 what to know before believing the figures
 
-  spoactl bench tcp:127.0.0.1:12345 --pid "$(cat twistd.pid)"
+  spoactl bench --agent tcp:127.0.0.1:12345 --pid "$(cat twistd.pid)"
   spoactl bench --agent unix:/run/agent.sock check-token token=swordfish --expect txn.known=true
 """
 
