@@ -12,7 +12,7 @@ from spoa_twisted.handlers.coroutines import pass_on
 from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.outcome import Outcomes
-from spoa_twisted.handlers.threads import BlockingThreads, Wait
+from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.observer import LONG_WAIT
 from spoa_twisted.spop.messages import Message
 
@@ -50,10 +50,6 @@ class PendingCall:
         if exchange is not None:
             exchange.on_result(self, result)
         return pass_on(result, self.deferred)
-
-    def wait(self) -> Wait | None:
-        """Return how long the call waited for a thread; None if it needs no thread."""
-        return None if self.threads is None else self.threads.wait_of(self.deferred)
 
     def expire(self) -> None:
         """Give up the call, because its timeout has passed."""
@@ -127,17 +123,19 @@ class Exchange:
         :param result: the variables, or a Failure.
         """
         self._deadlines.discard(call)
-        wait = call.wait()
-        if wait is not None and wait.seconds >= LONG_WAIT:
-            self._outcomes.awaited_thread(call.message, wait)
+        if call.threads is not None:
+            wait = call.threads.wait_of(call.deferred)
+            if wait.seconds >= LONG_WAIT:
+                self._outcomes.awaited_thread(call.message, wait)
         to_actions = self._outcomes.failed if isinstance(result, Failure) else self._outcomes.returned
         self._parts[call.position] = to_actions(call.position, call.handler, call.message, result)
         self._on_finished()
 
     def on_timeout(self, call: PendingCall) -> None:
         """Store the actions of a call that has timed out, and cancel it."""
+        wait = None if call.threads is None else call.threads.wait_of(call.deferred)
         self._parts[call.position] = self._outcomes.timed_out(
-            call.position, call.handler, call.message, call.seconds, call.wait()
+            call.position, call.handler, call.message, call.seconds, wait
         )
         self._outcomes.cancel(call.deferred)
         self._on_finished()

@@ -16,7 +16,7 @@ from spoa_twisted.handlers.awaitables import begin
 from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.exchange import Exchange, PendingCall
 from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables, check_timeout, encode_on_error
-from spoa_twisted.handlers.hold_ups import Steps
+from spoa_twisted.handlers.hold_ups import HoldUps, Steps
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import LifeCycle
 from spoa_twisted.handlers.outcome import Outcomes
@@ -235,7 +235,7 @@ class Handlers(LifeCycle):
                 result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
                 # Nearly every handler returns a dict, or None.
                 if type(result) is not dict and result is not None:
-                    result = begin(result, Steps(hold_ups, handler, message, messages, reactor))
+                    result = _begin(result, hold_ups, handler, message, messages, reactor)
                     if isinstance(result, Deferred):
                         pending = pending or []
                         threads = self._threads if handler.blocking else None
@@ -313,3 +313,13 @@ class Handlers(LifeCycle):
 
     def _find(self, message: Message) -> Handler | None:
         return self._by_name.get(message.name) or self._default
+
+
+def _begin(
+    result: Any, hold_ups: HoldUps, handler: Handler, message: Message, messages: list[Message], reactor: IReactorTime
+) -> Any:
+    """Return the result of ``handler``. If it is a coroutine, run it, and measure its steps; see :func:`begin`."""
+    # A Deferred has no steps to measure.
+    if isinstance(result, Deferred):
+        return result
+    return begin(result, Steps(hold_ups, handler, message, messages, reactor))
