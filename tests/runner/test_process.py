@@ -416,5 +416,7 @@ def test_an_endpoint_that_fails_later_ends_the_agent(logged: Logged, monkeypatch
     service = ProcessService(SPOAFactory(Handlers()), reactor=memory)
     service.listening_failed("onion:1234", OSError("too late"))
     assert not memory.running
+    for function, arguments, keywords in memory.triggers["after"]["shutdown"]:
+        function(*arguments, **keywords)
     assert registered == [exit_status._exit]
     assert logged.take() == ["critical: cannot listen on onion:1234: too late"]
