@@ -8,8 +8,9 @@ import pytest
 
 from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, endpoint, is_endpoint
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT
+from tests.certificates import skip_without_tls
 
-ENDPOINTS = [DEFAULT_AGENT, "tcp:localhost:12345", "unix:/run/agent.sock", "tls:localhost:12345"]
+ENDPOINTS = [DEFAULT_AGENT, "tcp:localhost:12345", "unix:/run/agent.sock"]
 
 #: Texts that users write for an endpoint, and the endpoint that they mean.
 SUGGESTIONS = [
@@ -33,6 +34,12 @@ def test_an_endpoint(text: str) -> None:
     """A description of an endpoint is returned unchanged."""
     assert endpoint(text) == text
     assert is_endpoint(text)
+
+
+def test_an_endpoint_with_tls() -> None:
+    """It is an endpoint too."""
+    skip_without_tls()
+    assert endpoint("tls:localhost:12345") == "tls:localhost:12345"
 
 
 @pytest.mark.parametrize(("text", "meant"), SUGGESTIONS)
