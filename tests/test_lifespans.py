@@ -14,6 +14,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
+import twisted
 from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
 from spoa_twisted.handlers.lifecycle import LifeCycle, StartupFailed
 from tests.conftest import Logged
@@ -135,7 +136,9 @@ class TestStart:
         (event,) = logged.events
         # The traceback shows the line of the startup function.
         assert event["log_failure"].getTraceback().rstrip().endswith("builtins.LookupError: boom")
-        assert 'raise LookupError("boom")' in event["log_failure"].getTraceback()
+        # Twisted 22.4 removes the traceback of an exception that a Deferred passes on.
+        if not twisted.__version__.startswith("22."):
+            assert 'raise LookupError("boom")' in event["log_failure"].getTraceback()
         (line,) = logged.take()
         assert line.startswith("critical: the agent does not start: startup function ")
         assert calls == ["startup a", "shutdown a"]
