@@ -87,13 +87,15 @@ class Options(UsageOptions):
         except UsageError as error:
             # For a UsageError, twistd prints the whole help before the error. The oldest twistd that we support also
             # exits with status 0 then, which means success.
-            unknown = [name for name in re.findall("--([A-Za-z_-]+)", str(error)) if name not in self.docs]
+            # From Python 3.14 on, the text of an ambiguous option also lists the options that it may be.
+            text, _, _ = str(error).partition("; possible options:")
+            unknown = [name for name in re.findall("--([A-Za-z_-]+)", text) if name not in self.docs]
             similar = [f"--{name}" for name in nearest(unknown[0], self.docs)] if unknown else []
             hint = did_you_mean(similar) or "; twistd spoa --help lists the options"
-            if "not recognized" in str(error) and not similar:
+            if "not recognized" in text and not similar:
                 # The option may be one of twistd's, for example --reactor or -n.
                 hint += "; the options of twistd and twist stand before spoa"
-            raise CannotStart(f"{error}{hint}") from None
+            raise CannotStart(f"{text}{hint}") from None
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse arguments that are not options. Twisted calls this with them.
