@@ -31,6 +31,7 @@ from spoa_twisted.agent.outbox import Outbox
 from spoa_twisted.agent.pacing import Pacing
 from spoa_twisted.agent.peers import describe, set_tcp_options
 from spoa_twisted.agent.refusal import Refusal
+from spoa_twisted.handlers.hold_ups import LONGEST_TURN
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import lifespan_of
 from spoa_twisted.handlers.outcome import Outcomes
@@ -224,15 +225,15 @@ class SPOAProtocol(Protocol):
         if self._serving:
             return
         self._serving = True
-        connection = self._connection
-        in_flight = self._in_flight
+        connection, in_flight = self._connection, self._in_flight
         on_notify = self._answering.on_notify
-        hold_ups = self._hold_ups
+        hold_ups, seconds = self._hold_ups, self.factory.reactor.seconds
         # A handler of another connection may have led to this call.
         measured = hold_ups.active
+        began = seconds()
         hold_ups.reads -= 1
         if hold_ups.reads <= 0:
-            hold_ups.begin(self.factory.reactor.seconds())
+            hold_ups.begin(began)
         try:
             may_answer = self._may_answer()
             while may_answer and (event := connection.next_event()) is not None:
@@ -250,6 +251,8 @@ class SPOAProtocol(Protocol):
         finally:
             self._serving = False
             hold_ups.active = measured
+            if seconds() - began > LONGEST_TURN:
+                hold_ups.measure_each(seconds())
         self._flush(at_once)
 
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:

@@ -1,9 +1,9 @@
 """Handlers that hold up the agent: they keep the reactor's thread for long, and all other requests wait.
 
-The agent reads the clock when it begins to handle the bytes of a read, and after each handler. That costs 0.5
-microseconds for a NOTIFY that takes 6. So an agent that is busy does it only if there is a reason: it reads the clock
-once in 64 reads. If these took less than 0.25 seconds together, no handler has blocked. Otherwise, it measures each
-handler for a minute. An agent that is less busy always measures.
+The agent reads the clock at the beginning and at the end of each read. That tells that something blocked, but not which
+handler. To tell that, the agent has to read the clock after each handler too, which is too slow for an agent that is
+busy. So a busy agent does that only for a minute after a read that took too long. An agent that is less busy always
+does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LONGEST_TURN: Final = 0.25
 #: After this number of reads, the agent decides whether to measure. An agent with 256 reads a second or more is busy.
 READS: Final = 64
 
-#: Seconds for which a busy agent measures each handler after a block of reads that took too long.
+#: Seconds for which a busy agent measures each handler after a read that took too long.
 MEASURED: Final = 60.0
 
 
@@ -92,6 +92,15 @@ class HoldUps:
         self._since = now
         self.active = self._measuring
 
+    def measure_each(self, now: float) -> None:
+        """Measure each handler for a minute, from the next read on. Called after a read that took too long.
+
+        :param now: ``reactor.seconds()``.
+        """
+        self._measuring = True
+        self.reads = 1
+        self._measure_until = now + MEASURED
+
     def restart(self, now: float) -> None:
         """Measure the next handler from ``now`` on. The time before ``now`` does not count for it."""
         self._since = now
@@ -147,20 +156,13 @@ class HoldUps:
     def _decide(self, now: float) -> None:
         busy = 0 <= now - self._decided < LONGEST_TURN
         self._decided = now
-        if busy:
-            # If the clock was set back, the minute ends at once.
-            self._measuring = bool(self._pending) or 0 < self._measure_until - now <= MEASURED
-        elif not self._measuring:
-            # Either the agent has less to do now, or something blocked.
-            self._measuring = True
-            self._measure_until = now + MEASURED
+        # If the clock was set back, the minute ends at once.
+        self._measuring = not busy or bool(self._pending) or 0 < self._measure_until - now <= MEASURED
 
     def _note(self, handler: Handler, message: Message, seconds: float, now: float, reactor: IReactorTime) -> None:
         hold_up = _HoldUp(handler, message.name, seconds)
         self._pending.append(hold_up)
-        self._measuring = True
-        self.reads = 1
-        self._measure_until = now + MEASURED
+        self.measure_each(now)
         # This call runs at the beginning of the reactor's next turn, before the reactor reads what has arrived
         # meanwhile. The second call runs after that.
         reactor.callLater(0, reactor.callLater, 0, self._report, hold_up)
