@@ -106,7 +106,7 @@ def _find_problem(text: str, error: Exception | None) -> str:
                 return f"{name!r} is no option of {kind}; a value with colons, as in IPv6, needs \\: for each of them"
             similar = nearest(name, _OPTIONS[kind]) or _OPTIONS[kind]
             return f"{kind} has no option {name!r}{did_you_mean(similar)}"
-        if name in _NUMBERS and not value.isdecimal():
+        if error and name in _NUMBERS and not value.isdecimal():
             return f"{name}={value} is not a whole number"
     return _CHECKS[kind](kind, options, error)
 
@@ -176,7 +176,7 @@ def _check_tcp(kind: str, options: Mapping[str, str], error: Exception | None) -
 def _check_unix(kind: str, options: Mapping[str, str], error: Exception | None) -> str:
     if not options.get("address"):
         return f"unix needs the path of the socket; write {_EXAMPLES['unix']}"
-    if not re.fullmatch("[0-7]+", options.get("mode", "0")):
+    if error and not re.fullmatch("[0-7]+", options.get("mode", "0")):
         return f"mode={options['mode']} is not an octal number such as 660"
     return ""
 

@@ -43,6 +43,7 @@ class TestServerEndpoint:
             r"tcp6:0:5:\:\:1",
             "unix:/a:mode=660",
             "unix:/a:660:5",
+            "unix:/a:mode=0o660:backlog=+5",
             r"unix:address=a\=b",
         ],
     )
