@@ -26,27 +26,27 @@ from spoa_twisted.handlers.names import did_you_mean, nearest
 #: machine connect: SPOP has no authentication.
 DEFAULT_ENDPOINT: Final = "tcp:12345:interface=127.0.0.1"
 
-# The kinds that Twisted itself has for agents, each with an example and with its options. The first one may be given
-# without its name.
+# Examples for error texts, by the kind of endpoint.
 _EXAMPLES: Final = {
     "tcp": DEFAULT_ENDPOINT,
     "tcp6": r"tcp6:12345:interface=\:\:1",
     "unix": "unix:/run/spoa/agent.sock:mode=660",
     "ssl": "ssl:12345:interface=127.0.0.1:privateKey=agent.key:certKey=agent.crt",
-    "systemd": "systemd:domain=INET:index=0",
 }
+# The kinds that Twisted itself has for agents, with their options. The order is that of Twisted's parameters: a value
+# without a name is the option at its position.
 _OPTIONS: Final = {
     "tcp": ("port", "interface", "backlog"),
-    "tcp6": ("port", "interface", "backlog"),
+    "tcp6": ("port", "backlog", "interface"),
     "unix": ("address", "mode", "backlog", "lockfile"),
     "ssl": (
         "port",
-        "interface",
-        "backlog",
         "privateKey",
         "certKey",
-        "extraCertChain",
         "sslmethod",
+        "interface",
+        "backlog",
+        "extraCertChain",
         "dhParameters",
     ),
     "systemd": ("domain", "index", "name"),
@@ -97,8 +97,8 @@ def _find_problem(text: str, error: Exception | None) -> str:
     if kind not in _OPTIONS:
         # If there is no error, or another one, it is the kind of a plugin.
         return _describe_unknown(text, kind) if "Unknown endpoint type" in str(error) else ""
-    if kind == "tcp" and "=" not in text and (meant := _guess(text)):
-        # "tcp:127.0.0.1:12345" is right for a client.
+    if kind == "tcp" and "=" not in text and not options.get("port", "").isdecimal() and (meant := _guess(text)):
+        # "tcp:127.0.0.1:12345" is right for a client. "tcp:12345:127.0.0.1:50" is right for a server.
         return f"write {meant}"
     for name, value in options.items():
         if name not in _OPTIONS[kind]:
@@ -106,7 +106,7 @@ def _find_problem(text: str, error: Exception | None) -> str:
                 return f"{name!r} is no option of {kind}; a value with colons, as in IPv6, needs \\: for each of them"
             similar = nearest(name, _OPTIONS[kind]) or _OPTIONS[kind]
             return f"{kind} has no option {name!r}{did_you_mean(similar)}"
-        if name in _NUMBERS and not value.isdecimal():
+        if error and name in _NUMBERS and not value.isdecimal():
             return f"{name}={value} is not a whole number"
     return _CHECKS[kind](kind, options, error)
 
@@ -176,7 +176,7 @@ def _check_tcp(kind: str, options: Mapping[str, str], error: Exception | None) -
 def _check_unix(kind: str, options: Mapping[str, str], error: Exception | None) -> str:
     if not options.get("address"):
         return f"unix needs the path of the socket; write {_EXAMPLES['unix']}"
-    if not re.fullmatch("[0-7]+", options.get("mode", "0")):
+    if error and not re.fullmatch("[0-7]+", options.get("mode", "0")):
         return f"mode={options['mode']} is not an octal number such as 660"
     return ""
 

@@ -64,7 +64,7 @@ class FakeHAProxy:
     :param log: the agent's log, as the ``log`` of :class:`SPOAFactory`.
     :param limits: other keyword arguments for :class:`SPOAFactory`.
     :raises TypeError: :raises ValueError: as :class:`SPOAFactory` does.
-        :raises spoa_twisted.handlers.lifecycle.StartupFailed: if a startup function fails at once.
+    :raises spoa_twisted.handlers.lifecycle.StartupFailed: if a startup function fails at once.
     """
 
     def __init__(

@@ -39,7 +39,11 @@ class TestServerEndpoint:
             "TCP6:0",
             "tcp:port=1:backlog=5",
             r"tcp6:1:interface=\:\:1",
+            "tcp:0:127.0.0.1:5",
+            r"tcp6:0:5:\:\:1",
             "unix:/a:mode=660",
+            "unix:/a:660:5",
+            "unix:/a:mode=0o660:backlog=+5",
             r"unix:address=a\=b",
         ],
     )
@@ -160,6 +164,13 @@ class TestTLS:
         assert problem_of(f"ssl:1:privateKey={key}").startswith(
             "the files have no line with BEGIN CERTIFICATE-----; pri"
         )
+
+    def test_options_without_their_names(self, tmp_path: Path) -> None:
+        """They are in the order of Twisted's parameters."""
+        certificate, key = self_signed(tmp_path)
+        endpoint = server_endpoint(MemoryReactorClock(), f"ssl:1:{key}:{certificate}")
+        assert IStreamServerEndpoint.providedBy(endpoint)
+        assert problem_of(f"ssl:1:{key}:x.crt") == "certKey=x.crt cannot be read: No such file or directory"
 
     def test_a_file_with_other_contents(self, tmp_path: Path) -> None:
         """The error is that of the library that reads it."""

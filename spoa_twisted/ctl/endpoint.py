@@ -8,11 +8,11 @@ from typing import Final
 
 from twisted.internet.endpoints import clientFromString
 
-#: The endpoint of an agent that was started without ``--listen``.
-DEFAULT_AGENT: Final = "tcp:127.0.0.1:12345"
-
 _DEFAULT_HOST: Final = "127.0.0.1"
 _DEFAULT_PORT: Final = "12345"
+
+#: The endpoint of an agent that was started without ``--listen``.
+DEFAULT_AGENT: Final = f"tcp:{_DEFAULT_HOST}:{_DEFAULT_PORT}"
 
 # The two forms that every user of an agent needs. Twisted has more.
 _FORMS: Final = "tcp:HOST:PORT or unix:PATH"

@@ -38,6 +38,7 @@ may set variables that no --expect names; "spoactl bench" allows none.
 
 With --repeat, the messages are sent one after the other on one connection. spoactl connects again only if the agent
 has closed the connection. At the end, equal answers are printed once, below the number of times that they came.
+An answer without variables is printed then too: "3 times: no variables".
 
 --json prints each answer as one line as soon as it comes: an object that has for each variable
   null                               if the agent unsets it

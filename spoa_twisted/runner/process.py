@@ -98,8 +98,8 @@ class ProcessService(SPOAService):
         return result
 
     def _end_drain(self) -> None:
-        # stopService has begun a drain already. This call gives it a second timeout, which is over at once. The same
-        # for the shutdown functions, which follow the drain.
+        # stopService has begun a drain already. This call gives it a second timeout, which is over at once. The call of
+        # stop() does the same for the shutdown functions, which follow the drain.
         self.factory.drain(0).addCallback(lambda _: self._lifespans.stop(0))
 
     def _limit_connections(self) -> None:
