@@ -100,9 +100,9 @@ def logged(request: pytest.FixtureRequest) -> Iterator[Logged]:
 
 @pytest.fixture
 def without_collector() -> Iterator[None]:
-    """Turn the garbage collector off: CPython then still frees each object to which nothing refers any more."""
+    """Turn the garbage collector off, so that only reference counting frees objects."""
     if sys.implementation.name != "cpython":
-        pytest.skip("PyPy frees no object before its garbage collector runs")
+        pytest.skip("the test checks which objects reference counting frees; PyPy has no reference counts")
     enabled = gc.isenabled()
     gc.disable()
     yield

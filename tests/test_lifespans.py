@@ -15,24 +15,21 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
 import twisted
-from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
+from spoa_twisted import Handlers, Message, SPOAFactory, SPOAService, SPOEClient
 from spoa_twisted.handlers.lifecycle import LifeCycle, StartupFailed
 from tests.conftest import Logged
+from tests.handlers.answers import respond
 
 reactor: Any = default_reactor
 
 
 class Agent:
-    """A service on a MemoryReactorClock, the calls of its functions, and the results of its Deferreds.
+    """A service on a MemoryReactorClock."""
 
-    :param name: the beginning of the names of the calls.
-    """
-
-    def __init__(self, handlers: Handlers, endpoint: str = "tcp:1") -> None:
+    def __init__(self, handlers: Handlers, drain_timeout: float | None = None) -> None:
         self.memory = MemoryReactorClock()
         self.factory = SPOAFactory(handlers, reactor=self.memory)
-        self.service = SPOAService(self.factory, endpoint, reactor=self.memory)
-        self.results: list[Any] = []
+        self.service = SPOAService(self.factory, "tcp:1", drain_timeout=drain_timeout, reactor=self.memory)
 
     def is_listening(self) -> bool:
         return bool(self.service.addresses)
@@ -234,8 +231,7 @@ class TestStop:
         def never() -> Deferred[None]:
             return Deferred()
 
-        agent = Agent(handlers)
-        agent.service._own_drain_timeout = drain_timeout
+        agent = Agent(handlers, drain_timeout)
         agent.service.startService()
         stopped = agent.stop()
         agent.memory.advance(seconds - 0.1)
@@ -251,12 +247,8 @@ class TestReload:
     @staticmethod
     def answer(agent: Agent) -> Any:
         """Return the variables that the agent's handlers set now."""
-        from spoa_twisted import Message
-        from spoa_twisted.spop.actions import decode_actions
-
-        actions = agent.factory.handlers.respond([Message("m")], 1000, agent.memory, 0, agent.factory.outcomes)
-        assert isinstance(actions, bytes)
-        return decode_actions(actions)["sess.a"]
+        handlers: Any = agent.factory.handlers
+        return respond(handlers, Message("m"))["sess.a"]
 
     def test_new_handlers_answer_after_their_startup(self, calls: list[str]) -> None:
         """Then the functions of the old handlers end: ``every`` stops, and shutdown runs."""

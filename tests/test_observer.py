@@ -15,7 +15,6 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from spoa_twisted import Handlers, IHandlers, Message, SPOAFactory
-from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.observer import (
     ConnectionMade,
     DrainTimedOut,
@@ -32,7 +31,7 @@ from spoa_twisted.observer import (
 )
 from spoa_twisted.spop.connection import Notify
 from spoa_twisted.testing import FakeHAProxy
-from tests.agent.memory import OLD, Session
+from tests.agent.memory import OLD, OtherHandlers, Session
 from tests.conftest import Logged
 from tests.handlers.answers import Recorder, late_line
 
@@ -138,25 +137,6 @@ class TestObservers:
         assert len(logged.take()) == 4
 
 
-@implementer(IHandlers)
-class FailingHandlers:
-    """Handlers whose ``respond`` returns or raises ``answer``."""
-
-    def __init__(self, answer: Any) -> None:
-        self._answer = answer
-
-    def respond(
-        self, messages: list[Message], max_size: int, reactor: Any, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
-        if isinstance(self._answer, BaseException):
-            raise self._answer
-        answer: bytes | Deferred[bytes] = self._answer
-        return answer
-
-    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
-        return b""
-
-
 class Observed:
     """An agent with an observer, and the handlers that a test asks for by name."""
 
@@ -251,7 +231,7 @@ class TestOutcomes:
     @pytest.mark.parametrize("answer", [LookupError("why"), SystemExit("why")])
     def test_handlers_that_raise(self, answer: BaseException, logged: Logged) -> None:
         """An ``IHandlers`` of the application may raise. Then all messages of the NOTIFY have failed."""
-        observed = Observed(FailingHandlers(answer))
+        observed = Observed(OtherHandlers(answer))
         observed.send("a", "b")
         assert observed.outcomes() == ["error", "error"]
         assert RespondFailed in map(type, observed.observer.take())
@@ -259,14 +239,14 @@ class TestOutcomes:
 
     def test_handlers_whose_deferred_fails(self, logged: Logged) -> None:
         """It should never fail. All messages of the NOTIFY have failed then."""
-        observed = Observed(FailingHandlers(fail(LookupError("why"))))
+        observed = Observed(OtherHandlers(fail(LookupError("why"))))
         observed.send("a", "b")
         assert observed.outcomes() == ["error", "error"]
         assert len(logged.take()) == 1
 
     def test_handlers_that_report_nothing(self) -> None:
         """Their messages count as answered."""
-        observed = Observed(FailingHandlers(succeed(b"")))
+        observed = Observed(OtherHandlers(succeed(b"")))
         observed.send("a", "b")
         assert observed.outcomes() == ["ok", "ok"]
 

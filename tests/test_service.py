@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -20,13 +19,15 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
+from twisted.logger import Logger
 from zope.interface import implementer
 
-from spoa_twisted import Handlers, IHandlers, SPOAFactory, SPOAService, SPOEClient
+from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
 from spoa_twisted.client import AgentDisconnected
+from tests.agent.memory import OtherHandlers
 from tests.certificates import self_signed
 from tests.conftest import Logged
+from tests.lines import Lines
 
 
 def factory(handlers: Handlers | None = None, clock: Any = None) -> SPOAFactory:
@@ -87,7 +88,10 @@ class TestListening:
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest_twisted.ensureDeferred
     async def test_one_endpoint_that_cannot_listen_closes_all(self) -> None:
-        """If one endpoint cannot listen, ``startService`` raises its error, and the other endpoints are closed."""
+        """If one endpoint cannot listen, ``startService`` raises its error, and the other endpoints are closed.
+
+        When the port is free, the service can be started.
+        """
         taken = SPOAService(factory(), ["tcp:0:interface=127.0.0.1"])
         taken.startService()
         port = taken.addresses[0].port
@@ -95,12 +99,12 @@ class TestListening:
         with pytest.raises(CannotListenError):
             service.startService()
         assert service.addresses == []
-        await service.stopService()
         await taken.stopService()
-        # The log keeps the service, the service keeps the failure, and its frames refer to the socket. It is collected
-        # now, and not in a later test, which has no filter for the warning.
-        service._readiness.on_start()
-        gc.collect()
+        # This start also forgets the failure of the first one, whose frames refer to the socket: so the socket is
+        # collected at the end of this test, and not in a later test, which has no filter for the warning.
+        service.startService()
+        assert [address.port for address in service.addresses][1:] == [port]
+        await service.stopService()
 
     def test_a_drain_timeout_that_is_not_a_number_is_refused(self) -> None:
         """The constructor checks it like the limit of the same name."""
@@ -147,30 +151,18 @@ class TestListening:
     def test_the_log_names_the_messages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Those that have a handler. Another implementation of IHandlers has no names of messages."""
 
-        @implementer(IHandlers)
-        class Own:
-            def respond(self, *arguments: Any) -> bytes:
-                return b""
-
-            def refuse(self, *arguments: Any) -> bytes:
-                return b""
-
-        lines: list[str] = []
-
-        def observe(event: LogEvent) -> None:
-            lines.append(formatEvent(event))
-
-        monkeypatch.setattr(SPOAService, "_log", Logger(observer=cast("ILogObserver", observe)))
+        lines = Lines()
+        monkeypatch.setattr(SPOAService, "_log", Logger(observer=lines))
         port = IPv4Address("TCP", "127.0.0.1", 12345)
         for handlers, text in [
             (Handlers({"scan": lambda: None, "check-ip": lambda: None}), " for the messages check-ip, scan"),
             (Handlers(), " for no messages: no handlers are registered yet"),
-            (Own(), ""),
+            (OtherHandlers(b""), ""),
         ]:
             memory = MemoryReactorClock()
             memory.listenTCP = lambda *arguments, **options: SimpleNamespace(getHost=lambda: port)  # type: ignore[method-assign]
             SPOAService(SPOAFactory(handlers, reactor=memory), reactor=memory).startService()
-            assert lines.pop() == f"SPOA listening on 127.0.0.1:12345{text}"
+            assert lines.take() == [f"info: SPOA listening on 127.0.0.1:12345{text}"]
 
     def test_any_error_of_an_endpoint_is_raised(self) -> None:
         """``startService`` also raises an error that is not a CannotListenError."""

@@ -22,7 +22,7 @@ from spoa_twisted.testing import FakeHAProxy, MessageFailure, NoHandler, NotAckn
 from tests.agent.memory import OtherHandlers
 from tests.conftest import Logged
 from tests.handlers.answers import KINDS, Recorder, late_line, plain
-from tests.programs import ROOT
+from tests.programs import ENVIRONMENT
 
 #: Functions that fail in each way but by an exception, the exception that notify() raises, and its text.
 BAD_RESULTS: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -109,7 +109,9 @@ class TestRaisedFailures:
             "def handler(): raise LookupError('no such row')\n"
             "FakeHAProxy(Handlers({'m': handler})).notify('m')"
         )
-        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=False
+        )
         lines = ended.stderr.splitlines()
         assert lines[-1] == "LookupError: no such row"
         assert any(line.endswith(", in handler") for line in lines)

@@ -22,7 +22,7 @@ from spoa_twisted.endpoints import describe_failure
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.runner.errors import CannotStart, place_of
 from spoa_twisted.runner.exit_status import stop_with_failure
-from spoa_twisted.runner.stalls import Stalls, tracebacks_of_this_python
+from spoa_twisted.runner.stalls import FrameReader, Stalls
 from spoa_twisted.service import SPOAService
 
 ResultT = TypeVar("ResultT")
@@ -39,9 +39,9 @@ _GARBAGE_THRESHOLD: Final = 5000
 class ProcessService(SPOAService):
     """The ``SPOAService`` of ``twistd spoa``, where the agent is the only work of the process.
 
-    So it may change what belongs to the whole process: it installs signal handlers, tunes the garbage collector, uses
-    the timer of ``faulthandler`` to report standstills, and ends the process if it cannot start. It also lowers
-    ``max_connections`` to fit the limit of open files.
+    So it may change what belongs to the whole process: it installs signal handlers, tunes the garbage collector, and
+    ends the process if it cannot start. It also reports standstills, and lowers ``max_connections`` to fit the limit of
+    open files.
     """
 
     _stalls: Stalls | None = None
@@ -84,8 +84,7 @@ class ProcessService(SPOAService):
         # Only now: the handlers and what their startup functions have loaded live as long as the process too.
         collect_garbage_less_often()
         factory = self.factory
-        tracebacks = tracebacks_of_this_python()
-        self._stalls = Stalls(factory.reactor, factory.observer, factory.outcomes.hold_ups, tracebacks)
+        self._stalls = Stalls(factory.reactor, factory.observer, factory.outcomes.hold_ups, FrameReader())
         self._stalls.start()
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:

@@ -1,24 +1,24 @@
 """Standstills of the process: for how long the reactor called nothing, and in which line of code it was meanwhile.
 
-The monitor is a timer that the reactor calls every 0.25 seconds. Each call also arms the timer of Python's
-``faulthandler``. This is a thread that writes the tracebacks of all threads to a file after one second, unless it is
-armed again before. It needs no lock of Python, so it works also when the reactor's thread blocks in an extension.
+The monitor is a timer that the reactor calls every 0.25 seconds. If it is not called for one second, a thread reads the
+frames of the reactor's thread. An extension that keeps Python's lock, such as ``re``, delays this thread until its call
+has returned: the line may then be the next one.
 
-A process has one such timer. If the handlers' module calls ``faulthandler.dump_traceback_later``, the monitor cancels
-that.
+``faulthandler.dump_traceback_later`` would need no lock. But on CPython 3.10, 3.11 and PyPy it crashes the process if
+the frames change while it reads them: a handler that computes for a second could end the agent.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import re
 import sys
-import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Final, NamedTuple, Protocol, final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -33,9 +33,6 @@ INTERVAL: Final = 0.25
 
 #: Seconds. A shorter standstill is not reported.
 SHORTEST: Final = 1.0
-
-_THREAD: Final = re.compile(r"(?:Current thread|Thread) 0x([0-9a-f]+)")
-_FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 # The functions in which a reactor waits for events. If the process was stopped, or had no CPU, it was there.
 _WAITING: Final = frozenset({"doPoll", "doSelect", "doKEvent", "select"})
@@ -74,61 +71,61 @@ class Frame(NamedTuple):
         return f"{self.file.removeprefix(folder)}, line {self.line}, in {self.function}"
 
 
-class Tracebacks(Protocol):
-    """Where :class:`Stalls` gets the traceback of a standstill from."""
+class Frames(Protocol):
+    """Where :class:`Stalls` gets the frames of a standstill from."""
 
     def arm(self) -> None:
-        """Write the tracebacks of all threads in one second, unless this method or ``disarm`` is called before."""
+        """Read the frames of the calling thread in one second, unless this method is called before."""
 
-    def disarm(self) -> str:
-        """Write no more. Return the tracebacks that were written, and forget them."""
+    def take(self) -> list[Frame]:
+        """Return the frames that were read since the last call of ``arm``, the innermost first."""
 
     def close(self) -> None:
-        """Write no more, and close the file."""
+        """Read no more."""
 
 
 @final
-class FaultHandler:
-    """The tracebacks of Python's ``faulthandler``, in a file in memory."""
+class FrameReader:
+    """Reads the frames of a thread in another thread."""
 
     def __init__(self) -> None:
-        if hasattr(os, "memfd_create"):
-            self._file = open(os.memfd_create("spoa-tracebacks"), "w+b", buffering=0)  # noqa: SIM115 - see close()
-        else:
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - see close()
+        self._deadline = 0.0
+        self._watched = 0
+        # The deadline at which frames were read, and the frames. They count until arm() sets another deadline.
+        self._read: tuple[float, list[Frame]] = (0.0, [])
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def arm(self) -> None:
-        """See :class:`Tracebacks`."""
-        faulthandler.dump_traceback_later(SHORTEST, file=self._file)
+        """See :class:`Frames`."""
+        self._deadline = time.monotonic() + SHORTEST
+        if self._thread is None:
+            # Not in __init__: a daemon forks after that, and threads do not survive a fork.
+            self._watched = threading.get_ident()
+            self._thread = threading.Thread(target=self._run, name="spoa-standstills", daemon=True)
+            # If the system allows no more threads, standstills are reported without their place.
+            with suppress(RuntimeError):
+                self._thread.start()
 
-    def disarm(self) -> str:
-        """See :class:`Tracebacks`."""
-        faulthandler.cancel_dump_traceback_later()
-        self._file.seek(0)
-        tracebacks = self._file.read()
-        self._file.seek(0)
-        self._file.truncate()
-        return tracebacks.decode(errors="replace")
-
-    def close(self) -> None:
-        """See :class:`Tracebacks`."""
-        faulthandler.cancel_dump_traceback_later()
-        self._file.close()
-
-
-@final
-class NoTracebacks:
-    """Takes the place of :class:`FaultHandler` where Python has no timer for tracebacks."""
-
-    def arm(self) -> None:
-        """Do nothing."""
-
-    def disarm(self) -> str:
-        """Return no traceback."""
-        return ""
+    def take(self) -> list[Frame]:
+        """See :class:`Frames`."""
+        deadline, frames = self._read
+        return frames if deadline == self._deadline else []
 
     def close(self) -> None:
-        """Do nothing."""
+        """See :class:`Frames`."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        wait = SHORTEST
+        while not self._closed.wait(wait):
+            deadline = self._deadline
+            wait = deadline - time.monotonic()
+            if wait <= 0:
+                if self._read[0] != deadline:
+                    self._read = (deadline, frames_of(sys._current_frames().get(self._watched)))
+                # When arm() is called again, its deadline is at least one second later.
+                wait = SHORTEST
 
 
 @final
@@ -146,15 +143,14 @@ class Stalls:
         reactor: IReactorTime,
         observer: IObserver,
         hold_ups: HoldUps,
-        tracebacks: Tracebacks,
+        frames: Frames,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reactor = reactor
         self._observer = observer
         self._hold_ups = hold_ups
-        self._tracebacks = tracebacks
+        self._frames = frames
         self._seconds = seconds
-        self._thread = 0
         self._last = (0.0, 0.0)
         self._timer: IDelayedCall | None = None
 
@@ -167,15 +163,14 @@ class Stalls:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-            self._tracebacks.close()
+            self._frames.close()
 
     def _begin(self) -> None:
-        self._thread = threading.get_ident()
         self._arm(self._now())
 
     def _arm(self, now: tuple[float, float]) -> None:
         self._last = now
-        self._tracebacks.arm()
+        self._frames.arm()
         self._timer = self._reactor.callLater(INTERVAL, self._on_timer)
 
     def _now(self) -> tuple[float, float]:
@@ -186,7 +181,7 @@ class Stalls:
         now = self._now()
         elapsed = min(now[0] - self._last[0], now[1] - self._last[1])
         if elapsed >= SHORTEST:
-            place = find_place(frames_of(self._tracebacks.disarm(), self._thread))
+            place = find_place(self._frames.take())
             # The handlers of the reactor's last turn are not reported yet.
             if elapsed - self._hold_ups.explain(place) >= SHORTEST:
                 self._observer.on_event(Standstill(elapsed, place))
@@ -194,31 +189,13 @@ class Stalls:
         self._arm(now)
 
 
-def tracebacks_of_this_python() -> Tracebacks:
-    """Return a ``FaultHandler``, or ``NoTracebacks`` if this Python or this operating system has no such timer."""
-    if sys.implementation.name == "cpython" and hasattr(faulthandler, "dump_traceback_later"):
-        try:
-            return FaultHandler()
-        except OSError:
-            # No file can be opened.
-            pass
-    return NoTracebacks()
-
-
-def frames_of(tracebacks: str, thread: int) -> list[Frame]:
-    """Return the frames of ``thread``, the innermost first.
-
-    :param tracebacks: the text of ``faulthandler``, with the tracebacks of all threads.
-    :param thread: the thread's ``threading.get_ident()``.
-    """
-    frames: list[Frame] = []
-    current = False
-    for line in tracebacks.splitlines():
-        if begin := _THREAD.match(line):
-            current = int(begin[1], 16) == thread
-        elif current and (frame := _FRAME.fullmatch(line)):
-            frames.append(Frame(frame[1], int(frame[2]), frame[3]))
-    return frames
+def frames_of(frame: FrameType | None) -> list[Frame]:
+    """Return ``frame`` and those that called it, the innermost first."""
+    if frame is None:
+        return []
+    return [
+        Frame(caller.f_code.co_filename, line, caller.f_code.co_name) for caller, line in traceback.walk_stack(frame)
+    ]
 
 
 def find_place(frames: list[Frame]) -> str | None:

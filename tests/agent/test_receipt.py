@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +18,6 @@ from zope.interface import directlyProvides
 
 from spoa_twisted.agent.receipt import receipt
 from spoa_twisted.spop.unread import Receipt
-
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux",
-    reason="receipt() uses sock_diag(7) and TIOCOUTQ of Linux; on other systems it returns UNKNOWN",
-)
 
 Ends = tuple[SimpleNamespace, socket.socket]
 

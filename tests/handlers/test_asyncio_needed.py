@@ -66,6 +66,10 @@ def makes_a_future() -> Any:
     return asyncio.get_running_loop().create_future()
 
 
+async def waits_for() -> None:
+    await asyncio.wait_for(succeed(None), 1)
+
+
 async def has_a_timeout() -> None:
     async with asyncio.timeout(1):
         await succeed(None)
@@ -84,6 +88,7 @@ class TestFailures:
             fetches,
             has_its_own_error,
             makes_a_future,
+            waits_for,
             pytest.param(
                 has_a_timeout,
                 marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no asyncio.timeout"),

@@ -19,23 +19,10 @@ from twisted.python.failure import Failure
 from spoa_twisted import Handlers
 from spoa_twisted.handlers.interfaces import ILifeCycle
 from spoa_twisted.handlers.lifecycle import Lifespan, StartupFailed, lifespan_of
-from spoa_twisted.observer import CancelFailed, Event, LifeCycleFailed, ShutdownTimedOut
+from spoa_twisted.observer import CancelFailed, LifeCycleFailed, ShutdownTimedOut
+from tests.handlers.answers import Recorder
 
 reactor: Any = default_reactor
-
-
-class Events:
-    """An observer that keeps the events."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def on_event(self, event: Event) -> None:
-        self.events.append(event)
-
-    def take(self) -> list[Any]:
-        events, self.events = self.events, []
-        return events
 
 
 class Run:
@@ -43,8 +30,8 @@ class Run:
 
     def __init__(self, handlers: Handlers, clock: Any = None) -> None:
         self.clock = Clock() if clock is None else clock
-        self.observer = Events()
-        lifespan = handlers.lifespan(self.clock, self.observer)  # type: ignore[arg-type]
+        self.observer = Recorder()
+        lifespan = handlers.lifespan(self.clock, self.observer)
         assert lifespan is not None
         self.lifespan: Lifespan = lifespan
         self.started: list[Any] = []
@@ -120,7 +107,7 @@ class TestRegistration:
 
     def test_without_functions_there_is_no_lifespan(self, handlers: Handlers) -> None:
         """An agent whose handlers have no such functions starts as before. Other IHandlers may lack the interface."""
-        events: Any = Events()
+        events = Recorder()
         assert ILifeCycle.providedBy(handlers)
         assert lifespan_of(handlers, Clock(), events) is None
         assert lifespan_of(object(), Clock(), events) is None
@@ -412,6 +399,7 @@ class TestShutdown:
         run = Run(handlers).start().stop()
         assert calls == ["b", "a"]
         (event,) = run.observer.take()
+        assert isinstance(event, LifeCycleFailed)
         assert (event.kind, event.failure.type) == ("shutdown", LookupError)
 
     def test_one_after_the_other(self, handlers: Handlers, calls: list[str]) -> None:

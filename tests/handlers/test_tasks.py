@@ -38,7 +38,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        #: The Tasks of handlers that have begun, which may have ended.
+        #: The clock of the agent. It has the timeouts of the handlers.
         self.clock = Clock()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -336,6 +336,27 @@ class TestWaiting:
         loop.turn(3)
         assert result_of(answer) == ERROR
         assert "Task got bad yield: 42" in logged.take()[0]
+
+    def test_wait_for_and_gather(self, loop: Loop) -> None:
+        """They use the Task of the handler, before and after it has waited for a Deferred."""
+        waits: Deferred[int] = Deferred()
+
+        async def handler() -> Variables:
+            values: dict[str, Any] = {}
+            task = asyncio.create_task(asyncio.sleep(0, 5))
+            try:
+                await asyncio.wait_for(future_in(loop), 0.001)
+            except asyncio.TimeoutError:
+                values["sess.timeout"] = True
+            values["sess.deferred"] = await waits
+            values["sess.tasks"] = sum(await asyncio.gather(task, asyncio.sleep(0, 7)))
+            return values
+
+        answer = loop.begin(handler)
+        loop.loop.call_later(0.002, waits.callback, 6)
+        while not answer.called:
+            loop.turn()
+        assert result_of(answer) == {"sess.timeout": True, "sess.deferred": 6, "sess.tasks": 12}
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout and TaskGroup came with Python 3.11")
     def test_timeout_and_task_group(self, loop: Loop) -> None:

@@ -14,7 +14,7 @@ from spoa_twisted import Handlers, Message, SPOAFactory, SPOAService
 
 from .branches import Branch
 from .conftest import Serve, StartHAProxy
-from .harness import bound_socket, bounded, shown
+from .harness import HAProxy, bound_socket, bounded, shown
 
 #: Without ``timeout check``, a check must end within ``inter`` (100 ms here), which is too short on a busy machine.
 CHECK_TIMEOUT = "timeout check 10s"
@@ -25,6 +25,12 @@ SPOE = """\
 spoe-message score
     event on-frontend-http-request
 """
+
+
+def start_with_check(start_haproxy: StartHAProxy, server: str, check: str = "option spop-check") -> HAProxy:
+    """Start a HAProxy that checks the agent, and that shows the score of each request."""
+    backend = f"{check}\n    {CHECK_TIMEOUT}"
+    return start_haproxy(server, backend=backend, spoe=SPOE, web=shown("txn.spoa.score"))
 
 
 @bounded
@@ -42,12 +48,8 @@ async def test_health_check(branch: Branch, serve: Serve, start_haproxy: StartHA
         return {"txn.score": 42}
 
     with bound_socket() as agents_socket:
-        haproxy = start_haproxy(
-            f"127.0.0.1:{agents_socket.getsockname()[1]} check inter 100ms rise 3 fall 1",
-            backend=f"option spop-check\n    {CHECK_TIMEOUT}",
-            spoe=SPOE,
-            web=shown("txn.spoa.score"),
-        )
+        address = f"127.0.0.1:{agents_socket.getsockname()[1]}"
+        haproxy = start_with_check(start_haproxy, f"{address} check inter 100ms rise 3 fall 1")
         await haproxy.said("Server agents/agent is DOWN")
         without_agent = await haproxy.get()
 
@@ -80,12 +82,7 @@ async def test_the_check_waits_for_startup(branch: Branch, start_haproxy: StartH
     service = SPOAService(SPOAFactory(handlers), f"unix:{tmp_path}/spoa.sock")
     service.startService()
     try:
-        haproxy = start_haproxy(
-            f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1",
-            backend=f"option spop-check\n    {CHECK_TIMEOUT}",
-            spoe=SPOE,
-            web=shown("txn.spoa.score"),
-        )
+        haproxy = start_with_check(start_haproxy, f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1")
         await haproxy.said("Server agents/agent is DOWN")
         assert (await haproxy.get())["txn.spoa.score"] is None
         loaded.callback(None)
@@ -101,12 +98,7 @@ async def test_the_check_waits_for_startup(branch: Branch, start_haproxy: StartH
 async def test_down_and_up_again(start_haproxy: StartHAProxy, tmp_path: Path, agent_log: list[str], check: str) -> None:
     """HAProxy marks the agent UP when it starts, DOWN when it stops, and UP when it starts again. Nothing is logged."""
     handlers = Handlers({"score": lambda: {"txn.score": 42}})
-    haproxy = start_haproxy(
-        f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1",
-        backend=f"{check}\n    {CHECK_TIMEOUT}",
-        spoe=SPOE,
-        web=shown("txn.spoa.score"),
-    )
+    haproxy = start_with_check(start_haproxy, f"unix@{tmp_path}/spoa.sock check inter 100ms rise 2 fall 1", check)
     states = "(?s).*agents/agent is DOWN"
     for _ in range(2):
         await haproxy.said(states)

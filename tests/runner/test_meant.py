@@ -11,10 +11,6 @@ from types import ModuleType
 import pytest
 
 from spoa_twisted.runner.meant import find_meant, find_other_module
-from tests.runner.conftest import folder
-
-# pytest finds the fixture by its name. Without __all__, ruff would remove the import as unused.
-__all__ = ["folder"]
 
 
 def missing(name: str) -> ModuleNotFoundError:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import sys
-import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Any
@@ -22,55 +19,39 @@ from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.hold_ups import HoldUps
 from spoa_twisted.observer import HandlerBlocked, Standstill
 from spoa_twisted.runner import stalls
-from spoa_twisted.runner.stalls import (
-    FaultHandler,
-    Frame,
-    NoTracebacks,
-    Stalls,
-    find_place,
-    frames_of,
-    tracebacks_of_this_python,
-)
+from spoa_twisted.runner.stalls import Frame, FrameReader, Stalls, find_place, frames_of
 from tests.handlers.answers import Recorder
 from tests.programs import TWISTD
 from tests.runner.conftest import Start
 from tests.runner.test_process import Engine
 
-#: Only there, Python has a timer for tracebacks that is used.
-cpython = pytest.mark.skipif(sys.implementation.name != "cpython", reason="only CPython's faulthandler is used")
-
 TWISTED = twisted.internet.epollreactor.__file__
 OURS = spoa_twisted.service.__file__
 STANDARD = threading.__file__
 
-#: The text of CPython's faulthandler, with the traceback of this thread and of another one.
-TEXT = f"""\
-Timeout (0:00:01)!
-Thread 0x00007f0000000001 [spoa-blocking-1] (most recent call first):
-  File "/srv/other.py", line 1 in other
-
-Thread 0x{threading.get_ident():016x} (most recent call first):
-  File "/srv/agent/iprep.py", line 14 in get_score
-  File "/srv/agent/iprep.py", line 30 in "f"
-  File "{TWISTED}", line 5 in doPoll
-  File "/usr/bin/twistd", line 8 in <module>
-"""
+#: The frames of a handler.
+FRAMES = [
+    Frame("/srv/agent/iprep.py", 14, "get_score"),
+    Frame("/srv/agent/iprep.py", 30, "m"),
+    Frame(TWISTED, 5, "doPoll"),
+    Frame("/usr/bin/twistd", 8, "<module>"),
+]
 
 
-class Tracebacks:
-    """Tracebacks that a test sets."""
+class Frames:
+    """Frames that a test sets."""
 
     def __init__(self) -> None:
-        self.text = ""
+        self.frames: list[Frame] = []
         self.log: list[str] = []
 
     def arm(self) -> None:
         self.log.append("arm")
 
-    def disarm(self) -> str:
-        self.log.append("disarm")
-        text, self.text = self.text, ""
-        return text
+    def take(self) -> list[Frame]:
+        self.log.append("take")
+        frames, self.frames = self.frames, []
+        return frames
 
     def close(self) -> None:
         self.log.append("close")
@@ -83,9 +64,9 @@ class Watched:
         self.clock = Clock()
         self.recorder = Recorder()
         self.hold_ups = HoldUps(self.recorder)
-        self.tracebacks = Tracebacks()
+        self.frames = Frames()
         self.monotonic = 1000.0
-        self.stalls = Stalls(self.clock, self.recorder, self.hold_ups, self.tracebacks, lambda: self.monotonic)
+        self.stalls = Stalls(self.clock, self.recorder, self.hold_ups, self.frames, lambda: self.monotonic)
         self.stalls.start()
         self.clock.advance(0)
 
@@ -102,22 +83,22 @@ def watched() -> Watched:
 
 class TestStalls:
     def test_a_reactor_that_runs(self, watched: Watched) -> None:
-        """Each call arms the tracebacks again. They are read only after a standstill."""
+        """Each call sets the deadline of the frames again. They are taken only after a standstill."""
         for _ in range(10):
             watched.advance(0.25)
-        assert watched.tracebacks.log == ["arm"] * 11
+        assert watched.frames.log == ["arm"] * 11
         assert watched.recorder.take() == []
 
     def test_a_standstill(self, watched: Watched) -> None:
         """It has its time and its place, and the next one its own."""
-        watched.tracebacks.text = TEXT
+        watched.frames.frames = FRAMES
         watched.advance(1.5)
         assert watched.recorder.take() == [Standstill(1.5, "/srv/agent/iprep.py, line 14, in get_score")]
         watched.advance(7)
         assert watched.recorder.take() == [Standstill(7, None)]
         watched.advance(0.99)
         assert watched.recorder.take() == []
-        assert watched.tracebacks.log == ["arm", "disarm", "arm", "disarm", "arm", "arm"]
+        assert watched.frames.log == ["arm", "take", "arm", "take", "arm", "arm"]
 
     def test_the_clock_may_be_set(self, watched: Watched) -> None:
         """Forward, or back, so that the reactor's timers are late by another clock. Neither is a standstill."""
@@ -125,14 +106,14 @@ class TestStalls:
         watched.clock.rightNow -= 3600
         watched.monotonic += 3600
         watched.clock.advance(3600.25)
-        assert watched.tracebacks.log == ["arm"] * 3
+        assert watched.frames.log == ["arm"] * 3
         assert watched.recorder.take() == []
 
     def test_a_handler_that_blocked_explains_it(self, watched: Watched) -> None:
         """Its event has the place, and there is no other event. A longer standstill is not explained by it."""
         handler = Handler("m", lambda: None, None, None, blocking=False)
         for seconds, elapsed, unexplained in ((2.0, 2.5, False), (0.5, 3.0, True)):
-            watched.tracebacks.text = TEXT
+            watched.frames.frames = FRAMES
             watched.monotonic += elapsed
             watched.clock.rightNow += elapsed
             message = Message("m")
@@ -166,75 +147,68 @@ class TestStalls:
         watched.stalls.stop()
         watched.stalls.stop()
         assert watched.clock.getDelayedCalls() == []
-        assert watched.tracebacks.log == ["arm", "close"]
+        assert watched.frames.log == ["arm", "close"]
 
     def test_it_ends_before_it_began(self) -> None:
         """The process may stop at once."""
-        clock, tracebacks = Clock(), Tracebacks()
-        watch = Stalls(clock, Recorder(), HoldUps(Recorder()), tracebacks)
+        clock, frames = Clock(), Frames()
+        watch = Stalls(clock, Recorder(), HoldUps(Recorder()), frames)
         watch.start()
         watch.stop()
         assert clock.getDelayedCalls() == []
-        assert tracebacks.log == ["close"]
+        assert frames.log == ["close"]
 
 
-class TestFrames:
-    def test_those_of_one_thread(self) -> None:
-        """The innermost first."""
-        assert frames_of(TEXT, threading.get_ident())[:2] == [
-            Frame("/srv/agent/iprep.py", 14, "get_score"),
-            Frame("/srv/agent/iprep.py", 30, '"f"'),
-        ]
-        assert frames_of(TEXT, 0x7F0000000001) == [Frame("/srv/other.py", 1, "other")]
-        assert frames_of(TEXT, 5) == []
-        assert frames_of("", 5) == []
+class TestFrameReader:
+    @pytest.fixture
+    def reader(self) -> Iterator[FrameReader]:
+        reader = FrameReader()
+        yield reader
+        reader.close()
 
-    def test_the_current_thread(self) -> None:
-        """CPython names the thread that runs so."""
-        text = 'Current thread 0x0a (most recent call first):\n  File "a.py", line 1 in a\n  ...\n'
-        assert frames_of(text, 10) == [Frame("a.py", 1, "a")]
+    @staticmethod
+    def read(reader: FrameReader) -> list[Frame]:
+        """Return the frames that ``reader`` reads, while this thread waits for them."""
+        until = time.monotonic() + 30
+        while not (frames := reader.take()):
+            assert time.monotonic() < until
+            time.sleep(0)
+        return frames
 
-    @cpython
-    def test_those_of_a_real_traceback(self) -> None:
-        """The file is empty again after it was read."""
-        tracebacks = FaultHandler()
-        with tempfile.TemporaryFile() as other:
-            faulthandler.dump_traceback(other)
-            other.seek(0)
-            text = other.read().decode()
-        frame = frames_of(text, threading.get_ident())[0]
-        assert (Path(frame.file), frame.function) == (Path(__file__), "test_those_of_a_real_traceback")
-        tracebacks.arm()
-        faulthandler.dump_traceback(tracebacks._file)
-        assert frames_of(tracebacks.disarm(), threading.get_ident())
-        assert tracebacks.disarm() == ""
-        tracebacks.close()
+    def test_the_frames_of_the_thread(self, reader: FrameReader, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They stay until the next deadline is set, and are read again then."""
+        monkeypatch.setattr(stalls, "SHORTEST", 0.01)
+        for _ in range(2):
+            reader.arm()
+            assert reader.take() == []
+            functions = [frame.function for frame in self.read(reader) if frame.file == __file__]
+            assert functions == ["read", "test_the_frames_of_the_thread"]
+            assert reader.take() == reader.take() != []
 
-    @cpython
-    def test_a_system_without_files_in_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It has a temporary file."""
-        monkeypatch.delattr(os, "memfd_create", raising=False)
-        tracebacks = tracebacks_of_this_python()
-        assert isinstance(tracebacks, FaultHandler)
-        tracebacks.arm()
-        assert tracebacks.disarm() == ""
-        tracebacks.close()
+    def test_a_deadline_that_is_moved(self, reader: FrameReader, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing is read, and the thread ends."""
+        monkeypatch.setattr(stalls, "SHORTEST", 30)
+        reader.arm()
+        reader.arm()
+        reader.close()
+        assert reader._thread is not None
+        reader._thread.join(30)
+        assert not reader._thread.is_alive()
+        assert reader.take() == []
 
-    def test_a_python_without_the_timer(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Or a system that can open no file: standstills are reported without their place."""
-        monkeypatch.setattr(sys.implementation, "name", "other")
-        tracebacks = tracebacks_of_this_python()
-        assert isinstance(tracebacks, NoTracebacks)
-        tracebacks.arm()
-        assert tracebacks.disarm() == ""
-        tracebacks.close()
+    def test_a_system_that_allows_no_more_threads(self, reader: FrameReader, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Standstills are reported without their place."""
 
-        def fail(self: object) -> None:
-            raise OSError("Too many open files")
+        def start(thread: object) -> None:
+            raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr(sys.implementation, "name", "cpython")
-        monkeypatch.setattr(FaultHandler, "__init__", fail)
-        assert isinstance(tracebacks_of_this_python(), NoTracebacks)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        reader.arm()
+        assert reader.take() == []
+
+    def test_a_thread_that_has_ended(self) -> None:
+        """It has no frames."""
+        assert frames_of(None) == []
 
 
 class TestFindPlace:
@@ -296,7 +270,7 @@ def test_a_program_that_stands_still(start: Start, folder: Path) -> None:
     (folder / "still.py").write_text(MODULE)
     agent = start(*TWISTD, "-n", "spoa", "--handlers=still", "--listen=unix:agent.sock")
     agent.said("SPOA listening")
-    place = r"; after 1 s it was in still\.py, line 6, in get_score" if sys.implementation.name == "cpython" else ""
+    place = r"; after 1 s it was in still\.py, line 6, in get_score"
     with Engine("agent.sock") as engine:
         for name in ("blocks", "now"):
             engine.connection.send_notify([Message(name)])

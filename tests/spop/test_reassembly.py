@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 
 from spoa_twisted.spop.messages import Message, encode_messages
 from spoa_twisted.spop.reassembly import STALE_AFTER, Reassembly, ReassemblyBudget
@@ -48,26 +49,16 @@ def test_a_lower_budget_affects_the_next_fragment() -> None:
     assert (kept.payload(), budget.size) == (b"abc", 3)
 
 
-class Time:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.mark.parametrize("passed", [STALE_AFTER, -1.0])
 def test_stale_payloads_make_room(passed: float) -> None:
     """A peer that never sends the last fragments does not keep others from sending theirs. No more than needed goes."""
-    time = Time()
-    budget = ReassemblyBudget(30, time)
+    clock = Clock()
+    budget = ReassemblyBudget(30, clock.seconds)
     payloads = [Reassembly(IDS, 30, budget) for _ in range(3)]
     for payload in payloads:
         payload.add(encode_messages([Message("scan")]) + b"body")
     assert budget.size == 30
-    time.now += passed
+    clock.rightNow += passed
     late = Reassembly(IDS, 30, budget)
     late.add(b"x" * 11)
     assert [payload.exceeded for payload in payloads] == ["max_reassembly_size", "max_reassembly_size", ""]
@@ -82,16 +73,16 @@ def test_stale_payloads_make_room(passed: float) -> None:
 
 def test_only_stale_payloads_make_room() -> None:
     """Others are kept, and the one that needs room is refused, even if it is stale itself."""
-    time = Time()
-    budget = ReassemblyBudget(10, time)
+    clock = Clock()
+    budget = ReassemblyBudget(10, clock.seconds)
     old, young = Reassembly(IDS, 10, budget), Reassembly(IDS, 10, budget)
     old.add(b"12345")
-    time.now += STALE_AFTER - 0.1
+    clock.rightNow += STALE_AFTER - 0.1
     young.add(b"12345")
     refused = Reassembly(IDS, 10, budget)
     refused.add(b"1")
     assert [payload.exceeded for payload in (old, young, refused)] == ["", "", "max_reassembly_size"]
-    time.now += 0.1
+    clock.rightNow += 0.1
     old.add(b"6")
     assert [payload.exceeded for payload in (old, young)] == ["max_reassembly_size", ""]
     assert budget.size == 5
