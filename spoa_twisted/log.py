@@ -45,6 +45,7 @@ from spoa_twisted.observer import (
     Outcome,
     PayloadRefused,
     PeerDropped,
+    PipeliningChanged,
     ProtocolError,
     RespondFailed,
     ResponseUnsendable,
@@ -101,6 +102,7 @@ _COUNTED: Final[dict[type[Event], str]] = {
     HandlerTimedOut: "{handler} timed out",
     LifeCycleFailed: "{function} failed",
     PayloadRefused: "a NOTIFY was refused, because its fragments exceed a limit,",
+    PipeliningChanged: "engines got connections with or without pipelining",
     RespondFailed: "the handlers failed to respond",
     ResponseUnsendable: "the handlers responded with a value that cannot be sent",
     ResultTooBig: "{handler} returned variables that do not fit in the ACK",
@@ -152,6 +154,7 @@ class LogObserver:
             LifeCycleFailed: self._life_cycle_failed,
             MessageUnhandled: self._message_unhandled,
             PayloadRefused: self._payload_refused,
+            PipeliningChanged: self._pipelining_changed,
             ProtocolError: self._protocol_error,
             RespondFailed: self._respond_failed,
             ResultTooBig: self._result_too_big,
@@ -185,6 +188,16 @@ class LogObserver:
 
     def _hello_received(self, event: HelloReceived) -> None:
         self._log.debug("{peer}: {hello}", peer=event.peer, hello=in_one_line(repr(event.hello)))
+
+    def _pipelining_changed(self, event: PipeliningChanged) -> None:
+        if event.pipelining:
+            text = "{peer}: the answers to the engine {engine} are short: its next connections have pipelining"
+        else:
+            text = (
+                "{peer}: answers to the engine {engine} are longer than {max_short} bytes: its next connections have no"
+                " pipelining, so that long answers do not wait for each other"
+            )
+        self._log.info(text, peer=event.peer, engine=in_one_line(cut(event.engine_id)), max_short=event.max_short)
 
     def _disconnect_received(self, event: DisconnectReceived) -> None:
         self._log.debug(

@@ -146,6 +146,19 @@ class AcksHeldBack(ConnectionEvent):
 
 @final
 @dataclass(frozen=True, slots=True)
+class PipeliningChanged(ConnectionEvent):
+    """An engine of a HAProxy >= 3.1 gets connections with pipelining from now on, or without."""
+
+    #: The engine-id, which HAProxy chooses at each start. A peer may send any text.
+    engine_id: str
+    #: True with pipelining, because the answers are short. False without, because long answers would wait for others.
+    pipelining: bool
+    #: The size of a short ACK, in bytes, up to which no ACK ever waits.
+    max_short: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class RespondFailed(ConnectionEvent):
     """``IHandlers.respond`` raised an exception, or its Deferred failed. The ACK sets no variables."""
 

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from spoa_twisted.agent.pipelining import AUTO, MODES
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.handlers.names import did_you_mean, nearest
@@ -23,6 +24,11 @@ from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
 from spoa_twisted.service import SPOAService
 from spoa_twisted.version import version
+
+_PIPELINING = (
+    "Whether HAProxy may have several NOTIFYs in flight on a connection: always, never or auto. "
+    "With auto, HAProxy >= 3.1 may while the answers to it are short."
+)
 
 
 def _row(limit: Limit) -> list[Any]:
@@ -39,6 +45,13 @@ def _row(limit: Limit) -> list[Any]:
     return [limit.option, None, default, limit.help, convert]
 
 
+def _mode(text: str) -> str:
+    """Return the value of ``--pipelining``."""
+    if text not in MODES:
+        raise CannotStart(f"--pipelining: {text!r} is none of {', '.join(MODES)}")
+    return text
+
+
 class Options(UsageOptions):
     """The options of ``twistd spoa``.
 
@@ -52,7 +65,16 @@ class Options(UsageOptions):
         ["async", None, "Announce the capability async: HAProxy <= 3.0 then takes an ACK on another connection too."],
         ["debug", None, "Also log the beginning and the end of each connection, health checks included."],
     ]
-    optParameters = [_row(limit) for limit in LIMITS.values()]
+    optParameters = [
+        [
+            "pipelining",
+            None,
+            AUTO,
+            _PIPELINING,
+            _mode,
+        ],
+        *[_row(limit) for limit in LIMITS.values()],
+    ]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -120,6 +142,7 @@ def makeService(options: Options) -> SPOAService:
     factory = SPOAFactory(
         handlers,
         async_=bool(options["async"]),
+        pipelining=options["pipelining"],
         log=agent_log(debug=bool(options["debug"])),
         **{name: options[limit.option] for name, limit in LIMITS.items()},
     )

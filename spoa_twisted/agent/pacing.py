@@ -12,7 +12,9 @@ from typing import Any, Final, final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from spoa_twisted.agent.pipelining import EngineAnswers
 from spoa_twisted.agent.receipt import receipt
+from spoa_twisted.observer import AcksHeldBack, IObserver
 from spoa_twisted.spop.connection import AgentConnection
 from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
 
@@ -25,15 +27,19 @@ class Pacing:
     """Reports to ``connection`` what HAProxy has read.
 
     :param on_read: called after each report: ``connection`` may now send ACKs that it held back.
-    :param on_held_back: called with the number of held bytes when the connection begins to hold back ACKs.
+    :param peer: the peer's address as text.
+    :param observer: receives an event when the connection begins to hold back ACKs.
+    :param answers: is notified of long ACKs; ``None`` if they change nothing.
     """
 
     __slots__ = (
+        "_answers",
         "_connection",
         "_holding_back",
         "_interval",
-        "_on_held_back",
+        "_observer",
         "_on_read",
+        "_peer",
         "_reactor",
         "_timer",
         "_transport",
@@ -45,13 +51,17 @@ class Pacing:
         transport: Any,
         reactor: IReactorTime,
         on_read: Callable[[], None],
-        on_held_back: Callable[[int], None],
+        peer: str,
+        observer: IObserver,
+        answers: EngineAnswers | None,
     ) -> None:
         self._connection = connection
         self._transport = transport
         self._reactor = reactor
         self._on_read = on_read
-        self._on_held_back = on_held_back
+        self._peer = peer
+        self._observer = observer
+        self._answers = answers if connection.pipelined else None
         self._interval = READ_INTERVAL
         self._timer: IDelayedCall | None = None
         self._holding_back = False
@@ -60,9 +70,12 @@ class Pacing:
         """Ask the kernel after one interval. Called after each write that HAProxy may not have read."""
         if self._timer is None:
             self._timer = self._reactor.callLater(self._interval, self._on_interval)
-        was_holding_back, self._holding_back = self._holding_back, self._connection.held_back
+        connection = self._connection
+        was_holding_back, self._holding_back = self._holding_back, connection.held_back
         if self._holding_back and not was_holding_back:
-            self._on_held_back(self._connection.bytes_to_send)
+            self._observer.on_event(AcksHeldBack(self._peer, connection.bytes_to_send))
+        if self._answers is not None:
+            self._answers.on_unread(self._peer, connection.long_acks, self._holding_back, connection.max_short_ack)
 
     def end(self) -> None:
         """Stop the timer: the connection has ended."""
@@ -83,6 +96,8 @@ class Pacing:
     def _ask(self) -> None:
         self._timer = None
         known = receipt(self._transport)
+        if known is Receipt.UNKNOWN and self._answers is not None and self._answers.in_haste:
+            known = Receipt.UNKNOWN_IN_HASTE
         if known is Receipt.MISSING:
             self._interval = min(2 * self._interval, _LONGEST_READ_INTERVAL)
         else:

@@ -27,9 +27,11 @@ from spoa_twisted.agent.answering import Answering
 from spoa_twisted.agent.closing import Closing, Phase, queue_disconnect
 from spoa_twisted.agent.drain import Drain
 from spoa_twisted.agent.engines import Engines
+from spoa_twisted.agent.intake import WRITE_SIZE, Intake
 from spoa_twisted.agent.outbox import Outbox
 from spoa_twisted.agent.pacing import Pacing
 from spoa_twisted.agent.peers import describe, set_tcp_options
+from spoa_twisted.agent.pipelining import AUTO, EngineAnswers, Pipelining
 from spoa_twisted.agent.refusal import Refusal
 from spoa_twisted.handlers.hold_ups import LONGEST_TURN
 from spoa_twisted.handlers.interfaces import IHandlers
@@ -38,7 +40,6 @@ from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.limits import Limits
 from spoa_twisted.log import LogObserver, agent_log
 from spoa_twisted.observer import (
-    AcksHeldBack,
     ConnectionEnded,
     ConnectionMade,
     ConnectionRefused,
@@ -68,12 +69,6 @@ ABORT_TIMEOUT: Final = 1.0
 #: Seconds that HAProxy has to close a connection after the AGENT-DISCONNECT of a drain. Then the agent closes it.
 DISCONNECT_TIMEOUT: Final = 0.5
 
-# Read this many bytes beyond the in-flight limit, so that EOF is still noticed.
-_READ_AHEAD: Final = 2**16
-
-# Bytes. The agent sends all ACKs of one read in one write, unless they are longer than this together.
-_WRITE_SIZE: Final = 2**16
-
 # To look a member up in its Enum takes several times as long.
 _RUNNING: Final = State.RUNNING
 _CLOSED: Final = State.CLOSED
@@ -101,12 +96,11 @@ class SPOAProtocol(Protocol):
         self._pacing: Pacing | None = None
         # True while _serve runs. A handler that answers, or the transport, may call _serve again meanwhile.
         self._serving = False
-        # False while the transport is paused: it then does not call dataReceived.
-        self._reading = True
-        # True if the next call of dataReceived is for the same read: a TLS transport calls it once for each record.
-        self._same_read = False
-        # True if a drain holds ACKs back.
+        # True if a drain or a retirement holds ACKs back.
         self._holding = False
+        # The answers to the engine, if they decide about pipelining. _unpipelined: if this connection has none.
+        self._answers: EngineAnswers | None = None
+        self._unpipelined: EngineAnswers | None = None
         #: The number of reads and writes so far. A drain compares it with an earlier value.
         self.activity = 0
 
@@ -119,6 +113,7 @@ class SPOAProtocol(Protocol):
         self._answering = Answering(factory, self._connection, self._peer, self._serve)
         self._in_flight = self._answering.in_flight
         self._outbox = Outbox(self.transport, factory.reactor, self._limits.max_unsent, self._drop)
+        self._intake = Intake(self.transport, self._connection, self._in_flight, self._outbox, factory.reactor)
         self._tls = ISSLTransport.providedBy(self.transport)
         factory.connections.add(self)
         set_tcp_options(self.transport)
@@ -130,14 +125,10 @@ class SPOAProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Handle the frames that ``data`` completes. Send all ACKs that are ready at once in one write."""
         self.activity += 1
-        if self._same_read:
-            self._connection.receive_more(data)
+        if self._tls:
+            self._intake.receive_record(data)
         else:
             self._connection.receive_data(data)
-            if self._tls:
-                # A TLS transport calls dataReceived for each record of a read, all in one turn of the reactor.
-                self._same_read = True
-                self.factory.reactor.callLater(0, self._on_read_end)
         self._serve()
 
     def readConnectionLost(self) -> None:
@@ -169,16 +160,21 @@ class SPOAProtocol(Protocol):
     def stopProducing(self) -> None:
         """Do nothing: ``connectionLost`` follows."""
 
-    # Drain calls the next methods; see Drainable.
+    # Drain and Retirement call the next methods; see Drainable and Retirable.
 
     def hold(self) -> None:
         """Hold ACKs back from now on."""
         self._holding = True
 
-    def release(self) -> None:
-        """Send the ACKs that were held back so far."""
+    def release(self, hold: bool = True) -> None:
+        """Send the ACKs that were held back so far. Hold the next ACKs back if ``hold`` is true."""
+        self._holding = hold
         self._write()
         self._serve()
+
+    def can_end_at_once(self) -> bool:
+        """Return whether no NOTIFY is pending, and AGENT-DISCONNECT would leave in one write with the held ACKs."""
+        return not self._outbox.clogged and self._connection.can_end_at_once
 
     def is_idle(self) -> bool:
         """Return whether no handler is pending, and no frame is incomplete."""
@@ -235,15 +231,15 @@ class SPOAProtocol(Protocol):
         if hold_ups.reads <= 0:
             hold_ups.begin(began)
         try:
-            may_answer = self._may_answer()
+            may_answer = self._intake.may_answer()
             while may_answer and (event := connection.next_event()) is not None:
                 if type(event) is Notify:
                     on_notify(event)
                 else:
                     self._on_other_frame(event)
-                if connection.bytes_to_send >= _WRITE_SIZE:
+                if connection.bytes_to_send >= WRITE_SIZE:
                     self._write(at_once)
-                    may_answer = self._may_answer()
+                    may_answer = self._intake.may_answer()
                 elif in_flight.full:
                     break
         except SPOPError as error:
@@ -266,26 +262,19 @@ class SPOAProtocol(Protocol):
     def _on_hello(self, hello: HAProxyHello) -> None:
         self._closing.stop()
         self._observer.on_event(HelloReceived(self._peer, hello))
-        if self._connection.async_ and not hello.healthcheck:
+        if hello.healthcheck:
+            return
+        if self._connection.async_:
             self._answering.join(self.factory.engines.get(hello.engine_id))
-
-    def _on_read_end(self) -> None:
-        self._same_read = False
-
-    def _may_answer(self) -> bool:
-        return not (self._outbox.clogged or self._in_flight.full or self._connection.bytes_to_send >= _WRITE_SIZE)
+        self._answers = answers = self.factory.pipelining.engine(hello)
+        if answers is not None and self._connection.pipelined:
+            answers.add(self)
+        else:
+            self._unpipelined = answers
 
     def _read_or_pause(self) -> None:
-        # A paused transport does not notice EOF. So the agent reads ahead, unless the transport still has bytes to
-        # write: then the next write notices that the connection has ended.
-        reading = self._may_answer() or (not self._outbox.clogged and self._connection.bytes_received < _READ_AHEAD)
-        if reading is self._reading or self._closing.phase is _CLOSING:
-            return
-        self._reading = reading
-        if reading:
-            self.transport.resumeProducing()
-        else:
-            self.transport.pauseProducing()
+        if self._closing.phase is not _CLOSING:
+            self._intake.read_or_pause()
 
     # Writing.
 
@@ -309,28 +298,28 @@ class SPOAProtocol(Protocol):
     def _flush(self, at_once: bool = True) -> None:
         """Write the frames that are not held back. Then close or pause the transport, if that is due."""
         connection = self._connection
+        if self._unpipelined is not None and not self._holding and (size := connection.longest_queued_ack):
+            self._unpipelined.on_ack(self, self._peer, size, connection.max_short_ack)
         # If ACKs are held back until HAProxy has read others, a drain does not delay them further.
         if not self._holding or connection.state is _CLOSED or connection.held_back:
             self._write(at_once)
         if connection.state is _CLOSED and self._closing.phase is not _DISCONNECTING:
             self._close_when_written()
-        if self._in_flight.count or self._outbox.clogged or connection.bytes_to_send or not self._reading:
+        if self._in_flight.count or self._outbox.clogged or connection.bytes_to_send or not self._intake.reading:
             self._read_or_pause()
 
     def _watch_unread(self) -> None:
         if self._pacing is None:
+            reactor = self.factory.reactor
             self._pacing = Pacing(
-                self._connection, self.transport, self.factory.reactor, self._on_acks_read, self._on_acks_held_back
+                self._connection, self.transport, reactor, self._on_acks_read, self._peer, self._observer, self._answers
             )
         self._pacing.watch()
 
     def _on_acks_read(self) -> None:
         self._flush()
-        # While many ACKs are held back, _may_answer is false. NOTIFYs that waited for this can be answered now.
+        # While many ACKs are held back, may_answer() is false. NOTIFYs that waited for this can be answered now.
         self._serve()
-
-    def _on_acks_held_back(self, size: int) -> None:
-        self._observer.on_event(AcksHeldBack(self._peer, size))
 
     # Closing.
 
@@ -369,6 +358,8 @@ class SPOAProtocol(Protocol):
         if self._pacing is not None:
             self._pacing.end()
             self._pacing = None
+        if self._answers is not None:
+            self._answers.remove(self)
         self._answering.end()
 
     def _on_phase_timeout(self, phase: Phase) -> None:
@@ -392,6 +383,9 @@ class SPOAFactory(Factory):
     :param handlers: an :class:`IHandlers`, usually a :class:`Handlers`.
     :param async_: announce the capability ``async`` (SPOE.txt, section 3.2.1), which HAProxy <= 3.0 supports. If a
         connection ends before an ACK, the agent then sends the ACK on another connection of the same engine.
+    :param pipelining: ``"auto"``, ``"always"`` or ``"never"``: whether the agent announces the capability
+        ``pipelining``. With ``"auto"``, a HAProxy >= 3.1 gets it while the answers to its engine are short; see
+        :mod:`spoa_twisted.agent.pipelining`.
     :param observer: an :class:`~spoa_twisted.observer.IObserver`. It receives all events, and the results of each
         NOTIFY.
     :param log: receives the beginning and end of each connection at the level debug, and faults at warn or above.
@@ -401,7 +395,7 @@ class SPOAFactory(Factory):
         defaults suit a HAProxy with its default settings.
     :raises TypeError: when ``handlers`` does not provide :class:`IHandlers`, ``observer`` does not provide
         :class:`IObserver`, or a limit has an unknown name or is not a number.
-    :raises ValueError: for a limit that is out of range.
+    :raises ValueError: for a limit that is out of range, or another value of ``pipelining``.
     """
 
     noisy = False
@@ -411,6 +405,7 @@ class SPOAFactory(Factory):
         handlers: IHandlers,
         *,
         async_: bool = False,
+        pipelining: str = AUTO,
         observer: IObserver | None = None,
         log: Logger | None = None,
         reactor: IReactorTime | None = None,
@@ -436,6 +431,8 @@ class SPOAFactory(Factory):
         self.connections: set[SPOAProtocol] = set()
         #: The engines of the open connections, with the capability ``async``.
         self.engines = Engines(reactor, self.observer)
+        #: Which connections have the capability ``pipelining``.
+        self.pipelining = Pipelining(pipelining, reactor, self.observer)
         # Counts the incomplete NOTIFYs of all connections together.
         self._reassembly = ReassemblyBudget(self.limits.max_reassembly_size, reactor.seconds)
         self._drain: Drain | None = None
@@ -472,7 +469,13 @@ class SPOAFactory(Factory):
         """Return the codec of a new connection. ``SPOAProtocol`` calls this."""
         limits = self.limits
         self._reassembly.max_size = limits.max_reassembly_size
-        return AgentConnection(limits.max_frame_size, limits.max_payload_size, self.async_, self._reassembly)
+        return AgentConnection(
+            limits.max_frame_size,
+            limits.max_payload_size,
+            self.async_,
+            self._reassembly,
+            self.pipelining.allows,
+        )
 
     def drain(self, timeout: float) -> Deferred[None]:
         """Answer pending NOTIFYs, send AGENT-DISCONNECT on all connections, and fire when all of them are closed.
@@ -485,6 +488,7 @@ class SPOAFactory(Factory):
         """
         if not self.connections:
             return succeed(None)
+        self.pipelining.stop()
         if self._drain is None:
             self._drain = Drain(self.connections, self.reactor, self._on_drain_timeout)
         self._drain.end_after(timeout)

@@ -52,7 +52,7 @@ from spoa_twisted.spop.frames import (
 from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
 from spoa_twisted.spop.reassembly import Reassembly, ReassemblyBudget
 from spoa_twisted.spop.typeddata import Value
-from spoa_twisted.spop.unread import Receipt, Unread
+from spoa_twisted.spop.unread import Receipt, Unread, max_short_ack
 
 #: The default limit of a frame, in bytes: the agent accepts HAProxy's max-frame-size up to this value. HAProxy >= 3.1
 #: sends a body in one frame. So the limit leaves room for a body of 1 MiB and other arguments.
@@ -301,6 +301,8 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         that sent the NOTIFY.
     :param budget: the limit for the incomplete payloads of all connections together. Without it, this connection has
         a limit of its own.
+    :param may_pipeline: called with the HAPROXY-HELLO; the agent announces the capability ``pipelining`` if it returns
+        true. Without it, the agent always does.
     """
 
     _DISCONNECT_FRAME = FrameType.AGENT_DISCONNECT
@@ -311,6 +313,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         max_payload_size: int = DEFAULT_MAX_PAYLOAD_SIZE,
         async_: bool = False,
         budget: ReassemblyBudget | None = None,
+        may_pipeline: Callable[[HAProxyHello], bool] | None = None,
     ) -> None:
         check_max_frame_size(max_frame_size)
         super().__init__(max_frame_size)
@@ -321,6 +324,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         #: True if an ACK may be sent on another connection of the same engine: both sides list ``async``, and the
         #: HELLO has an engine-id.
         self.async_ = False
+        #: True if HAProxy may have several NOTIFYs in flight: both sides list ``pipelining``.
+        self.pipelined = False
+        self._may_pipeline = may_pipeline
         self._max_payload_size = max_payload_size
         # HAProxy <= 3.0 never lists "fragmentation", but it fragments if the agent lists it. If the agent does not,
         # HAProxy <= 3.0 answers a payload that is too long with a loop of disconnects and connects.
@@ -392,6 +398,37 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         """True if queued ACKs wait until HAProxy has read those that were sent."""
         return self._unread is not None and self._unread.size > 0 and bool(self._out)
 
+    @property
+    def longest_queued_ack(self) -> int:
+        """The size of the longest queued ACK, in bytes. 0 if no ACK is queued, or another frame after it."""
+        out = self._out
+        # The type of a frame follows its length.
+        return max(map(len, out)) if out and out[-1][4] == _ACK else 0
+
+    @property
+    def can_end_at_once(self) -> bool:
+        """True if no NOTIFY is pending or incomplete, and :meth:`disconnect` would leave in one write with all queued
+        ACKs.
+        """
+        return (
+            self.state is _RUNNING
+            and not self._in_flight
+            and not self.receiving
+            and (self._unread is None or self._unread.has_room(self._out))
+        )
+
+    @property
+    def max_short_ack(self) -> int:
+        """The size of the longest ACK, in bytes, that never waits for others with pipelining. HAProxy >= 3.1 only."""
+        return max_short_ack(self._max_frame_size)
+
+    @property
+    def long_acks(self) -> int:
+        """How many ACKs to a HAProxy >= 3.1 were longer than :attr:`max_short_ack`. Without pipelining, they are not
+        counted.
+        """
+        return 0 if self._unread is None else self._unread.long_acks
+
     def interval_ends(self) -> None:
         """Announce that the caller is about to find out what HAProxy has read.
 
@@ -453,11 +490,15 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         # The lower of the two sizes counts (SPOE.txt, section 3.2.4).
         self._set_max_frame_size(min(self._max_frame_size, hello.max_frame_size))
         self.ack_room = self._max_frame_size - frame_overhead(b"")
+        capabilities = self._capabilities
+        if self._may_pipeline is not None and not self._may_pipeline(hello):
+            capabilities -= {PIPELINING}
+        self.pipelined = PIPELINING in hello.capabilities & capabilities
         if ASYNC not in hello.capabilities:
             # An ACK of exactly max-frame-size fills the buffer of a HAProxy >= 3.1, which then stops reading for ever.
             self.ack_room -= 1
-            self._unread = Unread(self._max_frame_size, PIPELINING in hello.capabilities)
-        answer = AgentHello(max_frame_size=self._max_frame_size, capabilities=self._capabilities)
+            self._unread = Unread(self._max_frame_size, self.pipelined)
+        answer = AgentHello(max_frame_size=self._max_frame_size, capabilities=capabilities)
         self._send(FrameType.AGENT_HELLO, NO_IDS, answer.encode())
         if hello.healthcheck:
             # No frame may follow the AGENT-HELLO, not even an AGENT-DISCONNECT: HAProxy >= 3.1 would mark the server

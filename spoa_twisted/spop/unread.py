@@ -78,6 +78,9 @@ class Receipt(Enum):
     #: The other machine has acknowledged all bytes, or the kernel does not answer the question. HAProxy may be stopped
     #: for a moment, or a proxy may still hold the bytes: 40 intervals of 5 ms are 200 ms.
     UNKNOWN = 40
+    #: As UNKNOWN, while the connection is about to end because its answers are long: 60 ms. Up to 20 ACKs wait for each
+    #: other. With 200 ms each, the last ones would come after HAProxy's timeout.
+    UNKNOWN_IN_HASTE = 12
 
 
 # The limit is max-frame-size + 3: the buffer holds 4 bytes more, the FRAME-LENGTH, and one byte must stay free.
@@ -85,6 +88,20 @@ _SPARE: Final = 3
 
 # The size of the longest AGENT-DISCONNECT, in bytes, rounded up. It may leave together with the last ACKs.
 _MAX_DISCONNECT_FRAME_SIZE: Final = 300
+
+
+def max_short_ack(max_frame_size: int) -> int:
+    """Return the size of a short ACK, in bytes, its length field included.
+
+    As many ACKs of this size as HAProxy has in flight with pipelining fit below the limit, with an AGENT-DISCONNECT.
+
+    :param max_frame_size: the max-frame-size that HAProxy and the agent agreed on, in bytes.
+    """
+    return _short_ack(max_frame_size + _SPARE, HAPROXY_IN_FLIGHT)
+
+
+def _short_ack(max_unread: int, in_flight: int) -> int:
+    return (max_unread - _MAX_DISCONNECT_FRAME_SIZE) // in_flight
 
 
 @final
@@ -104,10 +121,12 @@ class Unread:
         "_in_flight_unknown",
         "_interval",
         "_intervals_ended",
+        "_longest_uncounted",
         "_max_in_flight",
         "_max_small_frame",
         "_max_unread",
         "_uncounted",
+        "long_acks",
         "size",
     )
 
@@ -116,18 +135,22 @@ class Unread:
         self._max_unread = max_frame_size + _SPARE
         self._max_in_flight = HAPROXY_IN_FLIGHT if pipelining else 1
         # As many ACKs of this size as HAProxy can have in flight fit below the limit, with an AGENT-DISCONNECT.
-        self._max_small_frame = (self._max_unread - _MAX_DISCONNECT_FRAME_SIZE) // self._max_in_flight
+        self._max_small_frame = _short_ack(self._max_unread, self._max_in_flight)
         # True from the first long ACK on, until everything has been read.
         self._counting = False
         # The number of small ACKs that were sent without counting. It starts at -1 because admit counts the AGENT-HELLO
         # too. HAProxy has read the AGENT-HELLO before it sends a NOTIFY.
         self._uncounted = -1
+        # The size of the longest of them, in bytes.
+        self._longest_uncounted = 0
         # True after HAProxy has given up NOTIFYs: the number of NOTIFYs in flight no longer tells which ACKs are read.
         self._in_flight_unknown = False
         # The sizes of the frames that may be unread, the oldest first, each with the interval in which it was sent.
         self._frames: deque[tuple[int, int]] = deque()
         #: The sum of their sizes, in bytes.
         self.size = 0
+        #: The number of frames so far that were longer than a short ACK.
+        self.long_acks = 0
         # The number of intervals that ended with a receipt other than MISSING, and the number of the current interval.
         self._intervals_ended = self._interval = 0
 
@@ -155,13 +178,16 @@ class Unread:
             # More NOTIFYs than HAProxy keeps in flight: it has given up some of them.
             self._in_flight_unknown = True
         if not self._counting:
-            if max(map(len, frames)) <= self._max_small_frame and not self._in_flight_unknown:
+            longest = max(map(len, frames))
+            if longest <= self._max_small_frame and not self._in_flight_unknown:
                 self._uncounted += len(frames)
+                if longest > self._longest_uncounted:
+                    self._longest_uncounted = longest
                 return len(frames)
             self._counting = True
-            # Earlier ACKs may be unread, too. Their sizes were not kept: the largest possible size is assumed.
+            # Earlier ACKs may be unread, too. Their sizes were not kept: the largest of them is assumed.
             for _ in range(min(self._uncounted, self._max_in_flight)):
-                self._add(self._max_small_frame)
+                self._add(self._longest_uncounted)
         if not self._in_flight_unknown:
             # Source 1: at most (20 - in_flight) ACKs are unread. All older ones have been read.
             self._remove_oldest(len(self._frames) - (self._max_in_flight - in_flight))
@@ -172,7 +198,21 @@ class Unread:
                 break
             self._add(len(frame))
             admitted += 1
+            if len(frame) > self._max_small_frame:
+                self.long_acks += 1
         return admitted
+
+    def has_room(self, frames: list[bytes]) -> bool:
+        """Return whether all of ``frames`` and an AGENT-DISCONNECT may be sent at once. No other NOTIFY is in flight.
+
+        :param frames: the queued ACKs; there may be none.
+        """
+        size = self.size
+        if not self._counting:
+            # Source 1, as in admit: HAProxy has read all but the last of the ACKs that were not counted.
+            unread = self._max_in_flight - (0 if self._in_flight_unknown else len(frames))
+            size = max(0, min(self._uncounted, unread)) * self._longest_uncounted
+        return size + sum(map(len, frames)) <= self._max_unread - _MAX_DISCONNECT_FRAME_SIZE
 
     def interval_ends(self) -> None:
         """Announce that the caller is about to ask the kernel.
@@ -197,7 +237,7 @@ class Unread:
         if not self._frames:
             # Back to the short path for small ACKs.
             self._counting = self._in_flight_unknown = False
-            self._uncounted = 0
+            self._uncounted = self._longest_uncounted = 0
 
     def _add(self, size: int) -> None:
         self._frames.append((size, self._interval))
