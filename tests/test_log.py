@@ -38,6 +38,7 @@ from spoa_twisted.observer import (
     Outcome,
     PayloadRefused,
     PeerDropped,
+    PipeliningChanged,
     ProtocolError,
     RespondFailed,
     ResponseUnsendable,
@@ -124,6 +125,17 @@ LINES: list[tuple[Event, str]] = [
         ),
     ),
     (PeerDropped(PEER, 2000), f"warn: {PEER}: dropped: it left more than max_unsent, 2000 bytes, unread"),
+    (
+        PipeliningChanged(PEER, "\x85{peer}", True, 804),
+        (f"info: {PEER}: the answers to the engine \\x85{{peer}} are short: its next connections have pipelining"),
+    ),
+    (
+        PipeliningChanged(PEER, "e" * 100, False, 804),
+        (
+            f"info: {PEER}: answers to the engine {'e' * 64} are longer than 804 bytes: its next connections have no"
+            " pipelining, so that long answers do not wait for each other"
+        ),
+    ),
     (AcksHeldBack(PEER, 300), f"debug: {PEER}: holding back 300 bytes of ACKs until HAProxy has read others"),
     (RespondFailed(PEER, FAILURE), f"critical: {PEER}: the handlers failed to respond"),
     (

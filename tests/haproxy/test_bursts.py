@@ -39,7 +39,7 @@ async def test_many_long_answers(serve: Serve, start_haproxy: StartHAProxy, agen
             waiting.pop().callback({"txn.value": VALUE})
 
     haproxy = start_haproxy(
-        serve(Handlers({"long": answer})),
+        serve(Handlers({"long": answer}), pipelining="always"),
         spoe="""\
     messages long
 

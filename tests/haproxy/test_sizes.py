@@ -97,7 +97,7 @@ class LongestAnswer:
 async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]) -> None:
     """HAProxy accepts the longest ACK that the agent allows, and the ACKs after it."""
     handlers = LongestAnswer()
-    haproxy = start_haproxy(serve(handlers), spoe=ONE_MESSAGE, web=SHOW_LENGTH)
+    haproxy = start_haproxy(serve(handlers, pipelining="always"), spoe=ONE_MESSAGE, web=SHOW_LENGTH)
 
     responses = [await haproxy.get() for _ in range(3)]
 

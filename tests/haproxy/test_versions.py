@@ -148,7 +148,7 @@ async def max_in_flight(serve: Serve, start_haproxy: StartHAProxy, start_relay: 
                 result.callback(score())
         return waiting[-1]
 
-    relay, server = await start_relay(serve(Handlers({"score": answer})))
+    relay, server = await start_relay(serve(Handlers({"score": answer}), pipelining="always"))
     haproxy = start_haproxy(server, spoe=options + SCORE, web=SHOW_SCORE)
     # HAProxy >= 3.1 shares only a connection that is already established, so open one first.
     await haproxy.get("/first")

@@ -128,7 +128,7 @@ async def test_many_in_flight_on_one_connection(
 ) -> None:
     """The handlers of 20 NOTIFYs finish at the same time, again and again, and HAProxy gets every ACK."""
     endpoint, options = TRANSPORTS[transport]
-    agent = start_agent(f"--listen={endpoint(tmp_path)}")
+    agent = start_agent(f"--listen={endpoint(tmp_path)}", "--pipelining=always")
     server, spoe = await agent.address() + options, SPOE.format(message="together", options="")
     haproxy = start_haproxy(server, spoe=spoe, web=WEB)
     requests = Requests(haproxy, agent, size)
@@ -143,7 +143,7 @@ async def test_many_in_flight_on_one_connection(
 @bounded
 async def test_one_in_flight(branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, size: int) -> None:
     """Without pipelining, HAProxy gets the longest ACKs one after the other, and no ACK is delayed."""
-    agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
+    agent = start_agent("--listen=tcp:0:interface=127.0.0.1", "--pipelining=always")
     haproxy = start_haproxy(
         await agent.address(), spoe=SPOE.format(message="long", options="no option pipelining"), web=WEB
     )
@@ -159,7 +159,7 @@ async def test_longest_with_pipelining(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
 ) -> None:
     """With pipelining, the agent sends the longest ACKs one by one, and HAProxy gets each of them."""
-    agent = start_agent("--listen=tcp:0:interface=127.0.0.1")
+    agent = start_agent("--listen=tcp:0:interface=127.0.0.1", "--pipelining=always")
     haproxy = start_haproxy(await agent.address(), spoe=SPOE.format(message="long", options=""), web=WEB)
     requests = Requests(haproxy, agent, LONGEST)
     await requests.send(LONG_REQUESTS if branch.rewritten else FEW_REQUESTS, IN_FLIGHT)
@@ -175,7 +175,7 @@ async def test_mixed_sizes(
 ) -> None:
     """HAProxy gets every ACK when the ACKs have many sizes, and some handlers answer at once and others later."""
     endpoint, options = TRANSPORTS[transport]
-    agent = start_agent(f"--listen={endpoint(tmp_path)}")
+    agent = start_agent(f"--listen={endpoint(tmp_path)}", "--pipelining=always")
     haproxy = start_haproxy(
         await agent.address() + options,
         spoe=SPOE.format(message="mixed", options=""),
@@ -202,7 +202,7 @@ async def test_agent_blocks(
     Meanwhile HAProxy gives up hundreds of NOTIFYs, because ``timeout processing`` is 200 ms.
     """
     endpoint, options = TRANSPORTS[transport]
-    agent = start_agent(f"--listen={endpoint(tmp_path)}")
+    agent = start_agent(f"--listen={endpoint(tmp_path)}", "--pipelining=always")
     haproxy = start_haproxy(
         await agent.address() + options,
         spoe="""\
@@ -274,7 +274,7 @@ async def test_haproxy_is_frozen(
 ) -> None:
     """While HAProxy is frozen, the agent sends no more than HAProxy's buffer holds, so no request fails."""
     endpoint, options = TRANSPORTS[transport]
-    agent = start_agent(f"--listen={endpoint(tmp_path)}")
+    agent = start_agent(f"--listen={endpoint(tmp_path)}", "--pipelining=always")
     haproxy = start_haproxy(await agent.address() + options, spoe=LONG_LOAD, web=shown("txn.spoa.pid"))
     await freeze_repeatedly(haproxy, figures)
 
@@ -286,5 +286,5 @@ async def test_haproxy_on_another_machine_is_frozen(
     """If the agent cannot know what HAProxy has read, as on another machine, it paces its ACKs by time."""
     monkeypatch.setattr(pacing, "receipt", lambda transport: Receipt.UNKNOWN)
     handlers = Handlers({"long": lambda size: {"txn.value": "x" * int(size)}, "pid-now": lambda: {"txn.pid": 1}})
-    haproxy = start_haproxy(serve(handlers), spoe=LONG_LOAD, web=shown("txn.spoa.pid"))
+    haproxy = start_haproxy(serve(handlers, pipelining="always"), spoe=LONG_LOAD, web=shown("txn.spoa.pid"))
     await freeze_repeatedly(haproxy, figures)
