@@ -29,6 +29,10 @@ MACHINE = 10
 #: A state machine in a test marked "soak" tries this many times as many examples as in a default test.
 SOAK = 5
 
+#: Hypothesis keeps all examples of a run in memory: 0.3 MiB were measured for an example of a state machine. So a state
+#: machine with more examples than this has several runs. Not with the profile ``short``: its runs are all the same.
+EXAMPLES_OF_A_RUN = 500
+
 _COMMON = settings(
     deadline=None,
     print_blob=True,
@@ -72,4 +76,7 @@ def run_machine(machine: type[RuleBasedStateMachine], times: int = 1) -> None:
         # can take longer than that.
         phases = [phase for phase in phases if phase is not Phase.shrink]
     examples = times * profile.max_examples // MACHINE
-    run_state_machine_as_test(machine, settings=settings(profile, max_examples=examples, phases=phases))
+    while examples > 0:
+        in_this_run = examples if profile.derandomize else min(examples, EXAMPLES_OF_A_RUN)
+        run_state_machine_as_test(machine, settings=settings(profile, max_examples=in_this_run, phases=phases))
+        examples -= in_this_run

@@ -48,7 +48,7 @@ def test_print(pytestconfig, monkeypatch):
         profile, "run_state_machine_as_test", lambda machine, settings: machines.append(settings.max_examples)
     )
     profile.run_machine(Wrong)
-    print(f"{examples} examples, {machines[0]} machines, time limit {pytestconfig.getoption('timeout')}")
+    print(f"{examples} examples, {sum(machines)} machines, time limit {pytestconfig.getoption('timeout')}")
 """
 
 
