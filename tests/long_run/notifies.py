@@ -28,7 +28,7 @@ from .load import Load, Wrong
 
 HANDLERS: Final = Path(__file__).with_name("handlers.py")
 
-#: Bytes that the peak of the agent's memory may rise by after the warm-up.
+#: The default of :attr:`Plan.growth`.
 GROWTH: Final = 2 * MIB
 
 #: Blocks of Python's allocator that the agent may have more at the end than after the warm-up: a few caches fill up
@@ -58,6 +58,8 @@ class Plan:
     reconnect: bool = False
     #: Seconds after which the run fails.
     limit: float = 1800.0
+    #: Bytes that the peak of the agent's memory may rise by after the warm-up.
+    growth: int = GROWTH
     handlers: Path = HANDLERS
 
 
@@ -100,7 +102,7 @@ class Run:
             self._say("\n".join(self._agent.logged()[-LOG_LINES:]))
             return [f"{type(error).__name__}: {error}"]
         faults = []
-        if growth > GROWTH:
+        if growth > self._plan.growth:
             faults.append(f"the peak of memory has risen by {growth / MIB:.2f} MiB")
         if blocks > BLOCKS:
             faults.append(f"Python has {blocks:,} blocks of memory more")
@@ -143,7 +145,8 @@ class Run:
             self._say(f"{times:>12,} {end}")
         self._say(
             f"after the warm-up of {self._plan.warm_up:,} NOTIFYs: peak of memory {growth / MIB:+.2f} MiB (limit"
-            f" {GROWTH / MIB:.0f}), now {agent.peak / MIB:.2f} MiB; {blocks:+,} blocks of Python (limit {BLOCKS:,})"
+            f" {self._plan.growth / MIB:.0f}), now {agent.peak / MIB:.2f} MiB; {blocks:+,} blocks of Python (limit"
+            f" {BLOCKS:,})"
         )
         self._say(f"descriptors: {self._descriptors} before the first connection, {agent.descriptors} after the last")
 
