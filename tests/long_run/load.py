@@ -23,13 +23,16 @@ from .batches import NEW, OLD, Batch, make_batch
 #: Connections that are open at the same time. Every fourth is that of a HAProxy >= 3.1.
 CONNECTIONS = 8
 
-#: NOTIFYs of a batch: on a connection that stays, more than the agent's max_in_flight, 256; on one that ends after it.
-LONG, SHORT = 300, 30
+#: NOTIFYs of a batch on a connection that stays: more than the agent's max_in_flight, which is 256.
+LONG = 300
 
-#: How many different NOTIFYs there are for each HAPROXY-HELLO.
+#: NOTIFYs of a batch on a connection that ends after it.
+SHORT = 30
+
+#: How many NOTIFYs are made for each HAPROXY-HELLO. They are sent again and again.
 NOTIFYS = 3600
 
-#: Seconds for each read and write. Only a run that fails takes so long.
+#: Seconds to wait for more ACKs. Only a run that fails takes so long.
 ANSWER_LIMIT = 60.0
 
 
@@ -43,7 +46,7 @@ class Load:
     :param seed: from it follow the batches, and how each connection ends.
     :param reconnect: end each connection after one batch.
     :param limit: seconds after which the load fails.
-    :param on_progress: called with the number of NOTIFYs so far, each time that ``step`` more were answered.
+    :param step: the number of NOTIFYs after which ``on_progress`` is called, again and again.
     """
 
     def __init__(
@@ -56,12 +59,13 @@ class Load:
         step: int,
         on_progress: Callable[[], None],
     ) -> None:
-        #: The NOTIFYs that were answered or aborted, by kind.
+        #: The number of NOTIFYs that were answered or aborted, by kind.
         self.kinds: Counter[str] = Counter()
-        #: The NOTIFYs that were pending when their connection was ended. HAProxy no longer waits for them.
+        #: The number of NOTIFYs that were pending when their connection was ended. Nothing waits for their ACKs.
         self.abandoned = 0
-        #: The ends of connections, by kind.
+        #: The number of connections that were ended in each way.
         self.ends: Counter[str] = Counter()
+        #: The number of connections that were ended.
         self.connections = 0
         self._agent = agent
         self._seed = seed
@@ -75,6 +79,8 @@ class Load:
         self._step = self._next_progress = step
         self._on_progress = on_progress
         self._lock = Lock()
+        # The calls of run() so far: each makes other random choices.
+        self._runs = 0
         # The NOTIFYs that the threads may still take.
         self._left = 0
         self._failed = False
@@ -86,6 +92,7 @@ class Load:
 
     def run(self, count: int) -> None:
         """Send ``count`` NOTIFYs, and check all ACKs. At the end, all connections are closed."""
+        self._runs += 1
         self._left = count
         with ThreadPoolExecutor(CONNECTIONS) as threads:
             running = [threads.submit(self._work, number) for number in range(CONNECTIONS)]
@@ -93,7 +100,7 @@ class Load:
             thread.result()
 
     def _work(self, number: int) -> None:
-        random = Random(f"{self._seed} {number} {self.connections}")
+        random = Random(f"{self._seed} {self._runs} {number}")
         hello, batches = self._batches[number % 4 == 3]
         peer = None
         try:
@@ -102,7 +109,6 @@ class Load:
                     break
                 if peer is None:
                     peer = self._agent.connect()
-                    peer.socket.settimeout(ANSWER_LIMIT)
                     peer.handshake(hello)
                 exchange(peer, batch)
                 self._count(batch)
