@@ -60,9 +60,10 @@ class Peer(rawspop.Peer):
 
 
 class Agent(Program):
-    """An agent with the handlers of ``handlers.py``. By default it listens on a free port of 127.0.0.1.
+    """An agent, by default with the handlers of ``handlers.py`` and on a free port of 127.0.0.1.
 
     :param options: options of ``spoa``.
+    :param handlers: the file of the handlers. They must answer :data:`ECHO`.
     :param listen: the endpoints.
     :param program: the command that ``spoa`` is a subcommand of.
     :param stdout: the file that the process writes to. By default its output is collected in :attr:`output`.
@@ -74,6 +75,7 @@ class Agent(Program):
     def __init__(
         self,
         *options: str,
+        handlers: Path = HERE / "handlers.py",
         listen: Sequence[str] = (ANY_PORT,),
         program: Sequence[str] = TWIST,
         stdout: IO[bytes] | int = subprocess.PIPE,
@@ -86,7 +88,7 @@ class Agent(Program):
         self._before = 0
         self._descriptors = 0
         self._stopped = False
-        command = spoa(*options, handlers=HERE / "handlers.py", listen=listen, program=program, inherited=inherited)
+        command = spoa(*options, handlers=handlers, listen=listen, program=program, inherited=inherited)
         if descriptors is not None:
             command = [sys.executable, "-c", WITH_DESCRIPTORS, str(descriptors), *command]
         super().__init__(command, sockets=[] if inherited is None else [inherited], stdout=stdout)
