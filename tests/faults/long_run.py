@@ -20,7 +20,8 @@ from twisted.internet.defer import Deferred
 
 from tests.haproxy.branches import Branch, find_branches
 
-from .mixed import FAULTS, Stage, each_once
+from .agent import MIB
+from .mixed import FAULTS, FLOOD, Stage, each_once
 
 
 def say(text: str) -> None:
@@ -37,18 +38,26 @@ def table(stages: list[Stage]) -> str:
             times, failed = stage.times[fault.name], sum(errors.values())
             lines.append(f"{fault.name:<28}  {stage.branch.name:<7}  {times:>5}  {failed:>6}  {each}".rstrip())
     for stage in stages:
-        lines.append(f"HAProxy {stage.branch.name}: {stage.requests} requests, {len(stage.problems)} problems")
+        lines.append(
+            f"HAProxy {stage.branch.name}: {stage.requests} requests, {len(stage.problems)} problems; an agent grew by at "
+            f"most {stage.grown / MIB:.1f} MiB, at its peak {stage.peak / MIB:.1f} MiB, and had at most "
+            f"{stage.connections} connections"
+        )
     return "\n".join(lines)
 
 
 async def run(branch: Branch, seconds: float, seed: int, folder: Path, started: Callable[[Stage], None]) -> None:
-    """Let all faults happen over and over, each time in another order, for ``seconds``."""
+    """Let all faults happen over and over, each time in another order, for ``seconds``.
+
+    Every second time, an agent is flooded at the same time.
+    """
     stage = Stage(branch, folder, Random(f"{seed} {branch.name}"), say)
     started(stage)
     say(f"HAProxy {branch.name}, seed {seed}")
     async with stage.running():
         while reactor.seconds() - stage.began < seconds:
             await each_once(stage)
+            await each_once(stage, FLOOD)
 
 
 def main(clock: Any, *arguments: str) -> Deferred[None]:
