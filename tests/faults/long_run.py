@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet import reactor, task
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 
 from tests.haproxy.branches import Branch, find_branches
 
@@ -39,9 +39,9 @@ def table(stages: list[Stage]) -> str:
             lines.append(f"{fault.name:<28}  {stage.branch.name:<7}  {times:>5}  {failed:>6}  {each}".rstrip())
     for stage in stages:
         lines.append(
-            f"HAProxy {stage.branch.name}: {stage.requests} requests, {len(stage.problems)} problems; an agent grew by at "
-            f"most {stage.grown / MIB:.1f} MiB, at its peak {stage.peak / MIB:.1f} MiB, and had at most "
-            f"{stage.connections} connections"
+            f"HAProxy {stage.branch.name}: {stage.requests} requests, {len(stage.problems)} problems; an agent grew by "
+            f"{stage.grown / MIB:.1f} MiB at most, at its peak by {stage.peak / MIB:.1f} MiB, and had "
+            f"{stage.connections} connections at most"
         )
     return "\n".join(lines)
 
@@ -66,8 +66,18 @@ def main(clock: Any, *arguments: str) -> Deferred[None]:
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(2**32), help="repeats an order of faults")
     parser.add_argument("--branch", action="append", help="for example 3.4; by default all that are found")
     options = parser.parse_args(arguments)
-    branches = [branch for branch in find_branches() if options.branch is None or branch.name in options.branch]
+    found = {branch.name: branch for branch in find_branches()}
+    for name in options.branch or []:
+        if name not in found:
+            parser.error(f"there is no HAProxy {name}, only {', '.join(found)}")
+    branches = [found[name] for name in options.branch or found]
     stages: list[Stage] = []
+
+    def close_all() -> Deferred[Any]:
+        return gatherResults([Deferred.fromCoroutine(stage.close()) for stage in stages])
+
+    # Ctrl-C and SIGTERM stop the reactor. Without this, the processes of the run would go on.
+    clock.addSystemEventTrigger("before", "shutdown", close_all)
 
     async def run_all() -> None:
         for branch in branches:
@@ -78,7 +88,7 @@ def main(clock: Any, *arguments: str) -> Deferred[None]:
                     stages[-1].problem(f"the run ended: {error!r}")
         say(table(stages))
         say(f"seed {options.seed}")
-        if not stages or any(stage.problems for stage in stages):
+        if any(stage.problems for stage in stages):
             raise SystemExit(1)
 
     return Deferred.fromCoroutine(run_all())

@@ -46,6 +46,18 @@ DISCONNECTED = "256"
 #: Bytes that an agent may grow by while it is flooded, and that it may keep after the flood.
 PEAK, KEPT = 64 * MIB, 8 * MIB
 
+#: What an agent logs because of the faults. The flood sends garbage, and does not read.
+LOGGED = re.compile(
+    r"""
+    \#warn\]\ stood\ still\ for
+    | \#warn\]\ the\ handler\ of\ the\ message\ '\S+'\ held\ the\ agent\ up
+    | \#warn\]\ 127\.0\.0\.1:\d+:\ (?:broke\ the\ protocol|dropped:)
+    | \#error\]\ the\ handler\ of\ the\ message\ '(?:late|never)'\ took\ longer
+    | \#critical\]\ the\ handler\ of\ the\ message\ 'raise'\ failed\n(?:\t.*\n)*\tbuiltins\.RuntimeError:\ boom\n
+    """,
+    re.VERBOSE,
+)
+
 SPOE = """\
     messages pid-now pid-later raise late never block
     timeout processing 2s
@@ -300,10 +312,10 @@ class Stage:
 
 
 def unexpected(log: str) -> list[str]:
-    """Return the tracebacks in an agent's log, except those of the handler that raises."""
-    found = re.findall(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n)*.*\n", log, re.MULTILINE)
-    texts = [text for text in found if not re.search(r"^\S*RuntimeError: boom$", text, re.MULTILINE)]
-    return texts + re.findall(r".*(?:Unhandled|Unable to format).*", log)
+    """Return the warnings, errors and tracebacks in an agent's log that the faults of this module do not cause."""
+    entries = re.split(r"^(?=\d{4}-\d\d-\d\dT)", log, flags=re.MULTILINE)
+    bad = [entry for entry in entries if re.search(r"#(?:warn|error|critical)\]|Traceback|Unhandled|Unable to", entry)]
+    return [entry for entry in bad if not LOGGED.search(entry)]
 
 
 def _ask(address: str) -> None:

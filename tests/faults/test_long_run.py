@@ -1,0 +1,164 @@
+"""The short form of the long run, and the rules by which it accounts for failed requests."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from random import Random, SystemRandom
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from tests.haproxy.branches import Branch, find_branches
+from tests.programs import Program
+
+from .accounting import Allowed, Request, account
+from .long_run import say, table
+from .mixed import FAULTS, Fault, Stage, each_once, unexpected
+
+#: Seconds for a run on a busy machine, to end one that hangs. Each fault takes 1 to 5 seconds.
+RUN_LIMIT = 110.0
+
+
+async def run_faults(stage: Stage) -> None:
+    async with stage.running():
+        await each_once(stage)
+
+
+@pytest.mark.soak
+@pytest_twisted.ensureDeferred
+async def test_each_fault_once(branch: Branch, tmp_path: Path) -> None:
+    """Each fault happens once, in random order, and explains all requests that fail."""
+    seed = SystemRandom().randrange(2**32)
+    say(f"seed {seed}")
+    stage = Stage(branch, tmp_path, Random(seed))
+    await Deferred.fromCoroutine(run_faults(stage)).addTimeout(RUN_LIMIT, reactor)
+    say(table([stage]))
+    assert stage.problems == []
+    assert stage.times == {fault.name: 1 for fault in FAULTS}
+    assert stage.requests > 500
+
+
+async def kill_both(stage: Stage, allowed: Allowed) -> None:
+    """Kill both agents, so that requests fail, and start them again."""
+    marks = []
+    for agent in stage.agents:
+        marks.append(len(stage.haproxy.output))
+        agent.signal(signal.SIGKILL)
+        await stage.check_end(agent, -signal.SIGKILL)
+    for number, since in enumerate(marks):
+        await stage.haproxy.said(f"Server agents/agent{number} is DOWN", since)
+    for number in range(len(marks)):
+        await stage.start_again(number)
+
+
+@pytest.mark.soak
+@pytest_twisted.ensureDeferred
+async def test_unexplained_failures(branch: Branch, tmp_path: Path) -> None:
+    """Requests fail that no fault explains: the run says which ones, when, with which error, and at which fault."""
+    stage = Stage(branch, tmp_path, Random(0))
+
+    async def run() -> None:
+        async with stage.running():
+            await stage.run(Fault("a fault without a rule", kill_both))
+
+    await Deferred.fromCoroutine(run()).addTimeout(RUN_LIMIT, reactor)
+    assert len(stage.problems) == stage.load.failed > 0
+    for problem in stage.problems:
+        assert problem.startswith("no fault explains the error ")
+        assert "active: a fault without a rule" in problem
+
+
+def test_repeated_run() -> None:
+    """The same seed gives the same order of faults, and another seed another order."""
+
+    def order(seed: int) -> list[str]:
+        return [fault.name for fault in Random(f"{seed}").sample(FAULTS, len(FAULTS))]
+
+    assert order(1) == order(1) != order(2)
+
+
+def failed(began: float, ended: float, error: str | None = "257") -> Request:
+    return Request("/now", began, ended, error)
+
+
+@pytest.mark.parametrize(
+    ("request_", "explained"),
+    [
+        (failed(9, 10.5), True),
+        (failed(10.5, 10.8), True),
+        (failed(10.9, 13), True),
+        (failed(9, 9.9), False),
+        (failed(11.1, 12), False),
+        (failed(10.2, 10.4, "1"), False),
+        (failed(10.2, 10.4, "status 503"), False),
+    ],
+    ids=["in flight before", "between", "ended later", "ended before", "began later", "other error", "no error number"],
+)
+def test_account(request_: Request, explained: bool) -> None:
+    """A fault explains only failures with its errors, of requests in flight between its beginning and its end."""
+    allowed = Allowed("fault", frozenset({"257"}), limit=5, opened=10, closed=11)
+    succeeded = failed(10.1, 10.2, error=None)
+    assert account([succeeded, request_], [allowed]) == ([] if explained else [request_])
+    assert allowed.failed == ([request_] if explained else [])
+
+
+def test_account_limit() -> None:
+    """A fault explains no more failures than its limit, and another fault at the same time explains the others."""
+    requests = [failed(10, 10 + i) for i in range(1, 5)]
+    allowed = [Allowed(name, frozenset({"257"}), limit=1, opened=10, closed=11) for name in ("first", "second")]
+    assert account(requests, allowed) == requests[2:]
+    assert [each.failed for each in allowed] == [requests[:1], requests[1:2]]
+
+
+def test_account_without_fault() -> None:
+    """A fault whose time is not set explains nothing, like no fault at all."""
+    request = failed(10, 11)
+    assert account([request], [Allowed("fault", frozenset({"257"}), limit=5)]) == account([request], []) == [request]
+
+
+def logged(*lines: str) -> str:
+    return "".join(f"2026-01-01T00:00:00+0000 {line}\n" for line in lines)
+
+
+RAISED = """\
+[spoa_twisted.agent#critical] the handler of the message 'raise' failed
+\tTraceback (most recent call last):
+\t  File "handlers.py", line 33, in raise_
+\t    raise RuntimeError("boom")
+\tbuiltins.RuntimeError: boom
+\t"""
+
+
+def test_unexpected_log() -> None:
+    """The exception of a handler is expected, another traceback or warning is not."""
+    bad = [
+        logged(RAISED.replace("RuntimeError: boom", "ValueError: boom")),
+        logged("[twisted.internet.defer#critical] Unhandled error in Deferred:"),
+        logged("[spoa_twisted.agent#warn] something else"),
+        logged("[-] printed\n\tTraceback (most recent call last):\n\tbuiltins.RuntimeError: boom"),
+    ]
+    good = logged("[spoa_twisted.runner#info] SPOA listening", RAISED, "[spoa_twisted.agent#warn] stood still for 2 s")
+    assert unexpected(good) == []
+    assert unexpected(good.join(["", *bad, ""])) == bad
+
+
+def test_command() -> None:
+    """The command starts and stops agents, HAProxy and the load, prints the seed and the table, and succeeds."""
+    newest = find_branches()[-1].name
+    command = [sys.executable, "-m", "tests.faults.long_run", "--minutes=0", "--seed=7", f"--branch={newest}"]
+    with Program(command) as program:
+        assert program.ended() == 0
+    first, *_, last = program.output.splitlines()
+    assert (first, last) == (f"HAProxy {newest}, seed 7", "seed 7")
+    assert f"HAProxy {newest}: " in program.output
+
+
+def test_command_without_haproxy() -> None:
+    """The command fails if it finds no HAProxy of the branch."""
+    with Program([sys.executable, "-m", "tests.faults.long_run", "--branch=0.1"]) as program:
+        assert program.ended() == 2
+    assert "there is no HAProxy 0.1" in program.output
