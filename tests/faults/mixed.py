@@ -29,7 +29,7 @@ from tests.haproxy.test_restarts import MAX_LOST
 from tests.programs import STOPPED
 
 from .accounting import Allowed, RecordedLoad, Request, account
-from .agent import MIB, Measured, Peer, connected
+from .agent import MIB, SLACK, Measured, Peer, connected
 
 #: The number of clients. Each has at most one request in flight.
 CLIENTS = 20
@@ -44,7 +44,7 @@ TIMEOUT, CLOSED = "1", "257"
 DISCONNECTED = "256"
 
 #: Bytes that an agent may grow by while it is flooded, and that it may keep after the flood.
-PEAK, KEPT = 64 * MIB, 8 * MIB
+PEAK, KEPT = 4 * SLACK, SLACK
 
 #: What an agent logs because of the faults. The flood sends garbage, and does not read.
 LOGGED = re.compile(
@@ -131,6 +131,8 @@ class Stage:
         self._listeners = (listening_socket(), listening_socket())
         #: The memory of each agent after its start, by its process id.
         self._memory: dict[int, int] = {}
+        #: The number of requests between the last two checks that each agent answered, by its process id.
+        self._latest: Counter[int | None] = Counter()
         self._haproxys = 0
 
     @asynccontextmanager
@@ -217,8 +219,14 @@ class Stage:
                 await self.haproxy.said(f"Server agents/agent{i} is UP", last.end())
 
     def pick(self) -> int:
-        """Return the number of an agent."""
-        return self.random.randrange(len(self.agents))
+        """Return the number of an agent: mostly the one that has answered more of the latest requests.
+
+        HAProxy <= 3.0 may send nearly all requests to one agent, and a fault of the other one would cost nothing.
+        """
+        numbers = range(len(self.agents))
+        if self.random.random() < 0.5:
+            return self.random.choice(numbers)
+        return max(numbers, key=lambda number: self._latest[self.agents[number].pid])
 
     def problem(self, text: str) -> None:
         self.problems.append(text)
@@ -255,6 +263,7 @@ class Stage:
         """Account for all requests since the last check."""
         requests = self.load.take()
         self.requests += len(requests)
+        self._latest = Counter(request.pid for request in requests)
         for request in account(requests, active):
             self.problem(self._describe(request, active))
         if not {request.pid for request in requests if request.pid is not None} <= self._memory.keys():
@@ -404,6 +413,15 @@ async def freeze_haproxy(stage: Stage, allowed: Allowed) -> None:
     stage.haproxy.signal(signal.SIGCONT)
 
 
+async def freeze_haproxy_for_long(stage: Stage, allowed: Allowed) -> None:
+    """Freeze HAProxy for longer than ``timeout processing``. The requests that are in flight then may time out."""
+    allowed.open(CLIENTS)
+    stage.haproxy.signal(signal.SIGSTOP)
+    await deferLater(reactor, 3)
+    allowed.close()
+    stage.haproxy.signal(signal.SIGCONT)
+
+
 async def reset(stage: Stage, allowed: Allowed) -> None:
     """Reset connections between HAProxy and the agents, in both directions. The requests in flight on them fail.
 
@@ -520,6 +538,7 @@ FAULTS = [
     Fault("freeze an agent", freeze, old=frozenset({TIMEOUT, CLOSED}), new=frozenset({TIMEOUT})),
     Fault("freeze an agent for 0.3 s", freeze_for_a_moment),
     Fault("freeze HAProxy for 1 s", freeze_haproxy),
+    Fault("freeze HAProxy for 3 s", freeze_haproxy_for_long, old=frozenset({TIMEOUT}), new=frozenset({TIMEOUT})),
     Fault("reset connections", reset, old=frozenset({CLOSED}), new=frozenset({CLOSED, TIMEOUT})),
     FLOOD,
     Fault("reload HAProxy", reload),
