@@ -130,7 +130,7 @@ class Stage:
         self._processes: list[Process] = []
         self._listeners = (listening_socket(), listening_socket())
         #: The memory of each agent after its start, by its process id.
-        self._memory: dict[int, int] = {}
+        self.memory: dict[int, int] = {}
         #: The number of requests between the last two checks that each agent answered, by its process id.
         self._latest: Counter[int | None] = Counter()
         self._haproxys = 0
@@ -266,7 +266,7 @@ class Stage:
         self._latest = Counter(request.pid for request in requests)
         for request in account(requests, active):
             self.problem(self._describe(request, active))
-        if not {request.pid for request in requests if request.pid is not None} <= self._memory.keys():
+        if not {request.pid for request in requests if request.pid is not None} <= self.memory.keys():
             self.problem("a process answered that is none of the agents")
         for allowed in active:
             self.times[allowed.fault] += 1
@@ -289,7 +289,7 @@ class Stage:
         """Remember the memory of an agent that has just started, after its first answers."""
         address = await agent.address()
         await deferToThread(_ask, address)
-        self._memory[agent.pid] = agent.memory
+        self.memory[agent.pid] = agent.memory
 
     async def check_agent(self, agent: MeasuredAgent) -> None:
         """Check that an agent answers, and that its memory and descriptors are bounded."""
@@ -300,7 +300,7 @@ class Stage:
             await deferToThread(_ask, await agent.address())
         except Exception as error:
             self.problem(f"agent {agent.pid} does not answer: {error!r}")
-        grown, peak = agent.memory - self._memory[agent.pid], agent.peak - self._memory[agent.pid]
+        grown, peak = agent.memory - self.memory[agent.pid], agent.peak - self.memory[agent.pid]
         self.grown, self.peak = max(self.grown, grown), max(self.peak, peak)
         self.connections = max(self.connections, agent.connections)
         if grown > KEPT or peak > PEAK:

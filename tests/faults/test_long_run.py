@@ -16,8 +16,9 @@ from tests.haproxy.branches import Branch, find_branches
 from tests.programs import Program
 
 from .accounting import Allowed, Request, account
+from .agent import Peer, connected
 from .long_run import say, table
-from .mixed import FAULTS, Fault, Stage, each_once, unexpected
+from .mixed import CLIENTS, FAULTS, KEPT, Fault, Stage, each_once, unexpected
 
 #: Seconds for a run on a busy machine, to end one that hangs. Each fault takes 1 to 5 seconds.
 RUN_LIMIT = 110.0
@@ -70,6 +71,35 @@ async def test_unexplained_failures(branch: Branch, tmp_path: Path) -> None:
     for problem in stage.problems:
         assert problem.startswith("no fault explains the error ")
         assert "active: a fault without a rule" in problem
+
+
+@pytest_twisted.ensureDeferred
+async def test_checks_of_an_agent(tmp_path: Path) -> None:
+    """An agent that has grown, that has too many connections, or that has ended by itself, makes the run fail."""
+    stage = Stage(find_branches()[-1], tmp_path, Random(0))
+    peers: list[Peer] = []
+    try:
+        agent = stage.start_agent("tcp:0:interface=127.0.0.2")
+        await stage.measure(agent)
+        await stage.check_agent(agent)
+        assert stage.problems == []
+
+        stage.memory[agent.pid] -= 2 * KEPT
+        await stage.check_agent(agent)
+        stage.memory[agent.pid] += 2 * KEPT
+        peers += [connected(await agent.address()) for _ in range(3 * CLIENTS)]
+        await stage.check_agent(agent)
+        await agent.kill()
+        await stage.check_agent(agent)
+    finally:
+        for peer in peers:
+            peer.close()
+        await stage.close()
+    grown, crowded, ended = [problem.removeprefix(f"agent {agent.pid} has ") for problem in stage.problems]
+    assert grown.startswith("grown by ")
+    # The connection that asked the agent may still be open.
+    assert crowded in (f"{3 * CLIENTS} connections", f"{3 * CLIENTS + 1} connections")
+    assert ended.startswith("ended by itself")
 
 
 def test_repeated_run() -> None:
