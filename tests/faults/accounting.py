@@ -53,6 +53,8 @@ class Allowed:
     opened: float = math.inf
     closed: float = math.inf
     failed: list[Request] = field(default_factory=list)
+    #: The number of the agent that HAProxy may mark DOWN because of the fault.
+    target: int | None = None
 
     def open(self, limit: int) -> None:
         """Explain at most ``limit`` failures of requests that are in flight now, or that begin before :meth:`close`."""

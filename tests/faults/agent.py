@@ -84,6 +84,11 @@ class Measured:
         return (int(fields[11]) + int(fields[12])) / _TICK
 
     @property
+    def waited_seconds(self) -> float:
+        """The time that its main thread could have run, but other processes used the CPUs, in seconds."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
+    @property
     def descriptors(self) -> int:
         """The number of files that it has open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))

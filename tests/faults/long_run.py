@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from tests.haproxy.branches import Branch, find_branches
 
 from .agent import MIB
-from .mixed import FAULTS, FLOOD, Stage, each_once
+from .mixed import BUSY_MACHINE, FAULTS, FLOOD, Stage, each_once
 
 
 def say(text: str) -> None:
@@ -31,12 +31,12 @@ def say(text: str) -> None:
 def table(stages: list[Stage]) -> str:
     """Return how often each fault happened, and how many requests failed because of it with which errors."""
     lines = [f"{'fault':<28}  {'HAProxy':<7}  {'times':>5}  {'failed':>6}  errors"]
-    for fault in FAULTS:
+    for name in [*[fault.name for fault in FAULTS], BUSY_MACHINE]:
         for stage in stages:
-            errors = stage.failures.get(fault.name, Counter())
+            errors = stage.failures.get(name, Counter())
             each = ", ".join(f"{count} x {error}" for error, count in sorted(errors.items()))
-            times, failed = stage.times[fault.name], sum(errors.values())
-            lines.append(f"{fault.name:<28}  {stage.branch.name:<7}  {times:>5}  {failed:>6}  {each}".rstrip())
+            times, failed = stage.times[name], sum(errors.values())
+            lines.append(f"{name:<28}  {stage.branch.name:<7}  {times:>5}  {failed:>6}  {each}".rstrip())
     for stage in stages:
         lines.append(
             f"HAProxy {stage.branch.name}: {stage.requests} requests, {len(stage.problems)} problems; an agent grew by "

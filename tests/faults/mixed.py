@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -42,6 +43,16 @@ TIMEOUT, CLOSED = "1", "257"
 
 #: HAProxy <= 3.0 sets this one when the agent has sent AGENT-DISCONNECT with the status 0.
 DISCONNECTED = "256"
+
+#: HAProxy <= 3.0 sets this one when no agent is UP.
+NO_AGENT = "2"
+
+#: What happens when other processes use the CPUs for too long: HAProxy marks an agent DOWN although no fault hits it.
+BUSY_MACHINE = "no fault: late checks"
+
+#: Seconds for which an agent and HAProxy together must have waited for a CPU before a check may fail: this is "timeout
+#: check" of the README's backend.
+BUSY_SECONDS = 0.5
 
 #: Bytes that an agent may grow by while it is flooded, and that it may keep after the flood.
 PEAK, KEPT = 4 * SLACK, SLACK
@@ -100,6 +111,10 @@ class MeasuredAgent(Measured, AgentProcess):
     """An agent in a process of its own, with its use of memory and descriptors."""
 
 
+class MeasuredHAProxy(Measured, HAProxy):
+    """A HAProxy, with the time that it has waited for a CPU."""
+
+
 @dataclass
 class Stage:
     """The processes of a run, and their load.
@@ -126,7 +141,7 @@ class Stage:
         self.requests = 0
         #: The largest growth of an agent after a fault and at its peak, in bytes, and its connections after a fault.
         self.grown = self.peak = self.connections = 0
-        self.haproxy: HAProxy
+        self.haproxy: MeasuredHAProxy
         self._processes: list[Process] = []
         self._listeners = (listening_socket(), listening_socket())
         #: The memory of each agent after its start, by its process id.
@@ -179,7 +194,7 @@ class Stage:
         await self.measure(self.agents[number])
         await self.haproxy.said(f"Server agents/agent{number} is UP", since)
 
-    def start_haproxy(self, servers: list[str], *options: str) -> HAProxy:
+    def start_haproxy(self, servers: list[str], *options: str) -> MeasuredHAProxy:
         """Start a HAProxy on the sockets that the clients connect to.
 
         HAProxy >= 3.1 does without pipelining half of the times. HAProxy <= 3.0 would open few connections then after
@@ -189,7 +204,7 @@ class Stage:
         self._haproxys += 1
         folder = self.folder / f"haproxy{self._haproxys}"
         folder.mkdir()
-        haproxy = HAProxy(
+        haproxy = MeasuredHAProxy(
             self.branch,
             folder,
             {f"agent{i}": server for i, server in enumerate(servers)},
@@ -236,6 +251,7 @@ class Stage:
         """Let the faults happen at the same time, wait for the recovery, and account for the failed requests."""
         active = [Allowed(fault.name, fault.errors(self.branch)) for fault in faults]
         began = reactor.seconds()
+        checks = Checks(self)
         try:
             happening: list[Deferred[None]] = [
                 Deferred.fromCoroutine(fault.happen(self, allowed))
@@ -250,6 +266,7 @@ class Stage:
             self.problem(f"{names}: {error!r}\n{self.haproxy.describe()}")
             raise
         finally:
+            active += checks.late(active)
             self.check(active)
         for agent in self.agents:
             await self.check_agent(agent)
@@ -320,6 +337,45 @@ class Stage:
         self._processes.remove(agent)
 
 
+class Checks:
+    """The checks of the agents by HAProxy from now on."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._agents = stage.agents.copy()
+        self._waited = [agent.waited_seconds for agent in self._agents]
+        self._haproxy = stage.haproxy
+        self._haproxy_waited = self._haproxy.waited_seconds
+        self._since = len(self._haproxy.output)
+        self._began = reactor.seconds()
+
+    def late(self, active: list[Allowed]) -> list[Allowed]:
+        """Return a rule if HAProxy has marked an agent DOWN because the machine was too busy.
+
+        If an agent was marked DOWN that was not the target of a fault, and the machine was not busy, add a problem.
+        """
+        stage, output = self._stage, self._haproxy.output[self._since :]
+        haproxy_waited = -self._haproxy_waited
+        if stage.haproxy is not self._haproxy:
+            output += stage.haproxy.output
+            haproxy_waited = 0.0
+        if stage.haproxy.status is None:
+            haproxy_waited += stage.haproxy.waited_seconds
+        down = {int(number) for number in re.findall(r"Server agents/agent(\d) is DOWN", output)}
+        rules = []
+        for number in down - {allowed.target for allowed in active}:
+            agent = stage.agents[number]
+            waited = haproxy_waited
+            if agent is self._agents[number] and agent.status is None:
+                waited += agent.waited_seconds - self._waited[number]
+            if waited < BUSY_SECONDS:
+                stage.problem(f"HAProxy has marked agent{number} DOWN, and the machine was not busy: {output}")
+                continue
+            errors = frozenset({TIMEOUT, CLOSED, NO_AGENT})
+            rules.append(Allowed(BUSY_MACHINE, errors, sys.maxsize, self._began))
+        return rules
+
+
 def unexpected(log: str) -> list[str]:
     """Return the warnings, errors and tracebacks in an agent's log that the faults of this module do not cause."""
     entries = re.split(r"^(?=\d{4}-\d\d-\d\dT)", log, flags=re.MULTILINE)
@@ -358,7 +414,7 @@ class Fault:
 
 async def kill(stage: Stage, allowed: Allowed) -> None:
     """Kill an agent. The requests in flight to it fail until it has ended, which takes some milliseconds."""
-    number = stage.pick()
+    number = allowed.target = stage.pick()
     agent, since = stage.agents[number], len(stage.haproxy.output)
     allowed.open(CLIENTS)
     agent.signal(signal.SIGKILL)
@@ -370,7 +426,7 @@ async def kill(stage: Stage, allowed: Allowed) -> None:
 
 async def restart(stage: Stage, allowed: Allowed) -> None:
     """Stop an agent with SIGTERM. A request may fail that crosses the agent's AGENT-DISCONNECT."""
-    number = stage.pick()
+    number = allowed.target = stage.pick()
     agent, since = stage.agents[number], len(stage.haproxy.output)
     allowed.open(MAX_LOST)
     agent.signal(signal.SIGTERM)
@@ -385,7 +441,7 @@ async def freeze(stage: Stage, allowed: Allowed) -> None:
 
     The timeout is as long as the checks of HAProxy take, so each client has at most two requests that fail.
     """
-    number = stage.pick()
+    number = allowed.target = stage.pick()
     agent, since = stage.agents[number], len(stage.haproxy.output)
     allowed.open(2 * CLIENTS)
     agent.signal(signal.SIGSTOP)
@@ -526,7 +582,8 @@ async def handler_that_blocks(stage: Stage, allowed: Allowed) -> None:
     on them fail.
     """
     allowed.open(CLIENTS + 1)
-    await stage.load.request(stage.haproxy, "/block")
+    request = await stage.load.request(stage.haproxy, "/block")
+    allowed.target = next((i for i, agent in enumerate(stage.agents) if agent.pid == request.pid), None)
     # A check that began before the end of the handler may fail until "timeout check" is over.
     await deferLater(reactor, 0.5)
     allowed.close()
