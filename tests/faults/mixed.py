@@ -6,13 +6,16 @@ anything else, no request may fail.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -53,6 +56,10 @@ BUSY_MACHINE = "no fault: late checks"
 #: Seconds for which an agent and HAProxy together must have waited for a CPU before a check may fail: this is "timeout
 #: check" of the README's backend.
 BUSY_SECONDS = 0.5
+
+#: HAProxy's number for the health of an agent that has passed all checks lately: "rise" + "fall" - 1 of the README's
+#: backend.
+HEALTHY = 2
 
 #: Bytes that an agent may grow by while it is flooded, and that it may keep after the flood.
 PEAK, KEPT = 4 * SLACK, SLACK
@@ -107,12 +114,40 @@ EXPECTED = {
 SHOW = shown("txn.spoa.pid", "txn.spoa.raised", "txn.spoa.late", "txn.spoa.value")
 
 
+_numbers = count(1)
+
+
 class MeasuredAgent(Measured, AgentProcess):
     """An agent in a process of its own, with its use of memory and descriptors."""
 
 
 class MeasuredHAProxy(Measured, HAProxy):
-    """A HAProxy, with the time that it has waited for a CPU."""
+    """A HAProxy, with the time that it has waited for a CPU, and the health of the agents as it sees them."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        # HAProxy fills the name of an abstract socket up with zeros.
+        name = f"spoa-{os.getpid()}-{next(_numbers)}"
+        self._stats = b"\0" + name.encode().ljust(107, b"\0")
+        super().__init__(*arguments, process=f"stats socket abns@{name}", **keywords)
+
+    async def until_healthy(self) -> None:
+        """Wait until all agents are UP, and have passed one check more.
+
+        When HAProxy has started, or has marked an agent UP, a single failed check marks the agent DOWN. HAProxy <= 3.0
+        then closes the connections of an agent that drains, because of ``on-marked-down shutdown-sessions``.
+        """
+        while not await deferToThread(self._all_healthy):
+            await deferLater(reactor, 0.05)
+
+    def _all_healthy(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as stats, stats.makefile("r") as answer:
+            stats.settimeout(FAULT_LIMIT)
+            stats.connect(self._stats)
+            stats.sendall(b"show servers state agents\n")
+            rows = [line.strip("# \n").split() for line in answer]
+        names, *servers = [row for row in rows if len(row) > 1]
+        healths = [int(server[names.index("srv_check_health")]) for server in servers]
+        return len(healths) > 0 and min(healths) == HEALTHY
 
 
 @dataclass
@@ -161,6 +196,7 @@ class Stage:
             self.haproxy = self.start_haproxy(self.addresses)
             async with self.haproxy.load(CLIENTS, "/now", "/later", load=self.load):
                 await self.load.wait_for_more(CLIENTS)
+                await self.haproxy.until_healthy()
                 yield self
             self.check([])
             for agent in self.agents:
@@ -225,14 +261,6 @@ class Stage:
             self.problem(f"HAProxy ended with status {status} at a reload")
         self._processes.remove(old)
 
-    async def until_up(self) -> None:
-        """Wait until both agents are UP, as HAProxy says."""
-        for i in range(len(self.agents)):
-            # The negative lookahead: no later line says that it is DOWN.
-            pattern = rf"(?s)Server agents/agent{i} is (?:UP|DOWN)(?!.*Server agents/agent{i} is )"
-            if (last := re.search(pattern, self.haproxy.output)) and last[0].endswith("DOWN"):
-                await self.haproxy.said(f"Server agents/agent{i} is UP", last.end())
-
     def pick(self) -> int:
         """Return the number of an agent: mostly the one that has answered more of the latest requests.
 
@@ -259,7 +287,7 @@ class Stage:
             ]
             await gatherResults(happening, consumeErrors=True).addTimeout(FAULT_LIMIT, reactor)
             await self.load.settle()
-            await self.until_up()
+            await self.haproxy.until_healthy()
             await self.load.settle()
         except Exception as error:
             names = ", ".join(fault.name for fault in faults)
