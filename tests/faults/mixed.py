@@ -131,10 +131,10 @@ class MeasuredHAProxy(Measured, HAProxy):
         super().__init__(*arguments, process=f"stats socket abns@{name}", **keywords)
 
     async def until_healthy(self) -> None:
-        """Wait until all agents are UP, and have passed one check more.
+        """Wait until all agents are UP, and have passed a check of this HAProxy.
 
-        When HAProxy has started, or has marked an agent UP, a single failed check marks the agent DOWN. HAProxy <= 3.0
-        then closes the connections of an agent that drains, because of ``on-marked-down shutdown-sessions``.
+        Before the first check, a single failed one marks an agent DOWN. HAProxy <= 3.0 then closes the connections of
+        an agent that drains, because of ``on-marked-down shutdown-sessions``.
         """
         while not await deferToThread(self._all_healthy):
             await deferLater(reactor, 0.05)
