@@ -64,6 +64,9 @@ HEALTHY = 2
 #: Bytes that an agent may grow by while it is flooded, and that it may keep after the flood.
 PEAK, KEPT = 4 * SLACK, SLACK
 
+#: What the handler for ``/block`` logs before it blocks its agent.
+BLOCKING = "block: begins"
+
 #: What an agent logs because of the faults. The flood sends garbage, and does not read.
 LOGGED = re.compile(
     r"""
@@ -609,9 +612,15 @@ async def handler_that_blocks(stage: Stage, allowed: Allowed) -> None:
     HAProxy may mark the agent DOWN meanwhile. HAProxy <= 3.0 then closes the connections, and the requests in flight
     on them fail.
     """
+    before = [agent.output.count(BLOCKING) for agent in stage.agents]
     allowed.open(CLIENTS + 1)
-    request = await stage.load.request(stage.haproxy, "/block")
-    allowed.target = next((i for i, agent in enumerate(stage.agents) if agent.pid == request.pid), None)
+    request = Deferred.fromCoroutine(stage.load.request(stage.haproxy, "/block"))
+    while allowed.target is None:
+        await deferLater(reactor, 0.01)
+        for number, agent in enumerate(stage.agents):
+            if agent.output.count(BLOCKING) > before[number]:
+                allowed.target = number
+    await request
     # A check that began before the end of the handler may fail until "timeout check" is over.
     await deferLater(reactor, 0.5)
     allowed.close()
