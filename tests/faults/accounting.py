@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -101,8 +100,8 @@ class RecordedLoad(Load):
 
     def __init__(self, random: Random, expected: Mapping[str, Mapping[str, str]]) -> None:
         super().__init__()
+        #: The requests that are in flight.
         self.pending: list[Request] = []
-        self.durations: Counter[int] = Counter()
         self._random = random
         self._expected = expected
         self._done: list[Request] = []

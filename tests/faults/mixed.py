@@ -12,12 +12,13 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
+from time import sleep
 from typing import Any
 
 from twisted.internet import reactor
@@ -116,7 +117,7 @@ EXPECTED = {
 
 SHOW = shown("txn.spoa.pid", "txn.spoa.raised", "txn.spoa.late", "txn.spoa.value")
 
-
+#: Numbers for the names of sockets.
 _numbers = count(1)
 
 
@@ -182,9 +183,9 @@ class Stage:
         self.haproxy: MeasuredHAProxy
         self._processes: list[Process] = []
         self._listeners = (listening_socket(), listening_socket())
-        #: The memory of each agent after its start, by its process id.
+        # The memory of each agent after its start, by its process id.
         self.memory: dict[int, int] = {}
-        #: The number of requests between the last two checks that each agent answered, by its process id.
+        # The number of requests between the last two checks that each agent answered, by its process id.
         self._latest: Counter[int | None] = Counter()
         self._haproxys = 0
 
@@ -284,14 +285,7 @@ class Stage:
         began = reactor.seconds()
         checks = Checks(self)
         try:
-            happening: list[Deferred[None]] = [
-                Deferred.fromCoroutine(fault.happen(self, allowed))
-                for fault, allowed in zip(faults, active, strict=True)
-            ]
-            await gatherResults(happening, consumeErrors=True).addTimeout(FAULT_LIMIT, reactor)
-            await self.load.settle()
-            await self.haproxy.until_healthy()
-            await self.load.settle()
+            await Deferred.fromCoroutine(self._happen(faults, active)).addTimeout(FAULT_LIMIT, reactor)
         except Exception as error:
             names = ", ".join(fault.name for fault in faults)
             self.problem(f"{names}: {error!r}\n{self.haproxy.describe()}")
@@ -306,6 +300,15 @@ class Stage:
             took = reactor.seconds() - began
             at = began - self.began
             self.say(f"{at:7.1f} s  {allowed.fault}: {dict(errors)} of at most {allowed.limit}; {took:.1f} s")
+
+    async def _happen(self, faults: Sequence[Fault], active: Sequence[Allowed]) -> None:
+        happening = [
+            Deferred.fromCoroutine(fault.happen(self, allowed)) for fault, allowed in zip(faults, active, strict=True)
+        ]
+        await gatherResults(happening, consumeErrors=True)
+        await self.load.settle()
+        await self.haproxy.until_healthy()
+        await self.load.settle()
 
     def check(self, active: list[Allowed]) -> None:
         """Account for all requests since the last check."""
@@ -383,7 +386,8 @@ class Checks:
     def late(self, active: list[Allowed]) -> list[Allowed]:
         """Return a rule if HAProxy has marked an agent DOWN because the machine was too busy.
 
-        If an agent was marked DOWN that was not the target of a fault, and the machine was not busy, add a problem.
+        If an agent was marked DOWN that was not the target of a fault, and no check has timed out, or the machine was
+        not busy, add a problem.
         """
         stage, output = self._stage, self._haproxy.output[self._since :]
         haproxy_waited = -self._haproxy_waited
@@ -392,15 +396,16 @@ class Checks:
             haproxy_waited = 0.0
         if stage.haproxy.status is None:
             haproxy_waited += stage.haproxy.waited_seconds
-        down = {int(number) for number in re.findall(r"Server agents/agent(\d) is DOWN", output)}
+        # The last reason for each agent.
+        down = dict(re.findall(r"Server agents/agent(\d) is DOWN, reason: ([^,]*)", output))
         rules = []
-        for number in down - {allowed.target for allowed in active}:
+        for number in set(map(int, down)) - {allowed.target for allowed in active}:
             agent = stage.agents[number]
             waited = haproxy_waited
             if agent is self._agents[number] and agent.status is None:
                 waited += agent.waited_seconds - self._waited[number]
-            if waited < BUSY_SECONDS:
-                stage.problem(f"HAProxy has marked agent{number} DOWN, and the machine was not busy: {output}")
+            if "timeout" not in down[str(number)] or waited < BUSY_SECONDS:
+                stage.problem(f"no fault explains that agent{number} is DOWN, {waited:.1f} s without a CPU: {output}")
                 continue
             errors = frozenset({TIMEOUT, CLOSED, NO_AGENT})
             rules.append(Allowed(BUSY_MACHINE, errors, sys.maxsize, self._began))
@@ -589,6 +594,8 @@ def _never_read(address: str, random: Random) -> None:
         peers.append(peer)
         peer.handshake()
         peer.offer(*[notify(long, stream_id=i) for i in range(100)])
+    # The agent must keep the ACKs meanwhile.
+    sleep(0.5)
     for peer in peers:
         peer.reset()
 

@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 from random import Random, SystemRandom
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -19,7 +21,7 @@ from tests.programs import Program
 from .accounting import Allowed, Request, account
 from .agent import Peer, connected
 from .long_run import say, table
-from .mixed import BUSY_MACHINE, CLIENTS, FAULTS, KEPT, Fault, Stage, each_once, unexpected
+from .mixed import BUSY_MACHINE, CLIENTS, FAULTS, KEPT, Checks, Fault, Stage, each_once, unexpected
 
 #: Seconds for a run on a busy machine, to end one that hangs. Each fault takes 1 to 5 seconds.
 RUN_LIMIT = 110.0
@@ -68,10 +70,44 @@ async def test_unexplained_failures(branch: Branch, tmp_path: Path) -> None:
             await stage.run(Fault("a fault without a rule", kill_both))
 
     await Deferred.fromCoroutine(run()).addTimeout(RUN_LIMIT, reactor)
-    assert len(stage.problems) == stage.load.failed > 0
-    for problem in stage.problems:
+    agents, requests = stage.problems[:2], stage.problems[2:]
+    assert [problem[:39] for problem in sorted(agents)] == [
+        f"no fault explains that agent{i} is DOWN, " for i in (0, 1)
+    ]
+    assert len(requests) == stage.load.failed > 0
+    for problem in requests:
         assert problem.startswith("no fault explains the error ")
         assert "active: a fault without a rule" in problem
+
+
+DOWN = "Server agents/agent1 is DOWN, reason: Layer7 timeout, check duration: 500ms.\n"
+REFUSED = DOWN.replace("Layer7 timeout", "Layer4 connection problem")
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "waited", "rules", "problems"),
+    [
+        ("", None, 1, 0, 0),
+        (DOWN, 1, 0, 0, 0),
+        (DOWN, None, 0, 0, 1),
+        (DOWN, 0, 0, 0, 1),
+        (DOWN, None, 1, 1, 0),
+        (REFUSED, None, 1, 0, 1),
+    ],
+    ids=["no agent", "target", "without a fault", "fault of the other agent", "busy machine", "refused"],
+)
+def test_late_checks(output: str, target: int | None, waited: int, rules: int, problems: int) -> None:
+    """HAProxy may mark an agent DOWN that is the target of a fault. Another one it may only on a busy machine."""
+    haproxy = SimpleNamespace(output="before", waited_seconds=5.0, status=None)
+    agents = [SimpleNamespace(waited_seconds=7.0, status=None) for _ in range(2)]
+    found: list[str] = []
+    stage: Any = SimpleNamespace(haproxy=haproxy, agents=agents, problem=found.append)
+    checks = Checks(stage)
+    haproxy.output += output
+    agents[1].waited_seconds += waited
+    late = checks.late([Allowed("fault", target=target)])
+    assert [allowed.fault for allowed in late] == [BUSY_MACHINE] * rules
+    assert len(found) == problems
 
 
 @pytest_twisted.ensureDeferred
