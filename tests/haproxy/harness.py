@@ -169,9 +169,12 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._program.signal(number)
 
-    async def said(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
-        """Wait until the output matches ``pattern``. If the process ends without a match, the test fails."""
-        while (match := re.search(pattern, self.output)) is None:
+    async def said(self, pattern: str | re.Pattern[str], since: int = 0) -> re.Match[str]:
+        """Wait until the output matches ``pattern``. If the process ends without a match, the test fails.
+
+        :param since: the number of characters at the beginning of the output that are not searched.
+        """
+        while (match := re.compile(pattern).search(self.output, since)) is None:
             assert self.status is None, f"it ended without {pattern!r}"
             await self._change()
         return match
@@ -427,9 +430,12 @@ class HAProxy(Process):
             client.transport.loseConnection()
 
     @asynccontextmanager
-    async def load(self, clients: int, *paths: str) -> AsyncIterator[Load]:
-        """Run ``clients`` clients. Each requests one of ``paths`` over and over, as soon as it gets a response."""
-        load = Load()
+    async def load(self, clients: int, *paths: str, load: Load | None = None) -> AsyncIterator[Load]:
+        """Run ``clients`` clients. Each requests one of ``paths`` over and over, as soon as it gets a response.
+
+        :param load: collects the results. A subclass of :class:`Load` can send the requests in another way.
+        """
+        load = load or Load()
         running = gatherResults(
             [Deferred.fromCoroutine(load._run(self, paths[i % len(paths)])) for i in range(clients)], True
         )

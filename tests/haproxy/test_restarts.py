@@ -6,6 +6,8 @@ import signal
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from tests.programs import STOPPED
 
@@ -42,6 +44,13 @@ spoe-message pid-now
 
 spoe-message pid-later
     event on-frontend-http-request if { path /later }
+"""
+
+NEVER = """\
+    messages never
+
+spoe-message never
+    event on-frontend-http-request
 """
 
 #: The path of a request for which HAProxy sends no NOTIFY.
@@ -149,6 +158,38 @@ async def test_one_agent_after_the_other(
         assert load.failed == sum(costs[-2:])
 
     assert max(costs) <= MAX_LOST, costs
+
+
+@pytest.mark.parametrize("fall", [2, 8])
+@bounded
+async def test_slow_handlers(branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, fall: int) -> None:
+    """An agent that stops answers requests whose handlers take two seconds, if HAProxy does not close the connections.
+
+    HAProxy <= 3.0 closes them when it marks the agent DOWN. The agent's port is closed, so the checks fail, one each
+    half second. In the README's backend, two failed checks suffice.
+    """
+    agents = [start_agent("--listen=tcp:0:interface=127.0.0.1", "--handler-timeout=2") for _ in range(2)]
+    servers = {f"agent{i}": await agent.address() for i, agent in enumerate(agents)}
+    backend = "option log-health-checks\n    " + several_agents(branch).replace("fall 2", f"fall {fall}")
+    haproxy = start_haproxy(servers, backend=backend, spoe=NEVER, web=SHOW_PID)
+    for name in servers:
+        # Until the first check has passed, a single failed check marks the agent DOWN.
+        await haproxy.said(f"Health check for server agents/{name} succeeded")
+    requests = [Deferred.fromCoroutine(haproxy.get()) for _ in range(CLIENTS)]
+
+    def pending(agent: AgentProcess) -> int:
+        return agent.output.count("never: pending")
+
+    while sum(map(pending, agents)) < CLIENTS:
+        await deferLater(reactor, 0.01)
+    agent = max(agents, key=pending)
+    agent.signal(signal.SIGTERM)
+    errors = [response.error for response in await gatherResults(requests, consumeErrors=True)]
+
+    failed = pending(agent) if fall == 2 and not branch.rewritten else 0
+    assert errors.count("257") == failed
+    assert errors.count(None) == CLIENTS - failed
+    assert await agent.ended() in STOPPED
 
 
 @bounded
