@@ -1,0 +1,78 @@
+"""HAProxy and agents on hosts of their own, with links that delay each packet by 5 ms and lose 1 % of the packets."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet import reactor
+
+from .branches import Branch
+from .conftest import StartAgent, StartHAProxy
+from .harness import Process, bounded
+from .hosts import Hosts
+from .lossy_link import DELAY, LOST
+from .test_apart import (
+    FEW_REQUESTS,
+    HANDLERS,
+    LOAD,
+    SHOW_HANDLERS,
+    SHOW_LOAD,
+    check_handlers,
+    check_restarts,
+    load,
+)
+
+
+def lost_packets(processes: list[Process]) -> int:
+    """Return how many packets the links have lost so far."""
+    return sum(process.output.count(LOST) for process in processes)
+
+
+@bounded
+async def test_handlers(start_agent: StartAgent, start_haproxy: StartHAProxy, lossy_hosts: Hosts) -> None:
+    """Each kind of handler answers. No answer comes before two packets have crossed the link."""
+    host = lossy_hosts.agents[0]
+    agent = start_agent(f"--listen={host.endpoint()}", host=host)
+    haproxy = start_haproxy(await agent.address(), spoe=HANDLERS, web=SHOW_HANDLERS, host=lossy_hosts.haproxy)
+    for _ in range(3):
+        began = reactor.seconds()
+        response = await haproxy.get()
+        assert reactor.seconds() - began > 2 * DELAY
+        check_handlers(response, agent.pid)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("size", [100, 4000, 16250])
+@bounded
+async def test_sizes(
+    start_agent: StartAgent,
+    start_haproxy: StartHAProxy,
+    lossy_hosts: Hosts,
+    processes: list[Process],
+    figures: list[str],
+    size: int,
+) -> None:
+    """Each request gets its answer from the first one on. It takes seconds: a lost packet takes up to 0.2 s."""
+    host = lossy_hosts.agents[0]
+    agent = start_agent(f"--listen={host.endpoint()}", host=host)
+    haproxy = start_haproxy(
+        await agent.address(), spoe=LOAD.format(options=""), web=SHOW_LOAD, host=lossy_hosts.haproxy
+    )
+    await load(haproxy, size, FEW_REQUESTS, figures)
+    figures.append(f"{lost_packets(processes)} packets lost")
+    assert lost_packets(processes)
+
+
+@pytest.mark.soak
+@bounded
+async def test_restarts(
+    branch: Branch,
+    start_agent: StartAgent,
+    start_haproxy: StartHAProxy,
+    lossy_hosts: Hosts,
+    processes: list[Process],
+    figures: list[str],
+) -> None:
+    """A restart of one of two agents rarely loses a request. It takes seconds: HAProxy has to notice each restart."""
+    await check_restarts(branch, start_agent, start_haproxy, lossy_hosts, 2, figures)
+    figures.append(f"{lost_packets(processes)} packets lost")
+    assert lost_packets(processes)
