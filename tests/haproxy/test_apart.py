@@ -17,7 +17,7 @@ from .harness import AgentProcess, HAProxy, Response, bounded, several_agents, s
 from .hosts import Hosts
 from .test_restarts import MAX_LOST, PATHS, PID, SHOW_PID, restart_busier
 from .test_several_agents import CLOSED, REQUESTS_PER_STEP, TIMEOUT, check_no_failures, until_answering
-from .test_wedge import soak
+from .test_wedge import LONG_LOAD, freeze_repeatedly, soak
 
 #: The number of clients. Each sends its next request as soon as it gets a response.
 CLIENTS = 20
@@ -124,7 +124,6 @@ async def test_sizes(
 @pytest.mark.parametrize("size", SIZES)
 @bounded
 async def test_many_requests_of_each_size(
-    branch: Branch,
     start_agent: StartAgent,
     start_haproxy: StartHAProxy,
     hosts: Hosts,
@@ -176,15 +175,25 @@ async def test_tls(
     await load(haproxy, size, FEW_REQUESTS, figures)
 
 
+@bounded
+async def test_haproxy_is_frozen(
+    start_agent: StartAgent, start_haproxy: StartHAProxy, hosts: Hosts, figures: list[str]
+) -> None:
+    """While HAProxy is frozen, the agent sends no more than HAProxy's buffer holds, so no request fails."""
+    agent = start_agent(f"--listen={hosts.agents[0].endpoint()}", host=hosts.agents[0])
+    haproxy = start_haproxy(await agent.address(), spoe=LONG_LOAD, web=SHOW_PID, host=hosts.haproxy)
+    await freeze_repeatedly(haproxy, figures)
+
+
 async def check_restarts(
     branch: Branch,
     start_agent: StartAgent,
     start_haproxy: StartHAProxy,
     hosts: Hosts,
-    restarts: int,
+    max_lost: int,
     figures: list[str],
 ) -> None:
-    """Restart the busier of two agents, several times, and check that rarely a request fails."""
+    """Restart the busier of two agents, twice. Check that each restart loses at most ``max_lost`` requests."""
     agents = [start_agent(f"--listen={host.endpoint()}", host=host) for host in hosts.agents]
     addresses = [await agent.address() for agent in agents]
 
@@ -200,11 +209,11 @@ async def check_restarts(
         host=hosts.haproxy,
     )
     async with haproxy.load(CLIENTS, *PATHS) as load:
-        costs = [await restart_busier(haproxy, load, agents, start, figures) for _ in range(restarts)]
+        costs = [await restart_busier(haproxy, load, agents, start, figures) for _ in range(2)]
     figures.append(f"{load.requests} requests")
 
     assert load.failed == sum(costs)
-    assert max(costs) <= MAX_LOST, costs
+    assert max(costs) <= max_lost, costs
 
 
 @pytest.mark.soak
@@ -213,7 +222,7 @@ async def test_restarts(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, hosts: Hosts, figures: list[str]
 ) -> None:
     """A restart of one of two agents rarely loses a request. It takes seconds: HAProxy has to notice each restart."""
-    await check_restarts(branch, start_agent, start_haproxy, hosts, 2, figures)
+    await check_restarts(branch, start_agent, start_haproxy, hosts, MAX_LOST, figures)
 
 
 @pytest.mark.soak
