@@ -186,14 +186,17 @@ async def test_haproxy_is_frozen(
 
 
 async def check_restarts(
-    branch: Branch,
     start_agent: StartAgent,
     start_haproxy: StartHAProxy,
     hosts: Hosts,
+    backend: str,
     max_lost: int,
     figures: list[str],
 ) -> None:
-    """Restart the busier of two agents, twice. Check that each restart loses at most ``max_lost`` requests."""
+    """Restart the busier of two agents, twice. Check that each restart loses at most ``max_lost`` requests.
+
+    :param backend: options of the backend of the agents.
+    """
     agents = [start_agent(f"--listen={host.endpoint()}", host=host) for host in hosts.agents]
     addresses = [await agent.address() for agent in agents]
 
@@ -203,7 +206,7 @@ async def check_restarts(
 
     haproxy = start_haproxy(
         {f"agent{i}": address for i, address in enumerate(addresses)},
-        backend=several_agents(branch),
+        backend=backend,
         spoe=PID,
         web=SHOW_PID,
         host=hosts.haproxy,
@@ -222,7 +225,7 @@ async def test_restarts(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, hosts: Hosts, figures: list[str]
 ) -> None:
     """A restart of one of two agents rarely loses a request. It takes seconds: HAProxy has to notice each restart."""
-    await check_restarts(branch, start_agent, start_haproxy, hosts, MAX_LOST, figures)
+    await check_restarts(start_agent, start_haproxy, hosts, several_agents(branch), MAX_LOST, figures)
 
 
 @pytest.mark.soak
