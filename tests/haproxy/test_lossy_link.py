@@ -76,7 +76,8 @@ async def test_restarts(
     """When a restart of one of two agents is over, no request fails. It takes seconds: HAProxy has to notice it.
 
     A restart may lose more requests than on a fast link. AGENT-DISCONNECT is under way for 5 ms, or until its packet
-    was repeated, and HAProxy loses the NOTIFYs that it sends meanwhile.
+    was repeated, and HAProxy loses the NOTIFYs that it sends meanwhile. And HAProxy 3.0 was seen to let all requests
+    wait until ``timeout processing`` for a connection that it could not open, because its SYN had been lost.
     """
     backend = several_agents(branch)
     # The kernel repeats a lost SYN after a second. The README's backend is for links that lose no packets, and has
