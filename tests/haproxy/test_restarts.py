@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import pytest
 from twisted.internet import reactor
@@ -94,6 +95,26 @@ async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures:
     return lost, connections
 
 
+async def restart_busier(
+    haproxy: HAProxy, load: Load, agents: list[AgentProcess], start: Callable[[int], AgentProcess], figures: list[str]
+) -> int:
+    """Restart the busier of ``agents``, and return the number of requests that failed.
+
+    :param agents: the agents that HAProxy knows as agent0 and agent1. The new agent takes the place of the old one.
+    :param start: starts the agent of a number again, on its address.
+    """
+    # HAProxy <= 3.0 may send nearly all NOTIFYs to one agent.
+    before = load.answers.copy()
+    await load.wait_for_more(REQUESTS_PER_STEP)
+    done = load.answers - before
+    i = max(range(2), key=lambda i: done[agents[i].pid])
+    lost, _ = await stop(agents[i], signal.SIGTERM, load, figures)
+    await haproxy.says(f"Server agents/agent{i} is DOWN")
+    agents[i] = start(i)
+    await haproxy.says(f"Server agents/agent{i} is UP")
+    return lost
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("path", PATHS)
 @bounded
@@ -137,22 +158,17 @@ async def test_one_agent_after_the_other(
     agents = [start_agent("--listen=tcp:0:interface=127.0.0.1") for _ in range(2)]
     addresses = [await agent.address() for agent in agents]
     servers = {f"agent{i}": address for i, address in enumerate(addresses)}
+
+    def start(i: int) -> AgentProcess:
+        host, _, port = addresses[i].rpartition(":")
+        return start_agent(f"--listen=tcp:{port}:interface={host}")
+
     costs = []
     for _ in range(RESTARTS // 2):
         haproxy = start_haproxy(servers, backend=several_agents(branch), spoe=PID, web=SHOW_PID)
         async with haproxy.load(CLIENTS, *PATHS) as load:
             for _ in range(2):
-                # HAProxy <= 3.0 may send nearly all NOTIFYs to one agent, so find the busier one.
-                before = load.answers.copy()
-                await load.wait_for_more(REQUESTS_PER_STEP)
-                done = load.answers - before
-                i = max(range(2), key=lambda i: done[agents[i].pid])
-                lost, _ = await stop(agents[i], signal.SIGTERM, load, figures)
-                costs.append(lost)
-                await haproxy.says(f"Server agents/agent{i} is DOWN")
-                host, _, port = addresses[i].rpartition(":")
-                agents[i] = start_agent(f"--listen=tcp:{port}:interface={host}")
-                await haproxy.says(f"Server agents/agent{i} is UP")
+                costs.append(await restart_busier(haproxy, load, agents, start, figures))
         await haproxy.kill()
         figures.append(f"{load.requests} requests")
         assert load.failed == sum(costs[-2:])
