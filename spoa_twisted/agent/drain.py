@@ -14,9 +14,12 @@ AGENT-DISCONNECT in two steps:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Final, Protocol, final
+from math import ceil
+from typing import Any, Final, Protocol, final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from spoa_twisted.agent.peers import round_trip_time
 
 #: Seconds between two checks of the connections. A connection is quiet when no bytes were read or written between two
 #: checks. A connection with held ACKs must be quiet for one interval.
@@ -30,6 +33,12 @@ QUIET_INTERVALS_AFTER_ACKS: Final = 12
 #: Seconds for which the agent holds ACKs back at first. If some handlers are still pending then, the agent sends the
 #: ACKs, and holds the next ones back for twice as long. So the ACKs of fast handlers are never delayed for long.
 FIRST_PATIENCE: Final = 0.02
+
+#: Seconds. The quiet time of a connection is longer by the round-trip time to HAProxy. A shorter one than
+#: NEGLIGIBLE_ROUND_TRIP is part of the intervals above, and a longer one than MAX_ROUND_TRIP would take all of
+#: MAX_PATIENCE.
+NEGLIGIBLE_ROUND_TRIP: Final = 0.001
+MAX_ROUND_TRIP: Final = 0.1
 
 #: The longest time, in seconds, for which the agent holds ACKs back. After that, connections without pending handlers
 #: no longer wait for connections with slower handlers.
@@ -45,6 +54,8 @@ class Drainable(Protocol):
 
     #: The number of reads and writes so far.
     activity: int
+    #: The transport, whose round-trip time counts.
+    transport: Any
 
     def hold(self) -> None:
         """Hold ACKs back from now on."""
@@ -89,6 +100,8 @@ class Drain:
         # For how many seconds ACKs are held back next time, and until when the present ones are.
         self._hold_seconds = FIRST_PATIENCE
         self._hold_until = 0.0
+        # How many intervals longer a connection must be quiet, because a NOTIFY takes time to arrive.
+        self._round_trip_intervals = 0
         # When HAProxy should have closed the connections of step 1.
         self._close_deadline = 0.0
         # For each connection: its activity at the last check, and the number of checks that found this same activity.
@@ -111,8 +124,13 @@ class Drain:
         self._unchanged = {}
 
     def _begin(self) -> None:
+        longest = 0.0
         for connection in list(self._connections):
             connection.hold()
+            longest = max(longest, round_trip_time(connection.transport))
+        longest = min(longest, MAX_ROUND_TRIP)
+        self._round_trip_intervals = ceil(longest / QUIET_INTERVAL) if longest > NEGLIGIBLE_ROUND_TRIP else 0
+        self._hold_seconds += self._round_trip_intervals * QUIET_INTERVAL
         self._count_unchanged(self._connections)
         self._start_hold()
         self._check_later()
@@ -176,7 +194,7 @@ class Drain:
         _, checks = self._unchanged[connection]
         intervals = QUIET_INTERVALS_AFTER_ACKS if connection.may_have_unread_acks() else 1
         # Two checks are one interval.
-        return checks > intervals and connection.is_idle()
+        return checks > intervals + self._round_trip_intervals and connection.is_idle()
 
     def _abort_all(self) -> None:
         self._on_timeout()

@@ -34,6 +34,7 @@ class Connection:
 
     def __init__(self, *, idle: bool = True, acks: bool = False) -> None:
         self.activity = 0
+        self.transport: Any = None
         self.idle = idle
         #: Whether ACKs are held back.
         self.acks = acks
