@@ -414,7 +414,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             self.state is _RUNNING
             and not self._in_flight
             and not self.receiving
-            and (self._unread is None or self._unread.has_room(self._out))
+            and (self._unread is None or self._unread.has_room(self._out, self._acks_since_read))
         )
 
     @property
