@@ -523,6 +523,7 @@ class SPOAFactory(Factory):
             self._log_observer.flush()
         if self._drain is not None and not self.connections:
             self.engines.forget_all()
+            self.pipelining.forget_all()
             self._drain.stop()
             self._drain = None
             waiting, self._drained = self._drained, []
