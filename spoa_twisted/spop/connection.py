@@ -327,6 +327,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         #: True if HAProxy may have several NOTIFYs in flight: both sides list ``pipelining``.
         self.pipelined = False
         self._may_pipeline = may_pipeline
+        #: The size of the longest ACK, in bytes, that never waits for others with pipelining; 0 before the HELLO.
+        #: HAProxy >= 3.1 only. It is an attribute, because a property would be slower.
+        self.max_short_ack = 0
         self._max_payload_size = max_payload_size
         # HAProxy <= 3.0 never lists "fragmentation", but it fragments if the agent lists it. If the agent does not,
         # HAProxy <= 3.0 answers a payload that is too long with a loop of disconnects and connects.
@@ -418,11 +421,6 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         )
 
     @property
-    def max_short_ack(self) -> int:
-        """The size of the longest ACK, in bytes, that never waits for others with pipelining. HAProxy >= 3.1 only."""
-        return max_short_ack(self._max_frame_size)
-
-    @property
     def long_acks(self) -> int:
         """How many ACKs to a HAProxy >= 3.1 were longer than :attr:`max_short_ack`. Without pipelining, they are not
         counted.
@@ -498,6 +496,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             # An ACK of exactly max-frame-size fills the buffer of a HAProxy >= 3.1, which then stops reading for ever.
             self.ack_room -= 1
             self._unread = Unread(self._max_frame_size, self.pipelined)
+            self.max_short_ack = max_short_ack(self._max_frame_size)
         answer = AgentHello(max_frame_size=self._max_frame_size, capabilities=capabilities)
         self._send(FrameType.AGENT_HELLO, NO_IDS, answer.encode())
         if hello.healthcheck:
