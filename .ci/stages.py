@@ -55,7 +55,7 @@ bash -e .command
 """
 
 PREPARE = f"""\
-apt-get install -y git gcc python3-dev
+apt-get install -y git gcc python3-dev iproute2
 python3 -m venv {shlex.quote(str(NOX))}
 {shlex.quote(str(NOX))}/bin/pip -q install nox
 """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterable
 from typing import Any, Final, NoReturn, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorCore, IReadDescriptor, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -27,6 +28,10 @@ from spoa_twisted.unix_lock import remove_stale_lock
 #: the queue is full, a new TCP connection is tried again after a second, and a new connection to a Unix socket fails.
 BACKLOG: Final = 1024
 _TWISTED_BACKLOG: Final = 50
+
+#: The largest number of calls of ``doRead`` that accept connections before a port is closed. A flood must not delay the
+#: end. Each call accepts up to 20 connections more than the call before, so together they accept more than BACKLOG.
+_MAX_ACCEPTS: Final = 16
 
 
 class SPOAService(Service):
@@ -176,6 +181,8 @@ class SPOAService(Service):
         self._prepared = self._listening = False
         lifespans, timeout, seconds = self._lifespans, self.drain_timeout, self.factory.reactor.seconds
         deadline = seconds() + timeout
+        for port in self._ports:
+            _accept_queued(port)
         closed = self._close_ports()
         # drain() also waits for connections that are made after the call. So the ports are closed first.
         closed.addCallback(lambda _: self.factory.drain(timeout))
@@ -302,3 +309,20 @@ class SPOAService(Service):
         """Close all ports. The Deferred fires when all are closed, also if one of them fails to close."""
         ports, self._ports = self._ports, []
         return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)
+
+
+def _accept_queued(port: IListeningPort) -> None:
+    """Accept the connections that wait in the queue of the kernel, so that the drain answers their NOTIFYs.
+
+    When a port is closed, the kernel resets these connections. But for HAProxy they are established, and it may have
+    sent NOTIFYs already. A port of Twisted may accept only one connection in each turn of the reactor.
+    """
+    if not IReadDescriptor.providedBy(port) or port.fileno() < 0:
+        # A port of another package without a file descriptor, or a port that the application has closed.
+        return
+    readable = select.poll()
+    readable.register(port, select.POLLIN)
+    accepts = 0
+    while accepts < _MAX_ACCEPTS and readable.poll(0):
+        port.doRead()
+        accepts += 1

@@ -14,11 +14,19 @@ import pytest
 from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
+from tests import profile
 from tests.haproxy.branches import NoHAProxy, find_branches
 
 # Named here and not in tests/haproxy/conftest.py: with pytest-xdist, the process that prints the summary collects no
 # tests, so it does not load the conftest.py of that folder.
 pytest_plugins = ["tests.haproxy.summary"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Turn off the time limit of a test with the profile ``nightly``, before pytest-timeout reads it."""
+    if config.getoption("--hypothesis-profile") == profile.NIGHTLY:
+        config.option.timeout = 0
 
 
 @pytest.hookimpl(optionalhook=True)

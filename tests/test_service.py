@@ -18,6 +18,7 @@ from twisted.internet.error import CannotListenError, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
+from twisted.internet.tcp import Port
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -147,6 +148,14 @@ class TestListening:
         endpoint.listening.callback(port)
         assert stopped == [True]
         assert service.addresses == []
+
+    def test_a_port_that_the_application_has_closed(self) -> None:
+        """A port without a file descriptor does not keep the service from stopping."""
+        service = SPOAService(factory(), "tcp:0:interface=127.0.0.1", reactor=MemoryReactorClock())
+        service.startService()
+        service._ports.append(Port(0, factory()))
+        stopped = service.stopService()
+        assert stopped.called
 
     def test_the_log_names_the_messages(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Those that have a handler. Another implementation of IHandlers has no names of messages."""

@@ -17,6 +17,10 @@ KEEPALIVE_IDLE: Final = 60
 KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_COUNT: Final = 4
 
+# Milliseconds. The kernel sends no probes while the peer has not acknowledged all bytes: it repeats the bytes, by
+# default for about 15 minutes. With this option, it ends the connection after the same time as an idle one.
+USER_TIMEOUT: Final = 1000 * (KEEPALIVE_IDLE + KEEPALIVE_COUNT * KEEPALIVE_INTERVAL)
+
 # Without TCP_NODELAY, the kernel sends the second of two ACKs only after the peer's kernel has acknowledged the first,
 # which takes 40 ms and more. Not every operating system has all of these options.
 _TCP_OPTIONS: Final = tuple(
@@ -26,13 +30,14 @@ _TCP_OPTIONS: Final = tuple(
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
         ("TCP_KEEPCNT", KEEPALIVE_COUNT),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT),
     )
     if hasattr(socket, name)
 )
 
 
 def set_tcp_options(transport: Connection) -> None:
-    """Let the kernel send small segments at once, and end a TCP connection whose peer does not answer probes."""
+    """Let the kernel send small segments at once, and end a TCP connection whose peer does not answer."""
     # Twisted's transport for Unix sockets provides ITCPTransport too.
     if not ITCPTransport.providedBy(transport) or isinstance(transport.getPeer(), UNIXAddress):
         return

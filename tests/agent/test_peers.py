@@ -13,7 +13,14 @@ from twisted.internet.testing import StringTransport
 from zope.interface import directlyProvides
 
 from spoa_twisted import Handlers, SPOAFactory
-from spoa_twisted.agent.peers import KEEPALIVE_COUNT, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, describe, set_tcp_options
+from spoa_twisted.agent.peers import (
+    KEEPALIVE_COUNT,
+    KEEPALIVE_IDLE,
+    KEEPALIVE_INTERVAL,
+    USER_TIMEOUT,
+    describe,
+    set_tcp_options,
+)
 from tests.agent.sockets import KINDS, Connect, SocketEngine, lowest
 
 
@@ -49,6 +56,7 @@ async def test_the_kernel_sends_at_once_and_notices_a_lost_machine(kind: str, co
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
         ("TCP_KEEPCNT", KEEPALIVE_COUNT),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT),
     ):
         if hasattr(socket, name):
             assert connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value

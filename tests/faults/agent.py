@@ -59,10 +59,46 @@ class Peer(rawspop.Peer):
         self.agreed = None
 
 
-class Agent(Program):
-    """An agent with the handlers of ``handlers.py``. By default it listens on a free port of 127.0.0.1.
+class Measured:
+    """The memory, CPU time and files of a running process with the attribute ``pid``."""
+
+    pid: int
+
+    @property
+    def memory(self) -> int:
+        """Its resident memory, in bytes."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
+
+    @property
+    def peak(self) -> int:
+        """The peak of its resident memory since it started, in bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The CPU time that it has used, user and system, in seconds."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICK
+
+    @property
+    def waited_seconds(self) -> float:
+        """The time that its main thread could have run, but other processes used the CPUs, in seconds."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
+    @property
+    def descriptors(self) -> int:
+        """The number of files that it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+
+class Agent(Measured, Program):
+    """An agent, by default with the handlers of ``handlers.py`` and on a free port of 127.0.0.1.
 
     :param options: options of ``spoa``.
+    :param handlers: the file of the handlers. They must answer :data:`ECHO`.
     :param listen: the endpoints.
     :param program: the command that ``spoa`` is a subcommand of.
     :param stdout: the file that the process writes to. By default its output is collected in :attr:`output`.
@@ -74,6 +110,7 @@ class Agent(Program):
     def __init__(
         self,
         *options: str,
+        handlers: Path = HERE / "handlers.py",
         listen: Sequence[str] = (ANY_PORT,),
         program: Sequence[str] = TWIST,
         stdout: IO[bytes] | int = subprocess.PIPE,
@@ -86,7 +123,7 @@ class Agent(Program):
         self._before = 0
         self._descriptors = 0
         self._stopped = False
-        command = spoa(*options, handlers=HERE / "handlers.py", listen=listen, program=program, inherited=inherited)
+        command = spoa(*options, handlers=handlers, listen=listen, program=program, inherited=inherited)
         if descriptors is not None:
             command = [sys.executable, "-c", WITH_DESCRIPTORS, str(descriptors), *command]
         super().__init__(command, sockets=[] if inherited is None else [inherited], stdout=stdout)
@@ -100,7 +137,7 @@ class Agent(Program):
 
         :param receive_buffer: bytes of the socket's receive buffer; small, so that unread data fills it soon.
         """
-        peer = _connected(self.addresses[to], receive_buffer, tls=self._listen[to].startswith("ssl:"))
+        peer = connected(self.addresses[to], receive_buffer, tls=self._listen[to].startswith("ssl:"))
         self.peers.append(peer)
         return peer
 
@@ -160,30 +197,6 @@ class Agent(Program):
         """Bytes between its resident memory at :meth:`begin_measuring` and its peak."""
         return self.peak - self._before
 
-    @property
-    def memory(self) -> int:
-        """Its resident memory, in bytes."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
-
-    @property
-    def peak(self) -> int:
-        """The peak of its resident memory since it started, in bytes."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * 1024
-
-    @property
-    def cpu_seconds(self) -> float:
-        """The CPU time that it has used, user and system, in seconds."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICK
-
-    @property
-    def descriptors(self) -> int:
-        """The number of files that it has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
-
     def logged(self) -> list[str]:
         """Return the lines that it has logged since its start was complete."""
         _, _, lines = self.output.partition("Starting reactor...\n")
@@ -227,28 +240,29 @@ class Agent(Program):
         super().kill()
 
 
-def _connected(address: str, receive_buffer: int | None, *, tls: bool) -> Peer:
+def connected(address: str, receive_buffer: int | None = None, *, tls: bool = False) -> Peer:
+    """Connect to an agent's address, and send nothing."""
     unix = address.startswith("/")
-    connected = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+    peer = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
     try:
-        connected.settimeout(ANSWER_LIMIT)
+        peer.settimeout(ANSWER_LIMIT)
         if receive_buffer is not None:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if unix:
-            connected.connect(address)
+            peer.connect(address)
         else:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             host, _, port = address.rpartition(":")
-            connected.connect((host, int(port)))
+            peer.connect((host, int(port)))
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-            connected = context.wrap_socket(connected)
+            peer = context.wrap_socket(peer)
     except BaseException:
-        connected.close()
+        peer.close()
         raise
-    return Peer(connected)
+    return Peer(peer)
 
 
 def number(action: rawspop.Action) -> int:

@@ -215,3 +215,25 @@ def test_5000_connections_one_after_the_other(launch: Launch, endpoints: list[st
     agent.answer_until(lambda: agent.descriptors <= opened + 1)
     assert agent.growth < GROWTH
     assert agent.logged() == []
+
+
+def test_crowd_when_the_agent_is_stopped(launch: Launch) -> None:
+    """Connections that the kernel has accepted, and the agent has not, are served before the agent closes its port.
+
+    The kernel would reset them, and HAProxy loses a request if its connection is reset after it was established.
+    """
+    agent = launch()
+    # Twisted accepts one connection at a time if there was only one to accept the last time.
+    agent.check_answers()
+    agent.signal(signal.SIGSTOP)
+    crowd = [agent.connect() for _ in range(CROWD)]
+    for peer in crowd:
+        peer.send(hello(), notify(ECHO))
+    agent.signal(signal.SIGTERM)
+    agent.signal(signal.SIGCONT)
+    for peer in crowd:
+        peer.agent_hello()
+        assert peer.actions() == ECHOED
+        peer.expect_disconnect(Status.NORMAL)
+        peer.close()
+    assert agent.stop() in STOPPED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -18,8 +19,9 @@ from spoa_twisted import IHandlers, SPOAFactory, SPOAService
 from .branches import Branch
 from .features import Table
 from .harness import AgentProcess, HAProxy, Process, as_server
+from .hosts import Hosts, missing, separate_hosts
 from .relay import Relay
-from .summary import OBSERVED
+from .summary import NOT_TESTED, OBSERVED
 
 #: Seconds for an agent in this process to stop. HAProxy is killed first, so the agent has nothing to drain.
 STOP_LIMIT = 20.0
@@ -100,6 +102,33 @@ def start_agent(processes: list[Process]) -> StartAgent:
         return agent
 
     return start
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """Hosts for HAProxy and for two agents, with links that are fast and lose nothing."""
+    if (reason := missing()) is not None:
+        pytest.skip(NOT_TESTED + reason)
+    with separate_hosts() as hosts:
+        for agent in hosts.agents:
+            hosts.connect(agent)
+        yield hosts
+
+
+@pytest_twisted.async_yield_fixture
+async def lossy_hosts(processes: list[Process]) -> AsyncIterator[Hosts]:
+    """Hosts for HAProxy and for two agents, with the links of ``lossy_link.py``."""
+    if (reason := missing(tun=True)) is not None:
+        pytest.skip(NOT_TESTED + reason)
+    with separate_hosts() as hosts:
+        for agent in hosts.agents:
+            near, far = hosts.names(agent)
+            link = Process([sys.executable, "-m", "tests.haproxy.lossy_link", near, far], host=hosts.haproxy)
+            processes.append(link)
+            await link.said("ready")
+            hosts.haproxy.ip(f"link set {far} netns {agent.pid}")
+            hosts.set_up(agent)
+        yield hosts
 
 
 @pytest_twisted.async_yield_fixture

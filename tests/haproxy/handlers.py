@@ -10,10 +10,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
+from twisted.internet.tcp import Server
 from twisted.logger import Logger
 
 from spoa_twisted import Handlers, Variables
 from spoa_twisted.agent.answering import Answering
+from spoa_twisted.agent.receipt import receipt
 from spoa_twisted.spop.connection import Notify
 
 SCORE = {"txn.score": 42}
@@ -138,6 +140,19 @@ def pid_now() -> Variables:
 @handlers.message("pid-later")
 def pid_later() -> Deferred[Variables]:
     return deferLater(reactor, 0.02, lambda: PID)
+
+
+@handlers.message("coroutine")
+async def coroutine() -> Variables:
+    await deferLater(reactor, 0.02)
+    return {"txn.coroutine": True}
+
+
+@handlers.message("receipts")
+def receipts() -> Variables:
+    """Set ``txn.receipts`` to what the kernel knows about the connections from HAProxy."""
+    connections = [reader for reader in reactor.getReaders() if isinstance(reader, Server)]
+    return {"txn.receipts": " ".join(sorted({receipt(connection).name for connection in connections}))}
 
 
 @handlers.message("mixed")

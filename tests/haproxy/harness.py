@@ -29,10 +29,11 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
-from tests.programs import LISTENING, Program, spoa
+from tests.programs import LISTENING, TWIST, Program, spoa
 from tests.readme_commands import blocks
 
 from .branches import Branch
+from .hosts import Host
 
 AsyncTest = Callable[..., Coroutine[Deferred[Any], Any, None]]
 
@@ -150,15 +151,17 @@ def shown(*variables: str) -> str:
 class Process:
     """A :class:`Program` for tests on the reactor. A test waits without blocking the reactor, which may run an agent.
 
+    :param host: the host on which the program runs, instead of this machine.
     :param keywords: see :class:`Program`.
     """
 
-    def __init__(self, command: Sequence[str], **keywords: Any) -> None:
+    def __init__(self, command: Sequence[str], *, host: Host | None = None, **keywords: Any) -> None:
         #: Both are copied from the program in the reactor's thread only, so they do not change between two awaits.
         self.output = ""
         self.status: int | None = None
         self._waiting: list[Deferred[None]] = []
         self._matched: dict[str, int] = {}
+        command = command if host is None else [*host.inside, *command]
         self._program = Program(command, on_change=lambda: reactor.callFromThread(self._changed), **keywords)  # type: ignore[attr-defined]
         self.pid = self._program.pid
 
@@ -169,9 +172,12 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._program.signal(number)
 
-    async def said(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
-        """Wait until the output matches ``pattern``. If the process ends without a match, the test fails."""
-        while (match := re.search(pattern, self.output)) is None:
+    async def said(self, pattern: str | re.Pattern[str], since: int = 0) -> re.Match[str]:
+        """Wait until the output matches ``pattern``. If the process ends without a match, the test fails.
+
+        :param since: the number of characters at the beginning of the output that are not searched.
+        """
+        while (match := re.compile(pattern).search(self.output, since)) is None:
             assert self.status is None, f"it ended without {pattern!r}"
             await self._change()
         return match
@@ -210,15 +216,25 @@ class Process:
 
 
 class AgentProcess(Process):
-    """An agent that the command line starts, with the handlers of ``handlers.py``.
+    """An agent that the command line starts.
 
     :param options: options of ``spoa``, with the endpoints as ``--listen``.
     :param socket: a listening socket. The agent inherits it as from systemd, instead of listening on endpoints.
+    :param host: the host on which the agent runs, instead of this machine.
+    :param handlers: the name of the file with the handlers.
+    :param program: the command that ``spoa`` is a subcommand of.
     """
 
-    def __init__(self, *options: str, socket: socket.socket | None = None) -> None:
-        command = spoa(*options, handlers=HERE / "handlers.py", listen=[], inherited=socket)
-        super().__init__(command, sockets=[] if socket is None else [socket])
+    def __init__(
+        self,
+        *options: str,
+        socket: socket.socket | None = None,
+        host: Host | None = None,
+        handlers: str = "handlers.py",
+        program: Sequence[str] = TWIST,
+    ) -> None:
+        command = spoa(*options, handlers=HERE / handlers, listen=[], program=program, inherited=socket)
+        super().__init__(command, sockets=[] if socket is None else [socket], host=host)
 
     async def address(self) -> str:
         """Wait until the agent listens, and return its address in the syntax of HAProxy's ``server`` line."""
@@ -302,6 +318,8 @@ class Load:
         self.answers: Counter[int] = Counter()
         #: The number of other requests, by the error that HAProxy set, or by the HTTP status if it set none.
         self.failures: Counter[str] = Counter()
+        # The number of responses to each client.
+        self._responses: list[int] = []
         self._waiting: list[Deferred[None]] = []
         self._stopped = False
         self._ended = False
@@ -327,11 +345,19 @@ class Load:
         target = self.requests + requests
         await self.until(lambda: self.requests >= target)
 
+    async def wait_for_in_flight(self) -> None:
+        """Wait until all requests that are in flight now were answered or failed."""
+        before = list(self._responses)
+        await self.until(lambda: all(now > then for now, then in zip(self._responses, before, strict=True)))
+
     async def _run(self, haproxy: HAProxy, path: str) -> None:
+        client_number = len(self._responses)
+        self._responses.append(0)
         try:
             async with haproxy.client() as client:
                 while not self._stopped:
                     self._count(await client.get(path))
+                    self._responses[client_number] += 1
                     self._changed()
         finally:
             self._ended = True
@@ -368,6 +394,7 @@ class HAProxy(Process):
     :param listeners: the sockets of the web clients' frontend and of the web server, if other processes listen on them
         too. The caller closes them. By default HAProxy gets two sockets of its own.
     :param options: more options of the command line.
+    :param host: the host on which HAProxy runs, instead of this machine. There it cannot connect to the web server.
     """
 
     def __init__(
@@ -385,6 +412,7 @@ class HAProxy(Process):
         web_mode: str = "http",
         listeners: tuple[socket.socket, socket.socket] | None = None,
         options: Sequence[str] = (),
+        host: Host | None = None,
     ) -> None:
         web_socket, origin_socket = listeners or (listening_socket(), listening_socket())
         spoe_conf, haproxy_cfg = folder / "spoe.conf", folder / "haproxy.cfg"
@@ -409,7 +437,7 @@ class HAProxy(Process):
         self.configuration += "\n" + spoe_conf.read_text()
         self._port: int = web_socket.getsockname()[1]
         command = [str(branch.executable), "-db", "-f", str(haproxy_cfg), *options]
-        super().__init__(command, sockets=[web_socket, origin_socket])
+        super().__init__(command, sockets=[web_socket, origin_socket], host=host)
         if listeners is None:
             # HAProxy has inherited both sockets. This process closes its copies, so that the kernel refuses clients
             # once HAProxy has ended. Otherwise the clients would wait in the queue.
@@ -427,9 +455,12 @@ class HAProxy(Process):
             client.transport.loseConnection()
 
     @asynccontextmanager
-    async def load(self, clients: int, *paths: str) -> AsyncIterator[Load]:
-        """Run ``clients`` clients. Each requests one of ``paths`` over and over, as soon as it gets a response."""
-        load = Load()
+    async def load(self, clients: int, *paths: str, load: Load | None = None) -> AsyncIterator[Load]:
+        """Run ``clients`` clients. Each requests one of ``paths`` over and over, as soon as it gets a response.
+
+        :param load: collects the results. A subclass of :class:`Load` can send the requests in another way.
+        """
+        load = load or Load()
         running = gatherResults(
             [Deferred.fromCoroutine(load._run(self, paths[i % len(paths)])) for i in range(clients)], True
         )

@@ -1,4 +1,4 @@
-"""A pytest plugin that prints, at the end of a run, which branches were not tested and how the README's table changed.
+"""A pytest plugin that prints, at the end of a run, what was not tested and how the README's table changed.
 
 This is a plugin, not a ``conftest.py``. With pytest-xdist the workers run the tests, and the controller prints the end
 of the run. The controller does not load this folder's ``conftest.py``, so the workers send their results to it here.
@@ -6,6 +6,7 @@ of the run. The controller does not load this folder's ``conftest.py``, so the w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,9 @@ from .features import FEATURES, Table
 
 #: The observed values of the README's table, by feature and name of the branch.
 OBSERVED = pytest.StashKey[dict[tuple[str, str], str]]()
+
+#: How the reason of :func:`pytest.skip` begins if this machine cannot run a test. CI repeats lines with these words.
+NOT_TESTED = "NOT TESTED: "
 
 #: The names of the branches for which tests were collected.
 _TESTED = pytest.StashKey[set[str]]()
@@ -57,12 +61,22 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print which branches of the README's table were not tested. If the observed table differs, print that too."""
+    """Print what was not tested: branches of the README's table, and tests that this machine cannot run.
+
+    If the observed table differs, print that too.
+    """
     table = Table.of_readme()
     tested = config.stash[_TESTED]
     absent = [branch for branch in table.branches if branch not in tested]
     if tested and absent:
         terminalreporter.write_line(f"HAProxy {', '.join(absent)} NOT TESTED: not found; see tests/haproxy/branches.py")
+    skipped = Counter(
+        (report.location[0], report.longrepr[2].removeprefix("Skipped: "))
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    for (file, reason), count in skipped.items():
+        if reason.startswith(NOT_TESTED):
+            terminalreporter.write_line(f"{file}: {count} tests {reason}")
     observed = table.updated(config.stash[OBSERVED])
     if (observed.cells, observed.features) != (table.cells, FEATURES or table.features):
         terminalreporter.section("HAProxy branches: the README's table with the observed values")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from tests.programs import STOPPED
 
@@ -42,6 +45,13 @@ spoe-message pid-now
 
 spoe-message pid-later
     event on-frontend-http-request if { path /later }
+"""
+
+NEVER = """\
+    messages never
+
+spoe-message never
+    event on-frontend-http-request
 """
 
 #: The path of a request for which HAProxy sends no NOTIFY.
@@ -83,6 +93,26 @@ async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures:
     why = dict(load.failures - failures)
     figures.append(f"{number.name}: {lost} lost {why}, {connections} connections, ended after {took:.2f} s")
     return lost, connections
+
+
+async def restart_busier(
+    haproxy: HAProxy, load: Load, agents: list[AgentProcess], start: Callable[[int], AgentProcess], figures: list[str]
+) -> int:
+    """Restart the busier of ``agents``, and return the number of requests that failed.
+
+    :param agents: the agents that HAProxy knows as agent0 and agent1. The new agent takes the place of the old one.
+    :param start: starts the agent of a number again, on its address.
+    """
+    # HAProxy <= 3.0 may send nearly all NOTIFYs to one agent.
+    before = load.answers.copy()
+    await load.wait_for_more(REQUESTS_PER_STEP)
+    done = load.answers - before
+    i = max(range(2), key=lambda i: done[agents[i].pid])
+    lost, _ = await stop(agents[i], signal.SIGTERM, load, figures)
+    await haproxy.says(f"Server agents/agent{i} is DOWN")
+    agents[i] = start(i)
+    await haproxy.says(f"Server agents/agent{i} is UP")
+    return lost
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -128,27 +158,54 @@ async def test_one_agent_after_the_other(
     agents = [start_agent("--listen=tcp:0:interface=127.0.0.1") for _ in range(2)]
     addresses = [await agent.address() for agent in agents]
     servers = {f"agent{i}": address for i, address in enumerate(addresses)}
+
+    def start(i: int) -> AgentProcess:
+        host, _, port = addresses[i].rpartition(":")
+        return start_agent(f"--listen=tcp:{port}:interface={host}")
+
     costs = []
     for _ in range(RESTARTS // 2):
         haproxy = start_haproxy(servers, backend=several_agents(branch), spoe=PID, web=SHOW_PID)
         async with haproxy.load(CLIENTS, *PATHS) as load:
             for _ in range(2):
-                # HAProxy <= 3.0 may send nearly all NOTIFYs to one agent, so find the busier one.
-                before = load.answers.copy()
-                await load.wait_for_more(REQUESTS_PER_STEP)
-                done = load.answers - before
-                i = max(range(2), key=lambda i: done[agents[i].pid])
-                lost, _ = await stop(agents[i], signal.SIGTERM, load, figures)
-                costs.append(lost)
-                await haproxy.says(f"Server agents/agent{i} is DOWN")
-                host, _, port = addresses[i].rpartition(":")
-                agents[i] = start_agent(f"--listen=tcp:{port}:interface={host}")
-                await haproxy.says(f"Server agents/agent{i} is UP")
+                costs.append(await restart_busier(haproxy, load, agents, start, figures))
         await haproxy.kill()
         figures.append(f"{load.requests} requests")
         assert load.failed == sum(costs[-2:])
 
     assert max(costs) <= MAX_LOST, costs
+
+
+@pytest.mark.parametrize("fall", [2, 8])
+@bounded
+async def test_slow_handlers(branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, fall: int) -> None:
+    """An agent that stops answers requests whose handlers take two seconds, if HAProxy does not close the connections.
+
+    HAProxy <= 3.0 closes them when it marks the agent DOWN. The agent's port is closed, so the checks fail, one each
+    half second. In the README's backend, two failed checks suffice.
+    """
+    agents = [start_agent("--listen=tcp:0:interface=127.0.0.1", "--handler-timeout=2") for _ in range(2)]
+    servers = {f"agent{i}": await agent.address() for i, agent in enumerate(agents)}
+    backend = "option log-health-checks\n    " + several_agents(branch).replace("fall 2", f"fall {fall}")
+    haproxy = start_haproxy(servers, backend=backend, spoe=NEVER, web=SHOW_PID)
+    for name in servers:
+        # Until the first check has passed, a single failed check marks the agent DOWN.
+        await haproxy.said(f"Health check for server agents/{name} succeeded")
+    requests = [Deferred.fromCoroutine(haproxy.get()) for _ in range(CLIENTS)]
+
+    def pending(agent: AgentProcess) -> int:
+        return agent.output.count("never: pending")
+
+    while sum(map(pending, agents)) < CLIENTS:
+        await deferLater(reactor, 0.01)
+    agent = max(agents, key=pending)
+    agent.signal(signal.SIGTERM)
+    errors = [response.error for response in await gatherResults(requests, consumeErrors=True)]
+
+    failed = pending(agent) if fall == 2 and not branch.rewritten else 0
+    assert errors.count("257") == failed
+    assert errors.count(None) == CLIENTS - failed
+    assert await agent.ended() in STOPPED
 
 
 @bounded

@@ -56,7 +56,7 @@ async def until_answering(agent: AgentProcess, load: Load) -> None:
 
 async def check_no_failures(load: Load) -> None:
     """Check that of the next requests only those that are in flight now fail, at most."""
-    await load.wait_for_more(2 * CLIENTS)
+    await load.wait_for_in_flight()
     failures = load.failures.copy()
     await load.wait_for_more(REQUESTS_PER_STEP)
     assert load.failures == failures

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from spoa_twisted.spop.actions import NO_ACTIONS, encode_actions
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import NULL, Int32, Int64, UInt32, UInt64, Value
 
@@ -39,7 +40,10 @@ variable_names = st.builds(
 )
 
 #: Variables as a handler returns them. None unsets a variable, NULL sets it to the SPOP type NULL.
-variables = st.dictionaries(variable_names, values | st.just(NULL), max_size=5)
+#: NO_ACTIONS, the unset of "txn._" alone, is decoded as no variables.
+variables = st.dictionaries(variable_names, values | st.just(NULL), max_size=5).filter(
+    lambda chosen: encode_actions(chosen) != NO_ACTIONS
+)
 
 #: Objects of any type. SPOP can encode only some of them.
 objects: st.SearchStrategy[Any] = st.one_of(
