@@ -380,6 +380,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         acks = len(frames) - (self.state is _CLOSED)
         # send_ack has already subtracted the queued ACKs from _in_flight, but HAProxy has not received them.
         admitted = self._unread.admit(frames, self._in_flight + acks, self._acks_since_read)
+        if not admitted:
+            # Thousands of ACKs may be held back. To copy the list for each new ACK would take longer than the ACK.
+            return b""
         self._acks_since_read += admitted
         self._out = []
         if admitted < len(frames):
