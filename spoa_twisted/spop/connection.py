@@ -52,7 +52,7 @@ from spoa_twisted.spop.frames import (
 from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
 from spoa_twisted.spop.reassembly import Reassembly, ReassemblyBudget
 from spoa_twisted.spop.typeddata import Value
-from spoa_twisted.spop.unread import Receipt, Unread, max_short_ack
+from spoa_twisted.spop.unread import HAPROXY_IN_FLIGHT, Receipt, Unread, max_short_ack
 
 #: The default limit of a frame, in bytes: the agent accepts HAProxy's max-frame-size up to this value. HAProxy >= 3.1
 #: sends a body in one frame. So the limit leaves room for a body of 1 MiB and other arguments.
@@ -406,10 +406,13 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
 
     @property
     def longest_queued_ack(self) -> int:
-        """The size of the longest queued ACK, in bytes. 0 if no ACK is queued, or another frame after it."""
+        """The size of the longest queued ACK, in bytes. 0 if no ACK is queued, or another frame after it.
+
+        It is 0 too if more ACKs are queued than HAProxy has NOTIFYs in flight: thousands may be held back.
+        """
         out = self._out
         # The type of a frame follows its length.
-        return max(map(len, out)) if out and out[-1][4] == _ACK else 0
+        return max(map(len, out)) if out and out[-1][4] == _ACK and len(out) <= HAPROXY_IN_FLIGHT else 0
 
     @property
     def can_end_at_once(self) -> bool:

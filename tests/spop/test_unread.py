@@ -368,7 +368,7 @@ def test_acks_that_are_held_back_are_not_copied_for_each_new_ack() -> None:
     agent.next_event()
     engine.receive_data(agent.data_to_send())
     engine.next_event()
-    for _ in range(3):
+    for _ in range(23):
         agent.receive_data(engine.data_to_send() + encode_frame(FrameType.NOTIFY, Flags.FIN, b"\x01\x01", b""))
         notify = agent.next_event()
         assert isinstance(notify, Notify)
@@ -376,5 +376,6 @@ def test_acks_that_are_held_back_are_not_copied_for_each_new_ack() -> None:
         if not agent.held_back:
             agent.data_to_send()
     held = agent._out
+    assert agent.longest_queued_ack == 0
     assert agent.data_to_send() == b""
     assert agent._out is held
