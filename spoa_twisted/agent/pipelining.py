@@ -206,8 +206,8 @@ class EngineAnswers:
 
     @property
     def in_haste(self) -> bool:
-        """True while connections with pipelining are open, although the answers are long."""
-        return self._retirement.running
+        """True if connections that have pipelining are about to end, because the answers are long. In a drain too."""
+        return not self.pipelined
 
     def _on_long(self, peer: str, max_short: int) -> None:
         self._short_acks = 0

@@ -340,6 +340,13 @@ class TestLongAnswers:
         agent.clock.advance(DISCONNECT_TIMEOUT)
         assert idle.wire.disconnecting
 
+    def test_the_acks_wait_for_less_time_in_a_drain_too(self, agent: Agent) -> None:
+        session = earned(agent)
+        assert len(agent.ask(session, 9000, 9000)) == 1
+        agent.factory.drain(10)
+        agent.clock.pump([0.005, 0, 0] * 25)
+        assert [type(event) for event in session.events()][:1] == [Ack]
+
     def test_a_drain_takes_over(self, agent: Agent) -> None:
         session = earned(agent)
         agent.ask(session, 9000, 9000)
