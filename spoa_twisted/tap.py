@@ -27,7 +27,7 @@ from spoa_twisted.version import version
 
 _PIPELINING = (
     "Whether HAProxy may have several NOTIFYs in flight on a connection: always, never or auto. "
-    "With auto, HAProxy >= 3.1 may while the answers to it are short."
+    "With auto, HAProxy >= 3.1 may have them only while the answers to it are short."
 )
 
 

@@ -9,6 +9,8 @@ The reasons to close a connection, and the code that closes it:
 - HAProxy does not read its ACKs: :class:`~spoa_twisted.agent.outbox.Outbox` calls ``SPOAProtocol._drop``.
 - HAProxy closed its side: ``SPOAProtocol.readConnectionLost``.
 - The agent stops: :mod:`spoa_twisted.agent.drain`.
+- The next connection shall have pipelining, and this one has none, or the other way round:
+  :mod:`spoa_twisted.agent.pipelining` and :mod:`spoa_twisted.agent.retirement`.
 - ``max_connections`` connections are open: :mod:`spoa_twisted.agent.refusal`.
 
 Code with a new reason reports an event of :mod:`spoa_twisted.observer`. Then it calls either
@@ -33,7 +35,7 @@ class Phase(IntEnum):
 
     #: The agent waits for HAPROXY-HELLO, or answers NOTIFYs.
     OPEN = 0
-    #: A drain has sent AGENT-DISCONNECT, and waits until HAProxy closes the connection.
+    #: ``SPOAProtocol.disconnect`` has sent AGENT-DISCONNECT, and the agent waits until HAProxy closes the connection.
     DISCONNECTING = 1
     #: The agent closes the connection when the last frames are written. They are held back for a HAProxy >= 3.1.
     FLUSHING = 2

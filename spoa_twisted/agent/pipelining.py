@@ -61,6 +61,9 @@ END_INTERVAL: Final = 0.05
 # invent many.
 _MAX_ENGINES: Final = 1024
 
+# So many characters of an engine-id tell the engines apart. HAProxy's have 36; another peer's may have thousands.
+_MAX_NAME: Final = 64
+
 _UUID: Final = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -87,6 +90,8 @@ class Pipelining:
         self._observer = observer
         # By engine-id, the least recently used first.
         self._engines: OrderedDict[str, EngineAnswers] = OrderedDict()
+        # True while the agent drains.
+        self._stopped = False
 
     def allows(self, hello: HAProxyHello) -> bool:
         """Return whether the AGENT-HELLO that answers ``hello`` announces ``pipelining``."""
@@ -99,20 +104,30 @@ class Pipelining:
         """Return the engine that sent ``hello``. ``None`` if its answers make no difference."""
         if self._mode != AUTO or not _is_adaptive(hello):
             return None
-        name = hello.engine_id
+        name = hello.engine_id[:_MAX_NAME]
         engine = self._engines.get(name)
         if engine is None:
             if len(self._engines) >= _MAX_ENGINES:
-                self._engines.popitem(last=False)
+                _, forgotten = self._engines.popitem(last=False)
+                # Its connections may still be open, and stop() would not find it.
+                forgotten.stop()
             pipelined = _UUID.fullmatch(name) is None
             engine = self._engines[name] = EngineAnswers(name, pipelined, self._reactor, self._observer)
+            if self._stopped:
+                engine.stop()
         self._engines.move_to_end(name)
         return engine
 
     def stop(self) -> None:
         """End no more connections: the agent drains, and ends all of them."""
-        for engine in self._engines.values():
+        self._stopped = True
+        for engine in list(self._engines.values()):
             engine.stop()
+
+    def forget_all(self) -> None:
+        """Forget all engines. All connections have ended, but the agent may listen again."""
+        self._stopped = False
+        self._engines.clear()
 
 
 def _is_adaptive(hello: HAProxyHello) -> bool:
@@ -172,8 +187,9 @@ class EngineAnswers:
             if now < self._not_before:
                 return
             self.pipelined = self._decided = True
-            self._retirement.stop()
             self._observer.on_event(PipeliningChanged(peer, self._name, True, max_short))
+            # After the event: this sends the ACKs that are held back, and long ones end pipelining again.
+            self._retirement.stop()
         if now >= self._end_not_before and not self._stopped and connection.can_end_at_once():
             self._end_not_before = now + END_INTERVAL
             connection.disconnect()
@@ -190,8 +206,8 @@ class EngineAnswers:
 
     @property
     def in_haste(self) -> bool:
-        """True while connections with pipelining are open, although the answers are long."""
-        return self._retirement.running
+        """True if connections that have pipelining are about to end, because the answers are long. In a drain too."""
+        return not self.pipelined
 
     def _on_long(self, peer: str, max_short: int) -> None:
         self._short_acks = 0

@@ -66,7 +66,7 @@ CLOSE_TIMEOUT: Final = 10.0
 #: The same, in seconds, after ``drain_timeout``, or if no bytes are left to be written.
 ABORT_TIMEOUT: Final = 1.0
 
-#: Seconds that HAProxy has to close a connection after the AGENT-DISCONNECT of a drain. Then the agent closes it.
+#: Seconds that HAProxy has to close a connection after ``SPOAProtocol.disconnect``. Then the agent closes it.
 DISCONNECT_TIMEOUT: Final = 0.5
 
 # To look a member up in its Enum takes several times as long.
@@ -101,7 +101,7 @@ class SPOAProtocol(Protocol):
         # The answers to the engine, if they decide about pipelining. _unpipelined: if this connection has none.
         self._answers: EngineAnswers | None = None
         self._unpipelined: EngineAnswers | None = None
-        #: The number of reads and writes so far. A drain compares it with an earlier value.
+        #: The number of reads and writes so far. A drain and a retirement compare it with an earlier value.
         self.activity = 0
 
     # The transport calls the next methods.
@@ -523,6 +523,7 @@ class SPOAFactory(Factory):
             self._log_observer.flush()
         if self._drain is not None and not self.connections:
             self.engines.forget_all()
+            self.pipelining.forget_all()
             self._drain.stop()
             self._drain = None
             waiting, self._drained = self._drained, []

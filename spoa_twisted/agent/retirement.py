@@ -4,7 +4,7 @@ HAProxy loses a NOTIFY that it sends before it has read AGENT-DISCONNECT. So a c
 can be under way, as in :mod:`spoa_twisted.agent.drain`. But here the agent goes on to serve the engine: it never holds
 ACKs back for long, and it ends a connection only if all ACKs that are left fit into one write with AGENT-DISCONNECT.
 
-:class:`Retirement` ends a connection that was idle for :data:`IDLE_CHECKS` checks. From time to time it also holds the
+:class:`Retirement` ends a connection that was idle for 60 ms. From time to time it also holds the
 ACKs of all connections back, for :data:`PATIENCE` at most. Then HAProxy's clients wait, and soon HAProxy sends no more
 NOTIFYs. The connections whose ACKs fit end together, because an ACK may make HAProxy send the next NOTIFY.
 
@@ -18,16 +18,13 @@ from typing import Final, Protocol, final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from spoa_twisted.agent.drain import QUIET_INTERVAL
+from spoa_twisted.agent.drain import QUIET_INTERVAL, QUIET_INTERVALS_AFTER_ACKS
 
-#: Seconds between two checks. While ACKs are held back, the interval is QUIET_INTERVAL.
-IDLE_INTERVAL: Final = 0.02
+# The number of QUIET_INTERVALs between two checks while no ACKs are held back. Otherwise it is 1.
+_IDLE_INTERVALS: Final = 4
 
-#: A connection without held ACKs must be idle at so many checks in a row: HAProxy may not have acted on the last ACKs.
-IDLE_CHECKS: Final = 4
-
-#: A connection with held ACKs must be idle at two checks: HAProxy has no ACKs to act on.
-HELD_CHECKS: Final = 2
+#: The same, in seconds.
+IDLE_INTERVAL: Final = _IDLE_INTERVALS * QUIET_INTERVAL
 
 #: Seconds for which the ACKs are held back each time.
 PATIENCE: Final = 0.02
@@ -74,7 +71,7 @@ class Retirement:
         self._holding = False
         self._until = 0.0
         self._pause = FIRST_PAUSE
-        # For each connection: its activity at the last check, and the number of checks that found this same activity.
+        # For each connection: its activity at the last check, and the number of QUIET_INTERVALs without other activity.
         self._unchanged: dict[Retirable, tuple[int, int]] = {}
 
     def start(self) -> None:
@@ -89,9 +86,10 @@ class Retirement:
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
-        self._resume()
         self.running = False
         self._unchanged = {}
+        # The last step, because long ACKs that are sent now may call start().
+        self._resume()
 
     def remove(self, connection: Retirable) -> None:
         """Forget a connection, which has ended."""
@@ -123,6 +121,7 @@ class Retirement:
         self._timer = self._reactor.callLater(0, self._check)
 
     def _check(self) -> None:
+        this_call = self._timer
         self._count_unchanged()
         settled = [connection for connection in self.connections if self._is_settled(connection)]
         is_over = self._reactor.seconds() >= self._until
@@ -130,27 +129,31 @@ class Retirement:
             for connection in settled:
                 self.connections.discard(connection)
                 connection.disconnect()
-        if is_over and self._holding:
-            self._resume()
+        if not self.connections:
+            self.stop()
+        elif is_over and self._holding:
             self._until = self._reactor.seconds() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._resume()
         elif is_over:
             self._hold()
             return
-        if self.connections:
+        # The ACKs that were sent may have led to a call of stop() and start().
+        if self._timer is this_call:
             self._check_later()
-        else:
-            self.stop()
 
     def _is_settled(self, connection: Retirable) -> bool:
         """Return whether no NOTIFY can be under way on ``connection``, and it can end now."""
-        _, checks = self._unchanged[connection]
-        return checks >= (HELD_CHECKS if connection.has_held_acks() else IDLE_CHECKS) and connection.can_end_at_once()
+        _, intervals = self._unchanged[connection]
+        # HAProxy may not have acted on ACKs that were sent. On ACKs that are held back, it cannot act.
+        enough = 1 if connection.has_held_acks() else QUIET_INTERVALS_AFTER_ACKS
+        return intervals >= enough and connection.can_end_at_once()
 
     def _count_unchanged(self) -> None:
         """Compare the activity of each connection with that at the last check."""
+        passed = 1 if self._holding else _IDLE_INTERVALS
         unchanged: dict[Retirable, tuple[int, int]] = {}
         for connection in self.connections:
-            activity, checks = self._unchanged.get(connection, (-1, 0))
-            unchanged[connection] = (connection.activity, checks + 1 if connection.activity == activity else 1)
+            activity, intervals = self._unchanged.get(connection, (-1, 0))
+            unchanged[connection] = (connection.activity, intervals + passed if connection.activity == activity else 0)
         self._unchanged = unchanged

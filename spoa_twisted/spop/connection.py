@@ -52,7 +52,7 @@ from spoa_twisted.spop.frames import (
 from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
 from spoa_twisted.spop.reassembly import Reassembly, ReassemblyBudget
 from spoa_twisted.spop.typeddata import Value
-from spoa_twisted.spop.unread import Receipt, Unread, max_short_ack
+from spoa_twisted.spop.unread import HAPROXY_IN_FLIGHT, Receipt, Unread, max_short_ack
 
 #: The default limit of a frame, in bytes: the agent accepts HAProxy's max-frame-size up to this value. HAProxy >= 3.1
 #: sends a body in one frame. So the limit leaves room for a body of 1 MiB and other arguments.
@@ -327,6 +327,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         #: True if HAProxy may have several NOTIFYs in flight: both sides list ``pipelining``.
         self.pipelined = False
         self._may_pipeline = may_pipeline
+        #: The size of the longest ACK, in bytes, that never waits for others with pipelining; 0 before the HELLO.
+        #: HAProxy >= 3.1 only. It is an attribute, because a property would be slower.
+        self.max_short_ack = 0
         self._max_payload_size = max_payload_size
         # HAProxy <= 3.0 never lists "fragmentation", but it fragments if the agent lists it. If the agent does not,
         # HAProxy <= 3.0 answers a payload that is too long with a loop of disconnects and connects.
@@ -377,6 +380,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         acks = len(frames) - (self.state is _CLOSED)
         # send_ack has already subtracted the queued ACKs from _in_flight, but HAProxy has not received them.
         admitted = self._unread.admit(frames, self._in_flight + acks, self._acks_since_read)
+        if not admitted:
+            # Thousands of ACKs may be held back. To copy the list for each new ACK would take longer than the ACK.
+            return b""
         self._acks_since_read += admitted
         self._out = []
         if admitted < len(frames):
@@ -400,10 +406,13 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
 
     @property
     def longest_queued_ack(self) -> int:
-        """The size of the longest queued ACK, in bytes. 0 if no ACK is queued, or another frame after it."""
+        """The size of the longest queued ACK, in bytes. 0 if no ACK is queued, or another frame after it.
+
+        It is 0 too if more ACKs are queued than HAProxy has NOTIFYs in flight: thousands may be held back.
+        """
         out = self._out
         # The type of a frame follows its length.
-        return max(map(len, out)) if out and out[-1][4] == _ACK else 0
+        return max(map(len, out)) if out and out[-1][4] == _ACK and len(out) <= HAPROXY_IN_FLIGHT else 0
 
     @property
     def can_end_at_once(self) -> bool:
@@ -414,13 +423,8 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             self.state is _RUNNING
             and not self._in_flight
             and not self.receiving
-            and (self._unread is None or self._unread.has_room(self._out))
+            and (self._unread is None or self._unread.has_room(self._out, self._acks_since_read))
         )
-
-    @property
-    def max_short_ack(self) -> int:
-        """The size of the longest ACK, in bytes, that never waits for others with pipelining. HAProxy >= 3.1 only."""
-        return max_short_ack(self._max_frame_size)
 
     @property
     def long_acks(self) -> int:
@@ -498,6 +502,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             # An ACK of exactly max-frame-size fills the buffer of a HAProxy >= 3.1, which then stops reading for ever.
             self.ack_room -= 1
             self._unread = Unread(self._max_frame_size, self.pipelined)
+            self.max_short_ack = max_short_ack(self._max_frame_size)
         answer = AgentHello(max_frame_size=self._max_frame_size, capabilities=capabilities)
         self._send(FrameType.AGENT_HELLO, NO_IDS, answer.encode())
         if hello.healthcheck:

@@ -202,16 +202,19 @@ class Unread:
                 self.long_acks += 1
         return admitted
 
-    def has_room(self, frames: list[bytes]) -> bool:
+    def has_room(self, frames: list[bytes], answered: int = 0) -> bool:
         """Return whether all of ``frames`` and an AGENT-DISCONNECT may be sent at once. No other NOTIFY is in flight.
 
         :param frames: the queued ACKs; there may be none.
+        :param answered: as for :meth:`admit`.
         """
         size = self.size
         if not self._counting:
-            # Source 1, as in admit: HAProxy has read all but the last of the ACKs that were not counted.
-            unread = self._max_in_flight - (0 if self._in_flight_unknown else len(frames))
-            size = max(0, min(self._uncounted, unread)) * self._longest_uncounted
+            unread = self._max_in_flight
+            if not self._in_flight_unknown and len(frames) + answered <= unread:
+                # Source 1, as in admit: HAProxy has read all but the last of the ACKs that were not counted.
+                unread -= len(frames)
+            size = min(self._uncounted, unread) * self._longest_uncounted
         return size + sum(map(len, frames)) <= self._max_unread - _MAX_DISCONNECT_FRAME_SIZE
 
     def interval_ends(self) -> None:

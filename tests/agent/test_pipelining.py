@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +20,7 @@ from spoa_twisted.agent.pipelining import (
     SHORT_ACKS,
 )
 from spoa_twisted.agent.protocol import DISCONNECT_TIMEOUT
-from spoa_twisted.agent.retirement import IDLE_CHECKS, IDLE_INTERVAL, PATIENCE
+from spoa_twisted.agent.retirement import IDLE_INTERVAL, PATIENCE
 from spoa_twisted.observer import PipeliningChanged
 from spoa_twisted.spop.connection import Ack
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
@@ -146,6 +148,21 @@ class TestFirstConnections:
             agent.connect(hello(str(UUID(int=number)))).agent.connectionLost()
         assert len(agent.factory.pipelining._engines) <= 1024
 
+    def test_the_size_of_an_engine_is_limited(self, agent: Agent) -> None:
+        """An engine-id may be almost as long as the longest HAPROXY-HELLO."""
+        agent.connect(hello("x" * 16000))
+        (name,) = agent.factory.pipelining._engines
+        assert len(name) <= 64
+
+    def test_an_engine_that_is_forgotten_ends_no_more_connections(self, agent: Agent) -> None:
+        """A drain would not find it."""
+        session = earned(agent)
+        agent.ask(session, 9000, 9000)
+        for number in range(2, 2000):
+            agent.connect(hello(str(UUID(int=number)))).agent.connectionLost()
+        agent.let_it_read()
+        assert [type(event) for event in session.events()] == [Ack]
+
 
 class TestShortAnswers:
     def test_short_acks_in_a_row_allow_pipelining(self, agent: Agent) -> None:
@@ -218,6 +235,14 @@ class TestShortAnswers:
         assert pipelined(agent.connect())
         assert not pipelined(agent.connect(hello(str(UUID(int=2)))))
 
+    def test_a_service_that_starts_again_ends_connections_again(self, agent: Agent) -> None:
+        """After a drain, the agent may listen again, while HAProxy keeps its engine-id."""
+        session = agent.connect()
+        drained = agent.factory.drain(0)
+        session.agent.connectionLost()
+        assert drained.called
+        earned(agent)
+
     def test_20_000_are_needed(self) -> None:
         assert SHORT_ACKS == 20_000
 
@@ -257,7 +282,17 @@ class TestLongAnswers:
         idle = earned(agent)
         busy = agent.connect()
         agent.ask(busy, 9000, 9000)
-        agent.clock.pump([IDLE_INTERVAL] * (IDLE_CHECKS + 2))
+        agent.clock.pump([IDLE_INTERVAL] * 6)
+        assert [type(event) for event in idle.events()] == [Disconnect]
+
+    def test_an_idle_connection_does_not_end_sooner_while_acks_are_held_back(self, agent: Agent) -> None:
+        """The checks are more frequent then, but HAProxy needs the same time to act on the last ACKs."""
+        idle, busy = earned(agent), agent.connect()
+        agent.ask(idle, SHORT)
+        agent.ask(busy, 9000, 9000)
+        agent.clock.pump([0, *[0.005, 0] * 11])
+        assert idle.events() == []
+        agent.clock.pump([0.005] * 6)
         assert [type(event) for event in idle.events()] == [Disconnect]
 
     def test_a_connection_whose_acks_fit_ends_with_them(self, agent: Agent) -> None:
@@ -301,9 +336,16 @@ class TestLongAnswers:
     def test_haproxy_that_does_not_close_is_closed(self, agent: Agent) -> None:
         idle = earned(agent)
         agent.ask(agent.connect(), 9000, 9000)
-        agent.clock.pump([IDLE_INTERVAL] * (IDLE_CHECKS + 2))
+        agent.clock.pump([IDLE_INTERVAL] * 6)
         agent.clock.advance(DISCONNECT_TIMEOUT)
         assert idle.wire.disconnecting
+
+    def test_the_acks_wait_for_less_time_in_a_drain_too(self, agent: Agent) -> None:
+        session = earned(agent)
+        assert len(agent.ask(session, 9000, 9000)) == 1
+        agent.factory.drain(10)
+        agent.clock.pump([0.005, 0, 0] * 25)
+        assert [type(event) for event in session.events()][:1] == [Ack]
 
     def test_a_drain_takes_over(self, agent: Agent) -> None:
         session = earned(agent)
@@ -315,6 +357,28 @@ class TestLongAnswers:
             connection.connectionLost()
         assert drained.called
         assert agent.clock.getDelayedCalls() == []
+
+    def test_no_connection_is_kept(self, agent: Agent) -> None:
+        """An application may have turned the garbage collector off."""
+        sessions = [agent.connect(), earned(agent), agent.connect(), agent.connect()]
+        agent.ask(sessions[1], 9000, 9000)
+        agent.clock.pump([0, 0.005, 0.005])
+        gc.collect()
+        gc.disable()
+        try:
+            kept = [weakref.ref(session.agent) for session in sessions]
+            sessions.pop().lose()
+            agent.clock.pump([0.005] * 50)
+            while sessions:
+                session = sessions.pop()
+                session.lose()
+                # StringTransport keeps its producer.
+                session.agent.transport = session.wire.producer = None  # type: ignore[assignment]
+            del session
+            agent.recorder.take()
+            assert [ref() for ref in kept[:3]] == [None] * 3
+        finally:
+            gc.enable()
 
     def test_no_timer_is_left(self, agent: Agent) -> None:
         session = earned(agent)
@@ -345,6 +409,22 @@ class TestBackAgain:
         for _ in range(10):
             agent.ask(session, SHORT)
         assert not pipelined(agent.connect())
+
+    def test_the_last_report_is_the_last_decision(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The agent sends the ACKs that it held back when pipelining comes back. If they are long, it ends again."""
+        monkeypatch.setattr("spoa_twisted.agent.pipelining.FIRST_QUIET_TIME", 0.0)
+        session, other = earned(agent), agent.connect()
+        agent.ask(session, 9000, 9000)
+        agent.clock.advance(0)
+        assert agent.ask(other, 9000, 9000) == []
+        lone = agent.connect()
+        for _ in range(5):
+            agent.ask(lone, SHORT)
+        assert len(other.events()) == 1
+        assert agent.changes() == [False, True, False]
+        assert not pipelined(agent.connect())
+        agent.let_it_read()
+        assert [type(event) for event in other.events()] == [Ack, Disconnect]
 
     def test_the_quiet_time_doubles(self, agent: Agent) -> None:
         """An engine whose answers are long now and then does not change for ever."""

@@ -342,3 +342,40 @@ class TestConnection:
             agent.send_ack(bytes((2 * number + 1, 1)), b"x" * 1500)
         assert len(agent.data_to_send()) == 20 * 1511
         assert not agent.unread
+
+
+def test_room_to_end_after_haproxy_gave_up() -> None:
+    """Without pipelining, two queued ACKs show that HAProxy gave a NOTIFY up: it may not have read the ACKs before."""
+    unread = Unread(16380, pipelining=False)
+    assert unread.admit(frames(80), 0) == 1
+    assert unread.admit(frames(16000), 1) == 1
+    assert unread.has_room(frames(200))
+    assert not unread.has_room(frames(200, 200))
+    assert unread.admit(frames(200, 200), 2) == 1
+
+
+def test_room_to_end_counts_the_acks_since_the_last_read(unread: Unread) -> None:
+    """The NOTIFYs of 15 sent ACKs and of 6 queued ones were in flight together, so HAProxy gave one up."""
+    assert unread.admit(frames(*[SMALL] * 15), 15) == 15
+    assert unread.has_room(frames(*[200] * 5), answered=15)
+    assert not unread.has_room(frames(*[750] * 6), answered=15)
+
+
+def test_acks_that_are_held_back_are_not_copied_for_each_new_ack() -> None:
+    """A peer that sends NOTIFYs and reads nothing would otherwise cost a time that is quadratic in their number."""
+    agent, engine = AgentConnection(), EngineConnection(NEW)
+    agent.receive_data(engine.data_to_send())
+    agent.next_event()
+    engine.receive_data(agent.data_to_send())
+    engine.next_event()
+    for _ in range(23):
+        agent.receive_data(engine.data_to_send() + encode_frame(FrameType.NOTIFY, Flags.FIN, b"\x01\x01", b""))
+        notify = agent.next_event()
+        assert isinstance(notify, Notify)
+        agent.send_ack(notify.ids, b"\x01" * 16000)
+        if not agent.held_back:
+            agent.data_to_send()
+    held = agent._out
+    assert agent.longest_queued_ack == 0
+    assert agent.data_to_send() == b""
+    assert agent._out is held
