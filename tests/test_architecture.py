@@ -54,6 +54,7 @@ ORDER = [
     "agent.outbox",
     "agent.in_flight",
     "agent.intake",
+    "agent.quiet",
     "agent.drain",
     "agent.retirement",
     "agent.pipelining",

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol, final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from spoa_twisted.agent.peers import round_trip_time
+from spoa_twisted.agent.quiet import Quiet
 
 #: Seconds between two checks of the connections. A connection is quiet when no bytes were read or written between two
 #: checks. A connection with held ACKs must be quiet for one interval.
@@ -104,8 +105,7 @@ class Drain:
         self._round_trip_intervals = 0
         # When HAProxy should have closed the connections of step 1.
         self._close_deadline = 0.0
-        # For each connection: its activity at the last check, and the number of checks that found this same activity.
-        self._unchanged: dict[Drainable, tuple[int, int]] = {}
+        self._quiet: Quiet[Drainable] = Quiet()
         # In the reactor's next turn, because the reactor then first reads the bytes that have arrived by now.
         self._check_timer: IDelayedCall = reactor.callLater(0, self._begin)
         self._timeout_timers: list[IDelayedCall] = []
@@ -121,7 +121,7 @@ class Drain:
                 timer.cancel()
         # A timer that has run still refers to this object. Without this, only the garbage collector would free the
         # connections, and an application may have turned it off.
-        self._unchanged = {}
+        self._quiet.clear()
 
     def _begin(self) -> None:
         longest = 0.0
@@ -131,7 +131,7 @@ class Drain:
         longest = min(longest, MAX_ROUND_TRIP)
         self._round_trip_intervals = ceil(longest / QUIET_INTERVAL) if longest > NEGLIGIBLE_ROUND_TRIP else 0
         self._hold_seconds += self._round_trip_intervals * QUIET_INTERVAL
-        self._count_unchanged(self._connections)
+        self._quiet.check(self._connections)
         self._start_hold()
         self._check_later()
 
@@ -152,7 +152,7 @@ class Drain:
     def _check(self) -> None:
         now = self._reactor.seconds()
         staying = [connection for connection in self._connections if not connection.has_disconnected()]
-        self._count_unchanged(staying)
+        self._quiet.check(staying)
         settled: list[Drainable] = []
         unsettled: list[Drainable] = []
         for connection in staying:
@@ -181,20 +181,10 @@ class Drain:
             self._start_hold()
         self._check_later()
 
-    def _count_unchanged(self, connections: Collection[Drainable]) -> None:
-        """Compare the activity of each connection with that at the last check."""
-        unchanged: dict[Drainable, tuple[int, int]] = {}
-        for connection in connections:
-            activity, checks = self._unchanged.get(connection, (-1, 0))
-            unchanged[connection] = (connection.activity, checks + 1 if connection.activity == activity else 1)
-        self._unchanged = unchanged
-
     def _is_settled(self, connection: Drainable) -> bool:
         """Return whether ``connection`` is idle, and has been quiet for long enough to be disconnected."""
-        _, checks = self._unchanged[connection]
         intervals = QUIET_INTERVALS_AFTER_ACKS if connection.may_have_unread_acks() else 1
-        # Two checks are one interval.
-        return checks > intervals + self._round_trip_intervals and connection.is_idle()
+        return self._quiet.intervals(connection) >= intervals + self._round_trip_intervals and connection.is_idle()
 
     def _abort_all(self) -> None:
         self._on_timeout()

@@ -19,6 +19,7 @@ from typing import Final, Protocol, final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from spoa_twisted.agent.drain import QUIET_INTERVAL, QUIET_INTERVALS_AFTER_ACKS
+from spoa_twisted.agent.quiet import Quiet
 
 # The number of QUIET_INTERVALs between two checks while no ACKs are held back. Otherwise it is 1.
 _IDLE_INTERVALS: Final = 4
@@ -71,8 +72,7 @@ class Retirement:
         self._holding = False
         self._until = 0.0
         self._pause = FIRST_PAUSE
-        # For each connection: its activity at the last check, and the number of QUIET_INTERVALs without other activity.
-        self._unchanged: dict[Retirable, tuple[int, int]] = {}
+        self._quiet: Quiet[Retirable] = Quiet()
 
     def start(self) -> None:
         """Hold ACKs back from the reactor's next turn on, because the caller may be in the middle of a write."""
@@ -87,14 +87,14 @@ class Retirement:
         if timer is not None and timer.active():
             timer.cancel()
         self.running = False
-        self._unchanged = {}
+        self._quiet.clear()
         # The last step, because long ACKs that are sent now may call start().
         self._resume()
 
     def remove(self, connection: Retirable) -> None:
         """Forget a connection, which has ended."""
         self.connections.discard(connection)
-        self._unchanged.pop(connection, None)
+        self._quiet.forget(connection)
         if not self.connections:
             self.stop()
 
@@ -122,7 +122,7 @@ class Retirement:
 
     def _check(self) -> None:
         this_call = self._timer
-        self._count_unchanged()
+        self._quiet.check(self.connections, 1 if self._holding else _IDLE_INTERVALS)
         settled = [connection for connection in self.connections if self._is_settled(connection)]
         is_over = self._reactor.seconds() >= self._until
         if not self._holding or is_over or len(settled) == len(self.connections):
@@ -144,16 +144,7 @@ class Retirement:
 
     def _is_settled(self, connection: Retirable) -> bool:
         """Return whether no NOTIFY can be under way on ``connection``, and it can end now."""
-        _, intervals = self._unchanged[connection]
+        intervals = self._quiet.intervals(connection)
         # HAProxy may not have acted on ACKs that were sent. On ACKs that are held back, it cannot act.
         enough = 1 if connection.has_held_acks() else QUIET_INTERVALS_AFTER_ACKS
         return intervals >= enough and connection.can_end_at_once()
-
-    def _count_unchanged(self) -> None:
-        """Compare the activity of each connection with that at the last check."""
-        passed = 1 if self._holding else _IDLE_INTERVALS
-        unchanged: dict[Retirable, tuple[int, int]] = {}
-        for connection in self.connections:
-            activity, intervals = self._unchanged.get(connection, (-1, 0))
-            unchanged[connection] = (connection.activity, intervals + passed if connection.activity == activity else 0)
-        self._unchanged = unchanged

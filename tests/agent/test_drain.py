@@ -112,6 +112,17 @@ class TestLooks:
         agent.look(100)
         assert connection.calls == ["hold", "disconnect"]
 
+    @pytest.mark.parametrize(("acks", "looks"), [(False, QUIET_INTERVALS_AFTER_ACKS + 3), (True, 1 + 3)])
+    def test_a_distant_haproxy(self, clock: Clock, monkeypatch: pytest.MonkeyPatch, acks: bool, looks: int) -> None:
+        """A NOTIFY takes time to arrive, so the connection must be quiet for longer by the round-trip time."""
+        monkeypatch.setattr("spoa_twisted.agent.drain.round_trip_time", lambda transport: 2.5 * QUIET_INTERVAL)
+        connection = Connection(acks=acks)
+        agent = Agent(clock, connection)
+        agent.look(looks - 1)
+        assert connection.calls == ["hold"]
+        agent.look()
+        assert connection.calls == ["hold", "disconnect"]
+
     def test_activity_counts_as_noise(self, clock: Clock) -> None:
         """The number of quiet looks begins again."""
         connection = Connection()
