@@ -139,4 +139,5 @@ async def test_requests_leave_nothing(launch: Launch, start_haproxy: StartHAProx
         if number == 0:
             agent.begin_measuring()
     assert agent.growth < GROWTH
-    assert agent.logged() == []
+    # A HAProxy >= 3.1 gets no pipelining, because answers are long.
+    assert [line for line in agent.logged() if "no pipelining" not in line] == []
