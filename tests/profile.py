@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
@@ -40,7 +41,14 @@ _COMMON = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile(SHORT, _COMMON, max_examples=EXAMPLES, derandomize=True, database=None)
-settings.register_profile(NIGHTLY, _COMMON, max_examples=100 * EXAMPLES, derandomize=False)
+# Hypothesis has no database in CI, unless a profile names one.
+settings.register_profile(
+    NIGHTLY,
+    _COMMON,
+    max_examples=100 * EXAMPLES,
+    derandomize=False,
+    database=DirectoryBasedExampleDatabase(".hypothesis/examples"),
+)
 settings.load_profile(SHORT)
 
 
