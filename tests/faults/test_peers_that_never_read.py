@@ -31,7 +31,7 @@ def test_peers_that_never_read(launch: Launch, endpoints: list[str], capabilitie
     """A peer that does not read costs bounded memory. If its handlers return at once, the agent stops reading from it
     until it reads, and loses no ACK. If its handlers wait, the agent drops it after a timeout, and logs that once.
     """
-    agent = launch(listen=endpoints)
+    agent = launch("--pipelining=always", listen=endpoints)
     agent.begin_measuring()
     at_once = [flood(agent, kind, "big", capabilities) for kind in range(3)]
     waited = [flood(agent, kind, "big-later", capabilities) for kind in range(3)]
