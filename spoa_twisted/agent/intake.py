@@ -10,6 +10,7 @@ from twisted.internet.tcp import Connection
 from spoa_twisted.agent.in_flight import InFlight
 from spoa_twisted.agent.outbox import Outbox
 from spoa_twisted.spop.connection import AgentConnection
+from spoa_twisted.spop.unread import HAPROXY_IN_FLIGHT
 
 #: Bytes. The agent sends all ACKs of one read in one write, unless they are longer than this together.
 WRITE_SIZE: Final = 2**16
@@ -59,7 +60,9 @@ class Intake:
         connection = self._connection
         size = connection.bytes_to_send
         # The agent must count the NOTIFYs in flight of a HAProxy >= 3.1, so it handles all of them while ACKs wait.
-        too_long = size >= WRITE_SIZE and (size >= _MAX_HELD or not connection.held_back)
+        too_long = size >= WRITE_SIZE and (
+            size >= _MAX_HELD or connection.unanswered >= HAPROXY_IN_FLIGHT or not connection.held_back
+        )
         return not (too_long or self._outbox.clogged or self._in_flight.full)
 
     def read_or_pause(self) -> None:

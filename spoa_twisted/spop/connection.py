@@ -405,6 +405,11 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         return self._unread is not None and self._unread.size > 0 and bool(self._out)
 
     @property
+    def unanswered(self) -> int:
+        """The number of NOTIFYs that have arrived and whose ACK has not left."""
+        return self._in_flight + len(self._out)
+
+    @property
     def longest_queued_ack(self) -> int:
         """The size of the longest queued ACK, in bytes. 0 if no ACK is queued, or another frame after it.
 
