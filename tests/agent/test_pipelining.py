@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from typing import Any
 from uuid import UUID
@@ -358,27 +357,23 @@ class TestLongAnswers:
         assert drained.called
         assert agent.clock.getDelayedCalls() == []
 
+    @pytest.mark.usefixtures("without_collector")
     def test_no_connection_is_kept(self, agent: Agent) -> None:
         """An application may have turned the garbage collector off."""
         sessions = [agent.connect(), earned(agent), agent.connect(), agent.connect()]
         agent.ask(sessions[1], 9000, 9000)
         agent.clock.pump([0, 0.005, 0.005])
-        gc.collect()
-        gc.disable()
-        try:
-            kept = [weakref.ref(session.agent) for session in sessions]
-            sessions.pop().lose()
-            agent.clock.pump([0.005] * 50)
-            while sessions:
-                session = sessions.pop()
-                session.lose()
-                # StringTransport keeps its producer.
-                session.agent.transport = session.wire.producer = None  # type: ignore[assignment]
-            del session
-            agent.recorder.take()
-            assert [ref() for ref in kept[:3]] == [None] * 3
-        finally:
-            gc.enable()
+        kept = [weakref.ref(session.agent) for session in sessions]
+        sessions.pop().lose()
+        agent.clock.pump([0.005] * 50)
+        while sessions:
+            session = sessions.pop()
+            session.lose()
+            # StringTransport keeps its producer.
+            session.agent.transport = session.wire.producer = None  # type: ignore[assignment]
+        del session
+        agent.recorder.take()
+        assert [ref() for ref in kept[:3]] == [None] * 3
 
     def test_no_timer_is_left(self, agent: Agent) -> None:
         session = earned(agent)
