@@ -257,8 +257,9 @@ async def test_agents_host_fails(
         await until_answering(agents[1 - i], load)
         await check_no_failures(load)
         figures.append(f"without the host: {dict(load.failures)}; {load.requests} requests")
-        # HAProxy <= 3.0 closes its connections to the agent when it has marked the agent DOWN, before or after that.
-        assert load.failed
+        # HAProxy <= 3.0 closes its connections to the agent when it has marked the agent DOWN, before or after that. At
+        # times all of its requests are on the connections to the other agent, and none fails.
+        assert load.failed or not branch.rewritten
         assert set(load.failures) <= ({TIMEOUT} if branch.rewritten else {TIMEOUT, CLOSED})
 
         hosts.agents[i].recover()
