@@ -19,8 +19,8 @@ from typing import Any, Final, Protocol, final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from spoa_twisted.agent.peers import round_trip_time
 from spoa_twisted.agent.quiet import Quiet
+from spoa_twisted.agent.receipt import round_trip_time
 
 #: Seconds between two checks of the connections. A connection is quiet when no bytes were read or written between two
 #: checks. A connection with held ACKs must be quiet for one interval.

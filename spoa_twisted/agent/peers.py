@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import socket
-import struct
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress, ITCPTransport
@@ -37,12 +36,6 @@ _TCP_OPTIONS: Final = tuple(
 )
 
 
-# struct tcp_info of linux/tcp.h: tcpi_min_rtt, in microseconds.
-_MIN_RTT: Final = struct.Struct("=148xI")
-_TCP_INFO_SIZE: Final = 512
-_UNKNOWN_RTT: Final = 2**32 - 1
-
-
 def set_tcp_options(transport: Connection) -> None:
     """Let the kernel send small segments at once, and end a TCP connection whose peer does not answer."""
     # Twisted's transport for Unix sockets provides ITCPTransport too.
@@ -54,20 +47,6 @@ def set_tcp_options(transport: Connection) -> None:
         handle: socket.socket = transport.socket
         for option, value in _TCP_OPTIONS:
             handle.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def round_trip_time(transport: Any) -> float:
-    """Return the shortest time, in seconds, in which the peer's kernel has acknowledged bytes lately.
-
-    0 if the connection is not TCP, or this system does not tell.
-    """
-    try:
-        info = transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-        (microseconds,) = _MIN_RTT.unpack_from(info)
-    except (AttributeError, OSError, struct.error):
-        return 0.0
-    # Before the first measurement, the value is the largest number.
-    return 0.0 if microseconds == _UNKNOWN_RTT else float(microseconds) / 1e6
 
 
 def describe(address: IAddress) -> str:

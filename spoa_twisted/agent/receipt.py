@@ -1,7 +1,7 @@
 """Whether a peer has read all bytes that were sent to it. On Linux, the kernel knows this of a peer on this machine.
 
 :mod:`spoa_twisted.spop.unread` explains why the agent must know this of a HAProxy >= 3.1. Each question to the kernel
-takes a few microseconds, and needs no privileges.
+takes a few microseconds, and needs no privileges. Of any TCP connection, the kernel also knows the round-trip time.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 # and tcpi_bytes_retrans.
 _RECEIVED: Final = struct.Struct("=128xQ")
 _SENT: Final = struct.Struct("=24xI116xI52xQQ")
+# _MIN_RTT: tcpi_min_rtt, in microseconds. It is the largest number before the first measurement.
+_MIN_RTT: Final = struct.Struct("=148xI")
+_UNKNOWN_RTT: Final = 2**32 - 1
 _TCP_INFO_SIZE: Final = 512
 _LARGEST_ANSWER: Final = 4096
 
@@ -69,6 +72,24 @@ def receipt(transport: Any) -> Receipt:
     return Receipt.HANDED_OUT_CIPHERED if ISSLTransport.providedBy(transport) else Receipt.HANDED_OUT
 
 
+def round_trip_time(transport: Any) -> float:
+    """Return the shortest time, in seconds, in which the peer's kernel has acknowledged bytes lately.
+
+    0 if the connection is not TCP, or this system does not tell.
+    """
+    if sys.platform != "linux":
+        return 0.0
+    try:
+        (microseconds,) = _MIN_RTT.unpack_from(_tcp_info(transport.socket))
+    except (AttributeError, OSError, struct.error):
+        return 0.0
+    return 0.0 if microseconds == _UNKNOWN_RTT else float(microseconds) / 1e6
+
+
+def _tcp_info(connection: socket.socket) -> bytes:
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+
+
 def _unix_unread(connection: socket.socket) -> int:
     """Return the size of the memory of the unread data of a Unix socket's peer, in bytes; 0 if all is read."""
     (size,) = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))
@@ -77,8 +98,7 @@ def _unix_unread(connection: socket.socket) -> int:
 
 def _tcp_sent(connection: socket.socket) -> tuple[int, int, int]:
     """Return the number of bytes sent (without repetitions), of bytes still to send, and of unacknowledged segments."""
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
-    unacknowledged, unsent, sent, repeated = _SENT.unpack_from(info)
+    unacknowledged, unsent, sent, repeated = _SENT.unpack_from(_tcp_info(connection))
     return sent - repeated, unsent, unacknowledged
 
 

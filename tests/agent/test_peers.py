@@ -19,7 +19,6 @@ from spoa_twisted.agent.peers import (
     KEEPALIVE_INTERVAL,
     USER_TIMEOUT,
     describe,
-    round_trip_time,
     set_tcp_options,
 )
 from tests.agent.sockets import KINDS, Connect, SocketEngine, lowest
@@ -93,22 +92,3 @@ def test_a_unix_socket_has_no_tcp_options() -> None:
 def test_a_transport_in_memory_has_no_tcp_options() -> None:
     """It does not provide ITCPTransport."""
     set_tcp_options(StringTransport())  # type: ignore[arg-type]
-
-
-def test_the_round_trip_time() -> None:
-    """The kernel measures it when the peer acknowledges bytes. A transport without TCP has none."""
-    with socket.create_server(("127.0.0.1", 0)) as port, socket.create_connection(port.getsockname()) as connection:
-        transport = StringTransport()
-        assert round_trip_time(transport) == 0
-        transport.socket = connection  # type: ignore[attr-defined]
-        accepted, _ = port.accept()
-        with accepted:
-            connection.sendall(b"x")
-            accepted.recv(1)
-            accepted.sendall(b"x")
-            connection.recv(1)
-            assert 0 < round_trip_time(transport) < 1
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        transport.socket = ours  # type: ignore[attr-defined]
-        assert round_trip_time(transport) == 0

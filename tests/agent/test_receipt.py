@@ -16,7 +16,7 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.testing import StringTransport
 from zope.interface import directlyProvides
 
-from spoa_twisted.agent.receipt import receipt
+from spoa_twisted.agent.receipt import receipt, round_trip_time
 from spoa_twisted.spop.unread import Receipt
 
 Ends = tuple[SimpleNamespace, socket.socket]
@@ -172,3 +172,15 @@ def test_a_closed_socket(ends: Ends) -> None:
 def test_a_transport_without_a_socket() -> None:
     """For example, a transport in memory."""
     assert receipt(StringTransport()) is Receipt.UNKNOWN
+
+
+def test_the_round_trip_time(ends: Ends) -> None:
+    """The kernel measures it when the peer acknowledges bytes. A transport without TCP has none."""
+    transport, peer = ends
+    transport.socket.sendall(b"x")
+    peer.recv(1)
+    peer.sendall(b"x")
+    transport.socket.recv(1)
+    is_tcp = transport.socket.family != socket.AF_UNIX
+    assert (0 < round_trip_time(transport) < 1) is is_tcp
+    assert round_trip_time(StringTransport()) == 0
