@@ -13,7 +13,7 @@ from typing import Any
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from spoa_twisted.agent.pipelining import AUTO, MODES
+from spoa_twisted.agent.pipelining import AUTO, check_mode
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.handlers.names import did_you_mean, nearest
@@ -47,8 +47,10 @@ def _row(limit: Limit) -> list[Any]:
 
 def _mode(text: str) -> str:
     """Return the value of ``--pipelining``."""
-    if text not in MODES:
-        raise CannotStart(f"--pipelining: {text!r} is none of {', '.join(MODES)}")
+    try:
+        check_mode(text)
+    except ValueError as error:
+        raise CannotStart(f"--{error}") from None
     return text
 
 
@@ -66,13 +68,7 @@ class Options(UsageOptions):
         ["debug", None, "Also log the beginning and the end of each connection, health checks included."],
     ]
     optParameters = [
-        [
-            "pipelining",
-            None,
-            AUTO,
-            _PIPELINING,
-            _mode,
-        ],
+        ["pipelining", None, AUTO, _PIPELINING, _mode],
         *[_row(limit) for limit in LIMITS.values()],
     ]
 

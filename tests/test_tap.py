@@ -13,6 +13,7 @@ from twisted.plugin import getPlugins
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.limits import LIMITS, Limits
 from spoa_twisted.runner.errors import CannotStart
+from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.tap import Options, makeService
 from tests.programs import TWIST, TWISTD
 from tests.runner.conftest import Start, folder, start
@@ -108,6 +109,15 @@ class TestMakeService:
         assert limits.max_in_flight_size == 1005
         assert (limits.max_unsent, limits.max_connections) == (1003, 1004)
         assert (limits.hello_timeout, limits.handler_timeout, service.drain_timeout) == (1.5, 2.5, 3.5)
+
+    def test_pipelining(self) -> None:
+        """The mode goes to the factory. Another word than the three modes is refused."""
+        hello = HAProxyHello(capabilities=frozenset({"pipelining"}))
+        for mode, allowed in [("always", True), ("never", False)]:
+            service = makeService(options("--handlers=mymod", f"--pipelining={mode}"))
+            assert service.factory.pipelining.allows(hello) is allowed
+        with pytest.raises(CannotStart, match="--pipelining is 'sometimes', which is none of auto, always, never"):
+            options("--pipelining=sometimes")
 
     def test_it_listens_on_the_loopback_interface_by_default(self) -> None:
         """Without ``--listen``, other machines cannot reach the agent."""
