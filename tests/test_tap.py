@@ -110,7 +110,7 @@ class TestMakeService:
         assert (limits.max_unsent, limits.max_connections) == (1003, 1004)
         assert (limits.hello_timeout, limits.handler_timeout, service.drain_timeout) == (1.5, 2.5, 3.5)
 
-    def test_pipelining(self) -> None:
+    def test_pipelining(self, folder: Path) -> None:
         """The mode goes to the factory. Another word than the three modes is refused."""
         hello = HAProxyHello(capabilities=frozenset({"pipelining"}))
         for mode, allowed in [("always", True), ("never", False)]:
