@@ -9,7 +9,7 @@ The reasons to close a connection, and the code that closes it:
 - HAProxy does not read its ACKs: :class:`~spoa_twisted.agent.outbox.Outbox` calls ``SPOAProtocol._drop``.
 - HAProxy closed its side: ``SPOAProtocol.readConnectionLost``.
 - The agent stops: :mod:`spoa_twisted.agent.drain`.
-- The next connection shall have pipelining, and this one has none, or the other way round:
+- The next connections of the engine have pipelining and this one has not, or the other way round:
   :mod:`spoa_twisted.agent.pipelining` and :mod:`spoa_twisted.agent.retirement`.
 - ``max_connections`` connections are open: :mod:`spoa_twisted.agent.refusal`.
 

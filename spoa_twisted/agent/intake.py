@@ -24,7 +24,7 @@ _READ_AHEAD: Final = 2**16
 
 @final
 class Intake:
-    """Pauses the transport of one connection while a limit is reached."""
+    """Decides when one connection handles NOTIFYs, and pauses its transport while a limit is reached."""
 
     __slots__ = ("_connection", "_in_flight", "_outbox", "_reactor", "_same_read", "_transport", "reading")
 

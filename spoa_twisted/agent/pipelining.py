@@ -95,10 +95,8 @@ class Pipelining:
 
     def allows(self, hello: HAProxyHello) -> bool:
         """Return whether the AGENT-HELLO that answers ``hello`` announces ``pipelining``."""
-        if not _is_adaptive(hello):
-            return self._mode != NEVER
         engine = self.engine(hello)
-        return self._mode == ALWAYS if engine is None else engine.pipelined
+        return self._mode != NEVER if engine is None else engine.pipelined
 
     def engine(self, hello: HAProxyHello) -> EngineAnswers | None:
         """Return the engine that sent ``hello``. ``None`` if its answers make no difference."""

@@ -98,9 +98,8 @@ class SPOAProtocol(Protocol):
         self._serving = False
         # True if a drain or a retirement holds ACKs back.
         self._holding = False
-        # The answers to the engine, if they decide about pipelining. _unpipelined: if this connection has none.
+        # The answers to the engine, if they decide about pipelining.
         self._answers: EngineAnswers | None = None
-        self._unpipelined: EngineAnswers | None = None
         #: The number of reads and writes so far. A drain and a retirement compare it with an earlier value.
         self.activity = 0
 
@@ -269,8 +268,6 @@ class SPOAProtocol(Protocol):
         self._answers = answers = self.factory.pipelining.engine(hello)
         if answers is not None and self._connection.pipelined:
             answers.add(self)
-        else:
-            self._unpipelined = answers
 
     def _read_or_pause(self) -> None:
         if self._closing.phase is not _CLOSING:
@@ -298,8 +295,9 @@ class SPOAProtocol(Protocol):
     def _flush(self, at_once: bool = True) -> None:
         """Write the frames that are not held back. Then close or pause the transport, if that is due."""
         connection = self._connection
-        if self._unpipelined is not None and not self._holding and (size := connection.longest_queued_ack):
-            self._unpipelined.on_ack(self, self._peer, size, connection.max_short_ack)
+        answers = self._answers
+        if not (answers is None or connection.pipelined or self._holding) and (size := connection.longest_queued_ack):
+            answers.on_ack(self, self._peer, size, connection.max_short_ack)
         # If ACKs are held back until HAProxy has read others, a drain does not delay them further.
         if not self._holding or connection.state is _CLOSED or connection.held_back:
             self._write(at_once)

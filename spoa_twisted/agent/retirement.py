@@ -4,9 +4,9 @@ HAProxy loses a NOTIFY that it sends before it has read AGENT-DISCONNECT. So a c
 can be under way, as in :mod:`spoa_twisted.agent.drain`. But here the agent goes on to serve the engine: it never holds
 ACKs back for long, and it ends a connection only if all ACKs that are left fit into one write with AGENT-DISCONNECT.
 
-:class:`Retirement` ends a connection that was idle for 60 ms. From time to time it also holds the
-ACKs of all connections back, for :data:`PATIENCE` at most. Then HAProxy's clients wait, and soon HAProxy sends no more
-NOTIFYs. The connections whose ACKs fit end together, because an ACK may make HAProxy send the next NOTIFY.
+:class:`Retirement` ends a connection that was idle for 60 ms. From time to time it also holds the ACKs of all
+connections back, for :data:`PATIENCE` at most. Then HAProxy's clients wait, and soon HAProxy sends no more NOTIFYs. The
+connections whose ACKs fit end together, because an ACK may make HAProxy send the next NOTIFY.
 
 HAProxy may use a connection without a pause, for long answers only. This connection stays open, and its ACKs wait for
 each other, until HAProxy leaves it idle for a moment.
@@ -65,8 +65,7 @@ class Retirement:
         self._reactor = reactor
         #: The open connections with pipelining.
         self.connections: set[Retirable] = set()
-        #: True between :meth:`start` and the end of the last connection.
-        self.running = False
+        # Not None between start() and the end of the last connection.
         self._timer: IDelayedCall | None = None
         # Whether ACKs are held back, until when they are or are not, and for how long they are not the next time.
         self._holding = False
@@ -76,8 +75,7 @@ class Retirement:
 
     def start(self) -> None:
         """Hold ACKs back from the reactor's next turn on, because the caller may be in the middle of a write."""
-        if not self.running and self.connections:
-            self.running = True
+        if self._timer is None and self.connections:
             self._pause = FIRST_PAUSE
             self._timer = self._reactor.callLater(0, self._hold)
 
@@ -86,7 +84,6 @@ class Retirement:
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
-        self.running = False
         self._quiet.clear()
         # The last step, because long ACKs that are sent now may call start().
         self._resume()
