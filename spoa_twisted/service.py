@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Iterable
 from typing import Any, Final, NoReturn, cast
 
@@ -29,9 +28,9 @@ from spoa_twisted.unix_lock import remove_stale_lock
 BACKLOG: Final = 1024
 _TWISTED_BACKLOG: Final = 50
 
-#: The largest number of calls of ``doRead`` that accept connections before a port is closed. A flood must not delay the
-#: end. Each call accepts up to 20 connections more than the call before, so together they accept more than BACKLOG.
-_MAX_ACCEPTS: Final = 16
+# How often ``doRead`` is called before a port is closed. A call without a waiting connection does nothing. Each call
+# accepts up to 20 connections more than the call before, so together they accept more than BACKLOG, but not a flood.
+_ACCEPTS: Final = 16
 
 
 class SPOAService(Service):
@@ -320,9 +319,5 @@ def _accept_queued(port: IListeningPort) -> None:
     if not IReadDescriptor.providedBy(port) or port.fileno() < 0:
         # A port of another package without a file descriptor, or a port that the application has closed.
         return
-    readable = select.poll()
-    readable.register(port, select.POLLIN)
-    accepts = 0
-    while accepts < _MAX_ACCEPTS and readable.poll(0):
+    for _ in range(_ACCEPTS):
         port.doRead()
-        accepts += 1
