@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from twisted.internet import reactor
@@ -77,6 +77,17 @@ async def until_all_in_flight(haproxy: HAProxy, load: Load) -> None:
             assert (await haproxy.get(WITHOUT_AGENT)).error is None
 
 
+async def busiest(load: Load, agents: Sequence[AgentProcess]) -> int:
+    """Return the index of the agent that answers most of the next requests.
+
+    HAProxy <= 3.0 may send nearly all NOTIFYs to one agent.
+    """
+    before = load.answers.copy()
+    await load.wait_for_more(REQUESTS_PER_STEP)
+    answers = load.answers - before
+    return max(range(len(agents)), key=lambda i: answers[agents[i].pid])
+
+
 async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures: list[str]) -> tuple[int, int]:
     """Stop a busy agent with signal ``number``, and wait for ``REQUESTS_PER_STEP`` more requests.
 
@@ -103,11 +114,7 @@ async def restart_busier(
     :param agents: the agents that HAProxy knows as agent0 and agent1. The new agent takes the place of the old one.
     :param start: starts the agent of a number again, on its address.
     """
-    # HAProxy <= 3.0 may send nearly all NOTIFYs to one agent.
-    before = load.answers.copy()
-    await load.wait_for_more(REQUESTS_PER_STEP)
-    done = load.answers - before
-    i = max(range(2), key=lambda i: done[agents[i].pid])
+    i = await busiest(load, agents)
     lost, _ = await stop(agents[i], signal.SIGTERM, load, figures)
     await haproxy.says(f"Server agents/agent{i} is DOWN")
     agents[i] = start(i)
