@@ -22,8 +22,7 @@ from spoa_twisted.agent.protocol import DISCONNECT_TIMEOUT
 from spoa_twisted.agent.retirement import IDLE_INTERVAL, PATIENCE
 from spoa_twisted.observer import PipeliningChanged
 from spoa_twisted.spop.connection import Ack
-from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
-from spoa_twisted.spop.messages import Message
+from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 from tests.agent.memory import OLD, Session
 from tests.handlers.answers import Recorder
 
@@ -37,29 +36,21 @@ def hello(engine_id: str = str(UUID(int=1)), *capabilities: str) -> HAProxyHello
 
 
 class Agent:
-    """An agent whose answers have the lengths in :attr:`size`, and HAProxy's ends of its connections."""
+    """An agent whose answers have the lengths that a test asks for, and HAProxy's ends of its connections."""
 
     def __init__(self, clock: Clock, **keywords: Any) -> None:
         self.clock = clock
-        self.size = 10
         self.recorder = Recorder()
-        handlers = Handlers({"m": lambda: {"sess.a": "x" * self.size}})
-        self.factory = SPOAFactory(handlers, reactor=clock, observer=self.recorder, **keywords)
+        self.factory = SPOAFactory(Handlers({}), reactor=clock, observer=self.recorder, **keywords)
 
     def connect(self, greeting: HAProxyHello | None = None) -> Session:
-        session = Session(self.factory, greeting or hello(), greet=False)
-        session.send()
-        (answer,) = session.events()
-        assert isinstance(answer, AgentHello)
-        return session
+        return Session(self.factory, greeting or hello())
 
     def ask(self, session: Session, *sizes: int) -> list[Any]:
         """Send a NOTIFY for each answer of so many characters, all in one read. Return the events of HAProxy's end."""
         results = iter(sizes)
         self.factory.use(Handlers({"m": lambda: {"sess.a": "x" * next(results)}}))
-        for _ in sizes:
-            session.engine.send_notify([Message("m")])
-        session.send()
+        session.notify(*["m"] * len(sizes))
         return session.events()
 
     def let_it_read(self) -> None:
@@ -255,10 +246,9 @@ class TestLongAnswers:
 
     def test_many_long_acks_end_pipelining_although_none_waits(self, agent: Agent) -> None:
         session = earned(agent)
-        for number in range(LONG_ACKS):
+        for _ in range(LONG_ACKS):
             assert agent.changes() == []
             agent.ask(session, 1000)
-            assert number < LONG_ACKS
             agent.let_it_read()
         assert agent.changes() == [False]
 
@@ -326,6 +316,18 @@ class TestLongAnswers:
         assert [type(event) for event in session.events()][:1] == [Ack]
 
     def test_a_pending_handler_is_awaited(self, agent: Agent) -> None:
+        idle = earned(agent)
+        agent.ask(agent.connect(), 9000, 9000)
+        answer: Deferred[Any] = Deferred()
+        agent.factory.use(Handlers({"m": lambda: answer}))
+        idle.notify("m")
+        agent.clock.pump([IDLE_INTERVAL] * 6)
+        assert idle.events() == []
+        answer.callback({})
+        agent.clock.pump([IDLE_INTERVAL] * 6)
+        assert [type(event) for event in idle.events()] == [Ack, Disconnect]
+
+    def test_a_connection_with_half_a_frame_does_not_end(self, agent: Agent) -> None:
         idle = earned(agent)
         agent.ask(agent.connect(), 9000, 9000)
         idle.agent.dataReceived(b"\0\0\0")
