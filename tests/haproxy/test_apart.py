@@ -37,7 +37,8 @@ SHOW_LOAD = f"""\
     http-request deny unless {{ url_param(size),sub(txn.length) -m int eq 0 }}
 {shown("txn.spoa.pid")}"""
 
-#: The kinds of handlers: a function, a Deferred, a coroutine, one that raises, and one that is late.
+#: The kinds of handlers: a function, a Deferred, a coroutine, one that raises, one that is late, and one that says what
+#: the kernel tells the agent.
 KINDS = ("score", "pid-later", "coroutine", "raise", "late", "receipts")
 
 HANDLERS = f"    messages {' '.join(KINDS)}\n" + "".join(
@@ -48,7 +49,7 @@ SHOW_HANDLERS = shown(*[f"txn.spoa.{name}" for name in ("score", "pid", "corouti
 
 
 def check_handlers(response: Response, pid: int) -> None:
-    """Check that ``response`` has what each of the handlers sets, by its result or by its ``on_error``."""
+    """Check that ``response`` has the variables that the handlers set, by their results or by their ``on_error``."""
     assert (response.status, response.error) == (200, None)
     assert (response["txn.spoa.score"], response["txn.spoa.pid"], response["txn.spoa.coroutine"]) == (
         "42",
@@ -122,7 +123,7 @@ async def test_sizes(
 async def test_sizes_that_change(
     start_agent: StartAgent, start_haproxy: StartHAProxy, hosts: Hosts, figures: list[str], threads: int
 ) -> None:
-    """The agent adapts to longer answers, and back to short ones. It takes seconds: 3,000 requests in all."""
+    """When the answers become longer, and short again, each of the 3,000 requests gets its answer."""
     agent = start_agent(f"--listen={hosts.agents[0].endpoint()}", host=hosts.agents[0])
     haproxy = start_haproxy(await agent.address(), spoe=LOAD, web=SHOW_LOAD, host=hosts.haproxy, threads=threads)
     for size in (100, 900, 1500, 4000, 16250, 100):
@@ -139,7 +140,7 @@ async def test_tls(
     figures: list[str],
     size: int,
 ) -> None:
-    """With TLS, too, each request gets its answer. With the long answers it takes seconds, because of TLS's work."""
+    """With TLS, too, each request gets its answer."""
     certificate, key = self_signed(tmp_path)
     endpoint = f"ssl:0:interface={hosts.agents[0].address}:privateKey={key}:certKey={certificate}"
     agent = start_agent(f"--listen={endpoint}", host=hosts.agents[0])

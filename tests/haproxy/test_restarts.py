@@ -15,6 +15,7 @@ from tests.programs import STOPPED
 from .branches import Branch
 from .conftest import StartAgent, StartHAProxy
 from .harness import AgentProcess, HAProxy, Load, bounded, listening_socket, several_agents, shown
+from .test_several_agents import CLOSED, until_answering
 
 #: These tests are long: agents start and end under load, several times in each test.
 pytestmark = pytest.mark.soak
@@ -58,12 +59,6 @@ spoe-message never
 WITHOUT_AGENT = "/without-agent"
 
 SHOW_PID = shown("txn.spoa.pid")
-
-
-async def until_busy(agent: AgentProcess, load: Load) -> None:
-    """Wait until ``agent`` has answered ``CLIENTS`` more requests."""
-    target = load.answers[agent.pid] + CLIENTS
-    await load.until(lambda: load.answers[agent.pid] >= target)
 
 
 async def until_all_in_flight(haproxy: HAProxy, load: Load) -> None:
@@ -140,7 +135,7 @@ async def test_overlapping_agents(
             # Start a new HAProxy each time: 2.8 and 3.0 have many connections only at the beginning.
             haproxy = start_haproxy(address, spoe=PID, web=SHOW_PID, threads=threads)
             async with haproxy.load(CLIENTS, path) as load:
-                await until_busy(agent, load)
+                await until_answering(agent, load)
                 new = start_agent(socket=agents_socket)
                 await new.address()
                 lost, connections = await stop(agent, signal.SIGTERM, load, figures)
@@ -210,7 +205,7 @@ async def test_slow_handlers(branch: Branch, start_agent: StartAgent, start_hapr
     errors = [response.error for response in await gatherResults(requests, consumeErrors=True)]
 
     failed = pending(agent) if fall == 2 and not branch.rewritten else 0
-    assert errors.count("257") == failed
+    assert errors.count(CLOSED) == failed
     assert errors.count(None) == CLIENTS - failed
     assert await agent.ended() in STOPPED
 
@@ -223,7 +218,7 @@ async def test_killed_agents(start_agent: StartAgent, start_haproxy: StartHAProx
         haproxy = start_haproxy(await agent.address(), spoe=PID, web=SHOW_PID)
         async with haproxy.load(CLIENTS, *PATHS) as load:
             for _ in range(RESTARTS):
-                await until_busy(agent, load)
+                await until_answering(agent, load)
                 new = start_agent(socket=agents_socket)
                 await new.address()
                 agent.signal(signal.SIGSTOP)
