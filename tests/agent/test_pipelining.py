@@ -144,6 +144,13 @@ class TestFirstConnections:
         (name,) = agent.factory.pipelining._engines
         assert len(name) <= 64
 
+    def test_an_engine_that_is_in_use_is_not_forgotten(self, agent: Agent) -> None:
+        earned(agent)
+        for number in range(2, 2000):
+            agent.connect(hello(str(UUID(int=number)))).agent.connectionLost()
+            if number % 500 == 0:
+                assert pipelined(agent.connect())
+
     def test_an_engine_that_is_forgotten_ends_no_more_connections(self, agent: Agent) -> None:
         """A drain would not find it."""
         session = earned(agent)
@@ -224,6 +231,20 @@ class TestShortAnswers:
         agent.clock.advance(3600)
         assert pipelined(agent.connect())
         assert not pipelined(agent.connect(hello(str(UUID(int=2)))))
+
+    @pytest.mark.parametrize("requests", [4, 0], ids=["a known engine", "a new engine"])
+    def test_a_drain_ends_the_connection_by_itself(self, agent: Agent, requests: int) -> None:
+        """The drain sends AGENT-DISCONNECT when the connection is quiet, not with an ACK."""
+        session = agent.connect() if requests else Session(agent.factory, hello(), greet=False)
+        for _ in range(requests):
+            agent.ask(session, SHORT)
+        agent.factory.drain(10)
+        session.send()
+        session.events()
+        for _ in range(5):
+            assert [type(event) for event in agent.ask(session, SHORT)] == [Ack]
+        agent.clock.pump([0.005, 0, 0] * 100)
+        assert [type(event) for event in session.events()] == [Disconnect]
 
     def test_a_service_that_starts_again_ends_connections_again(self, agent: Agent) -> None:
         """After a drain, the agent may listen again, while HAProxy keeps its engine-id."""
