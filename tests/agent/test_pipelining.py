@@ -22,8 +22,7 @@ from spoa_twisted.agent.protocol import DISCONNECT_TIMEOUT
 from spoa_twisted.agent.retirement import IDLE_INTERVAL, PATIENCE
 from spoa_twisted.observer import PipeliningChanged
 from spoa_twisted.spop.connection import Ack
-from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
-from spoa_twisted.spop.messages import Message
+from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 from tests.agent.memory import OLD, Session
 from tests.handlers.answers import Recorder
 
@@ -37,29 +36,21 @@ def hello(engine_id: str = str(UUID(int=1)), *capabilities: str) -> HAProxyHello
 
 
 class Agent:
-    """An agent whose answers have the lengths in :attr:`size`, and HAProxy's ends of its connections."""
+    """An agent whose answers have the lengths that a test asks for, and HAProxy's ends of its connections."""
 
     def __init__(self, clock: Clock, **keywords: Any) -> None:
         self.clock = clock
-        self.size = 10
         self.recorder = Recorder()
-        handlers = Handlers({"m": lambda: {"sess.a": "x" * self.size}})
-        self.factory = SPOAFactory(handlers, reactor=clock, observer=self.recorder, **keywords)
+        self.factory = SPOAFactory(Handlers({}), reactor=clock, observer=self.recorder, **keywords)
 
     def connect(self, greeting: HAProxyHello | None = None) -> Session:
-        session = Session(self.factory, greeting or hello(), greet=False)
-        session.send()
-        (answer,) = session.events()
-        assert isinstance(answer, AgentHello)
-        return session
+        return Session(self.factory, greeting or hello())
 
     def ask(self, session: Session, *sizes: int) -> list[Any]:
         """Send a NOTIFY for each answer of so many characters, all in one read. Return the events of HAProxy's end."""
         results = iter(sizes)
         self.factory.use(Handlers({"m": lambda: {"sess.a": "x" * next(results)}}))
-        for _ in sizes:
-            session.engine.send_notify([Message("m")])
-        session.send()
+        session.notify(*["m"] * len(sizes))
         return session.events()
 
     def let_it_read(self) -> None:
@@ -153,6 +144,13 @@ class TestFirstConnections:
         (name,) = agent.factory.pipelining._engines
         assert len(name) <= 64
 
+    def test_an_engine_that_is_in_use_is_not_forgotten(self, agent: Agent) -> None:
+        earned(agent)
+        for number in range(2, 2000):
+            agent.connect(hello(str(UUID(int=number)))).agent.connectionLost()
+            if number % 500 == 0:
+                assert pipelined(agent.connect())
+
     def test_an_engine_that_is_forgotten_ends_no_more_connections(self, agent: Agent) -> None:
         """A drain would not find it."""
         session = earned(agent)
@@ -234,6 +232,20 @@ class TestShortAnswers:
         assert pipelined(agent.connect())
         assert not pipelined(agent.connect(hello(str(UUID(int=2)))))
 
+    @pytest.mark.parametrize("requests", [4, 0], ids=["a known engine", "a new engine"])
+    def test_a_drain_ends_the_connection_by_itself(self, agent: Agent, requests: int) -> None:
+        """The drain sends AGENT-DISCONNECT when the connection is quiet, not with an ACK."""
+        session = agent.connect() if requests else Session(agent.factory, hello(), greet=False)
+        for _ in range(requests):
+            agent.ask(session, SHORT)
+        agent.factory.drain(10)
+        session.send()
+        session.events()
+        for _ in range(5):
+            assert [type(event) for event in agent.ask(session, SHORT)] == [Ack]
+        agent.clock.pump([0.005, 0, 0] * 100)
+        assert [type(event) for event in session.events()] == [Disconnect]
+
     def test_a_service_that_starts_again_ends_connections_again(self, agent: Agent) -> None:
         """After a drain, the agent may listen again, while HAProxy keeps its engine-id."""
         session = agent.connect()
@@ -255,10 +267,9 @@ class TestLongAnswers:
 
     def test_many_long_acks_end_pipelining_although_none_waits(self, agent: Agent) -> None:
         session = earned(agent)
-        for number in range(LONG_ACKS):
+        for _ in range(LONG_ACKS):
             assert agent.changes() == []
             agent.ask(session, 1000)
-            assert number < LONG_ACKS
             agent.let_it_read()
         assert agent.changes() == [False]
 
@@ -326,6 +337,18 @@ class TestLongAnswers:
         assert [type(event) for event in session.events()][:1] == [Ack]
 
     def test_a_pending_handler_is_awaited(self, agent: Agent) -> None:
+        idle = earned(agent)
+        agent.ask(agent.connect(), 9000, 9000)
+        answer: Deferred[Any] = Deferred()
+        agent.factory.use(Handlers({"m": lambda: answer}))
+        idle.notify("m")
+        agent.clock.pump([IDLE_INTERVAL] * 6)
+        assert idle.events() == []
+        answer.callback({})
+        agent.clock.pump([IDLE_INTERVAL] * 6)
+        assert [type(event) for event in idle.events()] == [Ack, Disconnect]
+
+    def test_a_connection_with_half_a_frame_does_not_end(self, agent: Agent) -> None:
         idle = earned(agent)
         agent.ask(agent.connect(), 9000, 9000)
         idle.agent.dataReceived(b"\0\0\0")

@@ -184,10 +184,7 @@ class Process:
 
     async def says(self, pattern: str) -> re.Match[str]:
         """Wait as :meth:`said` does, for a match after the one that the last call with this pattern returned."""
-        seen = self._matched.get(pattern, 0)
-        while (match := re.compile(pattern).search(self.output, seen)) is None:
-            assert self.status is None, f"it ended without {pattern!r}"
-            await self._change()
+        match = await self.said(pattern, self._matched.get(pattern, 0))
         self._matched[pattern] = match.end()
         return match
 

@@ -115,19 +115,21 @@ def separate_hosts() -> Iterator[Hosts]:
 
 @functools.cache
 def missing(tun: bool = False) -> str | None:
-    """Return why this machine cannot have such hosts, or ``None`` if it can.
+    """Return why this machine cannot have such hosts, and how to change that, or ``None`` if it can.
 
     :param tun: whether a program is to carry the packets of a link.
     """
     for program, package in (("unshare", "util-linux"), ("nsenter", "util-linux"), ("ip", "iproute2")):
         if shutil.which(program) is None:
-            return f"{program} is missing (Debian's package {package})"
-    run = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, timeout=_LIMIT)
+            return f"{program} is not installed: apt-get install {package}"
+    command = ["unshare", "--net", "ip", "link", "add", "type", "veth"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT)
     if run.returncode:
-        return f"no network namespaces without root: {run.stderr.strip()}"
+        needs = "network namespaces need root, in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN"
+        return f"{needs}: {run.stderr.strip()}"
     if tun:
         try:
             open(TUN, "r+b", buffering=0).close()
         except OSError as error:
-            return f"no TUN devices: {error}"
+            return f"TUN devices need root, in a container with --device={TUN}: {error}"
     return None

@@ -15,9 +15,9 @@ from .branches import Branch
 from .conftest import StartAgent, StartHAProxy
 from .harness import AgentProcess, HAProxy, Response, bounded, several_agents, shown
 from .hosts import Hosts
-from .test_restarts import MAX_LOST, PATHS, PID, SHOW_PID, restart_busier
+from .test_restarts import MAX_LOST, NEVER, PATHS, PID, SHOW_PID, busiest, restart_busier
 from .test_several_agents import CLOSED, REQUESTS_PER_STEP, TIMEOUT, check_no_failures, until_answering
-from .test_wedge import LONG_LOAD, freeze_repeatedly, soak
+from .test_wedge import LONG_AND_PID, LONG_LOAD, freeze_repeatedly, soak
 
 #: The number of clients. Each sends its next request as soon as it gets a response.
 CLIENTS = 20
@@ -29,18 +29,7 @@ FEW_REQUESTS, REQUESTS = 300, 2000
 SIZES = [100, 900, 1500, 4000, 8000, 12000, 16250]
 
 #: The messages of :func:`load`. ``timeout processing`` is as long as at many sites.
-LOAD = """\
-    {options}
-    timeout processing 2s
-    messages long pid-now
-
-spoe-message long
-    args size=url_param(size)
-    event on-frontend-http-request
-
-spoe-message pid-now
-    event on-frontend-http-request
-"""
+LOAD = "    timeout processing 2s\n" + LONG_AND_PID
 
 #: HAProxy denies a request whose answer has not the size that the client requested.
 SHOW_LOAD = f"""\
@@ -48,7 +37,8 @@ SHOW_LOAD = f"""\
     http-request deny unless {{ url_param(size),sub(txn.length) -m int eq 0 }}
 {shown("txn.spoa.pid")}"""
 
-#: The kinds of handlers: a function, a Deferred, a coroutine, one that raises, and one that is late.
+#: The kinds of handlers: a function, a Deferred, a coroutine, one that raises, one that is late, and one that says what
+#: the kernel tells the agent.
 KINDS = ("score", "pid-later", "coroutine", "raise", "late", "receipts")
 
 HANDLERS = f"    messages {' '.join(KINDS)}\n" + "".join(
@@ -58,17 +48,8 @@ HANDLERS = f"    messages {' '.join(KINDS)}\n" + "".join(
 SHOW_HANDLERS = shown(*[f"txn.spoa.{name}" for name in ("score", "pid", "coroutine", "raised", "late", "receipts")])
 
 
-NEVER = """\
-    timeout processing 5s
-    messages never
-
-spoe-message never
-    event on-frontend-http-request
-"""
-
-
 def check_handlers(response: Response, pid: int) -> None:
-    """Check that ``response`` has what each of the handlers sets, by its result or by its ``on_error``."""
+    """Check that ``response`` has the variables that the handlers set, by their results or by their ``on_error``."""
     assert (response.status, response.error) == (200, None)
     assert (response["txn.spoa.score"], response["txn.spoa.pid"], response["txn.spoa.coroutine"]) == (
         "42",
@@ -108,33 +89,32 @@ async def test_handlers(start_agent: StartAgent, start_haproxy: StartHAProxy, ho
     assert receipts == {"UNKNOWN" if apart else "HANDED_OUT"}
 
 
-@pytest.mark.parametrize("size", [900, 16250])
+@pytest.mark.parametrize(
+    ("size", "requests", "pipelining"),
+    [
+        (900, FEW_REQUESTS, True),
+        (16250, FEW_REQUESTS, True),
+        *[soak(size, REQUESTS, pipelining) for size in SIZES for pipelining in (True, False)],
+    ],
+)
 @bounded
 async def test_sizes(
-    start_agent: StartAgent, start_haproxy: StartHAProxy, hosts: Hosts, figures: list[str], size: int
-) -> None:
-    """Each request gets its answer from the first one on, also if one answer nearly fills HAProxy's buffer."""
-    agent = start_agent(f"--listen={hosts.agents[0].endpoint()}", host=hosts.agents[0])
-    haproxy = start_haproxy(await agent.address(), spoe=LOAD.format(options=""), web=SHOW_LOAD, host=hosts.haproxy)
-    await load(haproxy, size, FEW_REQUESTS, figures)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("options", ["", "no option pipelining"], ids=["pipelining", "none"])
-@pytest.mark.parametrize("size", SIZES)
-@bounded
-async def test_many_requests_of_each_size(
     start_agent: StartAgent,
     start_haproxy: StartHAProxy,
     hosts: Hosts,
     figures: list[str],
     size: int,
-    options: str,
+    requests: int,
+    pipelining: bool,
 ) -> None:
-    """Each request gets its answer from the first one on. It takes seconds because there are 2,000 requests."""
+    """Each request gets its answer from the first one on, also if one answer nearly fills HAProxy's buffer.
+
+    :param pipelining: false for a HAProxy that has ``no option pipelining``.
+    """
     agent = start_agent(f"--listen={hosts.agents[0].endpoint()}", host=hosts.agents[0])
-    haproxy = start_haproxy(await agent.address(), spoe=LOAD.format(options=options), web=SHOW_LOAD, host=hosts.haproxy)
-    await load(haproxy, size, REQUESTS, figures)
+    spoe = LOAD if pipelining else "    no option pipelining\n" + LOAD
+    haproxy = start_haproxy(await agent.address(), spoe=spoe, web=SHOW_LOAD, host=hosts.haproxy)
+    await load(haproxy, size, requests, figures)
 
 
 @pytest.mark.soak
@@ -143,11 +123,9 @@ async def test_many_requests_of_each_size(
 async def test_sizes_that_change(
     start_agent: StartAgent, start_haproxy: StartHAProxy, hosts: Hosts, figures: list[str], threads: int
 ) -> None:
-    """The agent adapts to longer answers, and back to short ones. It takes seconds: 3,000 requests in all."""
+    """When the answers become longer, and short again, each of the 3,000 requests gets its answer."""
     agent = start_agent(f"--listen={hosts.agents[0].endpoint()}", host=hosts.agents[0])
-    haproxy = start_haproxy(
-        await agent.address(), spoe=LOAD.format(options=""), web=SHOW_LOAD, host=hosts.haproxy, threads=threads
-    )
+    haproxy = start_haproxy(await agent.address(), spoe=LOAD, web=SHOW_LOAD, host=hosts.haproxy, threads=threads)
     for size in (100, 900, 1500, 4000, 16250, 100):
         await load(haproxy, size, 500, figures)
 
@@ -162,13 +140,13 @@ async def test_tls(
     figures: list[str],
     size: int,
 ) -> None:
-    """With TLS, too, each request gets its answer. With the long answers it takes seconds, because of TLS's work."""
+    """With TLS, too, each request gets its answer."""
     certificate, key = self_signed(tmp_path)
     endpoint = f"ssl:0:interface={hosts.agents[0].address}:privateKey={key}:certKey={certificate}"
     agent = start_agent(f"--listen={endpoint}", host=hosts.agents[0])
     haproxy = start_haproxy(
         f"{await agent.address()} ssl verify none",
-        spoe=LOAD.format(options=""),
+        spoe=LOAD,
         web=SHOW_LOAD,
         host=hosts.haproxy,
     )
@@ -247,18 +225,15 @@ async def test_agents_host_fails(
     )
     async with haproxy.load(CLIENTS, *PATHS) as load:
         await load.wait_for_more(REQUESTS_PER_STEP)
-        before = load.answers.copy()
-        await load.wait_for_more(REQUESTS_PER_STEP)
+        i = await busiest(load, agents)
         assert load.failures == {}
-        done = load.answers - before
-        i = max(range(2), key=lambda i: done[agents[i].pid])
         hosts.agents[i].fail()
         await haproxy.says(f"Server agents/agent{i} is DOWN")
         await until_answering(agents[1 - i], load)
         await check_no_failures(load)
         figures.append(f"without the host: {dict(load.failures)}; {load.requests} requests")
-        # HAProxy <= 3.0 closes its connections to the agent when it has marked the agent DOWN, before or after that. At
-        # times all of its requests are on the connections to the other agent, and none fails.
+        # With HAProxy <= 3.0, at times all requests are on the connections to the other agent, and none fails. When it
+        # marks the agent DOWN, it closes the connections to it: some of the requests on them fail before the timeout.
         assert load.failed or not branch.rewritten
         assert set(load.failures) <= ({TIMEOUT} if branch.rewritten else {TIMEOUT, CLOSED})
 
@@ -293,7 +268,8 @@ async def test_haproxys_host_fails(
         handlers="impatient_handlers.py",
         program=[*TWIST, "--log-level=debug"],
     )
-    haproxy = start_haproxy(await agent.address(), spoe=NEVER, web=SHOW_PID, host=hosts.haproxy)
+    spoe = "    timeout processing 5s\n" + NEVER
+    haproxy = start_haproxy(await agent.address(), spoe=spoe, web=SHOW_PID, host=hosts.haproxy)
     request = Deferred.fromCoroutine(haproxy.get())
     await agent.said("never: pending")
     hosts.haproxy.fail()

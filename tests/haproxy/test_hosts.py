@@ -41,23 +41,26 @@ def test_nothing_is_missing(programs: Path) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_missing_program(programs: Path, program: str) -> None:
-    """The reason names the program and its package."""
+    """The reason names the program, and the command that installs it."""
     (programs / program).unlink()
     package = "iproute2" if program == "ip" else "util-linux"
-    assert missing() == f"{program} is missing (Debian's package {package})"
+    assert missing() == f"{program} is not installed: apt-get install {package}"
 
 
 def test_not_allowed(programs: Path) -> None:
-    """If the kernel allows no namespaces, the reason has the text of ``unshare``."""
+    """If the kernel allows no namespaces, the reason says who may make them, and has the text of ``unshare``."""
     fake(programs, "unshare", "echo 'unshare failed: Operation not permitted' >&2; exit 1")
-    assert missing() == "no network namespaces without root: unshare failed: Operation not permitted"
+    needs = "network namespaces need root, in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN: "
+    assert missing() == needs + "unshare failed: Operation not permitted"
 
 
 def test_no_tun_devices(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the links over which a program carries the packets need the device."""
     monkeypatch.setattr(hosts, "TUN", str(programs / "absent"))
     assert missing() is None
-    assert (missing(tun=True) or "").startswith("no TUN devices: [Errno 2] No such file or directory")
+    device = hosts.TUN
+    needs = f"TUN devices need root, in a container with --device={device}: "
+    assert missing(tun=True) == f"{needs}[Errno 2] No such file or directory: '{device}'"
 
 
 def test_not_tested(tmp_path: Path) -> None:
@@ -67,6 +70,6 @@ def test_not_tested(tmp_path: Path) -> None:
     environment = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=2 * LIMIT)
     assert done.returncode == 0, done.stdout + done.stderr
-    reason = "unshare is missing (Debian's package util-linux)"
+    reason = "unshare is not installed: apt-get install util-linux"
     for file, count in zip(files, (3, 1), strict=True):
         assert f"{file}: {count} tests NOT TESTED: {reason}\n" in done.stdout

@@ -55,9 +55,7 @@ async def test_sizes(
     """Each request gets its answer from the first one on. It takes seconds: a lost packet takes up to 0.2 s."""
     host = lossy_hosts.agents[0]
     agent = start_agent(f"--listen={host.endpoint()}", host=host)
-    haproxy = start_haproxy(
-        await agent.address(), spoe=LOAD.format(options=""), web=SHOW_LOAD, host=lossy_hosts.haproxy
-    )
+    haproxy = start_haproxy(await agent.address(), spoe=LOAD, web=SHOW_LOAD, host=lossy_hosts.haproxy)
     await load(haproxy, size, FEW_REQUESTS, figures)
     figures.append(f"{lost_packets(processes)} packets lost")
     assert lost_packets(processes)

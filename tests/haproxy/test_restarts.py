@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from twisted.internet import reactor
@@ -15,6 +15,7 @@ from tests.programs import STOPPED
 from .branches import Branch
 from .conftest import StartAgent, StartHAProxy
 from .harness import AgentProcess, HAProxy, Load, bounded, listening_socket, several_agents, shown
+from .test_several_agents import CLOSED, until_answering
 
 #: These tests are long: agents start and end under load, several times in each test.
 pytestmark = pytest.mark.soak
@@ -60,12 +61,6 @@ WITHOUT_AGENT = "/without-agent"
 SHOW_PID = shown("txn.spoa.pid")
 
 
-async def until_busy(agent: AgentProcess, load: Load) -> None:
-    """Wait until ``agent`` has answered ``CLIENTS`` more requests."""
-    target = load.answers[agent.pid] + CLIENTS
-    await load.until(lambda: load.answers[agent.pid] >= target)
-
-
 async def until_all_in_flight(haproxy: HAProxy, load: Load) -> None:
     """Wait until all requests of the clients are in flight to the agent, which is stopped with SIGSTOP."""
     requests = -1
@@ -75,6 +70,17 @@ async def until_all_in_flight(haproxy: HAProxy, load: Load) -> None:
         # responses to the earlier ones time to arrive and to be counted.
         for _ in range(2):
             assert (await haproxy.get(WITHOUT_AGENT)).error is None
+
+
+async def busiest(load: Load, agents: Sequence[AgentProcess]) -> int:
+    """Return the index of the agent that answers most of the next requests.
+
+    HAProxy <= 3.0 may send nearly all NOTIFYs to one agent.
+    """
+    before = load.answers.copy()
+    await load.wait_for_more(REQUESTS_PER_STEP)
+    answers = load.answers - before
+    return max(range(len(agents)), key=lambda i: answers[agents[i].pid])
 
 
 async def stop(agent: AgentProcess, number: signal.Signals, load: Load, figures: list[str]) -> tuple[int, int]:
@@ -103,11 +109,7 @@ async def restart_busier(
     :param agents: the agents that HAProxy knows as agent0 and agent1. The new agent takes the place of the old one.
     :param start: starts the agent of a number again, on its address.
     """
-    # HAProxy <= 3.0 may send nearly all NOTIFYs to one agent.
-    before = load.answers.copy()
-    await load.wait_for_more(REQUESTS_PER_STEP)
-    done = load.answers - before
-    i = max(range(2), key=lambda i: done[agents[i].pid])
+    i = await busiest(load, agents)
     lost, _ = await stop(agents[i], signal.SIGTERM, load, figures)
     await haproxy.says(f"Server agents/agent{i} is DOWN")
     agents[i] = start(i)
@@ -133,7 +135,7 @@ async def test_overlapping_agents(
             # Start a new HAProxy each time: 2.8 and 3.0 have many connections only at the beginning.
             haproxy = start_haproxy(address, spoe=PID, web=SHOW_PID, threads=threads)
             async with haproxy.load(CLIENTS, path) as load:
-                await until_busy(agent, load)
+                await until_answering(agent, load)
                 new = start_agent(socket=agents_socket)
                 await new.address()
                 lost, connections = await stop(agent, signal.SIGTERM, load, figures)
@@ -203,7 +205,7 @@ async def test_slow_handlers(branch: Branch, start_agent: StartAgent, start_hapr
     errors = [response.error for response in await gatherResults(requests, consumeErrors=True)]
 
     failed = pending(agent) if fall == 2 and not branch.rewritten else 0
-    assert errors.count("257") == failed
+    assert errors.count(CLOSED) == failed
     assert errors.count(None) == CLIENTS - failed
     assert await agent.ended() in STOPPED
 
@@ -216,7 +218,7 @@ async def test_killed_agents(start_agent: StartAgent, start_haproxy: StartHAProx
         haproxy = start_haproxy(await agent.address(), spoe=PID, web=SHOW_PID)
         async with haproxy.load(CLIENTS, *PATHS) as load:
             for _ in range(RESTARTS):
-                await until_busy(agent, load)
+                await until_answering(agent, load)
                 new = start_agent(socket=agents_socket)
                 await new.address()
                 agent.signal(signal.SIGSTOP)

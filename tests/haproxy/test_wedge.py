@@ -239,8 +239,8 @@ spoe-message long
     await requests.send(1000, IN_FLIGHT)
 
 
-LONG_LOAD = """\
-    timeout processing 5s
+#: For requests with a parameter ``size``: ``long`` answers with so many characters, ``pid-now`` with the process id.
+LONG_AND_PID = """\
     messages long pid-now
 
 spoe-message long
@@ -250,6 +250,8 @@ spoe-message long
 spoe-message pid-now
     event on-frontend-http-request
 """
+
+LONG_LOAD = "    timeout processing 5s\n" + LONG_AND_PID
 
 
 async def freeze_repeatedly(haproxy: HAProxy, figures: list[str]) -> None:
