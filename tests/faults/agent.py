@@ -182,9 +182,13 @@ class Agent(Measured, Program):
         for peer in self.peers:
             peer.close()
         self.peers.clear()
-        deadline = monotonic() + ANSWER_LIMIT
-        while self.descriptors > self._descriptors:
-            assert monotonic() < deadline, "the agent keeps files of closed connections open"
+        self.wait_for_closed_files(self._descriptors)
+
+    def wait_for_closed_files(self, descriptors: int, limit: float = ANSWER_LIMIT) -> None:
+        """Wait until the agent has no more than ``descriptors`` files open, after the end of all connections."""
+        deadline = monotonic() + limit
+        while (left := self.descriptors - descriptors) > 0:
+            assert monotonic() < deadline, f"{left} files are open {limit:.0f} s after the end of all connections"
             sleep(0.01)
 
     @property

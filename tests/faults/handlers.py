@@ -36,7 +36,7 @@ async def big_later(size: int) -> Variables:
 
 @handlers.message("long")
 def long(size: str) -> Variables:
-    return {"txn.long": "x" * int(size)}
+    return {"txn.value": "x" * int(size)}
 
 
 def _hold(message: Message) -> Deferred[Variables]:

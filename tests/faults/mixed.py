@@ -357,7 +357,8 @@ class Stage:
         self.connections = max(self.connections, agent.connections)
         if grown > KEPT or peak > PEAK:
             self.problem(f"agent {agent.pid} has grown by {grown / MIB:.1f} MiB, at its peak by {peak / MIB:.1f} MiB")
-        # HAProxy has at most one connection for each request, and one for the check.
+        # HAProxy has at most one connection for each request, and one for the check. A fault sends up to 15 requests,
+        # in addition to those of the clients.
         if agent.connections > 2 * CLIENTS:
             self.problem(f"agent {agent.pid} has {agent.connections} connections")
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.task import deferLater
 
 from tests.conformance.rawspop import message, notify, text
-from tests.haproxy.harness import HAProxy, bounded, shown
+from tests.haproxy.harness import SHOW_LENGTH, HAProxy, bounded, shown, sized
 
 from .agent import GROWTH, SLACK, Agent
 from .conftest import Launch, StartHAProxy
@@ -32,16 +32,6 @@ spoe-message hold
 """
 
 WEB = shown("txn.spoa.x")
-
-LONG = """\
-    messages long
-
-spoe-message long
-    args size=url_param(size)
-    event on-frontend-http-request
-"""
-
-SHOW_LENGTH = "    http-request return status 200 hdr length %[var(txn.spoa.long),length]\n"
 
 #: Bytes of an answer. Of short answers, many fit into one read of HAProxy; of long answers, a few.
 SIZES = [100, 900, 4000]
@@ -124,7 +114,7 @@ async def test_haproxy_of_an_agent_in_trouble(launch: Launch, start_haproxy: Sta
 async def test_requests_leave_nothing(launch: Launch, start_haproxy: StartHAProxy) -> None:
     """The agent does not grow during thousands of requests with answers of several sizes."""
     agent = launch()
-    haproxy = start_haproxy(agent.addresses[0], spoe=LONG, web=SHOW_LENGTH)
+    haproxy = start_haproxy(agent.addresses[0], spoe=sized("long"), web=SHOW_LENGTH)
 
     async def one_client(number: int) -> None:
         async with haproxy.client() as client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 from collections import Counter
@@ -21,7 +22,7 @@ from tests.programs import Program
 from .accounting import Allowed, Request, account
 from .agent import Peer, connected
 from .long_run import say, table
-from .mixed import BUSY_MACHINE, CLIENTS, FAULTS, KEPT, Checks, Fault, Stage, each_once, unexpected
+from .mixed import BUSY_MACHINE, CLIENTS, FAULTS, FLOOD, KEPT, Checks, Fault, Stage, each_once, unexpected
 
 #: Seconds for a run on a busy machine, to end one that hangs. Each fault takes 1 to 5 seconds.
 RUN_LIMIT = 110.0
@@ -143,7 +144,16 @@ def test_repeated_run() -> None:
     """The same seed gives the same order of faults, and another seed another order."""
 
     def order(seed: int) -> list[str]:
-        return [fault.name for fault in Random(f"{seed}").sample(FAULTS, len(FAULTS))]
+        names: list[str] = []
+
+        async def happen(fault: Fault, *beside: Fault) -> None:
+            assert beside == (FLOOD,)
+            names.append(fault.name)
+
+        stage: Any = SimpleNamespace(random=Random(seed), run=happen)
+        asyncio.run(each_once(stage, FLOOD))
+        assert sorted(names) == sorted(fault.name for fault in FAULTS)
+        return names
 
     assert order(1) == order(1) != order(2)
 

@@ -97,6 +97,9 @@ spoe-agent test
 {spoe}
 """
 
+#: A rule that answers with the length of ``txn.value``.
+SHOW_LENGTH = "    http-request return status 200 hdr length %[var(txn.spoa.value),length]"
+
 
 def bounded(test: AsyncTest) -> AsyncTest:
     """Run an async test on the reactor, and fail it after ``TEST_LIMIT``: pytest-twisted has no limit of its own."""
@@ -146,6 +149,17 @@ def shown(*variables: str) -> str:
     """Return rules that answer with one header for each of ``variables`` that is set, even if its value is empty."""
     show = "    http-after-response set-header {0} %[var({0})] if {{ var({0}) -m found }}\n"
     return "".join(show.format(variable) for variable in variables) + "    http-request return status 200\n"
+
+
+def sized(message: str) -> str:
+    """Return the lines of spoe.conf for ``message``. Its argument ``size`` is the parameter ``size`` of the URL."""
+    return f"""\
+    messages {message}
+
+spoe-message {message}
+    args size=url_param(size)
+    event on-frontend-http-request
+"""
 
 
 class Process:

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from spoa_twisted import Handlers, Variables
 
 from .conftest import Serve, StartHAProxy
-from .harness import bounded
+from .harness import SHOW_LENGTH, bounded
 
 #: HAProxy >= 3.1 has at most 20 NOTIFYs in flight on one connection.
 IN_FLIGHT = 20
@@ -47,7 +47,7 @@ spoe-message long
     args path=path
     event on-frontend-http-request
 """,
-        web="    http-request return status 200 hdr length %[var(txn.spoa.value),length]\n",
+        web=SHOW_LENGTH,
     )
 
     # HAProxy >= 3.1 shares only a connection that is already established, so open one first.

@@ -12,17 +12,9 @@ from tests.handlers.answers import Recorder
 
 from .branches import Branch
 from .conftest import Serve, StartHAProxy
-from .harness import HAProxy, bounded
+from .harness import SHOW_LENGTH, HAProxy, bounded, sized
 
-SPOE = """\
-    messages long
-
-spoe-message long
-    args size=url_param(size)
-    event on-frontend-http-request
-"""
-
-WEB = "    http-request return status 200 hdr length %[var(txn.spoa.value),length]\n"
+HANDLERS = Handlers({"long": lambda size: {"txn.value": "x" * int(size)}})
 
 CLIENTS = 20
 
@@ -55,8 +47,7 @@ async def test_it_follows_the_size_of_the_answers(
     def changes() -> list[bool]:
         return [event.pipelining for event in recorder.events if isinstance(event, PipeliningChanged)]
 
-    handlers = Handlers({"long": lambda size: {"txn.value": "x" * int(size)}})
-    haproxy = start_haproxy(serve(handlers, observer=recorder), spoe=SPOE, web=WEB, threads=threads)
+    haproxy = start_haproxy(serve(HANDLERS, observer=recorder), spoe=sized("long"), web=SHOW_LENGTH, threads=threads)
     await send(haproxy, SHORT, 20)
     assert changes() == ([True] if branch.rewritten else [])
     await send(haproxy, LONG, 10)
@@ -71,8 +62,7 @@ async def test_long_answers_from_the_first_request_on(
     branch: Branch, serve: Serve, start_haproxy: StartHAProxy, agent_log: list[str]
 ) -> None:
     """No answer waits for another one."""
-    handlers = Handlers({"long": lambda size: {"txn.value": "x" * int(size)}})
-    haproxy = start_haproxy(serve(handlers), spoe=SPOE, web=WEB)
+    haproxy = start_haproxy(serve(HANDLERS), spoe=sized("long"), web=SHOW_LENGTH)
     await send(haproxy, 16_000, 10)
     lines = [line for line in agent_log if "pipelining" in line]
     assert len(lines) == branch.rewritten

@@ -11,7 +11,7 @@ from spoa_twisted.spop.actions import encode_actions
 
 from .branches import Branch
 from .conftest import Serve, StartHAProxy
-from .harness import bounded, shown
+from .harness import SHOW_LENGTH, bounded, shown
 
 BODY = bytes(range(256)) * 150
 
@@ -20,10 +20,6 @@ ONE_MESSAGE = """\
 
 spoe-message one
     event on-frontend-http-request
-"""
-
-SHOW_LENGTH = """\
-    http-request return status 200 hdr length %[var(txn.spoa.value),length]
 """
 
 

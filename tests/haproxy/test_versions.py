@@ -19,7 +19,16 @@ from tests.readme_commands import README
 from .branches import Branch
 from .conftest import CheckReadme, Serve, StartHAProxy, StartRelay
 from .features import FEATURES, Table, feature
-from .harness import HAPROXY_CFG, SPOE_CONF, Response, bound_socket, bounded, listening_socket, shown
+from .harness import (
+    HAPROXY_CFG,
+    SHOW_LENGTH,
+    SPOE_CONF,
+    Response,
+    bound_socket,
+    bounded,
+    listening_socket,
+    shown,
+)
 from .test_sizes import LongestAnswer
 
 SCORE = """\
@@ -39,7 +48,6 @@ spoe-message scan
 """
 
 SHOW_SCORE = shown("txn.spoa.score")
-SHOW_LENGTH = "    http-request return status 200 hdr length %[var(txn.spoa.value),length]\n"
 SHOW_SIZE = "    option http-buffer-request\n" + shown("txn.spoa.size")
 
 #: More requests than HAProxy has in flight on one connection, which is at most 20.

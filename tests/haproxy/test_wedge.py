@@ -24,7 +24,7 @@ from tests.certificates import self_signed
 
 from .branches import Branch
 from .conftest import Serve, StartAgent, StartHAProxy
-from .harness import AgentProcess, HAProxy, bounded, shown
+from .harness import SHOW_LENGTH, AgentProcess, HAProxy, bounded, shown, sized
 
 #: HAProxy has at most 20 NOTIFYs in flight on one connection.
 IN_FLIGHT = 20
@@ -41,18 +41,7 @@ LONG_REQUESTS = 1000
 #: The longest value of ``txn.value`` that fits into an ACK, with HAProxy's default max-frame-size of 16380 bytes.
 LONGEST = 16380 - 1 - 25
 
-SPOE = """\
-    {options}
-    messages {message}
-
-spoe-message {message}
-    args size=url_param(size)
-    event on-frontend-http-request
-"""
-
-WEB = """\
-    http-request return status 200 hdr length %[var(txn.spoa.value),length] hdr together %[var(txn.spoa.together)]
-"""
+WEB = SHOW_LENGTH + " hdr together %[var(txn.spoa.together)]"
 
 
 def tls(folder: Path) -> str:
@@ -129,7 +118,7 @@ async def test_many_in_flight_on_one_connection(
     """The handlers of 20 NOTIFYs finish at the same time, again and again, and HAProxy gets every ACK."""
     endpoint, options = TRANSPORTS[transport]
     agent = start_agent(f"--listen={endpoint(tmp_path)}", "--pipelining=always")
-    server, spoe = await agent.address() + options, SPOE.format(message="together", options="")
+    server, spoe = await agent.address() + options, sized("together")
     haproxy = start_haproxy(server, spoe=spoe, web=WEB)
     requests = Requests(haproxy, agent, size)
     await requests.send(REQUESTS if branch.rewritten else FEW_REQUESTS, CLIENTS)
@@ -144,9 +133,7 @@ async def test_many_in_flight_on_one_connection(
 async def test_one_in_flight(branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, size: int) -> None:
     """Without pipelining, HAProxy gets the longest ACKs one after the other, and no ACK is delayed."""
     agent = start_agent("--listen=tcp:0:interface=127.0.0.1", "--pipelining=always")
-    haproxy = start_haproxy(
-        await agent.address(), spoe=SPOE.format(message="long", options="no option pipelining"), web=WEB
-    )
+    haproxy = start_haproxy(await agent.address(), spoe="    no option pipelining\n" + sized("long"), web=WEB)
     # Without pipelining, HAProxy 2.6 sometimes loses one of several parallel requests in its own queue. So use one
     # client with the branches that do not have the fault.
     requests, clients = (REQUESTS, 5) if branch.rewritten else (FEW_REQUESTS, 1)
@@ -160,7 +147,7 @@ async def test_longest_with_pipelining(
 ) -> None:
     """With pipelining, the agent sends the longest ACKs one by one, and HAProxy gets each of them."""
     agent = start_agent("--listen=tcp:0:interface=127.0.0.1", "--pipelining=always")
-    haproxy = start_haproxy(await agent.address(), spoe=SPOE.format(message="long", options=""), web=WEB)
+    haproxy = start_haproxy(await agent.address(), spoe=sized("long"), web=WEB)
     requests = Requests(haproxy, agent, LONGEST)
     await requests.send(LONG_REQUESTS if branch.rewritten else FEW_REQUESTS, IN_FLIGHT)
     figures.append(f"at most {requests.max_connections} connections")
@@ -176,11 +163,7 @@ async def test_mixed_sizes(
     """HAProxy gets every ACK when the ACKs have many sizes, and some handlers answer at once and others later."""
     endpoint, options = TRANSPORTS[transport]
     agent = start_agent(f"--listen={endpoint(tmp_path)}", "--pipelining=always")
-    haproxy = start_haproxy(
-        await agent.address() + options,
-        spoe=SPOE.format(message="mixed", options=""),
-        web=WEB,
-    )
+    haproxy = start_haproxy(await agent.address() + options, spoe=sized("mixed"), web=WEB)
     await haproxy.get("/?size=1")
 
     async def one_client(number: int) -> None:

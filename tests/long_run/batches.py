@@ -39,8 +39,7 @@ MAX_PAYLOAD_SIZE = 4096
 #: The HAPROXY-HELLO of a HAProxy <= 3.0, and of a HAProxy >= 3.1, which has no async and never sends fragments.
 OLD = {**HELLO, "max-frame-size": uint32(MAX_FRAME_SIZE)}
 NEW = {
-    "supported-versions": text("2.0"),
-    "max-frame-size": uint32(16380),
+    **HELLO,
     "capabilities": text("pipelining"),
     "engine-id": text("4b8f4a0e-3c1d-4a6e-9f53-6d2c8c1f7a90"),
 }

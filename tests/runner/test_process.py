@@ -22,7 +22,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from spoa_twisted import Handlers, SPOAFactory
 from spoa_twisted.runner import exit_status, process
-from spoa_twisted.runner.process import ProcessService, collect_garbage_less_often, handle_signal
+from spoa_twisted.runner.process import ProcessService, handle_signal
 from spoa_twisted.spop.connection import EngineConnection
 from spoa_twisted.spop.messages import Message
 from tests.conftest import Logged
@@ -96,40 +96,51 @@ def test_it_serves_and_drains(program: list[str], start: Start) -> None:
     assert "Unhandled" not in agent.output
 
 
-@pytest.mark.skipif(
-    sys.implementation.name != "cpython",
-    reason="PyPy's gc has no thresholds and no freeze(): the agent does not call them there, see the next test",
-)
-@pytest.mark.parametrize(("chosen", "threshold"), [(700, 5000), (0, 0), (9000, 9000)])
-def test_the_garbage_collector_is_tuned(chosen: int, threshold: int, start: Start, folder: Path) -> None:
-    """On CPython, the agent freezes all objects loaded at the start, and raises the collector's threshold to 5000.
-
-    It keeps a threshold of the handlers' module that is larger, or 0 (never).
-    """
-    (folder / "collected.py").write_text(
-        "import gc\n"
-        "from spoa_twisted import Handlers\n"
-        f"gc.set_threshold({chosen})\n"
-        "def look(): return {'sess.threshold': gc.get_threshold()[0], 'sess.frozen': gc.get_freeze_count()}\n"
-        "handlers = Handlers({'look': look})\n"
+def look(start: Start, folder: Path, lines: str) -> Any:
+    """Start an agent whose handlers' module begins with ``lines``. Return the variables that its ``look()`` sets."""
+    (folder / "looking.py").write_text(
+        f"import gc, sys\nfrom spoa_twisted import Handlers\n{lines}handlers = Handlers({{'look': look}})\n"
     )
-    agent = start(*TWISTD, "-n", "spoa", "--handlers=collected", "--listen=unix:agent.sock")
+    agent = start(*TWISTD, "-n", "spoa", "--handlers=looking", "--listen=unix:agent.sock")
     agent.said("SPOA listening")
     with Engine("agent.sock") as engine:
         engine.connection.send_notify([Message("look")])
         engine.send()
         variables = engine.next_event().variables
         agent.stop()
-    assert variables["sess.threshold"] == threshold
-    assert variables["sess.frozen"] > 10_000
+    return variables
 
 
-def test_the_garbage_collector_of_other_interpreters_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyPy has no ``gc.freeze``: without the check, the call would raise AttributeError."""
-    monkeypatch.setattr(sys.implementation, "name", "pypy")
-    monkeypatch.delattr(gc, "freeze", raising=False)
-    # __wrapped__ avoids the function's cache: another test may have called the function in this process.
-    collect_garbage_less_often.__wrapped__()
+if sys.implementation.name == "cpython":  # PyPy's gc has neither thresholds nor freeze().
+
+    @pytest.mark.parametrize(("chosen", "threshold"), [(700, 5000), (0, 0), (9000, 9000)])
+    def test_the_garbage_collector_is_tuned(chosen: int, threshold: int, start: Start, folder: Path) -> None:
+        """On CPython, the agent freezes all objects loaded at the start, and raises the collector's threshold to 5000.
+
+        It keeps a threshold of the handlers' module that is larger, or 0 (never).
+        """
+        variables = look(
+            start,
+            folder,
+            f"gc.set_threshold({chosen})\n"
+            "def look(): return {'sess.threshold': gc.get_threshold()[0], 'sess.frozen': gc.get_freeze_count()}\n",
+        )
+        assert variables["sess.threshold"] == threshold
+        assert variables["sess.frozen"] > 10_000
+
+
+def test_the_garbage_collector_of_other_interpreters_is_unchanged(start: Start, folder: Path) -> None:
+    """On PyPy, the agent answers, and calls no function of ``gc``. On CPython, this test pretends that it is PyPy."""
+    variables = look(
+        start,
+        folder,
+        "sys.implementation.name = 'pypy'\n"
+        "calls = []\n"
+        "for name in ('collect', 'freeze', 'get_threshold', 'set_threshold'):\n"
+        "    setattr(gc, name, lambda *arguments, name=name: calls.append(name))\n"
+        "def look(): return {'sess.calls': ' '.join(calls), 'sess.enabled': gc.isenabled()}\n",
+    )
+    assert variables == {"sess.calls": "", "sess.enabled": True}
 
 
 def test_a_unix_socket_has_the_mode_asked_for(start: Start, folder: Path) -> None:
