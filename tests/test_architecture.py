@@ -64,6 +64,7 @@ ORDER = [
     "agent.answering",
     "agent.refusal",
     "agent.protocol",
+    "status.report",
     "unix_lock",
     "endpoints",
     "lifespans",
@@ -98,6 +99,7 @@ LONGEST_CLASS = 300
 
 # A package's __init__.py that only describes the package, and one that gives the public names.
 DOCUMENTATION = {"__init__", "spop.__init__", "handlers.__init__", "agent.__init__", "runner.__init__"}
+DOCUMENTATION |= {"status.__init__"}
 
 
 def imports_of(path: Path) -> set[str]:
