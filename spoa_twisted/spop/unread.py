@@ -97,7 +97,8 @@ def max_short_ack(max_frame_size: int) -> int:
 
     :param max_frame_size: the max-frame-size that HAProxy and the agent agreed on, in bytes.
     """
-    return _short_ack(max_frame_size + _SPARE, HAPROXY_IN_FLIGHT)
+    # With a max-frame-size below 297 bytes, there is no room beside an AGENT-DISCONNECT: then no ACK is short.
+    return max(_short_ack(max_frame_size + _SPARE, HAPROXY_IN_FLIGHT), 0)
 
 
 def _short_ack(max_unread: int, in_flight: int) -> int:

@@ -7,7 +7,7 @@ import pytest
 from spoa_twisted.spop.connection import AgentConnection, EngineConnection, Notify
 from spoa_twisted.spop.frames import Flags, FrameType, HAProxyHello, encode_frame
 from spoa_twisted.spop.messages import Message, encode_messages
-from spoa_twisted.spop.unread import Receipt, Unread
+from spoa_twisted.spop.unread import Receipt, Unread, max_short_ack
 
 # The largest number of unread bytes: one byte less than the buffer of a HAProxy whose max-frame-size is 16380.
 LIMIT = 16383
@@ -192,6 +192,12 @@ def test_one_notify_at_a_time() -> None:
     assert unread.admit(frames(LIMIT, LIMIT), 2) == 0
     haproxy_reads(unread)
     assert unread.admit(frames(LIMIT, LIMIT), 2) == 1
+
+
+@pytest.mark.parametrize(("max_frame_size", "size"), [(256, 0), (300, 0), (317, 1), (16380, 804)])
+def test_the_size_of_a_short_ack(max_frame_size: int, size: int) -> None:
+    """The log names it, so it is never negative."""
+    assert max_short_ack(max_frame_size) == size
 
 
 class TestConnection:
