@@ -104,7 +104,8 @@ def _own_fields(event: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "worker", event["worker"]
     legacy = "log_logger" not in event and ("isError" in event or "message" in event)
     for key, value in event.items():
-        if key == "worker" or key.startswith("log_"):
+        # An item whose name begins with "_" is only a part of the text, as in spoa_twisted.log.
+        if key == "worker" or key.startswith(("log_", "_")):
             continue
         if not ((legacy and key in _LEGACY) or _is_from_wrapper(key, value, event)):
             yield key, value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +11,12 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import FileLogObserver, Logger, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from spoa_twisted import Handlers, Message, SPOAFactory, observer
+from spoa_twisted.json_lines import json_line
 from spoa_twisted.log import LogObserver, agent_log
 from spoa_twisted.observer import (
     AcksHeldBack,
@@ -292,6 +295,35 @@ class TestLines:
             "error: the handler of the message '{name}' returned a value that cannot be sent: {error} {",
             f"warn: {PEER}: broke the protocol: {{code}} (status code 4)",
         ]
+
+
+def test_lines_of_json(clock: Clock) -> None:
+    """Each line has the kind of its event, and numbers are numbers. Parts of a text are no fields."""
+    file = io.StringIO()
+    for event, _ in LINES:
+        # A new observer for each, because some kinds are logged once a minute.
+        LogObserver(Logger(observer=FileLogObserver(file, json_line)), clock).on_event(event)
+    fields = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert [line["kind"] for line in fields] == [type(event).__name__ for event, _ in LINES]
+    assert not [name for line in fields for name in line if name.startswith("_")]
+    blocked, *_ = [line for line in fields if line["kind"] == "HandlerBlocked"]
+    assert (blocked["name"], blocked["seconds"], blocked["waiting"], blocked["place"]) == ("m", 2, 31, None)
+    (failed,) = [line for line in fields if line["kind"] == "LifeCycleFailed"]
+    assert (failed["role"], failed["function"]) == ("every", "mymod.read")
+    assert failed["traceback"].endswith("LookupError: no such row\n")
+
+
+def test_the_count_in_json(clock: Clock) -> None:
+    """It says which message, how many times, and which fault."""
+    file = io.StringIO()
+    log = LogObserver(Logger(observer=FileLogObserver(file, json_line)), clock)
+    for _ in range(1244):
+        log.on_event(HandlerFailed("m", FAILURE))
+    clock.advance(60)
+    *lines, count = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert len(lines) == 10
+    assert (count["name"], count["count"], count["kind"], count["level"]) == ("m", 1234, "HandlerFailed", "error")
+    assert count["message"] == "the handler of the message 'm' failed 1,234 more times in the last minute"
 
 
 class TestNames:
