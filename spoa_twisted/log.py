@@ -42,7 +42,9 @@ from spoa_twisted.observer import (
     IObserver,
     LifeCycleFailed,
     LifeCycleIgnored,
+    MessageTime,
     MessageUnhandled,
+    NotifySlow,
     Outcome,
     PayloadRefused,
     PeerDropped,
@@ -119,18 +121,19 @@ _FAILURES: Final[dict[type[Event], str]] = {
 # The faults that may repeat with each request, or with each run of an every function. Ten a minute are logged, of each
 # message or function. Then the log counts them, and this is the text of the count: "the handler of the message 'm'
 # failed 12,345 more times in the last minute".
-_COUNTED: Final[dict[type[Event], str]] = {
-    ArgumentMissing: "{handler} was not called, for lack of an argument,",
-    CancelFailed: "a handler's Deferred failed to be cancelled",
-    HandlerFailed: "{handler} failed",
-    HandlerTimedOut: "{handler} timed out",
-    LifeCycleFailed: "{function} failed",
-    PayloadRefused: "a NOTIFY was refused, because its fragments exceed a limit,",
-    PipeliningChanged: "engines got connections with or without pipelining",
-    RespondFailed: "the handlers failed to respond",
-    ResponseUnsendable: "the handlers responded with a value that cannot be sent",
-    ResultTooBig: "{handler} returned variables that do not fit in the ACK",
-    ResultUnsendable: "{handler} returned a value that cannot be sent",
+_COUNTED: Final[dict[type[Event], tuple[Any, str]]] = {
+    ArgumentMissing: (LogLevel.error, "{handler} was not called, for lack of an argument,"),
+    CancelFailed: (LogLevel.error, "a handler's Deferred failed to be cancelled"),
+    HandlerFailed: (LogLevel.error, "{handler} failed"),
+    HandlerTimedOut: (LogLevel.error, "{handler} timed out"),
+    LifeCycleFailed: (LogLevel.error, "{function} failed"),
+    NotifySlow: (LogLevel.warn, "a NOTIFY of {message} was slow"),
+    PayloadRefused: (LogLevel.warn, "a NOTIFY was refused, because its fragments exceed a limit,"),
+    PipeliningChanged: (LogLevel.info, "engines got connections with or without pipelining"),
+    RespondFailed: (LogLevel.error, "the handlers failed to respond"),
+    ResponseUnsendable: (LogLevel.error, "the handlers responded with a value that cannot be sent"),
+    ResultTooBig: (LogLevel.error, "{handler} returned variables that do not fit in the ACK"),
+    ResultUnsendable: (LogLevel.error, "{handler} returned a value that cannot be sent"),
 }
 
 
@@ -173,6 +176,7 @@ class LogObserver:
             HandlersReplaced: self._handlers_replaced,
             HelloReceived: self._hello_received,
             MessageUnhandled: self._message_unhandled,
+            NotifySlow: self._notify_slow,
             PayloadRefused: self._payload_refused,
             PipeliningChanged: self._pipelining_changed,
             ProtocolError: self._protocol_error,
@@ -246,6 +250,36 @@ class LogObserver:
                 "{limit} connections are open, as many as max_connections allows: new ones are refused",
                 limit=event.max_connections,
             )
+
+    def _notify_slow(self, event: NotifySlow) -> None:
+        # A shorter part of the time explains nothing.
+        shortest = max(0.001, event.seconds / 20)
+        parts = [
+            (event.unread, "waited to be read for up to", " while the agent stood still"),
+            (event.held_back, "its ACK was held back for", ""),
+            (event.standstill, "the agent stood still for", " of that"),
+        ]
+        self._write(
+            NotifySlow,
+            LogLevel.warn,
+            "{peer}: a NOTIFY took {seconds:.3f} s{_ended}: {messages}{_parts}; stream-id {stream_id}, frame-id"
+            " {frame_id}{_id}",
+            peer=event.peer,
+            name=cut(event.name),
+            seconds=event.seconds,
+            messages=_describe_times(event.messages),
+            handler=max((message.seconds for message in event.messages), default=0.0),
+            waited=max((message.waited for message in event.messages), default=0.0),
+            unread=event.unread,
+            held_back=event.held_back,
+            standstill=event.standstill,
+            stream_id=event.stream_id,
+            frame_id=event.frame_id,
+            id=None if event.id is None else cut(event.id),
+            _ended="" if event.answered else ", and the connection ended before its ACK",
+            _parts="".join(f"; {text} {seconds:.3f} s{end}" for seconds, text, end in parts if seconds >= shortest),
+            _id="" if event.id is None else f", id {cut(event.id)!a}",
+        )
 
     def _payload_refused(self, event: PayloadRefused) -> None:
         names = ", ".join(f"{cut(name)!a}" for name in event.names[:_MAX_NAMES_IN_LINE])
@@ -388,15 +422,17 @@ class LogObserver:
     def _counted(self, key: Key, count: int) -> None:
         kind, name = key
         assert isinstance(kind, type)
-        handler = "handlers of other messages" if name is None else f"the handler of the message {name!a}"
+        level, fault = _COUNTED[kind]
+        message = "other messages" if name is None else f"the message {name!a}"
+        handler = f"handlers of {message}" if name is None else f"the handler of {message}"
         function = "other functions" if name is None else f"the function {name}"
         self._write(
             kind,
-            LogLevel.error,
+            level,
             "{_fault} {count:,} more time{_s} in the last minute",
             name=name,
             count=count,
-            _fault=_COUNTED[kind].format(handler=handler, function=function),
+            _fault=fault.format(handler=handler, function=function, message=message),
             _s="" if count == 1 else "s",
         )
 
@@ -410,6 +446,21 @@ class LogObserver:
 
     def _is_new(self, event: Event, name: str) -> bool:
         return self._names.admits((type(event), cut(name)))
+
+
+def _describe_times(messages: Sequence[MessageTime]) -> str:
+    """Return a text about the messages of a slow NOTIFY, those that took longest first."""
+    slowest = sorted(messages, key=lambda message: message.seconds, reverse=True)
+    texts = []
+    for message in slowest[:_MAX_NAMES_IN_LINE]:
+        text = f"{cut(message.name)!a} {message.seconds:.3f} s"
+        if not message.finished:
+            text += " without a result"
+        if message.waited > 0:
+            text += f", {message.waited:.3f} s of it to get a thread"
+        texts.append(text)
+    hidden = len(messages) - _MAX_NAMES_IN_LINE
+    return "; ".join(texts or ["no messages"]) + (f"; and {hidden} more messages" if hidden > 0 else "")
 
 
 def _values(event: Event) -> dict[str, Any]:

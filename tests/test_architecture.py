@@ -62,6 +62,8 @@ ORDER = [
     "agent.pipelining",
     "agent.pacing",
     "agent.engines",
+    "agent.lateness",
+    "agent.slow",
     "agent.observation",
     "agent.answering",
     "agent.refusal",

@@ -37,7 +37,9 @@ from spoa_twisted.observer import (
     IObserver,
     LifeCycleFailed,
     LifeCycleIgnored,
+    MessageTime,
     MessageUnhandled,
+    NotifySlow,
     Outcome,
     PayloadRefused,
     PeerDropped,
@@ -236,6 +238,21 @@ LINES: list[tuple[Event, str]] = [
             " 'txn.allowed' to set it for one request, or 'proc.allowed' if they shall share it"
         ),
     ),
+    (
+        NotifySlow(PEER, "m", 1.0, tuple(MessageTime(c, 0.1) for c in "abcdefg"), 0.06, 0.04, 0.06, 5, 2, "i\n"),
+        (
+            f"warn: {PEER}: a NOTIFY took 1.000 s: 'a' 0.100 s; 'b' 0.100 s; 'c' 0.100 s; 'd' 0.100 s; 'e' 0.100 s; and"
+            " 2 more messages; waited to be read for up to 0.060 s while the agent stood still; the agent stood still"
+            " for 0.060 s of that; stream-id 5, frame-id 2, id 'i\\n'"
+        ),
+    ),
+    (
+        NotifySlow(PEER, "", 0.2, (), answered=False),
+        (
+            f"warn: {PEER}: a NOTIFY took 0.200 s, and the connection ended before its ACK: no messages; stream-id 0,"
+            " frame-id 0"
+        ),
+    ),
     (CancelFailed(FAILURE), "critical: a handler's Deferred failed to be cancelled"),
     (LifeCycleFailed("every", "mymod.read", FAILURE), "critical: the every function mymod.read failed"),
     (
@@ -427,6 +444,7 @@ class TestFloods:
         (CancelFailed(FAILURE), "a handler's Deferred failed to be cancelled"),
         (HandlerFailed("m", FAILURE), "the handler of the message 'm' failed"),
         (HandlerTimedOut("m", 1), "the handler of the message 'm' timed out"),
+        (NotifySlow(PEER, "m", 1.0, (MessageTime("m", 1.0),)), "a NOTIFY of the message 'm' was slow"),
         (LifeCycleFailed("every", "mymod.read", FAILURE), "the function mymod.read failed"),
         (
             PayloadRefused(PEER, ("m",), "max_payload_size", 1000),
@@ -458,7 +476,8 @@ class TestFloods:
         clock.advance(59.9)
         assert lines.take() == []
         clock.advance(0.1)
-        assert lines.take() == [f"error: {fault} 12,345 more times in the last minute"]
+        level = "warn" if isinstance(event, (NotifySlow, PayloadRefused)) else "error"
+        assert lines.take() == [f"{level}: {fault} 12,345 more times in the last minute"]
         log.on_event(event)
         assert len(lines.take()) == 1
         assert clock.getDelayedCalls() == []
