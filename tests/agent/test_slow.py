@@ -16,6 +16,7 @@ from spoa_twisted.limits import Limits
 from spoa_twisted.observer import MessageTime, NotifySlow
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.spop.unread import READ_INTERVAL
 from tests.agent.memory import OLD, OtherHandlers, Session, TurnClock
 from tests.agent.recording import Recorder
 from tests.lines import Lines
@@ -158,8 +159,9 @@ def test_an_ack_that_is_held_back(agent: Agent) -> None:
     """HAProxy >= 3.1 must read others first."""
     session = Session(agent.factory)
     session.notify("long", "long", "long")
-    # The kernel of this transport cannot tell what HAProxy has read, so the agent waits for an interval each time.
-    agent.pass_time(2)
+    # The kernel of this transport cannot tell what HAProxy has read, so the agent waits each time.
+    for _ in range(400):
+        agent.turns.advance(READ_INTERVAL)
     assert len(session.acks()) == 3
     events = agent.slow()
     assert events
