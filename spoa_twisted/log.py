@@ -72,7 +72,7 @@ _MAX_NAMES_IN_LINE: Final = 5
 #: The text of the event ``ResultTooBig``. :mod:`spoa_twisted.strict` raises an exception with it.
 RESULT_TOO_BIG: Final = (
     "the variables of the message {name!a} do not fit in the ACK: they need {size} bytes, and {room} are left; the"
-    " largest is {largest}"
+    " largest is {largest}; set less, or raise tune.bufsize in HAProxy"
 )
 
 # The fields of events that are names of a message or a variable.
@@ -88,14 +88,29 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     ConnectionMade: (LogLevel.debug, "{peer}: connected"),
     HelloTimedOut: (LogLevel.debug, "{peer}: sent no HAPROXY-HELLO within hello_timeout"),
     AcksHeldBack: (LogLevel.debug, "{peer}: holding back {size} bytes of ACKs until HAProxy has read others"),
-    PeerDropped: (LogLevel.warn, "{peer}: dropped: it left more than max_unsent, {max_unsent} bytes, unread"),
+    PeerDropped: (
+        LogLevel.warn,
+        (
+            "{peer}: dropped: it left more than max_unsent, {max_unsent} bytes, unread; find out why it does not read,"
+            " or raise --max-unsent"
+        ),
+    ),
     ResponseUnsendable: (LogLevel.error, "{peer}: the response of the handlers cannot be sent: {error}"),
     LifeCycleIgnored: (
         LogLevel.warn,
         "the handlers have startup, every or shutdown functions, which never run here: use SPOAService",
     ),
-    ShutdownTimedOut: (LogLevel.warn, "the shutdown function {function} did not finish in time, and is cancelled"),
-    DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained in time"),
+    ShutdownTimedOut: (
+        LogLevel.warn,
+        (
+            "the shutdown function {function} did not finish in time, and is cancelled; if it needs longer, raise"
+            " --drain-timeout"
+        ),
+    ),
+    DrainTimedOut: (
+        LogLevel.warn,
+        ("closing {count} connections that were not drained in time; if handlers need longer, raise --drain-timeout"),
+    ),
     ArgumentMissing: (
         LogLevel.error,
         (
@@ -247,7 +262,8 @@ class LogObserver:
             self._write(
                 ConnectionRefused,
                 LogLevel.warn,
-                "{limit} connections are open, as many as max_connections allows: new ones are refused",
+                "{limit} connections are open, as many as max_connections allows: new ones are refused; find out who"
+                " opens them, or raise --max-connections",
                 limit=event.max_connections,
             )
 
@@ -408,10 +424,10 @@ class LogObserver:
         self._write(
             Standstill,
             LogLevel.warn,
-            "stood still for {seconds:.2f} s{_place}",
+            "the agent stood still for {seconds:.2f} s, and all requests waited{_place}",
             seconds=event.seconds,
             place=event.place,
-            _place=_place(event.place),
+            _place=_place(event.place) or "; perhaps the process was stopped, or had no CPU",
         )
 
     def _handlers_replaced(self, event: HandlersReplaced) -> None:

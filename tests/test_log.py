@@ -90,7 +90,10 @@ LINES: list[tuple[Event, str]] = [
     (ConnectionEnded(PEER, Failure(ConnectionDone())), f"debug: {PEER}: ended: Connection was closed cleanly."),
     (
         ConnectionRefused(5),
-        "warn: 5 connections are open, as many as max_connections allows: new ones are refused",
+        (
+            "warn: 5 connections are open, as many as max_connections allows: new ones are refused; find out who opens"
+            " them, or raise --max-connections"
+        ),
     ),
     (
         HelloReceived(PEER, HAProxyHello(engine_id="\x85{peer}")),
@@ -129,7 +132,13 @@ LINES: list[tuple[Event, str]] = [
             f" raise --max-payload-size to accept it"
         ),
     ),
-    (PeerDropped(PEER, 2000), f"warn: {PEER}: dropped: it left more than max_unsent, 2000 bytes, unread"),
+    (
+        PeerDropped(PEER, 2000),
+        (
+            f"warn: {PEER}: dropped: it left more than max_unsent, 2000 bytes, unread; find out why it does not read,"
+            " or raise --max-unsent"
+        ),
+    ),
     (
         PipeliningChanged(PEER, "\x85{peer}", True, 804),
         (f"info: {PEER}: the answers to the engine \\x85{{peer}} are short: its next connections have pipelining"),
@@ -207,9 +216,18 @@ LINES: list[tuple[Event, str]] = [
     ),
     (
         Standstill(1.552, "iprep.py, line 14, in get_score"),
-        "warn: stood still for 1.55 s; after 1 s it was in iprep.py, line 14, in get_score",
+        (
+            "warn: the agent stood still for 1.55 s, and all requests waited; after 1 s it was in iprep.py, line 14, in"
+            " get_score"
+        ),
     ),
-    (Standstill(7, None), "warn: stood still for 7.00 s"),
+    (
+        Standstill(7, None),
+        (
+            "warn: the agent stood still for 7.00 s, and all requests waited; perhaps the process was stopped, or had"
+            " no CPU"
+        ),
+    ),
     (
         ResultUnsendable("m", TypeError("variable 'sess.a': a float has no SPOP type")),
         (
@@ -221,7 +239,7 @@ LINES: list[tuple[Event, str]] = [
         ResultTooBig("m", 500, 200, "sess.big"),
         (
             "error: the variables of the message 'm' do not fit in the ACK: they need 500 bytes, and 200 are left; the"
-            " largest is sess.big"
+            " largest is sess.big; set less, or raise tune.bufsize in HAProxy"
         ),
     ),
     (
@@ -261,9 +279,15 @@ LINES: list[tuple[Event, str]] = [
     ),
     (
         ShutdownTimedOut("mymod.close"),
-        "warn: the shutdown function mymod.close did not finish in time, and is cancelled",
+        (
+            "warn: the shutdown function mymod.close did not finish in time, and is cancelled; if it needs longer,"
+            " raise --drain-timeout"
+        ),
     ),
-    (DrainTimedOut(7), "warn: closing 7 connections that were not drained in time"),
+    (
+        DrainTimedOut(7),
+        "warn: closing 7 connections that were not drained in time; if handlers need longer, raise --drain-timeout",
+    ),
 ]
 
 COUNT_OF_TWO = "error: the handler of the message 'm' failed 2 more times in the last minute"
@@ -374,7 +398,7 @@ class TestNames:
         """A handler may make its name of the peer's text."""
         log.on_event(ResultTooBig("m", 2, 1, "sess." + "v" * LONG))
         (line,) = lines.take()
-        assert line.endswith("the largest is sess." + "v" * 59)
+        assert line.endswith("the largest is sess." + "v" * 59 + "; set less, or raise tune.bufsize in HAProxy")
 
     def test_a_similar_name_is_cut_and_escaped(self, log: LogObserver, lines: Lines) -> None:
         """A user may register a handler under any name."""
