@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from math import inf
 from typing import Any, Final, TypeVar, final
 
 from twisted.internet.defer import Deferred
@@ -42,7 +43,18 @@ class Watch:
     :param lateness: tells how long the reactor stood still. All connections of an agent share it.
     """
 
-    __slots__ = ("_acks", "_connection", "_sent", "lateness", "observer", "peer", "reactor", "threshold")
+    __slots__ = (
+        "_acks",
+        "_connection",
+        "_earliest",
+        "_sent",
+        "lateness",
+        "observer",
+        "peer",
+        "reactor",
+        "threshold",
+        "times",
+    )
 
     def __init__(
         self,
@@ -63,6 +75,10 @@ class Watch:
         self._sent = 0
         # The NOTIFYs whose ACKs are queued, each with the number of bytes that are sent before its ACK.
         self._acks: deque[tuple[int, Timing]] = deque()
+        # No NOTIFY of them began before this time.
+        self._earliest = inf
+        #: For the next NOTIFY; ``None`` if it is in use by a NOTIFY that is pending. To make one takes long.
+        self.times: Times | None = None
 
     def timing(self, handlers: IHandlers, notify: Notify) -> IHandlers:
         """Return ``handlers`` for one NOTIFY, whose time is taken."""
@@ -72,6 +88,8 @@ class Watch:
         """Follow the ACK of a NOTIFY. Called before it is queued."""
         connection = self._connection
         if connection.state is _RUNNING:
+            if timing.began < self._earliest:
+                self._earliest = timing.began
             self._acks.append((self._sent + connection.bytes_to_send, timing))
         else:
             # With the capability async, the ACK leaves on another connection.
@@ -81,10 +99,16 @@ class Watch:
         """Count the bytes of a write, and report the NOTIFYs whose ACKs were among them."""
         self._sent += size
         acks = self._acks
-        if acks and acks[0][0] < self._sent:
-            now = self.reactor.seconds()
-            while acks and acks[0][0] < self._sent:
-                acks.popleft()[1].end(now)
+        if not acks:
+            return
+        now = self.reactor.seconds()
+        if acks[-1][0] < self._sent and now - self._earliest <= self.threshold:
+            # The usual case: all were sent, and none took long.
+            acks.clear()
+        while acks and acks[0][0] < self._sent:
+            acks.popleft()[1].end(now)
+        if not acks:
+            self._earliest = inf
 
 
 @final
@@ -92,7 +116,19 @@ class Watch:
 class Timing:
     """Wraps the handlers for one NOTIFY, to take its time."""
 
-    __slots__ = ("_before", "_handlers", "_late", "_notify", "_returned", "_started", "_watch", "finished", "times")
+    __slots__ = (
+        "_before",
+        "_handlers",
+        "_late",
+        "_notify",
+        "_returned",
+        "_started",
+        "_watch",
+        "began",
+        "ended",
+        "finished",
+        "waited",
+    )
 
     def __init__(self, watch: Watch, handlers: IHandlers, notify: Notify) -> None:
         self._watch = watch
@@ -104,16 +140,33 @@ class Timing:
     ) -> bytes | Deferred[bytes]:
         """Let the handlers answer; see :meth:`IHandlers.respond`."""
         watch = self._watch
+        lateness = watch.lateness
         self._started = started = reactor.seconds()
-        self._before = watch.lateness.before(started)
-        self._late = watch.lateness.total(started)
+        delay = started - lateness.due
+        if delay < 0:
+            delay = 0.0
+        self._before = before = lateness.in_this_turn + delay
+        self._late = lateness.sum + delay
+        #: When the time of the NOTIFY began: before it was read, if the agent stood still.
+        self.began = started - before
         self._returned: float | None = None
-        times = self.times = _Times(outcomes, reactor)
+        #: The positions of the messages whose handlers have finished, with the time.
+        self.ended: list[tuple[int, float]] = []
+        #: How many seconds a message waited for a thread, by the id() of the message; ``None`` without threads.
+        self.waited: dict[int, float] | None = None
+        times = watch.times
+        if times is None or times.outcomes is not outcomes:
+            times = watch.times = Times(outcomes, reactor)
+        times.timing = self
         answer = self._handlers.respond(messages, max_size, reactor, timeout, times)
-        if isinstance(answer, Deferred):
+        if type(answer) is not bytes and isinstance(answer, Deferred):
+            watch.times = None
             self._returned = reactor.seconds()
             return answer.addBoth(self._finish)
-        return self._finish(answer)
+        #: When all handlers had finished.
+        self.finished = self.ended[-1][1] if self.ended else reactor.seconds()
+        watch.on_finished(self)
+        return answer
 
     def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
         """Let the handlers answer. No handler is called, so nothing takes long; see :meth:`IHandlers.refuse`."""
@@ -164,8 +217,8 @@ class Timing:
         Handlers are called one after the other. So a handler that has finished at once began when the one before had
         finished, and one that has waited began at the same time as the next one.
         """
-        times = self.times
-        ended = dict(times.finished)
+        ended = dict(self.ended)
+        waited = self.waited or {}
         began = self._started
         result = []
         for position, message in enumerate(self._notify.messages):
@@ -173,41 +226,39 @@ class Timing:
             finished = end is not None
             if end is None:
                 end = self.finished
-            result.append(
-                MessageTime(message.name, max(0.0, end - began), times.waited.get(id(message), 0.0), finished)
-            )
+            result.append(MessageTime(message.name, max(0.0, end - began), waited.get(id(message), 0.0), finished))
             if finished and (self._returned is None or end <= self._returned):
                 began = end
         return tuple(result)
 
 
 @final
-class _Times(Outcomes):
+class Times(Outcomes):
     """Does what ``outcomes`` does, and notes when each handler has finished."""
 
-    __slots__ = ("_outcomes", "_reactor", "finished", "waited")
+    __slots__ = ("_seconds", "outcomes", "timing")
+
+    #: The NOTIFY that is answered.
+    timing: Timing
 
     def __init__(self, outcomes: Outcomes, reactor: IReactorTime) -> None:
         # Not super().__init__(): all state is that of outcomes.
         for name in Outcomes.__slots__:
             setattr(self, name, getattr(outcomes, name))
-        self._outcomes = outcomes
-        self._reactor = reactor
-        #: The positions of the messages whose handlers have finished, with the time.
-        self.finished: list[tuple[int, float]] = []
-        #: How many seconds a message waited for a thread, by the id() of the message.
-        self.waited: dict[int, float] = {}
+        #: Does the work.
+        self.outcomes = outcomes
+        self._seconds = reactor.seconds
 
     def returned(self, position: int, handler: Handler, message: Message, result: Any) -> bytes:
         """See :meth:`Outcomes.returned`."""
-        actions = self._outcomes.returned(position, handler, message, result)
-        self.finished.append((position, self._reactor.seconds()))
+        actions = self.outcomes.returned(position, handler, message, result)
+        self.timing.ended.append((position, self._seconds()))
         return actions
 
     def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
         """See :meth:`Outcomes.failed`."""
-        actions = self._outcomes.failed(position, handler, message, failure)
-        self.finished.append((position, self._reactor.seconds()))
+        actions = self.outcomes.failed(position, handler, message, failure)
+        self.timing.ended.append((position, self._seconds()))
         return actions
 
     def timed_out(
@@ -215,23 +266,29 @@ class _Times(Outcomes):
     ) -> bytes:
         """See :meth:`Outcomes.timed_out`."""
         if wait is not None:
-            self.waited[id(message)] = wait.seconds
-        self.finished.append((position, self._reactor.seconds()))
-        return self._outcomes.timed_out(position, handler, message, seconds, wait)
+            self._note(message, wait)
+        self.timing.ended.append((position, self._seconds()))
+        return self.outcomes.timed_out(position, handler, message, seconds, wait)
 
     def awaited_thread(self, message: Message, wait: Wait) -> None:
         """See :meth:`Outcomes.awaited_thread`."""
-        self.waited[id(message)] = wait.seconds
-        self._outcomes.awaited_thread(message, wait)
+        self._note(message, wait)
+        self.outcomes.awaited_thread(message, wait)
 
     def unhandled(self, position: int, message: Message, known: Iterable[str] = ()) -> bytes:
         """See :meth:`Outcomes.unhandled`."""
-        self.finished.append((position, self._reactor.seconds()))
-        return self._outcomes.unhandled(position, message, known)
+        self.timing.ended.append((position, self._seconds()))
+        return self.outcomes.unhandled(position, message, known)
 
     def report(self, position: int, outcome: Any, event: Any, actions: bytes) -> bytes:
         """See :meth:`Outcomes.report`."""
-        return self._outcomes.report(position, outcome, event, actions)
+        return self.outcomes.report(position, outcome, event, actions)
+
+    def _note(self, message: Message, wait: Wait) -> None:
+        timing = self.timing
+        if timing.waited is None:
+            timing.waited = {}
+        timing.waited[id(message)] = wait.seconds
 
 
 def _id_of(messages: list[Message]) -> str | None:
