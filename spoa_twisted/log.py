@@ -78,6 +78,9 @@ RESULT_TOO_BIG: Final = (
 # The fields of events that are names of a message or a variable.
 _NAMES: Final = frozenset({"name", "largest"})
 
+# Seconds. The line of a slow NOTIFY does not mention a shorter wait, because it would show as 0.000 s.
+_SHORTEST_PART: Final = 0.001
+
 # How many messages without a handler get a search for similar names. A peer may send thousands of names in one NOTIFY.
 # With 100 handlers, the search took 6 ms for each.
 _MAX_SEARCHES: Final = 20
@@ -269,7 +272,7 @@ class LogObserver:
 
     def _notify_slow(self, event: NotifySlow) -> None:
         # A shorter part of the time explains nothing.
-        shortest = max(0.001, event.seconds / 20)
+        shortest = max(_SHORTEST_PART, event.seconds / 20)
         parts = [
             (event.unread, "waited to be read for up to", " while the agent stood still"),
             (event.held_back, "its ACK was held back for", ""),
@@ -458,7 +461,9 @@ class LogObserver:
         :param text: a format for ``values``. In a log of JSON lines, each of ``values`` is a field, but for those whose
             names begin with ``_``: these are only parts of the text.
         """
-        self._log.emit(level, text, kind=kind.__name__, **values)
+        # Seconds need no more than six digits.
+        rounded = {name: round(value, 6) if type(value) is float else value for name, value in values.items()}
+        self._log.emit(level, text, kind=kind.__name__, **rounded)
 
     def _is_new(self, event: Event, name: str) -> bool:
         return self._names.admits((type(event), cut(name)))
@@ -472,7 +477,7 @@ def _describe_times(messages: Sequence[MessageTime]) -> str:
         text = f"{cut(message.name)!a} {message.seconds:.3f} s"
         if not message.finished:
             text += " without a result"
-        if message.waited > 0:
+        if message.waited >= _SHORTEST_PART:
             text += f", {message.waited:.3f} s of it to get a thread"
         texts.append(text)
     hidden = len(messages) - _MAX_NAMES_IN_LINE
