@@ -63,7 +63,8 @@ def lines() -> dict[Line, Place]:
 def lines_of(tree: ast.Module, path: Path) -> Iterator[tuple[Line, int]]:
     """Yield the lines that one file may log, each with its number in the file."""
     module = _assigned(tree.body)
-    yield from _tables(tree, module)
+    if path == PACKAGE / "log.py":
+        yield from _tables(tree, module)
     # The innermost function of a call is the last one that contains it.
     scopes = {
         call: function
