@@ -52,12 +52,15 @@ class JSONLog:
     def __call__(self) -> ILogObserver:
         """Return an observer that writes to :attr:`path`, which twistd opens like its own log file.
 
-        :raises OSError: if the file cannot be opened.
+        :raises SystemExit: if the file cannot be opened.
         """
         if not self.path:
             return json_observer(sys.stdout)
         # As twistd does without --logger. The file is rotated when it has 1 MB, and on SIGUSR1.
-        file: Any = LogFile.fromFullPath(self.path)
+        try:
+            file: Any = LogFile.fromFullPath(self.path)
+        except OSError as error:
+            raise SystemExit(f"spoa: cannot open the log file {self.path}: {error.strerror}") from None
         if not signal.getsignal(signal.SIGUSR1):
             signal.signal(signal.SIGUSR1, lambda number, frame: _rotate_soon(file))
         return json_observer(file)

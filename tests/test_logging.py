@@ -90,6 +90,14 @@ def test_a_signal_handler_of_the_application_stays(tmp_path: Path, json_log: log
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
 
 
+def test_a_file_that_cannot_be_opened(tmp_path: Path, json_log: logging.JSONLog) -> None:
+    """twistd prints one line, and ends."""
+    json_log.path = str(tmp_path / "missing" / "agent.log")
+    with pytest.raises(SystemExit) as caught:
+        json_log()
+    assert str(caught.value) == f"spoa: cannot open the log file {json_log.path}: No such file or directory"
+
+
 @pytest.fixture
 def library() -> standard.Logger:
     """A logger of a library, as if no application had configured ``logging``: pytest has, so it has no parent."""
