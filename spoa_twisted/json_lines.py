@@ -29,6 +29,9 @@ _MAX_TRACEBACK: Final = 8000
 # Log collectors store an integer in 64 bits. Some refuse the whole line if it does not fit.
 _INTEGERS: Final = range(-(2**63), 2**63)
 
+# Seconds, as a Unix time. Python has no later dates.
+_YEAR_9999: Final = 253_370_764_800
+
 # The keys that Twisted adds to each event of the old log.msg(). Their meaning is in the standard fields.
 _LEGACY: Final = frozenset({"message", "time", "isError", "format", "failure", "why", "logLevel", "printed"})
 
@@ -70,7 +73,10 @@ def _guarded(convert: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _time(event: dict[str, Any]) -> str:
-    moment = datetime.fromtimestamp(event.get("log_time") or time.time(), timezone.utc)
+    seconds = event.get("log_time")
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds < _YEAR_9999:
+        seconds = time.time()
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
@@ -84,12 +90,21 @@ def _message(event: dict[str, Any]) -> str:
     if isinstance(text, str) and text.endswith(TRACEBACK):
         # log_failure() has put the traceback into the message. Here it has a field of its own.
         event = {**event, "log_format": text.removesuffix(TRACEBACK)}
-    return _text(formatEvent(event), _MAX_MESSAGE)
+    text = formatEvent(event)
+    if _is_legacy(event) and isinstance(event.get("failure"), Failure):
+        # The old log.err() puts the traceback into the message, too.
+        text, _, _ = text.partition("\n")
+    return _text(text, _MAX_MESSAGE)
+
+
+def _is_legacy(event: dict[str, Any]) -> bool:
+    """Return whether the event comes from the old ``twisted.python.log``."""
+    return "log_logger" not in event and ("isError" in event or "message" in event)
 
 
 def _traceback_of(event: dict[str, Any]) -> Failure | str | None:
     """Return the event's failure, or the text of a traceback that the event has instead."""
-    found = event.get("log_failure", event.get("traceback"))
+    found = event.get("log_failure", event.get("failure") if _is_legacy(event) else None) or event.get("traceback")
     return found if isinstance(found, (Failure, str)) else None
 
 
@@ -102,10 +117,10 @@ def _own_fields(event: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     # The number of a worker comes first: it is as important as the name of the logger.
     if "worker" in event:
         yield "worker", event["worker"]
-    legacy = "log_logger" not in event and ("isError" in event or "message" in event)
+    legacy = _is_legacy(event)
     for key, value in event.items():
         # An item whose name begins with "_" is only a part of the text, as in spoa_twisted.log.
-        if key == "worker" or key.startswith(("log_", "_")):
+        if not isinstance(key, str) or key == "worker" or key.startswith(("log_", "_")):
             continue
         if not ((legacy and key in _LEGACY) or _is_from_wrapper(key, value, event)):
             yield key, value
