@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 from spoa_twisted import logging
 from spoa_twisted.runner.errors import CannotStart
+from spoa_twisted.spop.messages import Message
 from tests.programs import TWISTD
 from tests.runner.conftest import Start
+from tests.runner.test_process import Engine
 
 JSON = "spoa_twisted.logging.json"
 
@@ -145,3 +148,32 @@ def test_each_line_of_a_daemon_is_json(start: Start, folder: Path) -> None:
     assert ("error", "lib", "logged") in found
     assert [level for level, _, message in found if message.endswith("UserWarning: warned")] == ["warn"]
     assert found[-1][2] == "Server Shut Down."
+
+
+SLOW = """\
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from spoa_twisted import Handlers
+
+handlers = Handlers({"slow": lambda: deferLater(reactor, 0.2, dict)})
+"""
+
+
+@pytest.mark.parametrize("program", [[*TWISTD, "-n"], [sys.executable, "-m", "twisted"]], ids=["twistd", "twist"])
+def test_a_slow_notify(program: list[str], start: Start, folder: Path) -> None:
+    """``--log-slow`` and ``--log-format json`` together: the line has numbers, and the id of the request."""
+    (folder / "slow.py").write_text(SLOW)
+    command = [*program, "spoa", "--handlers=slow", "--listen=unix:agent.sock", "--log-slow=0.1", "--log-format=json"]
+    agent = start(*command)
+    agent.said("SPOA listening")
+    with Engine("agent.sock") as engine:
+        engine.connection.send_notify([Message("slow", [("id", "7F2A"), ("secret", "swordfish")])])
+        engine.send()
+        assert engine.next_event().variables == {}
+        line = json.loads(agent.said(r'\{.*"kind": "NotifySlow".*\}')[0])
+    assert (line["level"], line["name"], line["id"], line["stream_id"]) == ("warn", "slow", "7F2A", 1)
+    assert line["seconds"] >= line["handler"] > 0.1
+    agent.stop()
+    for text in agent.output.splitlines():
+        assert "swordfish" not in text
+        json.loads(text)
