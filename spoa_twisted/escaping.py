@@ -23,6 +23,9 @@ _MAX_NAME_LENGTH: Final = 64
 _MAX_TEXT_LENGTH: Final = 2000
 _MAX_TRACEBACK_LENGTH: Final = 10_000
 
+#: The end of the format of a line whose traceback was escaped. A log of JSON lines has it in a field instead.
+TRACEBACK: Final = "\n{traceback}"
+
 # Every character but printable ASCII. Terminals and log viewers may interpret the others.
 _UNPRINTABLE: Final = re.compile(r"[^ -~]")
 # The same, without the line breaks of a traceback.
@@ -62,8 +65,7 @@ def log_failure(log: Logger, text: str, failure: Failure, **values: Any) -> None
         traceback = f"{frames}: {in_one_line(message)}"
     else:
         traceback = in_one_line(traceback)
-    text += "\n{traceback}"
-    log.critical(text, traceback=traceback, **values)
+    log.critical(f"{text}{TRACEBACK}", traceback=traceback, **values)  # noqa: G004 - the format is a constant
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -169,6 +169,11 @@ class Limits:
     )
     drain_timeout: float = _seconds(10.0, "Seconds to answer pending NOTIFYs when the agent stops.")
 
+    log_slow: float = _seconds(
+        0.0,
+        "Log each NOTIFY that takes longer than this many seconds, and where the time went; 0: off.",
+    )
+
     @classmethod
     def from_keywords(cls, limits: Mapping[str, float]) -> Limits:
         """Return the limits that the caller of :class:`~spoa_twisted.SPOAFactory` gave as keywords.

@@ -4,7 +4,8 @@ A peer can neither forge a line nor fill the disk. Its names and texts are cut a
 (:mod:`spoa_twisted.escaping`). A fault that would repeat with each request or each connection is logged once, or once a
 minute, or ten times a minute and then counted (:mod:`spoa_twisted.flood`).
 
-A new kind of event is logged if :data:`_LINES` has a line for it, or if :class:`LogObserver` has a method for it.
+A new kind of event is logged if :data:`_LINES` or :data:`_FAILURES` has a line for it, or if :class:`LogObserver` has a
+method for it. ``docs/log.rst`` explains each line to operators; a test fails until it has the new one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final, final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import FilteringLogObserver, Logger, LogLevel, LogLevelFilterPredicate, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
 from zope.interface import implementer
 
@@ -41,7 +43,9 @@ from spoa_twisted.observer import (
     IObserver,
     LifeCycleFailed,
     LifeCycleIgnored,
+    MessageTime,
     MessageUnhandled,
+    NotifySlow,
     Outcome,
     PayloadRefused,
     PeerDropped,
@@ -69,8 +73,14 @@ _MAX_NAMES_IN_LINE: Final = 5
 #: The text of the event ``ResultTooBig``. :mod:`spoa_twisted.strict` raises an exception with it.
 RESULT_TOO_BIG: Final = (
     "the variables of the message {name!a} do not fit in the ACK: they need {size} bytes, and {room} are left; the"
-    " largest is {largest}"
+    " largest is {largest}; set less, or raise tune.bufsize in HAProxy"
 )
+
+# The fields of events that are names of a message or a variable.
+_NAMES: Final = frozenset({"name", "largest"})
+
+# Seconds. The line of a slow NOTIFY does not mention a shorter wait, because it would show as 0.000 s.
+_SHORTEST_PART: Final = 0.001
 
 # How many messages without a handler get a search for similar names. A peer may send thousands of names in one NOTIFY.
 # With 100 handlers, the search took 6 ms for each.
@@ -82,31 +92,67 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
     ConnectionMade: (LogLevel.debug, "{peer}: connected"),
     HelloTimedOut: (LogLevel.debug, "{peer}: sent no HAPROXY-HELLO within hello_timeout"),
     AcksHeldBack: (LogLevel.debug, "{peer}: holding back {size} bytes of ACKs until HAProxy has read others"),
-    PeerDropped: (LogLevel.warn, "{peer}: dropped: it left more than max_unsent, {max_unsent} bytes, unread"),
+    PeerDropped: (
+        LogLevel.warn,
+        (
+            "{peer}: dropped: it left more than max_unsent, {max_unsent} bytes, unread; find out why it does not read,"
+            " or raise --max-unsent"
+        ),
+    ),
     ResponseUnsendable: (LogLevel.error, "{peer}: the response of the handlers cannot be sent: {error}"),
     LifeCycleIgnored: (
         LogLevel.warn,
         "the handlers have startup, every or shutdown functions, which never run here: use SPOAService",
     ),
-    ShutdownTimedOut: (LogLevel.warn, "the shutdown function {function} did not finish in time, and is cancelled"),
-    DrainTimedOut: (LogLevel.warn, "closing {count} connections that were not drained in time"),
+    ShutdownTimedOut: (
+        LogLevel.warn,
+        (
+            "the shutdown function {function} did not finish in time, and is cancelled; if it needs longer, raise"
+            " --drain-timeout"
+        ),
+    ),
+    DrainTimedOut: (
+        LogLevel.warn,
+        ("closing {count} connections that were not drained in time; if handlers need longer, raise --drain-timeout"),
+    ),
+    ArgumentMissing: (
+        LogLevel.error,
+        (
+            "the handler of the message {name!a} was not called: {error}; add it to the args of the spoe-message,"
+            " rename the parameter, or give the parameter a default"
+        ),
+    ),
+    ResultUnsendable: (
+        LogLevel.error,
+        "the handler of the message {name!a} returned a value that cannot be sent: {error}",
+    ),
+    ResultTooBig: (LogLevel.error, RESULT_TOO_BIG),
+}
+
+# The same for the events that have a failure: their lines have a traceback, and the level critical.
+_FAILURES: Final[dict[type[Event], str]] = {
+    CancelFailed: "a handler's Deferred failed to be cancelled",
+    HandlerFailed: "the handler of the message {name!a} failed",
+    LifeCycleFailed: "the {role} function {function} failed",
+    RespondFailed: "{peer}: the handlers failed to respond",
 }
 
 # The faults that may repeat with each request, or with each run of an every function. Ten a minute are logged, of each
 # message or function. Then the log counts them, and this is the text of the count: "the handler of the message 'm'
 # failed 12,345 more times in the last minute".
-_COUNTED: Final[dict[type[Event], str]] = {
-    ArgumentMissing: "{handler} was not called, for lack of an argument,",
-    CancelFailed: "a handler's Deferred failed to be cancelled",
-    HandlerFailed: "{handler} failed",
-    HandlerTimedOut: "{handler} timed out",
-    LifeCycleFailed: "{function} failed",
-    PayloadRefused: "a NOTIFY was refused, because its fragments exceed a limit,",
-    PipeliningChanged: "engines got connections with or without pipelining",
-    RespondFailed: "the handlers failed to respond",
-    ResponseUnsendable: "the handlers responded with a value that cannot be sent",
-    ResultTooBig: "{handler} returned variables that do not fit in the ACK",
-    ResultUnsendable: "{handler} returned a value that cannot be sent",
+_COUNTED: Final[dict[type[Event], tuple[Any, str]]] = {
+    ArgumentMissing: (LogLevel.error, "{handler} was not called, for lack of an argument,"),
+    CancelFailed: (LogLevel.error, "a handler's Deferred failed to be cancelled"),
+    HandlerFailed: (LogLevel.error, "{handler} failed"),
+    HandlerTimedOut: (LogLevel.error, "{handler} timed out"),
+    LifeCycleFailed: (LogLevel.error, "{function} failed"),
+    NotifySlow: (LogLevel.warn, "a NOTIFY of {message} was slow"),
+    PayloadRefused: (LogLevel.warn, "a NOTIFY was refused, because its fragments exceed a limit,"),
+    PipeliningChanged: (LogLevel.info, "engines got connections with or without pipelining"),
+    RespondFailed: (LogLevel.error, "the handlers failed to respond"),
+    ResponseUnsendable: (LogLevel.error, "the handlers responded with a value that cannot be sent"),
+    ResultTooBig: (LogLevel.error, "{handler} returned variables that do not fit in the ACK"),
+    ResultUnsendable: (LogLevel.error, "{handler} returned a value that cannot be sent"),
 }
 
 
@@ -141,24 +187,18 @@ class LogObserver:
         self._searches = 0
         # The events that are not in _LINES.
         self._special: dict[type[Event], Callable[[Any], None]] = {
-            ArgumentMissing: self._argument_missing,
-            CancelFailed: self._cancel_failed,
             ConnectionEnded: self._connection_ended,
             ConnectionRefused: self._connection_refused,
             DisconnectReceived: self._disconnect_received,
             HandlerBlocked: self._handler_blocked,
-            HandlerFailed: self._handler_failed,
             HandlerTimedOut: self._handler_timed_out,
             HandlersReplaced: self._handlers_replaced,
             HelloReceived: self._hello_received,
-            LifeCycleFailed: self._life_cycle_failed,
             MessageUnhandled: self._message_unhandled,
+            NotifySlow: self._notify_slow,
             PayloadRefused: self._payload_refused,
             PipeliningChanged: self._pipelining_changed,
             ProtocolError: self._protocol_error,
-            RespondFailed: self._respond_failed,
-            ResultTooBig: self._result_too_big,
-            ResultUnsendable: self._result_unsendable,
             Standstill: self._standstill,
             ThreadAwaited: self._thread_awaited,
             VariableNameLong: self._variable_name_long,
@@ -177,7 +217,10 @@ class LogObserver:
             special(event)
         elif kind in _LINES:
             level, text = _LINES[kind]
-            self._log.emit(level, text, **{field.name: getattr(event, field.name) for field in fields(event)})
+            self._write(kind, level, text, **_values(event))
+        elif kind in _FAILURES:
+            failure: Failure = event.failure  # type: ignore[attr-defined]
+            log_failure(self._log, _FAILURES[kind], failure, kind=kind.__name__, **_values(event))
 
     def on_notify(self, peer: str, notify: Notify, outcomes: Sequence[Outcome], seconds: float) -> None:
         """Do nothing: each failure of a handler is also an event, which :meth:`on_event` logs."""
@@ -187,7 +230,9 @@ class LogObserver:
         self._flood.flush()
 
     def _hello_received(self, event: HelloReceived) -> None:
-        self._log.debug("{peer}: {hello}", peer=event.peer, hello=in_one_line(repr(event.hello)))
+        self._write(
+            HelloReceived, LogLevel.debug, "{peer}: {hello}", peer=event.peer, hello=in_one_line(repr(event.hello))
+        )
 
     def _pipelining_changed(self, event: PipeliningChanged) -> None:
         if event.pipelining:
@@ -197,41 +242,81 @@ class LogObserver:
                 "{peer}: answers to the engine {engine} are longer than {max_short} bytes: its next connections have no"
                 " pipelining, so that long answers do not wait for each other"
             )
-        self._log.info(text, peer=event.peer, engine=in_one_line(cut(event.engine_id)), max_short=event.max_short)
+        engine = in_one_line(cut(event.engine_id))
+        self._write(PipeliningChanged, LogLevel.info, text, peer=event.peer, engine=engine, max_short=event.max_short)
 
     def _disconnect_received(self, event: DisconnectReceived) -> None:
-        self._log.debug(
-            "{peer}: HAPROXY-DISCONNECT: status code {code}, {message}",
+        self._write(
+            DisconnectReceived,
+            LogLevel.debug,
+            "{peer}: HAPROXY-DISCONNECT: status code {code}, {reason}",
             peer=event.peer,
             code=event.disconnect.status_code,
-            message=in_one_line(ascii(event.disconnect.message)),
+            reason=in_one_line(ascii(event.disconnect.message)),
         )
 
     def _connection_ended(self, event: ConnectionEnded) -> None:
         # Twisted's text for the reason: "Connection was closed cleanly." is the usual one.
-        self._log.debug("{peer}: ended: {reason}", peer=event.peer, reason=event.reason.getErrorMessage())
+        reason = event.reason.getErrorMessage()
+        self._write(ConnectionEnded, LogLevel.debug, "{peer}: ended: {reason}", peer=event.peer, reason=reason)
 
     def _connection_refused(self, event: ConnectionRefused) -> None:
         # One line a minute, because HAProxy may try again hundreds of times a second.
         if self._faults.admits(ConnectionRefused):
-            self._log.warn(
-                "{limit} connections are open, as many as max_connections allows: new ones are refused",
+            self._write(
+                ConnectionRefused,
+                LogLevel.warn,
+                "{limit} connections are open, as many as max_connections allows: new ones are refused; find out who"
+                " opens them, or raise --max-connections",
                 limit=event.max_connections,
             )
+
+    def _notify_slow(self, event: NotifySlow) -> None:
+        # A shorter part of the time explains nothing.
+        shortest = max(_SHORTEST_PART, event.seconds / 20)
+        parts = [
+            (event.unread, "waited to be read for up to", " while the agent stood still"),
+            (event.held_back, "its ACK was held back for", ""),
+            (event.standstill, "the agent stood still for", " of that"),
+        ]
+        self._write(
+            NotifySlow,
+            LogLevel.warn,
+            "{peer}: a NOTIFY took {seconds:.3f} s{_ended}: {messages}{_parts}; stream-id {stream_id}, frame-id"
+            " {frame_id}{_id}",
+            peer=event.peer,
+            name=cut(event.name),
+            seconds=event.seconds,
+            messages=_describe_times(event.messages),
+            handler=max((message.seconds for message in event.messages), default=0.0),
+            waited=max((message.waited for message in event.messages), default=0.0),
+            unread=event.unread,
+            held_back=event.held_back,
+            standstill=event.standstill,
+            stream_id=event.stream_id,
+            frame_id=event.frame_id,
+            id=None if event.id is None else cut(event.id),
+            _ended="" if event.answered else ", and the connection ended before its ACK",
+            _parts="".join(f"; {text} {seconds:.3f} s{end}" for seconds, text, end in parts if seconds >= shortest),
+            _id="" if event.id is None else f", id {cut(event.id)!a}",
+        )
 
     def _payload_refused(self, event: PayloadRefused) -> None:
         names = ", ".join(f"{cut(name)!a}" for name in event.names[:_MAX_NAMES_IN_LINE])
         if len(event.names) > _MAX_NAMES_IN_LINE:
             names += f" and {len(event.names) - _MAX_NAMES_IN_LINE} more"
-        self._log.warn(
-            "{peer}: refused a NOTIFY of {names}: {fragments} exceed {limit}, {max_size} bytes; raise --{option} to"
+        whose = "its fragments" if event.limit == MAX_PAYLOAD_SIZE else "the fragments of all connections"
+        self._write(
+            PayloadRefused,
+            LogLevel.warn,
+            "{peer}: refused a NOTIFY of {names}: {_fragments} exceed {limit}, {max_size} bytes; raise --{_option} to"
             " accept it",
             peer=event.peer,
             names=names or "unknown messages",
-            fragments="its fragments" if event.limit == MAX_PAYLOAD_SIZE else "the fragments of all connections",
             limit=event.limit,
             max_size=event.max_size,
-            option=event.limit.replace("_", "-"),
+            _fragments=whose,
+            _option=event.limit.replace("_", "-"),
         )
 
     def _protocol_error(self, event: ProtocolError) -> None:
@@ -239,73 +324,82 @@ class LogObserver:
         # HAProxy tries again from another port. So two errors of one host with the same status code count as the same
         # fault, and the second one is logged only at the level debug.
         host, _, _ = event.peer.rpartition(":")
-        log = self._log.warn if self._faults.admits((host, code)) else self._log.debug
-        log(
+        level = LogLevel.warn if self._faults.admits((host, code)) else LogLevel.debug
+        self._write(
+            ProtocolError,
+            level,
             "{peer}: broke the protocol: {error} (status code {code})",
             peer=event.peer,
             error=event.error,
             code=int(code),
         )
 
-    def _respond_failed(self, event: RespondFailed) -> None:
-        log_failure(self._log, "{peer}: the handlers failed to respond", event.failure, peer=event.peer)
-
     def _message_unhandled(self, event: MessageUnhandled) -> None:
         if self._is_new(event, event.name):
             self._searches += 1
             known = event.known if self._searches <= _MAX_SEARCHES else ()
             similar = [ascii(cut(name)) for name in nearest(event.name, known)]
-            self._log.warn(
-                "no handler for the message {name!a}: it sets no variables{hint}",
+            self._write(
+                MessageUnhandled,
+                LogLevel.warn,
+                "no handler for the message {name!a}: it sets no variables{_hint}",
                 name=cut(event.name),
-                hint=did_you_mean(similar),
+                _hint=did_you_mean(similar),
             )
 
     def _variable_name_long(self, event: VariableNameLong) -> None:
         if self._is_new(event, event.variable):
-            self._log.warn(
-                "the name of the variable {name!a} may be too long: HAProxy drops a variable silently when"
+            self._write(
+                VariableNameLong,
+                LogLevel.warn,
+                "the name of the variable {variable!a} may be too long: HAProxy drops a variable silently when"
                 " scope.prefix.name has more than 63 characters",
-                name=cut(event.variable),
+                variable=cut(event.variable),
             )
 
     def _variable_without_scope(self, event: VariableWithoutScope) -> None:
         if self._is_new(event, event.variable):
-            self._log.warn(
-                "the variable {name!a} has no scope, so HAProxy sets it in proc, which all clients share: write"
-                " {transaction!a} to set it for one request, or {process!a} if they shall share it",
-                name=cut(event.variable),
-                transaction=cut(f"txn.{event.variable}"),
-                process=cut(f"proc.{event.variable}"),
+            self._write(
+                VariableWithoutScope,
+                LogLevel.warn,
+                "the variable {variable!a} has no scope, so HAProxy sets it in proc, which all clients share: write"
+                " {_transaction!a} to set it for one request, or {_process!a} if they shall share it",
+                variable=cut(event.variable),
+                _transaction=cut(f"txn.{event.variable}"),
+                _process=cut(f"proc.{event.variable}"),
             )
 
-    def _handler_failed(self, event: HandlerFailed) -> None:
-        log_failure(self._log, "the handler of the message {name!a} failed", event.failure, name=cut(event.name))
-
     def _handler_timed_out(self, event: HandlerTimedOut) -> None:
-        timeout = f"{event.timeout:g} s"
         if not event.began:
-            text = "the handler of the message {name!a} did not begin within {timeout}: {busy}"
+            text = (
+                "the handler of the message {name!a} did not begin within {timeout:g} s: all {threads} blocking_threads"
+                " are busy; raise blocking_threads, or find the handler that is slow"
+            )
         elif event.waited >= LONG_WAIT:
             text = (
-                "the handler of the message {name!a} took longer than {timeout}, {waited} of it to get a thread: {busy}"
+                "the handler of the message {name!a} took longer than {timeout:g} s, {waited:.2f} s of it to get a"
+                " thread: all {threads} blocking_threads were busy; raise blocking_threads, or find the handler that is"
+                " slow"
             )
         else:
             text = (
-                "the handler of the message {name!a} took longer than {timeout}; to allow more, register it with"
+                "the handler of the message {name!a} took longer than {timeout:g} s; to allow more, register it with"
                 " timeout=, or start the agent with --handler-timeout, and let HAProxy's timeout processing be longer"
             )
-        busy = _busy("were" if event.began else "are", event.threads)
-        self._log.error(text, name=cut(event.name), timeout=timeout, waited=_measured(event.waited), busy=busy)
+        values = {"timeout": event.timeout, "waited": event.waited, "threads": event.threads}
+        self._write(HandlerTimedOut, LogLevel.error, text, name=cut(event.name), **values)
 
     def _thread_awaited(self, event: ThreadAwaited) -> None:
         # All handlers share the threads, so one line a minute is enough.
         if self._faults.admits(ThreadAwaited):
-            self._log.warn(
-                "the handler of the message {name!a} waited {waited} for a thread: {busy}",
+            self._write(
+                ThreadAwaited,
+                LogLevel.warn,
+                "the handler of the message {name!a} waited {waited:.2f} s for a thread: all {threads} blocking_threads"
+                " were busy; raise blocking_threads, or find the handler that is slow",
                 name=cut(event.name),
-                waited=_measured(event.waited),
-                busy=_busy("were", event.threads),
+                waited=event.waited,
+                threads=event.threads,
             )
 
     def _handler_blocked(self, event: HandlerBlocked) -> None:
@@ -317,48 +411,27 @@ class LogObserver:
         elif 0 < event.timeout < event.seconds:
             advice += f"; its timeout of {event.timeout:g} s cannot interrupt a plain function"
         others = f"{event.waiting:,} other request{'' if event.waiting == 1 else 's'} waited"
-        self._log.warn(
-            "the handler of the message {name!a} held the agent up for {seconds}{place}; {others}: {advice}",
+        self._write(
+            HandlerBlocked,
+            LogLevel.warn,
+            "the handler of the message {name!a} held the agent up for {seconds:.2f} s{_place}; {_others}: {_advice}",
             name=cut(event.name),
-            seconds=_measured(event.seconds),
-            place=_place(event.place),
-            others=others if event.waiting else "no other request waited",
-            advice=advice,
+            seconds=event.seconds,
+            place=event.place,
+            waiting=event.waiting,
+            _place=_place(event.place),
+            _others=others if event.waiting else "no other request waited",
+            _advice=advice,
         )
 
     def _standstill(self, event: Standstill) -> None:
-        self._log.warn("stood still for {seconds}{place}", seconds=_measured(event.seconds), place=_place(event.place))
-
-    def _argument_missing(self, event: ArgumentMissing) -> None:
-        self._log.error(
-            "the handler of the message {name!a} was not called: {error}; add it to the args of the spoe-message,"
-            " rename the parameter, or give the parameter a default",
-            name=cut(event.name),
-            error=in_one_line(safe_str(event.error)),
-        )
-
-    def _result_unsendable(self, event: ResultUnsendable) -> None:
-        self._log.error(
-            "the handler of the message {name!a} returned a value that cannot be sent: {error}",
-            name=cut(event.name),
-            error=in_one_line(safe_str(event.error)),
-        )
-
-    def _result_too_big(self, event: ResultTooBig) -> None:
-        self._log.error(
-            RESULT_TOO_BIG,
-            name=cut(event.name),
-            size=event.size,
-            room=event.room,
-            largest=cut(event.largest),
-        )
-
-    def _cancel_failed(self, event: CancelFailed) -> None:
-        log_failure(self._log, "a handler's Deferred failed to be cancelled", event.failure)
-
-    def _life_cycle_failed(self, event: LifeCycleFailed) -> None:
-        log_failure(
-            self._log, "the {kind} function {function} failed", event.failure, kind=event.kind, function=event.function
+        self._write(
+            Standstill,
+            LogLevel.warn,
+            "the agent stood still for {seconds:.2f} s, and all requests waited{_place}",
+            seconds=event.seconds,
+            place=event.place,
+            _place=_place(event.place) or "; perhaps the process was stopped, or had no CPU",
         )
 
     def _handlers_replaced(self, event: HandlersReplaced) -> None:
@@ -369,25 +442,60 @@ class LogObserver:
     def _counted(self, key: Key, count: int) -> None:
         kind, name = key
         assert isinstance(kind, type)
-        handler = "handlers of other messages" if name is None else f"the handler of the message {name!a}"
+        level, fault = _COUNTED[kind]
+        message = "other messages" if name is None else f"the message {name!a}"
+        handler = f"handlers of {message}" if name is None else f"the handler of {message}"
         function = "other functions" if name is None else f"the function {name}"
-        self._log.error(
-            "{fault} {count} more time{s} in the last minute",
-            fault=_COUNTED[kind].format(handler=handler, function=function),
-            count=f"{count:,}",
-            s="" if count == 1 else "s",
+        self._write(
+            kind,
+            level,
+            "{_fault} {count:,} more time{_s} in the last minute",
+            name=name,
+            count=count,
+            _fault=fault.format(handler=handler, function=function, message=message),
+            _s="" if count == 1 else "s",
         )
+
+    def _write(self, kind: type[Event], level: Any, text: str, **values: Any) -> None:
+        """Log a line.
+
+        :param text: a format for ``values``. In a log of JSON lines, each of ``values`` is a field, but for those whose
+            names begin with ``_``: these are only parts of the text.
+        """
+        # Seconds need no more than six digits.
+        rounded = {name: round(value, 6) if type(value) is float else value for name, value in values.items()}
+        self._log.emit(level, text, kind=kind.__name__, **rounded)
 
     def _is_new(self, event: Event, name: str) -> bool:
         return self._names.admits((type(event), cut(name)))
 
 
-def _busy(are: str, threads: int) -> str:
-    return f"all {threads} blocking_threads {are} busy; raise blocking_threads, or find the handler that is slow"
+def _describe_times(messages: Sequence[MessageTime]) -> str:
+    """Return a text about the messages of a slow NOTIFY, those that took longest first."""
+    slowest = sorted(messages, key=lambda message: message.seconds, reverse=True)
+    texts = []
+    for message in slowest[:_MAX_NAMES_IN_LINE]:
+        text = f"{cut(message.name)!a} {message.seconds:.3f} s"
+        if not message.finished:
+            text += " without a result"
+        if message.waited >= _SHORTEST_PART:
+            text += f", {message.waited:.3f} s of it to get a thread"
+        texts.append(text)
+    hidden = len(messages) - _MAX_NAMES_IN_LINE
+    return "; ".join(texts or ["no messages"]) + (f"; and {hidden} more messages" if hidden > 0 else "")
 
 
-def _measured(seconds: float) -> str:
-    return f"{seconds:.2f} s"
+def _values(event: Event) -> dict[str, Any]:
+    """Return the fields of ``event`` for a line. A name is cut, and the text of an error is escaped."""
+    values = {field.name: getattr(event, field.name) for field in fields(event) if field.name != "failure"}
+    for name in _NAMES & values.keys():
+        values[name] = cut(values[name])
+    if "error" in values:
+        values["error"] = in_one_line(safe_str(values["error"]))
+    if "kind" in values:
+        # A line has the kind of the event under this name.
+        values["role"] = values.pop("kind")
+    return values
 
 
 def _place(place: str | None) -> str:

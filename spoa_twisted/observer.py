@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -155,6 +155,44 @@ class PipeliningChanged(ConnectionEvent):
     pipelining: bool
     #: The size of a short ACK, in bytes, up to which no ACK ever waits.
     max_short: int
+
+
+class MessageTime(NamedTuple):
+    """How long one message of a slow NOTIFY took."""
+
+    #: The name of the message. The peer chooses it, as in :class:`MessageEvent`.
+    name: str
+    #: Seconds from the call of the handler to its result, the wait for a thread included.
+    seconds: float
+    #: Seconds that a handler with ``blocking=True`` waited for a thread.
+    waited: float = 0.0
+    #: False if the handler had not finished when the connection ended.
+    finished: bool = True
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NotifySlow(ConnectionEvent):
+    """A NOTIFY took longer than ``log_slow``."""
+
+    #: The name of the message that took longest; empty if the NOTIFY has none.
+    name: str
+    #: Seconds until the ACK left, :attr:`unread` included.
+    seconds: float
+    #: The time of each message, in the order of the NOTIFY. Handlers that wait do so at the same time.
+    messages: tuple[MessageTime, ...]
+    #: Seconds that the NOTIFY waited to be read, at most, because the agent stood still.
+    unread: float = 0.0
+    #: Seconds that the ACK was held back after all handlers had finished, because HAProxy had not read others.
+    held_back: float = 0.0
+    #: Seconds that the agent stood still meanwhile. They are a part of the time of the messages.
+    standstill: float = 0.0
+    stream_id: int = 0
+    frame_id: int = 0
+    #: The argument ``id`` of the first message that has one: ``args id=unique-id``. The peer chooses it.
+    id: str | None = None
+    #: False if the connection ended before the ACK.
+    answered: bool = True
 
 
 @final

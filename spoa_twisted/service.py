@@ -295,10 +295,10 @@ class SPOAService(Service):
             port.socket.listen(BACKLOG)  # type: ignore[attr-defined]
         handlers = self.factory.handlers
         self._log.info(
-            "SPOA listening on {address}{messages}",
+            "SPOA listening on {address}{_messages}",
             address=describe(port.getHost()),
             # Other implementations of IHandlers have no names of messages.
-            messages=f" for {handlers.describe()}" if isinstance(handlers, Handlers) else "",
+            _messages=f" for {handlers.describe()}" if isinstance(handlers, Handlers) else "",
         )
         if not self._listening:
             # The service was stopped, or another endpoint failed, before this endpoint was ready.

@@ -19,6 +19,7 @@ from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.limits import LIMITS, Limit
 from spoa_twisted.log import agent_log
+from spoa_twisted.runner import log_format
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
@@ -68,6 +69,7 @@ class Options(UsageOptions):
         ["debug", None, "Also log the beginning and the end of each connection, health checks included."],
     ]
     optParameters = [
+        [*log_format.ROW],
         ["pipelining", None, AUTO, _PIPELINING, _mode],
         *[_row(limit) for limit in LIMITS.values()],
     ]
@@ -124,9 +126,10 @@ class Options(UsageOptions):
             raise CannotStart(f"{arguments[0]!r} is not an option; did you mean --handlers {arguments[0]}?")
 
     def postOptions(self) -> None:
-        """Set the default of ``--listen`` if the option was not given. Twisted calls this at the end of parsing."""
+        """Set the default of ``--listen``, and the format of the log. Twisted calls this at the end of parsing."""
         if not self["listen"]:
             self["listen"] = [DEFAULT_ENDPOINT]
+        log_format.apply(self["log-format"], getattr(self, "parent", None))
 
 
 def makeService(options: Options) -> SPOAService:

@@ -240,7 +240,9 @@ class TestStop:
         assert stopped == [None]
         (line,) = logged.take()
         assert line.startswith("warn: the shutdown function tests.test_lifespans.TestStop.")
-        assert line.endswith("never did not finish in time, and is cancelled")
+        assert line.endswith(
+            "never did not finish in time, and is cancelled; if it needs longer, raise --drain-timeout"
+        )
 
 
 class TestReload:

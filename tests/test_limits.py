@@ -50,6 +50,7 @@ def test_the_ranges() -> None:
         "hello_timeout": (0, 10_000_000, "seconds"),
         "handler_timeout": (0, 10_000_000, "seconds"),
         "drain_timeout": (0, 10_000_000, "seconds"),
+        "log_slow": (0, 10_000_000, "seconds"),
     }
 
 

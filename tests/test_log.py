@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +11,12 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import FileLogObserver, Logger, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from spoa_twisted import Handlers, Message, SPOAFactory, observer
+from spoa_twisted.json_lines import json_line
 from spoa_twisted.log import LogObserver, agent_log
 from spoa_twisted.observer import (
     AcksHeldBack,
@@ -34,7 +37,9 @@ from spoa_twisted.observer import (
     IObserver,
     LifeCycleFailed,
     LifeCycleIgnored,
+    MessageTime,
     MessageUnhandled,
+    NotifySlow,
     Outcome,
     PayloadRefused,
     PeerDropped,
@@ -85,7 +90,10 @@ LINES: list[tuple[Event, str]] = [
     (ConnectionEnded(PEER, Failure(ConnectionDone())), f"debug: {PEER}: ended: Connection was closed cleanly."),
     (
         ConnectionRefused(5),
-        "warn: 5 connections are open, as many as max_connections allows: new ones are refused",
+        (
+            "warn: 5 connections are open, as many as max_connections allows: new ones are refused; find out who opens"
+            " them, or raise --max-connections"
+        ),
     ),
     (
         HelloReceived(PEER, HAProxyHello(engine_id="\x85{peer}")),
@@ -124,7 +132,13 @@ LINES: list[tuple[Event, str]] = [
             f" raise --max-payload-size to accept it"
         ),
     ),
-    (PeerDropped(PEER, 2000), f"warn: {PEER}: dropped: it left more than max_unsent, 2000 bytes, unread"),
+    (
+        PeerDropped(PEER, 2000),
+        (
+            f"warn: {PEER}: dropped: it left more than max_unsent, 2000 bytes, unread; find out why it does not read,"
+            " or raise --max-unsent"
+        ),
+    ),
     (
         PipeliningChanged(PEER, "\x85{peer}", True, 804),
         (f"info: {PEER}: the answers to the engine \\x85{{peer}} are short: its next connections have pipelining"),
@@ -202,9 +216,18 @@ LINES: list[tuple[Event, str]] = [
     ),
     (
         Standstill(1.552, "iprep.py, line 14, in get_score"),
-        "warn: stood still for 1.55 s; after 1 s it was in iprep.py, line 14, in get_score",
+        (
+            "warn: the agent stood still for 1.55 s, and all requests waited; after 1 s it was in iprep.py, line 14, in"
+            " get_score"
+        ),
     ),
-    (Standstill(7, None), "warn: stood still for 7.00 s"),
+    (
+        Standstill(7, None),
+        (
+            "warn: the agent stood still for 7.00 s, and all requests waited; perhaps the process was stopped, or had"
+            " no CPU"
+        ),
+    ),
     (
         ResultUnsendable("m", TypeError("variable 'sess.a': a float has no SPOP type")),
         (
@@ -216,7 +239,7 @@ LINES: list[tuple[Event, str]] = [
         ResultTooBig("m", 500, 200, "sess.big"),
         (
             "error: the variables of the message 'm' do not fit in the ACK: they need 500 bytes, and 200 are left; the"
-            " largest is sess.big"
+            " largest is sess.big; set less, or raise tune.bufsize in HAProxy"
         ),
     ),
     (
@@ -233,6 +256,21 @@ LINES: list[tuple[Event, str]] = [
             " 'txn.allowed' to set it for one request, or 'proc.allowed' if they shall share it"
         ),
     ),
+    (
+        NotifySlow(PEER, "m", 1.0, tuple(MessageTime(c, 0.1) for c in "abcdefg"), 0.06, 0.04, 0.06, 5, 2, "i\n"),
+        (
+            f"warn: {PEER}: a NOTIFY took 1.000 s: 'a' 0.100 s; 'b' 0.100 s; 'c' 0.100 s; 'd' 0.100 s; 'e' 0.100 s; and"
+            " 2 more messages; waited to be read for up to 0.060 s while the agent stood still; the agent stood still"
+            " for 0.060 s of that; stream-id 5, frame-id 2, id 'i\\n'"
+        ),
+    ),
+    (
+        NotifySlow(PEER, "", 0.2, (), answered=False),
+        (
+            f"warn: {PEER}: a NOTIFY took 0.200 s, and the connection ended before its ACK: no messages; stream-id 0,"
+            " frame-id 0"
+        ),
+    ),
     (CancelFailed(FAILURE), "critical: a handler's Deferred failed to be cancelled"),
     (LifeCycleFailed("every", "mymod.read", FAILURE), "critical: the every function mymod.read failed"),
     (
@@ -241,9 +279,15 @@ LINES: list[tuple[Event, str]] = [
     ),
     (
         ShutdownTimedOut("mymod.close"),
-        "warn: the shutdown function mymod.close did not finish in time, and is cancelled",
+        (
+            "warn: the shutdown function mymod.close did not finish in time, and is cancelled; if it needs longer,"
+            " raise --drain-timeout"
+        ),
     ),
-    (DrainTimedOut(7), "warn: closing 7 connections that were not drained in time"),
+    (
+        DrainTimedOut(7),
+        "warn: closing 7 connections that were not drained in time; if handlers need longer, raise --drain-timeout",
+    ),
 ]
 
 COUNT_OF_TWO = "error: the handler of the message 'm' failed 2 more times in the last minute"
@@ -294,6 +338,35 @@ class TestLines:
         ]
 
 
+def test_lines_of_json(clock: Clock) -> None:
+    """Each line has the kind of its event, and numbers are numbers. Parts of a text are no fields."""
+    file = io.StringIO()
+    for event, _ in LINES:
+        # A new observer for each, because some kinds are logged once a minute.
+        LogObserver(Logger(observer=FileLogObserver(file, json_line)), clock).on_event(event)
+    fields = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert [line["kind"] for line in fields] == [type(event).__name__ for event, _ in LINES]
+    assert not [name for line in fields for name in line if name.startswith("_")]
+    blocked, *_ = [line for line in fields if line["kind"] == "HandlerBlocked"]
+    assert (blocked["name"], blocked["seconds"], blocked["waiting"], blocked["place"]) == ("m", 2, 31, None)
+    (failed,) = [line for line in fields if line["kind"] == "LifeCycleFailed"]
+    assert (failed["role"], failed["function"]) == ("every", "mymod.read")
+    assert failed["traceback"].endswith("LookupError: no such row\n")
+
+
+def test_the_count_in_json(clock: Clock) -> None:
+    """It says which message, how many times, and which fault."""
+    file = io.StringIO()
+    log = LogObserver(Logger(observer=FileLogObserver(file, json_line)), clock)
+    for _ in range(1244):
+        log.on_event(HandlerFailed("m", FAILURE))
+    clock.advance(60)
+    *lines, count = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert len(lines) == 10
+    assert (count["name"], count["count"], count["kind"], count["level"]) == ("m", 1234, "HandlerFailed", "error")
+    assert count["message"] == "the handler of the message 'm' failed 1,234 more times in the last minute"
+
+
 class TestNames:
     """The name of a message comes from a peer: it may be as long as a frame, and may hold any character."""
 
@@ -325,7 +398,7 @@ class TestNames:
         """A handler may make its name of the peer's text."""
         log.on_event(ResultTooBig("m", 2, 1, "sess." + "v" * LONG))
         (line,) = lines.take()
-        assert line.endswith("the largest is sess." + "v" * 59)
+        assert line.endswith("the largest is sess." + "v" * 59 + "; set less, or raise tune.bufsize in HAProxy")
 
     def test_a_similar_name_is_cut_and_escaped(self, log: LogObserver, lines: Lines) -> None:
         """A user may register a handler under any name."""
@@ -395,6 +468,7 @@ class TestFloods:
         (CancelFailed(FAILURE), "a handler's Deferred failed to be cancelled"),
         (HandlerFailed("m", FAILURE), "the handler of the message 'm' failed"),
         (HandlerTimedOut("m", 1), "the handler of the message 'm' timed out"),
+        (NotifySlow(PEER, "m", 1.0, (MessageTime("m", 1.0),)), "a NOTIFY of the message 'm' was slow"),
         (LifeCycleFailed("every", "mymod.read", FAILURE), "the function mymod.read failed"),
         (
             PayloadRefused(PEER, ("m",), "max_payload_size", 1000),
@@ -426,7 +500,8 @@ class TestFloods:
         clock.advance(59.9)
         assert lines.take() == []
         clock.advance(0.1)
-        assert lines.take() == [f"error: {fault} 12,345 more times in the last minute"]
+        level = "warn" if isinstance(event, (NotifySlow, PayloadRefused)) else "error"
+        assert lines.take() == [f"{level}: {fault} 12,345 more times in the last minute"]
         log.on_event(event)
         assert len(lines.take()) == 1
         assert clock.getDelayedCalls() == []

@@ -243,7 +243,9 @@ class TestServing:
         with pytest.raises(AgentDisconnected, match="normal"):
             await answer
         await stopped
-        assert logged.take() == ["warn: closing 1 connections that were not drained in time"]
+        assert logged.take() == [
+            "warn: closing 1 connections that were not drained in time; if handlers need longer, raise --drain-timeout"
+        ]
 
     @pytest_twisted.ensureDeferred
     async def test_it_can_be_started_again(self) -> None:

@@ -13,6 +13,7 @@ from spoa_twisted.agent.closing import ignore
 from spoa_twisted.agent.engines import Engine
 from spoa_twisted.agent.in_flight import InFlight
 from spoa_twisted.agent.observation import Observation
+from spoa_twisted.agent.slow import Watch
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.limits import Limits
@@ -52,7 +53,7 @@ class Answering:
         waited for the in-flight limit. Its argument is true to call the kernel at once.
     """
 
-    __slots__ = ("_agent", "_connection", "_engine", "_handler_timeout", "_peer", "_serve", "in_flight")
+    __slots__ = ("_agent", "_connection", "_engine", "_handler_timeout", "_peer", "_serve", "in_flight", "watch")
 
     def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[bool], None]) -> None:
         self._agent = agent
@@ -61,6 +62,8 @@ class Answering:
         self._serve = serve
         self._engine: Engine | None = None
         self._handler_timeout = agent.limits.handler_timeout
+        #: Reports slow NOTIFYs; ``None`` without the option.
+        self.watch: Watch | None = None
         #: The NOTIFYs whose handlers have not finished.
         self.in_flight = InFlight(agent.limits.max_in_flight, agent.limits.max_in_flight_size)
 
@@ -73,6 +76,8 @@ class Answering:
         """Pass ``notify`` to the handlers. Queue the ACK now, or when the handlers have finished."""
         agent = self._agent
         handlers = agent.handlers
+        if self.watch is not None:
+            handlers = self.watch.timing(handlers, notify)
         if agent.notify_observer is not None:
             handlers = Observation(agent.notify_observer, handlers, self._peer, notify)
         room = self._connection.ack_room - len(notify.ids)

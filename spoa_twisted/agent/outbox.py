@@ -37,7 +37,7 @@ class Outbox:
     __slots__ = ("_max_unsent", "_on_overflow", "_reactor", "_sender", "_timer", "_unsent", "clogged", "send")
 
     def __init__(self, transport: Any, reactor: IReactorTime, max_unsent: int, on_overflow: Callable[[], None]) -> None:
-        self._sender = Sender(transport)
+        self._sender: Sender | ReportingSender = Sender(transport)
         #: Sends bytes now, and counts nothing. Only for a transport that is not clogged; see :meth:`Sender.send`.
         self.send = self._sender.send
         self._reactor = reactor
@@ -48,6 +48,11 @@ class Outbox:
         self.clogged = False
         self._unsent = 0
         self._timer: IDelayedCall | None = None
+
+    def report(self, on_sent: Callable[[int], None]) -> None:
+        """Call ``on_sent`` after each write from now on, with the number of bytes."""
+        self._sender = reporting = ReportingSender(self._sender, on_sent)
+        self.send = reporting.send
 
     def write(self, data: bytes, at_once: bool, held_back: int) -> None:
         """Send ``data``, which may be empty.
@@ -150,6 +155,32 @@ class Sender:
         """Send ``data`` in the reactor's next turn, in one write with all other bytes that are sent until then."""
         self._write(data)
         self._queued = True
+
+
+@final
+class ReportingSender:
+    """Writes as ``sender`` does, and calls ``on_sent`` with the number of bytes."""
+
+    __slots__ = ("_on_sent", "_sender")
+
+    def __init__(self, sender: Sender | ReportingSender, on_sent: Callable[[int], None]) -> None:
+        self._sender = sender
+        self._on_sent = on_sent
+
+    def send(self, data: bytes) -> None:
+        """See :meth:`Sender.send`."""
+        self._sender.send(data)
+        self._on_sent(len(data))
+
+    def send_later(self, data: bytes) -> None:
+        """See :meth:`Sender.send_later`."""
+        self._sender.send_later(data)
+        self._on_sent(len(data))
+
+    @property
+    def written(self) -> bool:
+        """See :attr:`Sender.written`."""
+        return self._sender.written
 
 
 def _write_method(transport: Any) -> Callable[[bytes], None]:

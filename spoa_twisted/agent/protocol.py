@@ -28,11 +28,13 @@ from spoa_twisted.agent.closing import Closing, Phase, queue_disconnect
 from spoa_twisted.agent.drain import Drain
 from spoa_twisted.agent.engines import Engines
 from spoa_twisted.agent.intake import WRITE_SIZE, Intake
+from spoa_twisted.agent.lateness import Lateness
 from spoa_twisted.agent.outbox import Outbox
 from spoa_twisted.agent.pacing import Pacing
 from spoa_twisted.agent.peers import describe, set_tcp_options
 from spoa_twisted.agent.pipelining import AUTO, EngineAnswers, Pipelining
 from spoa_twisted.agent.refusal import Refusal
+from spoa_twisted.agent.slow import Watch
 from spoa_twisted.handlers.hold_ups import LONGEST_TURN
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import lifespan_of
@@ -112,6 +114,7 @@ class SPOAProtocol(Protocol):
         self._answering = Answering(factory, self._connection, self._peer, self._serve)
         self._in_flight = self._answering.in_flight
         self._outbox = Outbox(self.transport, factory.reactor, self._limits.max_unsent, self._drop)
+        self._answering.watch = factory.watch(self._connection, self._peer, self._outbox)
         self._intake = Intake(self.transport, self._connection, self._in_flight, self._outbox, factory.reactor)
         self._tls = ISSLTransport.providedBy(self.transport)
         factory.connections.add(self)
@@ -429,6 +432,8 @@ class SPOAFactory(Factory):
         self.connections: set[SPOAProtocol] = set()
         #: The engines of the open connections, with the capability ``async``.
         self.engines = Engines(reactor, self.observer)
+        #: How late the reactor is. It is measured with ``log_slow`` only.
+        self.lateness = Lateness(reactor)
         #: Which connections have the capability ``pipelining``.
         self.pipelining = Pipelining(pipelining, reactor, self.observer)
         # Counts the incomplete NOTIFYs of all connections together.
@@ -475,6 +480,15 @@ class SPOAFactory(Factory):
             self.pipelining.allows,
         )
 
+    def watch(self, connection: AgentConnection, peer: str, outbox: Outbox) -> Watch | None:
+        """Return what reports the slow NOTIFYs of a new connection; ``None`` without ``log_slow``."""
+        if not self.limits.log_slow:
+            return None
+        watch = Watch(connection, peer, self.limits.log_slow, self.reactor, self.observer, self.lateness)
+        outbox.report(watch.on_sent)
+        self.lateness.start()
+        return watch
+
     def drain(self, timeout: float) -> Deferred[None]:
         """Answer pending NOTIFYs, send AGENT-DISCONNECT on all connections, and fire when all of them are closed.
 
@@ -516,6 +530,8 @@ class SPOAFactory(Factory):
     def on_connection_lost(self, protocol: SPOAProtocol) -> None:
         """Forget ``protocol``, whose connection is closed. ``SPOAProtocol`` calls this."""
         self.connections.discard(protocol)
+        if not self.connections:
+            self.lateness.stop()
         if not self.connections and not self.numPorts:
             # All ports are closed, and this was the last connection, so the agent has ended.
             self._log_observer.flush()

@@ -13,7 +13,6 @@ from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.threads import BlockingThreads
-from spoa_twisted.observer import LONG_WAIT
 from spoa_twisted.spop.messages import Message
 
 
@@ -124,9 +123,7 @@ class Exchange:
         """
         self._deadlines.discard(call)
         if call.threads is not None:
-            wait = call.threads.wait_of(call.deferred)
-            if wait.seconds >= LONG_WAIT:
-                self._outcomes.awaited_thread(call.message, wait)
+            self._outcomes.awaited_thread(call.message, call.threads.wait_of(call.deferred))
         to_actions = self._outcomes.failed if isinstance(result, Failure) else self._outcomes.returned
         self._parts[call.position] = to_actions(call.position, call.handler, call.message, result)
         self._on_finished()

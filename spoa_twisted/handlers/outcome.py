@@ -18,6 +18,7 @@ from spoa_twisted.handlers.handler import Handler, as_variables
 from spoa_twisted.handlers.hold_ups import HoldUps
 from spoa_twisted.handlers.threads import Wait
 from spoa_twisted.observer import (
+    LONG_WAIT,
     ArgumentMissing,
     CancelFailed,
     HandlerFailed,
@@ -99,8 +100,9 @@ class Outcomes:
         return self._fail(position, Outcome.TIMEOUT, event, handler)
 
     def awaited_thread(self, message: Message, wait: Wait) -> None:
-        """Report a handler that has finished, but waited long for a thread."""
-        self._observer.on_event(ThreadAwaited(message.name, wait.seconds, wait.threads))
+        """Report a handler that has finished, if it waited long for a thread."""
+        if wait.seconds >= LONG_WAIT:
+            self._observer.on_event(ThreadAwaited(message.name, wait.seconds, wait.threads))
 
     def unhandled(self, position: int, message: Message, known: Iterable[str] = ()) -> bytes:
         """Report a message without a handler. Return its actions, which are empty.

@@ -45,6 +45,7 @@ class ProcessService(SPOAService):
     """
 
     _stalls: Stalls | None = None
+    _signals: StopSignals | None = None
 
     def startService(self) -> None:
         """Run the startup functions, and listen, unless ``privilegedStartService`` did.
@@ -77,7 +78,8 @@ class ProcessService(SPOAService):
 
     def _before_start(self) -> None:
         # A connection may come as soon as the ports are open, and a signal at any time.
-        StopSignals(self._process_reactor, self._end_drain, self._log).install()
+        self._signals = StopSignals(self._process_reactor, self._end_drain, self._log)
+        self._signals.install()
         self._limit_connections()
 
     def _after_start(self) -> None:
@@ -91,6 +93,9 @@ class ProcessService(SPOAService):
         raise CannotStart(f"cannot listen on {description}: {describe_failure(error)}") from error
 
     def _stop_stalls(self, result: ResultT) -> ResultT:
+        if self._signals is not None:
+            self._signals.uninstall()
+            self._signals = None
         if self._stalls is not None:
             self._stalls.stop()
             self._stalls = None
@@ -116,7 +121,7 @@ class ProcessService(SPOAService):
 
 
 class StopSignals:
-    """Handles signals that Twisted does not: SIGHUP and SIGUSR1, and also SIGINT and SIGTERM while the reactor stops.
+    """Handles signals that Twisted does not: SIGHUP and SIGUSR1, and also SIGINT and SIGTERM when they come again.
 
     SIGHUP stops the reactor, as SIGTERM does, and SIGUSR1 is ignored. While the reactor stops, SIGTERM is ignored, and
     SIGINT, which is Ctrl-C, ends the drain.
@@ -128,6 +133,8 @@ class StopSignals:
         self._reactor = reactor
         self._end_drain = end_drain
         self._log = log
+        # True when SIGINT or SIGTERM has come.
+        self._stopped = False
 
     def install(self) -> None:
         """Handle SIGHUP and SIGUSR1 from now on, and SIGINT and SIGTERM from the time when the reactor stops."""
@@ -136,6 +143,27 @@ class StopSignals:
         # SIGUSR1 would kill the process.
         handle_signal(self._reactor, signal.SIGUSR1, lambda: None)
         self._reactor.addSystemEventTrigger("before", "shutdown", self._on_shutdown)
+        self._reactor.callWhenRunning(self._on_running)
+
+    def uninstall(self) -> None:
+        """Give SIGINT and SIGTERM back to the reactor, unless it stops. Called when the service has stopped."""
+        for number, handler in self._handlers().items():
+            _replace_handler(number, self._on_first, handler)
+
+    def _on_running(self) -> None:
+        # The command timeout, and others that forward signals, send SIGTERM twice at once. Both then come before the
+        # reactor has called stop() for the first one, and Twisted would log a traceback for the second one.
+        for number, handler in self._handlers().items():
+            _replace_handler(number, handler, self._on_first)
+
+    def _handlers(self) -> dict[int, Callable[..., object]]:
+        return {signal.SIGINT: self._reactor.sigInt, signal.SIGTERM: self._reactor.sigTerm}
+
+    def _on_first(self, number: int, frame: object) -> None:
+        """Stop the reactor, as its own signal handler does. Ignore the second call."""
+        if not self._stopped:
+            self._stopped = True
+            self._handlers()[number](number, frame)
 
     def _on_hangup(self) -> None:
         # When a terminal is closed, the kernel and the shell both send SIGHUP. The second time, stop() raises.
@@ -145,9 +173,9 @@ class StopSignals:
 
     def _on_shutdown(self) -> None:
         # The reactor's own handlers would call stop() a second time, which raises ReactorNotRunning.
-        handle_signal(self._reactor, signal.SIGINT, self._end_drain, instead_of=self._reactor.sigInt)
+        handle_signal(self._reactor, signal.SIGINT, self._end_drain, instead_of=self._on_first)
         # Supervisors often forward SIGTERM twice: ignore the second.
-        handle_signal(self._reactor, signal.SIGTERM, lambda: None, instead_of=self._reactor.sigTerm)
+        handle_signal(self._reactor, signal.SIGTERM, lambda: None, instead_of=self._on_first)
 
 
 def handle_signal(
@@ -161,10 +189,14 @@ def handle_signal(
 
     :param instead_of: the handler to replace. Without it, the default action of the signal.
     """
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == instead_of:
-        # callFromThread wakes the reactor. A signal handler may interrupt any line of Python code, so it must not call
-        # function itself.
-        signal.signal(number, lambda number, frame: reactor.callFromThread(function))
+    # callFromThread wakes the reactor. A signal handler may interrupt any line of Python code, so it must not call
+    # function itself.
+    _replace_handler(number, instead_of, lambda number, frame: reactor.callFromThread(function))
+
+
+def _replace_handler(number: int, old: object, new: Callable[..., object]) -> None:
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(number) == old:
+        signal.signal(number, new)
 
 
 def _cannot_start(error: StartupFailed) -> CannotStart:

@@ -502,7 +502,9 @@ class TestAgent:
         assert session.wire.aborted
         session.lose()
         assert drained.called
-        assert logged.take() == ["warn: closing 1 connections that were not drained in time"]
+        assert logged.take() == [
+            "warn: closing 1 connections that were not drained in time; if handlers need longer, raise --drain-timeout"
+        ]
 
     @pytest.mark.parametrize("greeted", [True, False])
     def test_a_peer_that_keeps_the_connection(self, factory: SPOAFactory, clock: Clock, greeted: bool) -> None:
@@ -525,7 +527,9 @@ class TestAgent:
         drained: list[None] = []
         factory.drain(0).addCallback(drained.append)
         clock.advance(0)
-        assert logged.take() == ["warn: closing 1 connections that were not drained in time"]
+        assert logged.take() == [
+            "warn: closing 1 connections that were not drained in time; if handlers need longer, raise --drain-timeout"
+        ]
         assert drained == []
         session.lose()
         assert drained == [None]
@@ -571,4 +575,6 @@ class TestAgent:
         agent = weakref.ref(session.agent)
         del session
         assert agent() is None
-        assert logged.take() == ["warn: closing 1 connections that were not drained in time"]
+        assert logged.take() == [
+            "warn: closing 1 connections that were not drained in time; if handlers need longer, raise --drain-timeout"
+        ]

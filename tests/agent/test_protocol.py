@@ -362,7 +362,10 @@ class TestFactory:
             third = Session(factory)
             factory.buildProtocol(None)
             assert logged.take() == [
-                "warn: 2 connections are open, as many as max_connections allows: new ones are refused"
+                (
+                    "warn: 2 connections are open, as many as max_connections allows: new ones are refused; find out"
+                    " who opens them, or raise --max-connections"
+                )
             ]
             second.lose()
             third.lose()

@@ -71,7 +71,7 @@ BLOCKING = "block: begins"
 #: What an agent logs because of the faults. The flood sends garbage, and does not read.
 LOGGED = re.compile(
     r"""
-    \#warn\]\ stood\ still\ for
+    \#warn\]\ the\ agent\ stood\ still\ for
     | \#warn\]\ the\ handler\ of\ the\ message\ '\S+'\ held\ the\ agent\ up
     | \#warn\]\ 127\.0\.0\.1:\d+:\ (?:broke\ the\ protocol|dropped:)
     | \#error\]\ the\ handler\ of\ the\ message\ '(?:late|never)'\ took\ longer

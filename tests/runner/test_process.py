@@ -228,6 +228,8 @@ class TestSignals:
 
     MODULE = """\
 import signal
+import time
+from pathlib import Path
 from twisted.internet.defer import Deferred
 from spoa_twisted import Handlers
 
@@ -237,6 +239,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
+
+@handlers.message("block")
+def block():
+    print("blocks")
+    while not Path("go").exists():
+        time.sleep(0.01)
 """
 
     @pytest.fixture
@@ -329,6 +337,25 @@ handlers = Handlers({"now": lambda: {"sess.a": 1}, "never": lambda: Deferred()})
             assert busy.next_event() is None
         assert agent.ended() == -number
         assert re.search(r"closing \d connections that were not drained in time", agent.output)
+        assert "Traceback" not in agent.output
+
+    @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWIST], ids=["twistd", "twist"])
+    def test_two_signals_at_once(self, program: list[str], start: Start, folder: Path) -> None:
+        """The second SIGTERM comes before the reactor has begun to stop: the log has no traceback."""
+        agent = start(program)
+        with Engine("agent.sock") as engine:
+            engine.connection.send_notify([Message("block")])
+            engine.send()
+            agent.said("blocks")
+            for times in (1, 2):
+                agent.signal(signal.SIGTERM)
+                # The signal handler runs while the reactor is blocked.
+                if times == 1:
+                    agent.said("Received SIGTERM")
+            (folder / "go").write_text("")
+            assert engine.next_event().variables == {}
+            assert engine.next_event().status_code == 0
+        assert agent.ended() == -signal.SIGTERM
         assert "Traceback" not in agent.output
 
 

@@ -283,7 +283,7 @@ def test_a_program_that_stands_still(start: Start, folder: Path) -> None:
         engine.connection.send_notify([Message("callback")])
         engine.send()
         assert engine.next_event().variables == {"sess.score": 1}
-        agent.said(rf"stood still for \d\.\d\d s{place}\n")
+        agent.said(rf"stood still for \d\.\d\d s, and all requests waited{place}\n")
         assert agent.output.count("stood still") == 1
         agent.signal(SIGSTOP)
         while Path(f"/proc/{agent.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
