@@ -7,7 +7,7 @@ they soon may, or if somebody has to do something. A problem that is over, or th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, final
@@ -141,8 +141,8 @@ def _finding(level: Level, what: str, problem: Problem | None, count: int = 0) -
 def _states(status: Status) -> Iterator[Finding]:
     """Find processes that stand still, that have ended, or that are not ready yet."""
     processes = status["processes"]
-    ready = [each for each in processes if each["state"] == "ready" and not _stands_still(each)]
-    still = [each for each in processes if _stands_still(each)]
+    ready = [each for each in processes if each["state"] == "ready" and not stands_still(each)]
+    still = [each for each in processes if stands_still(each)]
     lost = [each for each in processes if each["state"] == "lost"]
     if status["state"] == "ready" and not ready and not still:
         last = f": {in_one_line(lost[0]['detail'])}" if lost and lost[0]["detail"] else ""
@@ -167,7 +167,8 @@ def _states(status: Status) -> Iterator[Finding]:
         yield Finding(Level.WARNING, what, f"{len(ready)} of {counted(len(processes), 'worker')} ready")
 
 
-def _stands_still(process: Process) -> bool:
+def stands_still(process: Process) -> bool:
+    """Return whether a process has shown no sign of life for too long."""
     return process["state"] == "silent" or (process["state"] in ("ready", "draining") and process["age"] > STANDSTILL)
 
 
@@ -261,6 +262,17 @@ def _slow_handlers(status: Status) -> Iterator[Finding]:
         what = f"The handler of {quoted(name)} is slow: {_of_the(slow, total, minute)} took over {duration(bound)}"
         text = f"99 % took at most {duration(percentile)}" if percentile < float("inf") else ""
         yield Finding(Level.WARNING, what, text)
+
+
+def results_level(results: Mapping[str, int]) -> Level:
+    """Return how bad the results of the last minute are: ``note`` if there are failures, but not enough."""
+    total = sum(results.values())
+    levels = [
+        _level(results.get(outcome.value, 0), total, mild=outcome in _MILD) or Level.NOTE
+        for outcome in _FAILURES
+        if results.get(outcome.value, 0)
+    ]
+    return max(levels, key=lambda level: level.severity, default=Level.OK)
 
 
 def _slow(status: Status) -> float:
