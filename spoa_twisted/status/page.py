@@ -81,7 +81,8 @@ table{width:100%;border-collapse:collapse}
 th{color:var(--dim);font-size:.8rem;font-weight:400;text-align:left;vertical-align:bottom}
 th,td{padding:.35rem 1.4rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:baseline}
 th:last-child,td:last-child{padding-right:0}
-.number{width:1%;text-align:right;white-space:nowrap}
+th:first-child{width:22%}
+.number,thead .number{width:1%;text-align:right;white-space:nowrap}
 tbody th{color:inherit;font-size:inherit;font-weight:500}
 tbody .note{color:var(--dim);font-weight:400}
 tbody .warning,.figures .warning,.problems .warning .mark{color:var(--warn);font-weight:600}
@@ -99,7 +100,7 @@ h1{font-size:1.25rem;padding:.8rem .9rem}
 thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 table,tbody{display:block}
 tr{display:flex;flex-wrap:wrap;gap:.1rem 1.1rem;padding:.5rem 0;border-bottom:1px solid var(--line)}
-th,td,th:last-child{padding:0;border:0}
+th,td,th:last-child,th:first-child,td.number{width:auto;padding:0;border:0}
 tbody th{flex-basis:100%}
 td:before{content:attr(data-title) " ";color:var(--dim);font-weight:400;font-size:.87rem}
 td.nothing{display:none}
@@ -185,6 +186,8 @@ def _problem(finding: Finding, often: str) -> Tag:
     ]
     if finding.text:
         parts.append(tags.div(finding.text, class_="text"))
+    if finding.hint:
+        parts.append(tags.div(finding.hint))
     if often:
         parts.append(tags.div(often, class_="often"))
     return tags.li(parts, class_=finding.level.value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from spoa_twisted.escaping import in_one_line
 from spoa_twisted.observer import Outcome
@@ -48,6 +48,10 @@ GRACE: Final = 60.0
 RECENT: Final = 60.0
 
 
+# What to do about a process that stands still.
+_BLOCKING: Final = "All requests of the process wait. Register a handler that blocks with blocking=True."
+
+
 class Level(Enum):
     """How bad a problem is. The verdict is as bad as the worst problem; a note does not count."""
 
@@ -70,13 +74,15 @@ class Finding:
     level: Level
     #: One sentence without a period: ``The handler of 'check-token' fails: 62 % of the last minute``.
     what: str
-    #: The text of the last failure, or more about the problem; often empty.
+    #: The text of the last failure, as in the log; often empty.
     text: str = ""
     #: How often it happened; 0 for a state, which cannot be counted.
     count: int = 0
     #: The Unix times of the first and of the last time; 0 if they are not known.
     first: float = 0.0
     last: float = 0.0
+    #: More about the problem, and what to do, in one or two sentences with a period; often empty.
+    hint: str = ""
 
 
 @final
@@ -130,12 +136,12 @@ class _Listed:
         return latest
 
 
-def _finding(level: Level, what: str, problem: Problem | None, count: int = 0) -> Finding:
+def _finding(level: Level, what: str, problem: Problem | None, count: int = 0, hint: str = "") -> Finding:
     """Return a finding with the text and the times of ``problem``; with ``count`` only, if it is ``None``."""
     if problem is None:
-        return Finding(level, what, count=count)
+        return Finding(level, what, count=count, hint=hint)
     text = in_one_line(problem["text"])
-    return Finding(level, what, text, problem["count"], problem["first"], problem["last"])
+    return Finding(level, what, text, problem["count"], problem["first"], problem["last"], hint)
 
 
 def _states(status: Status) -> Iterator[Finding]:
@@ -146,17 +152,18 @@ def _states(status: Status) -> Iterator[Finding]:
     lost = [each for each in processes if each["state"] == "lost"]
     if status["state"] == "ready" and not ready and not still:
         last = f": {in_one_line(lost[0]['detail'])}" if lost and lost[0]["detail"] else ""
-        yield Finding(Level.CRITICAL, f"No worker is ready, requests wait{last}" if lost else "No worker is ready")
+        what = f"No worker is ready, requests wait{last}" if lost else "No worker is ready"
+        yield Finding(Level.CRITICAL, what, hint="The log says why the workers ended. New ones start after a pause.")
     for each in sorted(still, key=lambda each: -each["age"]):
         place = f" in {in_one_line(each['detail'])}" if each["detail"] else ""
-        waiting = f"{counted(each['in_flight'], 'NOTIFY')} in flight" if each["in_flight"] else ""
         what = f"{_name(each)} stands still for {duration(each['age'])}{place}"
-        yield Finding(Level.CRITICAL, what, waiting)
+        hint = f"{counted(each['in_flight'], 'NOTIFY')} in flight. {_BLOCKING}"
+        yield Finding(Level.CRITICAL, what, hint=hint)
     if status["state"] == "draining":
         flying = sum(each["in_flight"] for each in processes)
         connections = sum(each["connections"] for each in processes)
         what = f"Draining: {counted(flying, 'NOTIFY')} in flight on {counted(connections, 'connection')}"
-        yield Finding(Level.WARNING, what, "The agent was told to end, and takes no new connections")
+        yield Finding(Level.WARNING, what, hint="The agent was told to end, and takes no new connections.")
         return
     if status["state"] == "starting":
         since = duration(max(0.0, status["time"] - status["started"]))
@@ -164,7 +171,8 @@ def _states(status: Status) -> Iterator[Finding]:
     for each in lost:
         how = f": {in_one_line(each['detail'])}" if each["detail"] else ""
         what = f"{_name(each)} has ended and is not replaced yet{how}"
-        yield Finding(Level.WARNING, what, f"{len(ready)} of {counted(len(processes), 'worker')} ready")
+        hint = f"{len(ready)} of {counted(len(processes), 'worker')} ready. The log says more. A new one starts soon."
+        yield Finding(Level.WARNING, what, hint=hint)
 
 
 def stands_still(process: Process) -> bool:
@@ -176,15 +184,48 @@ def _name(process: Process) -> str:
     return f"Worker {process['worker']}" if process["worker"] else "The agent"
 
 
-# What each result of a message means, with {0} for the handler or the message, and the kinds of the problems that tell
-# more about it.
-_FAILURES: Final[dict[Outcome, tuple[str, tuple[str, ...]]]] = {
-    Outcome.ERROR: ("The handler of {0} fails", ("HandlerFailed", "ArgumentMissing")),
-    Outcome.TIMEOUT: ("The handler of {0} times out", ("HandlerTimedOut",)),
-    Outcome.UNSENDABLE: ("The handler of {0} returns what SPOP cannot send", ("ResultUnsendable",)),
-    Outcome.TOO_BIG: ("The answers to {0} do not fit in the ACK", ("ResultTooBig",)),
-    Outcome.UNHANDLED: ("HAProxy sends messages that have no handler", ("MessageUnhandled",)),
-    Outcome.CANCELLED: ("HAProxy closes connections before {0} is answered", ()),
+class _Failure(NamedTuple):
+    """A result of a message that is not ``ok``."""
+
+    #: What is wrong, with {0} for the name of the message in quotes.
+    what: str
+    #: The kinds of the problems that tell more.
+    kinds: tuple[str, ...]
+    #: What to do.
+    hint: str
+
+
+_FAILURES: Final = {
+    Outcome.ERROR: _Failure(
+        "The handler of {0} fails",
+        ("HandlerFailed", "ArgumentMissing"),
+        "HAProxy gets the variables of on_error. The log has tracebacks.",
+    ),
+    Outcome.TIMEOUT: _Failure(
+        "The handler of {0} times out",
+        ("HandlerTimedOut",),
+        "HAProxy gets the variables of on_error. Find out what the handler waits for.",
+    ),
+    Outcome.UNSENDABLE: _Failure(
+        "The handler of {0} returns what SPOP cannot send",
+        ("ResultUnsendable",),
+        "HAProxy gets the variables of on_error. The log names the value.",
+    ),
+    Outcome.TOO_BIG: _Failure(
+        "The answers to {0} do not fit in the ACK",
+        ("ResultTooBig",),
+        "HAProxy gets the variables of on_error. Set shorter values, or raise HAProxy's tune.bufsize.",
+    ),
+    Outcome.UNHANDLED: _Failure(
+        "HAProxy sends messages that have no handler",
+        ("MessageUnhandled",),
+        "Compare the names in spoe.conf with those of the handlers.",
+    ),
+    Outcome.CANCELLED: _Failure(
+        "HAProxy closes connections before {0} is answered",
+        (),
+        "HAProxy was restarted, or its timeouts are shorter than the handler takes.",
+    ),
 }
 
 # Results that are no fault of a running handler: they are never critical.
@@ -197,17 +238,17 @@ def _failures(status: Status, listed: _Listed) -> Iterator[Finding]:
     found: list[tuple[int, Finding]] = []
     for name, message in status["recent"]["messages"].items():
         total = sum(message["results"].values())
-        for outcome, (text, kinds) in _FAILURES.items():
+        for outcome, failure in _FAILURES.items():
             failed = message["results"].get(outcome.value, 0)
             level = _level(failed, total, mild=outcome in _MILD)
             if level is None:
                 continue
             # For messages without a handler, the subject of the problem is the name that the peer sent.
-            problem = listed.take(kinds, None if name in (DEFAULT, NONE) else name)
+            problem = listed.take(failure.kinds, None if name in (DEFAULT, NONE) else name)
             subject = f" ({quoted(problem['subject'])})" if name == NONE and problem and problem["subject"] else ""
-            what = f"{text.format(quoted(name))}{subject}: {_of_the(failed, total, minute)}"
+            what = f"{failure.what.format(quoted(name))}{subject}: {_of_the(failed, total, minute)}"
             ever = status["totals"]["messages"].get(name, message)["results"].get(outcome.value, failed)
-            found.append((failed, _finding(level, what, problem, ever)))
+            found.append((failed, _finding(level, what, problem, ever, failure.hint)))
     found.sort(key=lambda each: -each[0])
     return (finding for _, finding in found)
 
@@ -243,7 +284,7 @@ def _standstills(status: Status, listed: _Listed) -> Iterator[Finding]:
     problem = listed.take(("HandlerBlocked", "Standstill"))
     if problem is not None and problem["kind"] == "HandlerBlocked":
         what += f", in the handler of {quoted(problem['subject'])}"
-    yield _finding(level, what, problem, recent["stalls"])
+    yield _finding(level, what, problem, recent["stalls"], _BLOCKING)
 
 
 def _slow_handlers(status: Status) -> Iterator[Finding]:
@@ -260,8 +301,8 @@ def _slow_handlers(status: Status) -> Iterator[Finding]:
         percentile = within(message["duration"], 0.99, longest)
         minute = span(status["recent_seconds"])
         what = f"The handler of {quoted(name)} is slow: {_of_the(slow, total, minute)} took over {duration(bound)}"
-        text = f"99 % took at most {duration(percentile)}" if percentile < float("inf") else ""
-        yield Finding(Level.WARNING, what, text)
+        hint = f"99 % took at most {duration(percentile)}." if percentile < float("inf") else ""
+        yield Finding(Level.WARNING, what, hint=f"{hint} Find out what the handler waits for.".lstrip())
 
 
 def results_level(results: Mapping[str, int]) -> Level:
@@ -290,8 +331,8 @@ def _connections(status: Status, listed: _Listed) -> Iterator[Finding]:
     recent, minute = status["recent"], span(status["recent_seconds"])
     if recent["refused"]:
         what = f"Connections are refused: {recent['refused']:,} in the last {minute}"
-        text = "As many connections are open as --max-connections allows"
-        yield Finding(Level.WARNING, what, text, status["totals"]["refused"])
+        hint = "As many connections are open as --max-connections allows."
+        yield Finding(Level.WARNING, what, count=status["totals"]["refused"], hint=hint)
     refused = recent["dropped"].get("payload", 0)
     if refused >= ENOUGH:
         what = f"NOTIFYs that exceed a limit are refused: {refused:,} in the last {minute}"
@@ -307,11 +348,13 @@ def _connections(status: Status, listed: _Listed) -> Iterator[Finding]:
     where = in_one_line(", ".join(status["listen"]))
     if status["totals"]["connections"]:
         what = f"No HAProxy is connected, and none has tried for a {minute}"
-        text = f"The agent listens on {where}. Without health checks, HAProxy also has no connection when it is idle"
+        hint = (
+            f"The agent listens on {where}. A HAProxy without health checks has no connection when it is idle, either."
+        )
     else:
         what = f"No HAProxy has connected for {duration(status['time'] - status['started'])}, since the start"
-        text = f"The agent listens on {where}"
-    yield Finding(Level.WARNING, what, text)
+        hint = f"The agent listens on {where}: compare the server line in haproxy.cfg."
+    yield Finding(Level.WARNING, what, hint=hint)
 
 
 def _reloads(status: Status) -> Iterator[Finding]:
@@ -320,7 +363,9 @@ def _reloads(status: Status) -> Iterator[Finding]:
     if status["workers"] and not reloads["last_ok"]:
         reason = in_one_line(reloads["reason"])
         what = f"The reload failed, the old code still runs: {reason}"
-        yield Finding(Level.WARNING, what, "", reloads["results"].get("failed", 1), 0.0, reloads["last_time"])
+        failed = reloads["results"].get("failed", 1)
+        hint = "Correct the code, and reload again."
+        yield Finding(Level.WARNING, what, count=failed, last=reloads["last_time"], hint=hint)
 
 
 # What each kind of problem is, with {0} for its subject. The log has the same words.

@@ -142,7 +142,11 @@ def _figures(status: Status) -> list[Figure]:
         Figure("HAProxys", f"{len(status['engines']):,}"),
     ]
     if status["workers"]:
-        level = Level.OK if ready == len(processes) else Level.WARNING if ready else Level.CRITICAL
+        level = Level.WARNING
+        if ready == len(processes):
+            level = Level.OK
+        elif not ready and status["state"] == "ready":
+            level = Level.CRITICAL
         figures.append(Figure("workers ready", f"{ready} of {len(processes)}", level))
     return figures
 

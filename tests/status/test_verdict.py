@@ -162,7 +162,7 @@ def test_the_longest_may_be_unknown() -> None:
     status = example("all well")
     status["recent"]["messages"]["check-dnsbl"] = message((9.0, 10), ok=10)
     status["longest"] = {}
-    assert assess(status).problems[0].text == ""
+    assert assess(status).problems[0].hint == "Find out what the handler waits for."
 
 
 def test_standing_still_for_long_is_critical() -> None:
@@ -225,7 +225,9 @@ def test_no_haproxy_has_ever_connected() -> None:
         Level.WARNING,
         "No HAProxy has connected for 3 min, since the start",
     )
-    assert verdict.problems[0].text == "The agent listens on tcp:12345:interface=192.0.2.10"
+    assert verdict.problems[0].hint == (
+        "The agent listens on tcp:12345:interface=192.0.2.10: compare the server line in haproxy.cfg."
+    )
 
 
 def test_idle_with_a_connection() -> None:
