@@ -68,6 +68,8 @@ ORDER = [
     "status.figures",
     "status.quantiles",
     "status.verdict",
+    "status.view",
+    "status.page",
     "unix_lock",
     "endpoints",
     "lifespans",
@@ -94,6 +96,7 @@ ORDER = [
     "ctl.ping",
     "ctl.send",
     "ctl.bench",
+    "ctl.status",
     "ctl",
 ]
 

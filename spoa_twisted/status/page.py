@@ -137,7 +137,7 @@ def _page(shown: View) -> Tag:
             Tag("main")(
                 _headline(verdict),
                 tags.dl([_figure(figure) for figure in shown.figures], class_="figures"),
-                _section("Problems", _problems(shown.problems)),
+                _section("Problems", _problems(shown)),
                 [_section(table.title, _table(table)) for table in shown.tables],
                 _section("Agent", tags.dl([_fact(*fact) for fact in shown.facts], class_="facts")),
             ),
@@ -173,10 +173,13 @@ def _fact(title: str, text: str) -> list[Tag]:
     return [tags.dt(title), tags.dd(text)]
 
 
-def _problems(problems: list[tuple[Finding, str]]) -> Tag:
-    if not problems:
-        return tags.p("None since the start.", class_="none")
-    return tags.ol([_problem(finding, often) for finding, often in problems], class_="problems")
+def _problems(shown: View) -> list[Tag]:
+    if not shown.problems:
+        return [tags.p("None since the start.", class_="none")]
+    parts = [tags.ol([_problem(finding, often) for finding, often in shown.problems], class_="problems")]
+    if shown.more_problems:
+        parts.append(tags.p(f"{shown.more_problems:,} more are in /status.json.", class_="hint"))
+    return parts
 
 
 def _problem(finding: Finding, often: str) -> Tag:

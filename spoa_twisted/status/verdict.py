@@ -48,6 +48,9 @@ GRACE: Final = 60.0
 RECENT: Final = 60.0
 
 
+# Characters. A longer text is cut in a sentence.
+_MAX_TEXT: Final = 200
+
 # What to do about a process that stands still.
 _BLOCKING: Final = "All requests of the process wait. Register a handler that blocks with blocking=True."
 
@@ -144,6 +147,12 @@ def _finding(level: Level, what: str, problem: Problem | None, count: int = 0, h
     return Finding(level, what, text, problem["count"], problem["first"], problem["last"], hint)
 
 
+def _brief(text: str) -> str:
+    """Return ``text``, escaped and short enough for a sentence."""
+    text = in_one_line(text)
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
+
+
 def _states(status: Status) -> Iterator[Finding]:
     """Find processes that stand still, that have ended, or that are not ready yet."""
     processes = status["processes"]
@@ -151,11 +160,11 @@ def _states(status: Status) -> Iterator[Finding]:
     still = [each for each in processes if stands_still(each)]
     lost = [each for each in processes if each["state"] == "lost"]
     if status["state"] == "ready" and not ready and not still:
-        last = f": {in_one_line(lost[0]['detail'])}" if lost and lost[0]["detail"] else ""
+        last = f": {_brief(lost[0]['detail'])}" if lost and lost[0]["detail"] else ""
         what = f"No worker is ready, requests wait{last}" if lost else "No worker is ready"
         yield Finding(Level.CRITICAL, what, hint="The log says why the workers ended. New ones start after a pause.")
     for each in sorted(still, key=lambda each: -each["age"]):
-        place = f" in {in_one_line(each['detail'])}" if each["detail"] else ""
+        place = f" in {_brief(each['detail'])}" if each["detail"] else ""
         what = f"{_name(each)} stands still for {duration(each['age'])}{place}"
         hint = f"{counted(each['in_flight'], 'NOTIFY')} in flight. {_BLOCKING}"
         yield Finding(Level.CRITICAL, what, hint=hint)
@@ -169,7 +178,7 @@ def _states(status: Status) -> Iterator[Finding]:
         since = duration(max(0.0, status["time"] - status["started"]))
         yield Finding(Level.WARNING, f"Starting for {since}: no process is ready yet")
     for each in lost:
-        how = f": {in_one_line(each['detail'])}" if each["detail"] else ""
+        how = f": {_brief(each['detail'])}" if each["detail"] else ""
         what = f"{_name(each)} has ended and is not replaced yet{how}"
         hint = f"{len(ready)} of {counted(len(processes), 'worker')} ready. The log says more. A new one starts soon."
         yield Finding(Level.WARNING, what, hint=hint)
@@ -345,7 +354,7 @@ def _connections(status: Status, listed: _Listed) -> Iterator[Finding]:
     seen = connections or status["engines"] or recent["connections"] or recent["health_checks"]
     if status["state"] != "ready" or seen or status["time"] - status["started"] < GRACE:
         return
-    where = in_one_line(", ".join(status["listen"]))
+    where = _brief(", ".join(status["listen"]))
     if status["totals"]["connections"]:
         what = f"No HAProxy is connected, and none has tried for a {minute}"
         hint = (
@@ -361,7 +370,7 @@ def _reloads(status: Status) -> Iterator[Finding]:
     """Find out whether the last reload failed."""
     reloads = status["reloads"]
     if status["workers"] and not reloads["last_ok"]:
-        reason = in_one_line(reloads["reason"])
+        reason = _brief(reloads["reason"])
         what = f"The reload failed, the old code still runs: {reason}"
         failed = reloads["results"].get("failed", 1)
         hint = "Correct the code, and reload again."

@@ -22,6 +22,9 @@ from spoa_twisted.status.verdict import Finding, Level, Verdict, assess, results
 #: Stands in a cell for a number that there is not.
 NOTHING: Final = "-"
 
+#: How many problems are shown. The worst ones come first; ``/status.json`` has all.
+MAX_PROBLEMS: Final = 20
+
 #: Explains the times below the table of messages.
 BOUNDS_NOTE: Final = (
     "p50, p99: half of the calls, or 99 % of them, took at most this time, the upper bound of a bucket of a histogram."
@@ -82,8 +85,10 @@ class View:
     #: Where the agent listens.
     listen: str
     figures: list[Figure]
-    #: Each problem with the text about how often and when it happened.
+    #: Each problem with the text about how often and when it happened; :data:`MAX_PROBLEMS` at most.
     problems: list[tuple[Finding, str]]
+    #: How many problems there are besides.
+    more_problems: int
     messages: Table
     processes: Table
     engines: Table
@@ -103,7 +108,8 @@ def view(status: Status) -> View:
         clock(status["time"]),
         in_one_line(", ".join(status["listen"])),
         _figures(status),
-        [(finding, _how_often(finding, status["time"])) for finding in verdict.problems],
+        [(finding, _how_often(finding, status["time"])) for finding in verdict.problems[:MAX_PROBLEMS]],
+        max(0, len(verdict.problems) - MAX_PROBLEMS),
         _messages(status),
         _processes(status),
         _engines(status),
@@ -203,7 +209,8 @@ def _message(status: Status, name: str) -> list[Cell]:
         Cell(_bound(message["duration"], 0.5, longest)),
         Cell(_bound(message["duration"], 0.99, longest)),
         Cell(duration(longest) if longest < inf else NOTHING),
-        Cell(_counts({outcome.value: results.get(outcome.value, 0) for outcome in Outcome})),
+        # In the order of Outcome. An agent of a newer version may have other results too.
+        Cell(_counts({outcome.value: results.get(outcome.value, 0) for outcome in Outcome} | results)),
     ]
 
 
