@@ -327,10 +327,10 @@ def _disconnects(disconnects: Mapping[str, int]) -> list[str]:
     """Return how often each side sent a DISCONNECT with each status code: ``haproxy 0 (normal) 12 times``."""
     texts = []
     for key, count in disconnects.items():
-        sender, _, code = key.partition(" ")
         try:
-            name = f" ({StatusCode(int(code)).name.lower().replace('_', ' ')})"
+            name = f" ({StatusCode(int(key.partition(' ')[2])).name.lower().replace('_', ' ')})"
         except ValueError:
+            # A peer may send a status code of its own.
             name = ""
-        texts.append(f"{in_one_line(sender)} {in_one_line(code)}{name} {times(count)}")
+        texts.append(f"{in_one_line(key)}{name} {times(count)}")
     return texts
