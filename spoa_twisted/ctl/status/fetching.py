@@ -56,12 +56,9 @@ def _no_constant(text: str) -> NoReturn:
 def _reason(error: Exception) -> str:
     """Return what went wrong, for an operator."""
     if isinstance(error, ResponseFailed):
-        # The last of its reasons is what happened to the connection.
-        error = error.reasons[-1].value
-        if not isinstance(error, (ConnectionDone, ConnectionLost)):
-            return f"the answer is no HTTP: {_WHICH}"
-    if isinstance(error, (ConnectionDone, ConnectionLost)):
-        return f"the connection was closed without an answer: {_WHICH}"
+        if any(reason.check(ConnectionDone, ConnectionLost) for reason in error.reasons):
+            return f"the connection was closed without an answer: {_WHICH}"
+        return f"the answer is no HTTP: {_WHICH}"
     if isinstance(error, ConnectError):
         return f"{str(error).rstrip('.')}; does an agent run with --status there?"
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
@@ -113,11 +110,12 @@ class _Body(Protocol):
         self._length = 0
 
     def _cancel(self, finished: Deferred[bytes]) -> None:
-        self._abort()
+        self._close()
 
-    def _abort(self) -> None:
+    def _close(self) -> None:
+        # The transport of a body is only a producer. To stop it closes the connection.
         assert self.transport is not None
-        self.transport.abortConnection()  # type: ignore[attr-defined]
+        self.transport.stopProducing()  # type: ignore[attr-defined]
 
     def dataReceived(self, data: bytes) -> None:
         """Collect ``data``."""
@@ -126,7 +124,7 @@ class _Body(Protocol):
             self._parts.append(data)
         elif not self.finished.called:
             self.finished.errback(ValueError(f"the answer is longer than {MAX_LENGTH} bytes, so it is no status"))
-            self._abort()
+            self._close()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Pass the body on if it is complete."""

@@ -22,7 +22,7 @@ _BOLD: Final = "1"
 _WORDS: Final = {Level.CRITICAL: "CRITICAL", Level.WARNING: "WARNING", Level.OK: "OK", Level.NOTE: "note"}
 
 # Characters. The text is never narrower, and never wider: long lines are hard to read.
-_NARROWEST: Final = 24
+_NARROWEST: Final = 30
 _WIDEST: Final = 120
 
 # Characters. If there is less room for the last column of a table, each row becomes a paragraph.
