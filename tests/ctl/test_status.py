@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -399,20 +398,6 @@ def test_a_terminal_without_the_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert file.getvalue() == b"p50 <= 5 ms , \\xe9\n"
 
 
-class Watched(Served):
-    """Serves a status. After some requests, ``waited`` fires."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(example("all well"))
-        self.waited: Deferred[None] = Deferred()
-        self._number = number
-
-    def render_GET(self, request: Request) -> bytes:
-        if len(self.paths) == self._number:
-            self.waited.callback(None)
-        return super().render_GET(request)
-
-
 @pytest_twisted.ensureDeferred
 async def test_watch(serve: Any, start: Start) -> None:
     """It looks again and again. Where no terminal is, an empty line comes after each look."""
@@ -422,23 +407,38 @@ async def test_watch(serve: Any, start: Start) -> None:
     assert text.count(verdict) >= 2
 
 
+class Ended(Exception):
+    """The terminal was closed."""
+
+
+class ShortTerminal(Terminal):
+    """A terminal that is closed after two looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks: list[str] = []
+
+    def write(self, text: str) -> int:
+        if len(self.looks) == 2:
+            raise Ended
+        self.looks += [text] if text else []
+        return len(text)
+
+
 @pytest_twisted.ensureDeferred
 async def test_watch_on_a_terminal(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look replaces the last one, and is no longer than the terminal."""
-    terminal = Terminal()
+    terminal = ShortTerminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "10")
     monkeypatch.setenv("NO_COLOR", "1")
-    watched = Watched(2)
-    options = command.parser().parse_args(["--status", serve(watched), "--watch", "0.01"])
-    running = Deferred.fromCoroutine(command.run(reactor, options))
-    await watched.waited
-    running.addErrback(lambda failure: None)
-    running.cancel()
-    first, second = terminal.getvalue().split("\x1b[H")[1:3]
+    options = command.parser().parse_args(["--status", serve(example("all well")), "--watch", "0.01"])
+    with pytest.raises(Ended):
+        await command.run(reactor, options)
+    first, second = terminal.looks
     assert first == second
-    assert first.startswith("OK  All is well: 1,234 NOTIFYs/s\x1b[K\n")
+    assert first.startswith("\x1b[HOK  All is well: 1,234 NOTIFYs/s\x1b[K\n")
     assert first.endswith("\x1b[J")
     assert first.count("\n") == 9
 
