@@ -95,8 +95,8 @@ tbody .critical,.figures .critical,.problems .critical .mark{color:var(--bad);fo
 @media(max-width:760px){
 body{padding:.7rem .9rem 2rem}
 h1{font-size:1.25rem;padding:.8rem .9rem}
-.figures{display:grid;grid-template-columns:repeat(4,auto);gap:.6rem .8rem;margin:0}
-.figures dd{font-size:1.05rem}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.9rem,1fr));gap:.6rem .8rem;margin:0}
+.figures dd{font-size:1.05rem;white-space:normal}
 thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 table,tbody{display:block}
 tr{display:flex;flex-wrap:wrap;gap:.1rem 1.1rem;padding:.5rem 0;border-bottom:1px solid var(--line)}
