@@ -63,8 +63,8 @@ h1.critical{background:var(--bad-bg);color:var(--bad-fg)}
 h2{margin:2rem 0 .35rem;font-size:1rem;font-weight:600}
 svg{fill:none;stroke:currentColor;stroke-width:2;stroke-linecap:round;stroke-linejoin:round}
 .word{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden;white-space:nowrap}
-.figures{display:flex;flex-wrap:wrap;gap:.4rem 2.2rem;margin:0 0 0 1.1rem}
-.figures div{display:flex;flex-direction:column-reverse}
+.figures{display:flex;flex-wrap:wrap;gap:.4rem 2rem;margin:0 0 0 1.1rem}
+.figures div{display:flex;flex-direction:column-reverse;justify-content:flex-end}
 .figures dt{color:var(--dim);font-size:.8rem}
 .figures dd{margin:0;font-size:1.2rem;font-weight:500;white-space:nowrap}
 .problems{margin:0;padding:0;list-style:none;border-top:1px solid var(--line)}
@@ -94,8 +94,8 @@ tbody .critical,.figures .critical,.problems .critical .mark{color:var(--bad);fo
 .facts dd{margin:0}
 @media(max-width:760px){
 body{padding:.7rem .9rem 2rem}
-h1{font-size:1.25rem;padding:.8rem .9rem}
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.9rem,1fr));gap:.6rem .8rem;margin:0}
+h1{font-size:1.2rem;padding:.7rem .8rem;gap:.7rem}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.6rem,1fr));gap:.6rem .8rem;margin:0}
 .figures dd{font-size:1.05rem;white-space:normal}
 thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 table,tbody{display:block}

@@ -153,7 +153,7 @@ def _figures(status: Status) -> list[Figure]:
             level = Level.OK
         elif not ready and status["state"] == "ready":
             level = Level.CRITICAL
-        figures.append(Figure("workers ready", f"{ready} of {len(processes)}", level))
+        figures.append(Figure("workers", f"{ready} of {len(processes)}", level))
     return figures
 
 

@@ -51,7 +51,7 @@ for (const row of document.querySelectorAll("tr, .figures, .facts")) {
       overlaps.push([first, second]);
   }));
 }
-const heading = document.querySelector("h1"), first = document.querySelector(".problems li, .none");
+const heading = document.querySelector("h1"), first = document.querySelector(".what, .none");
 return {
   title: document.title, scroll: document.documentElement.scrollWidth, width: innerWidth, height: innerHeight,
   heading: heading.getBoundingClientRect().bottom, problem: first.getBoundingClientRect().bottom,

@@ -240,7 +240,7 @@ def test_the_state_of_a_process(each: Any, text: str, level: str) -> None:
 def test_workers_that_are_ready(name: str, ready: str, level: str) -> None:
     """While the agent starts or drains, no worker is ready, and that is no disaster."""
     figure = view(example(name)).figures[-1]
-    assert (figure.title, figure.text, figure.level.value) == ("workers ready", ready, level)
+    assert (figure.title, figure.text, figure.level.value) == ("workers", ready, level)
 
 
 def test_facts() -> None:
