@@ -13,6 +13,8 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -21,10 +23,9 @@ from spoa_twisted.ctl.status import fetching
 from spoa_twisted.ctl.status.checking import check_status
 from spoa_twisted.ctl.status.text import Answer, Style, as_lines, clear, wants_colours
 from spoa_twisted.status.report import Status
-from tests.programs import SPOACTL
-from tests.status.examples import EXAMPLES, example, message
+from tests.status.examples import EXAMPLES, example, message, problem
 
-from .spoactl import Start, spoactl
+from .spoactl import spoactl
 
 reactor: Any = default_reactor
 
@@ -281,6 +282,18 @@ async def test_an_answer_that_is_too_long(serve: Any, monkeypatch: pytest.Monkey
     assert answer.reason == "the answer is longer than 10 bytes, so it is no status"
 
 
+def test_more_of_an_answer_that_is_too_long() -> None:
+    """What comes before the connection is closed is dropped."""
+    body, transport = fetching._Body(), StringTransport()
+    body.makeConnection(transport)
+    errors: list[Failure] = []
+    body.finished.addErrback(errors.append)
+    for _ in range(3):
+        body.dataReceived(b" " * fetching.MAX_LENGTH)
+    assert len(errors) == 1
+    assert transport.producerState == "stopped"
+
+
 @pytest_twisted.ensureDeferred
 async def test_control_characters_of_an_error_are_escaped(serve: Any) -> None:
     """A key of the answer is part of the error."""
@@ -354,6 +367,13 @@ def test_lines_fit(name: str, width: int) -> None:
         assert max(map(len, lines)) <= max(30, min(120, width))
 
 
+def test_many_problems() -> None:
+    """As on the page, the least important ones are left out."""
+    status = example("handler failing")
+    status["problems"] += [problem("MessageUnhandled", f"m{number}", "", 1, number, number) for number in range(30)]
+    assert "12 more are in /status.json." in as_lines([Answer("a", status)], Style(100, False))
+
+
 def test_colours() -> None:
     """They add nothing to the text. What is well has none, but for the verdict."""
     answer = Answer("a", example("standing still"))
@@ -398,25 +418,20 @@ def test_a_terminal_without_the_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert file.getvalue() == b"p50 <= 5 ms , \\xe9\n"
 
 
-@pytest_twisted.ensureDeferred
-async def test_watch(serve: Any, start: Start) -> None:
-    """It looks again and again. Where no terminal is, an empty line comes after each look."""
-    process = start([*SPOACTL, "status", "--status", serve(example("all well")), "--watch", "0.01"])
-    verdict = "OK  All is well: 1,234 NOTIFYs/s\n"
-    text = (await process.said(f"^{verdict}(?s:.*)\n\n{verdict}"))[0]
-    assert text.count(verdict) >= 2
-
-
 class Ended(Exception):
     """The terminal was closed."""
 
 
 class ShortTerminal(Terminal):
-    """A terminal that is closed after two looks."""
+    """A terminal, or a file, that is closed after two looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_terminal: bool) -> None:
         super().__init__()
         self.looks: list[str] = []
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self._is_terminal
 
     def write(self, text: str) -> int:
         if len(self.looks) == 2:
@@ -425,10 +440,11 @@ class ShortTerminal(Terminal):
         return len(text)
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
 @pytest_twisted.ensureDeferred
-async def test_watch_on_a_terminal(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look replaces the last one, and is no longer than the terminal."""
-    terminal = ShortTerminal()
+async def test_watch(is_terminal: bool, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, each look replaces the last one, and is no longer than the terminal. A file has all looks."""
+    terminal = ShortTerminal(is_terminal)
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "10")
@@ -438,9 +454,14 @@ async def test_watch_on_a_terminal(serve: Any, monkeypatch: pytest.MonkeyPatch) 
         await command.run(reactor, options)
     first, second = terminal.looks
     assert first == second
-    assert first.startswith("\x1b[HOK  All is well: 1,234 NOTIFYs/s\x1b[K\n")
-    assert first.endswith("\x1b[J")
-    assert first.count("\n") == 9
+    verdict = "OK  All is well: 1,234 NOTIFYs/s"
+    if is_terminal:
+        assert first.startswith(f"\x1b[H{verdict}\x1b[K\n")
+        assert first.endswith("\x1b[J")
+        assert first.count("\n") == 9
+    else:
+        assert first.startswith(f"{verdict}\n")
+        assert first.endswith("health checks\n\n")
 
 
 def test_clear() -> None:
