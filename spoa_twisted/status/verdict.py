@@ -7,12 +7,12 @@ they soon may, or if somebody has to do something. A problem that is over, or th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, final
 
-from spoa_twisted.escaping import in_one_line
+from spoa_twisted.escaping import cut, in_one_line
 from spoa_twisted.observer import Outcome
 from spoa_twisted.status.figures import counted, duration, rate, share, span
 from spoa_twisted.status.quantiles import longer_than, observations, within
@@ -127,12 +127,12 @@ class _Listed:
         #: The problems that are not taken yet.
         self.left = list(problems)
 
-    def take(self, kinds: Iterable[str], subject: str | None = None) -> Problem | None:
+    def take(self, kinds: Iterable[str], belongs: Callable[[str], bool] = lambda subject: True) -> Problem | None:
         """Take away the latest problem of one of ``kinds``, and return it; ``None`` if there is none.
 
-        :param subject: what the problem is about; ``None`` for any subject.
+        :param belongs: returns whether a problem with this subject may be taken.
         """
-        found = [each for each in self.left if each["kind"] in kinds and subject in (None, each["subject"])]
+        found = [each for each in self.left if each["kind"] in kinds and belongs(each["subject"])]
         latest = max(found, key=lambda each: each["last"], default=None)
         if latest is not None:
             self.left.remove(latest)
@@ -156,13 +156,7 @@ def _brief(text: str) -> str:
 def _states(status: Status) -> Iterator[Finding]:
     """Find processes that stand still, that have ended, or that are not ready yet."""
     processes = status["processes"]
-    ready = [each for each in processes if each["state"] == "ready" and not stands_still(each)]
     still = [each for each in processes if stands_still(each)]
-    lost = [each for each in processes if each["state"] == "lost"]
-    if status["state"] == "ready" and not ready and not still:
-        last = f": {_brief(lost[0]['detail'])}" if lost and lost[0]["detail"] else ""
-        what = f"No worker is ready, requests wait{last}" if lost else "No worker is ready"
-        yield Finding(Level.CRITICAL, what, hint="The log says why the workers ended. New ones start after a pause.")
     for each in sorted(still, key=lambda each: -each["age"]):
         place = f" in {_brief(each['detail'])}" if each["detail"] else ""
         what = f"{_name(each)} stands still for {duration(each['age'])}{place}"
@@ -174,19 +168,39 @@ def _states(status: Status) -> Iterator[Finding]:
         what = f"Draining: {counted(flying, 'NOTIFY')} in flight on {counted(connections, 'connection')}"
         yield Finding(Level.WARNING, what, hint="The agent was told to end, and takes no new connections.")
         return
-    if status["state"] == "starting":
-        since = duration(max(0.0, status["time"] - status["started"]))
-        yield Finding(Level.WARNING, f"Starting for {since}: no process is ready yet")
+    ready, workers = count_ready(processes)
+    lost = [each for each in processes if each["state"] == "lost"]
+    if not ready and not still:
+        yield _none_ready(status, lost)
     for each in lost:
         how = f": {_brief(each['detail'])}" if each["detail"] else ""
         what = f"{_name(each)} has ended and is not replaced yet{how}"
-        hint = f"{len(ready)} of {counted(len(processes), 'worker')} ready. The log says more. A new one starts soon."
+        hint = f"{ready} of {counted(workers, 'worker')} ready. The log says more. A new one starts soon."
         yield Finding(Level.WARNING, what, hint=hint)
+
+
+def _none_ready(status: Status, lost: list[Process]) -> Finding:
+    """Return that no process answers requests. At the start of the agent, that is no fault."""
+    since = status["time"] - status["started"]
+    if since < GRACE and not lost:
+        return Finding(Level.WARNING, f"Starting for {duration(max(0.0, since))}: no process is ready yet")
+    reason = next((f": {_brief(each['detail'])}" for each in lost if each["detail"]), "")
+    what = f"No process is ready, requests wait{reason}"
+    return Finding(Level.CRITICAL, what, hint="The log says why. New workers start after a pause.")
+
+
+def count_ready(processes: Iterable[Process]) -> tuple[int, int]:
+    """Return how many workers are ready, and how many there are.
+
+    During a reload, the old process of a worker drains, and the new one is ready: that is one worker.
+    """
+    works = [each for each in processes if each["state"] in ("ready", "silent") and not stands_still(each)]
+    return len({each["worker"] for each in works}), len({each["worker"] for each in processes})
 
 
 def stands_still(process: Process) -> bool:
     """Return whether a process has shown no sign of life for too long."""
-    return process["state"] == "silent" or (process["state"] in ("ready", "draining") and process["age"] > STANDSTILL)
+    return process["state"] in ("ready", "silent", "draining") and process["age"] > STANDSTILL
 
 
 def _name(process: Process) -> str:
@@ -244,6 +258,8 @@ _MILD: Final = frozenset({Outcome.UNHANDLED, Outcome.CANCELLED})
 def _failures(status: Status, listed: _Listed) -> Iterator[Finding]:
     """Find messages with enough failures in the last minute. The message with most failures comes first."""
     minute = span(status["recent_seconds"])
+    # The subject of a problem is the name that was sent. The totals of all names without a handler are together.
+    named = {in_one_line(cut(name)) for name in status["messages"]}
     found: list[tuple[int, Finding]] = []
     for name, message in status["recent"]["messages"].items():
         total = sum(message["results"].values())
@@ -252,14 +268,20 @@ def _failures(status: Status, listed: _Listed) -> Iterator[Finding]:
             level = _level(failed, total, mild=outcome in _MILD)
             if level is None:
                 continue
-            # For messages without a handler, the subject of the problem is the name that the peer sent.
-            problem = listed.take(failure.kinds, None if name in (DEFAULT, NONE) else name)
-            subject = f" ({quoted(problem['subject'])})" if name == NONE and problem and problem["subject"] else ""
-            what = f"{failure.what.format(quoted(name))}{subject}: {_of_the(failed, total, minute)}"
+            problem = listed.take(failure.kinds, _belongs_to(name, named))
+            example = f" ({quoted(problem['subject'])})" if name == NONE and problem and problem["subject"] else ""
+            what = f"{failure.what.format(quoted(name))}{example}: {_of_the(failed, total, minute)}"
             ever = status["totals"]["messages"].get(name, message)["results"].get(outcome.value, failed)
             found.append((failed, _finding(level, what, problem, ever, failure.hint)))
     found.sort(key=lambda each: -each[0])
     return (finding for _, finding in found)
+
+
+def _belongs_to(name: str, named: Container[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether a problem with a subject is one of the message ``name``."""
+    if name in (DEFAULT, NONE):
+        return lambda subject: subject not in named
+    return in_one_line(cut(name)).__eq__
 
 
 def _level(failed: int, total: int, *, mild: bool) -> Level | None:
@@ -382,6 +404,7 @@ _KINDS: Final[dict[str, str]] = {
     "ArgumentMissing": "The handler of {0} was not called: an argument is missing",
     "CancelFailed": "The Deferred of a handler failed to be cancelled",
     "ConnectionRefused": "Connections were refused",
+    "DisconnectReceived": "HAProxy ended a connection with an error: {0}",
     "DrainTimedOut": "Connections were closed at the end of the drain, despite NOTIFYs in flight",
     "HandlerBlocked": "The handler of {0} held the agent up",
     "HandlerFailed": "The handler of {0} failed",

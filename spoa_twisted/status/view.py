@@ -17,7 +17,7 @@ from spoa_twisted.spop.errors import StatusCode
 from spoa_twisted.status.figures import ago, clock, counted, duration, rate, share, size, span, times
 from spoa_twisted.status.quantiles import observations, within
 from spoa_twisted.status.report import BOUNDS, DEFAULT, NONE, Engine, Histogram, MessageTotals, Process, Status
-from spoa_twisted.status.verdict import Finding, Level, Verdict, assess, results_level, stands_still
+from spoa_twisted.status.verdict import Finding, Level, Verdict, assess, count_ready, results_level, stands_still
 
 #: Stands in a cell for a number that there is not.
 NOTHING: Final = "-"
@@ -107,7 +107,7 @@ def view(status: Status) -> View:
         verdict,
         clock(status["time"]),
         in_one_line(", ".join(status["listen"])),
-        _figures(status),
+        _figures(status, verdict.level),
         [(finding, _how_often(finding, status["time"])) for finding in verdict.problems[:MAX_PROBLEMS]],
         max(0, len(verdict.problems) - MAX_PROBLEMS),
         _messages(status),
@@ -130,14 +130,15 @@ def _how_often(finding: Finding, now: float) -> str:
     return ", ".join(parts)
 
 
-def _figures(status: Status) -> list[Figure]:
+def _figures(status: Status, level: Level) -> list[Figure]:
+    """Return the figures. Workers that are not ready are as bad as the verdict, which knows the reason."""
     recent, processes = status["recent"], status["processes"]
     results: Counter[str] = Counter()
     for message in recent["messages"].values():
         results.update(message["results"])
     handled = sum(results.values())
     failed = handled - results[Outcome.OK.value]
-    ready = sum(each["state"] == "ready" and not stands_still(each) for each in processes)
+    ready, workers = count_ready(processes)
     figures = [
         Figure("NOTIFYs", rate(observations(recent["notify"]), status["recent_seconds"])),
         Figure("failed", share(failed, handled) if handled else NOTHING, results_level(results)),
@@ -148,12 +149,7 @@ def _figures(status: Status) -> list[Figure]:
         Figure("HAProxys", f"{len(status['engines']):,}"),
     ]
     if status["workers"]:
-        level = Level.WARNING
-        if ready == len(processes):
-            level = Level.OK
-        elif not ready and status["state"] == "ready":
-            level = Level.CRITICAL
-        figures.append(Figure("workers", f"{ready} of {len(processes)}", level))
+        figures.append(Figure("workers", f"{ready} of {workers}", level if ready < workers else Level.OK))
     return figures
 
 
@@ -229,22 +225,23 @@ def _processes(status: Status) -> Table:
     waiting = any(each["blocking_waiting"] for each in processes)
     held_back = any(each["held_back"] for each in processes)
     titles += ["wait for a thread"] * waiting + ["held back"] * held_back + ["timer late", "CPU", "memory"]
+    # The CPU time of a worker has that of its processes that were replaced.
+    uptime = max(1.0, status["time"] - status["started"])
     rows = []
     for each in processes:
-        age = max(1.0, status["time"] - each["started"])
         if each["state"] == "lost":
             numbers = [NOTHING] * len(titles)
         else:
             numbers = [
                 str(each["pid"]),
-                duration(float(round(age))),
+                duration(float(round(max(0.0, status["time"] - each["started"])))),
                 f"{each['connections']:,}",
                 f"{each['in_flight']:,}",
                 *[f"{each['blocking_waiting']:,}"] * waiting,
                 *[size(each["held_back"])] * held_back,
                 duration(each["lag"]),
-                f"{100 * each['cpu_seconds'] / age:.0f} %",
-                size(each["resident_memory"]),
+                f"{100 * each['cpu_seconds'] / uptime:.0f} %",
+                size(each["resident_memory"]) if each["resident_memory"] else NOTHING,
             ]
         name = f"worker {each['worker']}" if each["worker"] else "agent"
         rows.append([Cell(name), _state(each), *map(Cell, numbers)])
@@ -253,7 +250,7 @@ def _processes(status: Status) -> Table:
         [Column("process", is_number=False), Column("state", is_number=False), *map(Column, titles)],
         rows,
         "The agent has no process.",
-        "CPU: the share of a core since the start of the process.",
+        "CPU: the share of a core since the start of the agent.",
     )
 
 
@@ -264,7 +261,8 @@ def _state(process: Process) -> Cell:
     if process["state"] == "lost":
         detail = f": {in_one_line(process['detail'])}" if process["detail"] else ""
         return Cell(f"lost{detail}", Level.WARNING)
-    return Cell(in_one_line(process["state"]), Level.OK if process["state"] == "ready" else Level.WARNING)
+    # In a reload, processes start and drain: that is no fault.
+    return Cell(in_one_line(process["state"]), Level.OK if process["state"] == "ready" else Level.NOTE)
 
 
 def _engines(status: Status) -> Table:

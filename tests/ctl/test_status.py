@@ -376,7 +376,9 @@ def test_many_problems() -> None:
 
 def test_colours() -> None:
     """They add nothing to the text. What is well has none, but for the verdict."""
-    answer = Answer("a", example("standing still"))
+    status = example("standing still")
+    status["reloads"] = example("reload refused")["reloads"]
+    answer = Answer("a", status)
     plain = as_lines([answer], Style(100, False))
     coloured = as_lines([answer], Style(100, True))
     assert coloured[0] == f"\x1b[1;31m{plain[0]}\x1b[0m"

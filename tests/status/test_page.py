@@ -212,7 +212,7 @@ def test_columns_that_are_mostly_empty_are_shown_when_needed() -> None:
     ("each", "text", "level"),
     [
         (process(1), "ready", "ok"),
-        (process(1, "starting"), "starting", "warning"),
+        (process(1, "starting"), "starting", "note"),
         (process(1, "lost", "exit status 3"), "lost: exit status 3", "warning"),
         (process(1, "lost"), "lost", "warning"),
         (process(1, "silent", "a.py, line 3, in b", 4.1), "stands still for 4.1 s in a.py, line 3, in b", "critical"),
@@ -225,6 +225,16 @@ def test_the_state_of_a_process(each: Any, text: str, level: str) -> None:
     status["processes"] = [each]
     cell = view(status).processes.rows[0][1]
     assert (cell.text, cell.level.value) == (text, level)
+
+
+def test_the_cpu_is_that_of_all_processes_of_a_worker() -> None:
+    """Since the start of the agent. A system may not tell the memory."""
+    status = example("all well, without workers")
+    status["processes"][0].update({"cpu_seconds": 0.5 * (status["time"] - status["started"]), "resident_memory": 0})
+    status["processes"][0]["started"] = NOW - 1
+    table = view(status).processes
+    row = dict(zip([column.title for column in table.columns], table.rows[0], strict=True))
+    assert (row["CPU"].text, row["memory"].text, row["up"].text) == ("50 %", "-", "1 s")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spoa_twisted.status.verdict import ENOUGH, Level, Verdict, assess
+from spoa_twisted.status.verdict import ENOUGH, Level, Verdict, assess, count_ready
 
 from .examples import EXAMPLES, NOW, example, message, problem, process, totals
 
@@ -28,7 +28,7 @@ from .examples import EXAMPLES, NOW, example, message, problem, process, totals
             "The agent stood still for 3.4 s of the last minute, in the handler of 'get-ip-reputation'",
         ),
         ("worker lost", "warning", "Worker 3 has ended and is not replaced yet: ended by signal 11 (SIGSEGV)"),
-        ("all workers lost", "critical", "No worker is ready, requests wait: exit status 1"),
+        ("all workers lost", "critical", "No process is ready, requests wait: exit status 1"),
         (
             "reload refused",
             "warning",
@@ -149,6 +149,23 @@ def test_a_default_handler_has_no_name() -> None:
     assert assess(status).sentence == "The handler of all other messages fails: 100 % of the last minute"
 
 
+def test_the_problems_of_other_messages_are_left() -> None:
+    """A problem of a message with a handler is none of the messages without one. Long names are cut in problems."""
+    status = example("all well")
+    status["messages"] = ["m" * 70, "known"]
+    status["recent"] = totals({"(default)": message(error=60), "m" * 70: message(error=50)})
+    status["problems"] = [
+        problem("HandlerFailed", "known", "of another message", 1, 1, 0),
+        problem("HandlerFailed", "unknown", "of the default", 2, 1, 1),
+        problem("HandlerFailed", "m" * 64, "of the long one", 3, 1, 2),
+    ]
+    assert [(finding.text, finding.level.value) for finding in assess(status).problems] == [
+        ("of the default", "critical"),
+        ("of the long one", "critical"),
+        ("of another message", "note"),
+    ]
+
+
 @pytest.mark.parametrize(("timeout", "level"), [("0.5", "warning"), ("2", "ok"), ("0", "warning"), ("?", "warning")])
 def test_slow_is_half_of_the_timeout(timeout: str, level: str) -> None:
     """An agent that is started with a longer timeout may be slower. 0 is no timeout: the default stands in."""
@@ -190,13 +207,32 @@ def test_an_agent_without_workers_has_no_number() -> None:
     assert assess(status).sentence == "The agent stands still for 2 s"
 
 
-def test_no_worker_at_all() -> None:
-    """The sentence needs no reason."""
+def test_no_process_is_ready() -> None:
+    """At the start of the agent that is no fault. Later, requests wait."""
     status = example("all well")
-    status["processes"] = []
-    assert assess(status).sentence == "No worker is ready"
     status["processes"] = [process(1, "lost")]
-    assert assess(status).sentence == "No worker is ready, requests wait"
+    assert assess(status).sentence == "No process is ready, requests wait"
+    status["processes"] = [process(1, "starting"), process(2, "starting")]
+    assert (assess(status).level, assess(status).sentence) == (Level.CRITICAL, "No process is ready, requests wait")
+    status = example("starting")
+    status["processes"] = [process(1, "lost", "exit status 1")]
+    assert assess(status).sentence == "No process is ready, requests wait: exit status 1"
+
+
+def test_a_reload_is_no_problem() -> None:
+    """The old process of a worker drains, and others have not been replaced yet. Two processes are one worker."""
+    status = example("all well")
+    status["processes"] = [process(1, "draining"), process(1), process(2), process(2, "starting")]
+    assert assess(status).level is Level.OK
+    assert count_ready(status["processes"]) == (2, 2)
+
+
+def test_a_worker_may_answer_late() -> None:
+    """The master calls it silent after half a second. It stands still after one."""
+    status = example("all well")
+    status["processes"] = [process(1, "silent", age=0.8)]
+    assert assess(status).level is Level.OK
+    assert count_ready(status["processes"]) == (1, 1)
 
 
 def test_connections_are_refused_or_dropped() -> None:
