@@ -51,9 +51,13 @@ def percent(part: int, whole: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration with two or three digits: ``0.1 ms``, ``25 ms``, ``3.2 s``, ``12 min``, ``3 h 12 min``."""
+    """Return a duration with two or three digits: ``0.037 ms``, ``25 ms``, ``3.2 s``, ``12 min``, ``3 h 12 min``."""
+    if seconds < 0.00001:
+        return "0 ms"
+    if seconds < 0.001:
+        return f"{seconds * 1000:.2g} ms"
     if seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms" if seconds >= 0.00001 else "0 ms"
+        return f"{seconds * 1000:.3g} ms"
     if seconds < 9.95:
         return f"{seconds:.2g} s"
     for unit, name, smaller, smaller_name in ((_DAY, "d", _HOUR, "h"), (_HOUR, "h", _MINUTE, "min")):

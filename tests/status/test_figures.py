@@ -11,7 +11,9 @@ from spoa_twisted.status import figures
     ("seconds", "text"),
     [
         (0, "0 ms"),
+        (0.0000374, "0.037 ms"),
         (0.0001, "0.1 ms"),
+        (0.00025, "0.25 ms"),
         (0.00123, "1.23 ms"),
         (0.25, "250 ms"),
         (0.9996, "1 s"),
