@@ -92,7 +92,7 @@ tbody .critical,.figures .critical,.problems .critical .mark{color:var(--bad);fo
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.4rem;margin:0}
 .facts dt{color:var(--dim)}
 .facts dd{margin:0}
-@media(max-width:760px){
+@media(max-width:900px){
 body{padding:.7rem .9rem 2rem}
 h1{font-size:1.2rem;padding:.7rem .8rem;gap:.7rem}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(4.6rem,1fr));gap:.6rem .8rem;margin:0}

@@ -20,8 +20,14 @@ from .examples import EXAMPLES, example, message, problem
 
 pytestmark = pytest.mark.soak
 
-#: The width and the height of a desk's window, of a phone, and of the narrowest window that WCAG 2 demands.
-WINDOWS = {"desk": (1200, 900), "phone": (390, 844), "narrow": (320, 640)}
+#: The width and the height of windows on a desk, a tablet and a phone, and of the narrowest one that WCAG 2 demands.
+WINDOWS = {
+    "desk": (1200, 900),
+    "small desk": (901, 700),
+    "tablet": (768, 1024),
+    "phone": (390, 844),
+    "narrow": (320, 640),
+}
 
 #: WCAG 2.1, level AA, for text. Large text would need 3 only.
 CONTRAST = 4.5
