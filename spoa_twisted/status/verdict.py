@@ -47,7 +47,6 @@ GRACE: Final = 60.0
 #: Seconds. A problem that happened within this time still happens.
 RECENT: Final = 60.0
 
-
 # Characters. A longer text is cut in a sentence.
 _MAX_TEXT: Final = 200
 
@@ -110,6 +109,7 @@ def assess(status: Status) -> Verdict:
         *_slow_handlers(status),
         *_connections(status, listed),
         *_reloads(status),
+        *_restarts(status),
     ]
     found += _others(status, listed)
     # The sort is stable: problems of the same level stay in the order of the functions above.
@@ -222,7 +222,7 @@ _FAILURES: Final = {
     Outcome.ERROR: _Failure(
         "The handler of {0} fails",
         ("HandlerFailed", "ArgumentMissing"),
-        "HAProxy gets the variables of on_error. The log has tracebacks.",
+        "HAProxy gets the variables of on_error. The log says more.",
     ),
     Outcome.TIMEOUT: _Failure(
         "The handler of {0} times out",
@@ -397,6 +397,15 @@ def _reloads(status: Status) -> Iterator[Finding]:
         failed = reloads["results"].get("failed", 1)
         hint = "Correct the code, and reload again."
         yield Finding(Level.WARNING, what, count=failed, last=reloads["last_time"], hint=hint)
+
+
+def _restarts(status: Status) -> Iterator[Finding]:
+    """Find out whether workers have ended. A worker is replaced at once, so nothing else may show that."""
+    ended = {reason: count for reason, count in status["restarts"].items() if reason != "reload" and count}
+    if ended:
+        reasons = ", ".join([f"{in_one_line(reason)} {count:,}" for reason, count in ended.items()])
+        what = f"Workers have ended and were replaced: {reasons}"
+        yield Finding(Level.NOTE, what, count=sum(ended.values()), hint="The log says how each of them ended.")
 
 
 # What each kind of problem is, with {0} for its subject. The log has the same words.

@@ -100,7 +100,7 @@ async def test_everything_of_one_agent(serve: Any, look: Any) -> None:
     assert lines[:4] == [
         "CRITICAL  The handler of 'check-token' fails: 62 % of the last minute",
         "  ConnectionRefusedError: 192.0.2.7:5432: connection refused (tokens.py, line 31, in verify)",
-        "  HAProxy gets the variables of on_error. The log has tracebacks.",
+        "  HAProxy gets the variables of on_error. The log says more.",
         "  41,230 times, the first 3 min ago, the last now",
     ]
     assert lines[4].startswith(f"  {endpoint}, ")

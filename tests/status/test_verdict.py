@@ -227,6 +227,21 @@ def test_a_reload_is_no_problem() -> None:
     assert count_ready(status["processes"]) == (2, 2)
 
 
+def test_a_worker_that_was_replaced_is_a_note() -> None:
+    """The next one is ready within a second, so that nothing else tells. Reloads are no problem."""
+    status = example("all well")
+    status["problems"] = []
+    status["restarts"] = {"reload": 8, "signal": 2, "exit": 1, "stall": 0}
+    verdict = assess(status)
+    assert verdict.level is Level.OK
+    (finding,) = verdict.problems
+    assert (finding.level, finding.what, finding.count) == (
+        Level.NOTE,
+        "Workers have ended and were replaced: signal 2, exit 1",
+        3,
+    )
+
+
 def test_a_worker_may_answer_late() -> None:
     """The master calls it silent after half a second. It stands still after one."""
     status = example("all well")
