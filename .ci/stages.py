@@ -54,9 +54,11 @@ python3 -m tests.readme_commands {number} > .command
 bash -e .command
 """
 
-# The second command fails, and prints the reason, if the tests that need separate hosts would be skipped.
+# The second command is for the tests of the status page. Recommended packages would add to its 90 MB.
+# The third command fails, and prints the reason, if the tests that need separate hosts would be skipped.
 PREPARE = f"""\
 apt-get install -y git gcc python3-dev iproute2
+apt-get install -y --no-install-recommends chromium chromium-driver
 python3 -c 'import sys; from tests.haproxy.hosts import missing; sys.exit(missing(tun=True))'
 python3 -m venv {shlex.quote(str(NOX))}
 {shlex.quote(str(NOX))}/bin/pip -q install nox

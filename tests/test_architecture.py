@@ -69,6 +69,11 @@ ORDER = [
     "agent.refusal",
     "agent.protocol",
     "status.report",
+    "status.figures",
+    "status.quantiles",
+    "status.verdict",
+    "status.view",
+    "status.page",
     "unix_lock",
     "endpoints",
     "lifespans",
@@ -96,6 +101,7 @@ ORDER = [
     "ctl.ping",
     "ctl.send",
     "ctl.bench",
+    "ctl.status",
     "ctl",
 ]
 

@@ -1,7 +1,7 @@
 """The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does.
 
-Each subcommand is one module or package: :mod:`send`, :mod:`ping` and :mod:`bench`. To add a subcommand, write a module
-with the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else has to change.
+Each subcommand is one module or package: :mod:`send`, :mod:`ping`, :mod:`bench` and :mod:`status`. To add a subcommand,
+write a module with the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else has to change.
 
 The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, :mod:`endpoint` reads
 the agent's endpoint, :mod:`values` reads and shows values as text, and :mod:`variables` shows and compares variables.
@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
-from spoa_twisted.ctl import bench, ping, send
+from spoa_twisted.ctl import bench, ping, send, status
 from spoa_twisted.ctl.values import show_text
 from spoa_twisted.version import version
 
@@ -38,7 +38,7 @@ class Command(Protocol):
 
 
 #: The module of each subcommand. ``spoactl --help`` lists the subcommands in this order.
-COMMANDS: Final[Mapping[str, Command]] = {"send": send, "ping": ping, "bench": bench}
+COMMANDS: Final[Mapping[str, Command]] = {"send": send, "ping": ping, "bench": bench, "status": status}
 
 _EXIT_STATUS: Final = """\
 exit status:

@@ -1,0 +1,1 @@
+"""Tests of the status: a file for each module of ``spoa_twisted.status``, and :mod:`examples` of statuses."""
