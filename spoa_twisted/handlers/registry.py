@@ -189,7 +189,7 @@ class Handlers(LifeCycle):
     @property
     def is_empty(self) -> bool:
         """True if no handler is registered, not even a default handler, and no function for the life of the agent."""
-        return not self._by_name and self._default is None and not self._life_cycle
+        return not (self._by_name or self._default or self._life_cycle)
 
     @property
     def has_default(self) -> bool:
@@ -205,7 +205,7 @@ class Handlers(LifeCycle):
         """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``."""
         names = sorted(self._by_name)
         if not names:
-            return "no messages: no handlers are registered yet" if self._default is None else "all messages"
+            return "all messages" if self.has_default else "no messages: no handlers are registered yet"
         hidden = len(names) - _MAX_SHOWN
         others = f" and {hidden} more" if hidden > 0 else ""
         if self._default is not None:

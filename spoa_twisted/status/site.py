@@ -22,6 +22,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
+from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.merged import why_not_ready
 from spoa_twisted.status.report import Status
 
@@ -107,20 +108,21 @@ class _Resource(Resource):
 class StatusResource(Resource):
     """The status of an agent, for ``twisted.web``. Put it into the site of an application with ``putChild``.
 
-    :param source: where the status comes from, for example :class:`~spoa_twisted.status.service.LocalSource`.
+    :param agent: a ``SPOAService`` or a ``SPOAFactory``, or another source of a status.
     :param page: returns the page for a status, as HTML. Without it, ``/`` has the links only.
     :param reactor: runs the thread that makes the metrics. Without it, Twisted's global reactor.
     """
 
     def __init__(
-        self, source: Source, page: Callable[[Status], bytes | str] | None = None, *, reactor: Any = None
+        self, agent: object, page: Callable[[Status], bytes | str] | None = None, *, reactor: Any = None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if reactor is None:
             from twisted.internet import reactor as default_reactor
 
             reactor = default_reactor
-        self._source = source
+        #: Where the status comes from.
+        self.source: Source = agent if hasattr(agent, "status") else LocalSource(agent)
         self._page = page
         self._reactor = reactor
         # One thread at a time makes metrics: slow collectors of the application cannot use up the reactor's threads.
@@ -144,7 +146,7 @@ class StatusResource(Resource):
         return b""
 
     def _status(self) -> Deferred[Status]:
-        status: Callable[[], Any] = self._source.status
+        status: Callable[[], Any] = self.source.status
         return maybeDeferred(status)
 
     def _index(self, request: Request) -> Deferred[_Answer]:
@@ -213,8 +215,10 @@ class _OneRequest(Request):
     """The only request of its connection. Its body is dropped: GET and HEAD have none."""
 
     def gotLength(self, length: int | None) -> None:
-        """Expect no body; see ``http.Request``."""
+        """Expect no body; see ``http.Request``. Without this, Twisted would wait for the whole body."""
         super().gotLength(0)  # type: ignore[no-untyped-call]
+        if isinstance(self.channel, HTTPChannel):
+            self.channel.length = 0
 
     def handleContentChunk(self, data: bytes) -> None:
         """Drop ``data``, which Twisted would write to a file of any size."""

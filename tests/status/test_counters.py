@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from spoa_twisted import Handlers, Message, SPOAFactory
 from spoa_twisted.observer import HandlerBlocked
@@ -17,6 +19,11 @@ from tests.agent.memory import OLD, Session, TurnClock
 
 def results(factory: SPOAFactory) -> dict[str, dict[str, int]]:
     return {label: tally.results() for label, tally in factory.outcomes.counters.tallies.items()}
+
+
+@implementer(ILogObserver)
+def drop(event: object) -> None:
+    """Log nothing."""
 
 
 class Agent:
@@ -39,7 +46,7 @@ class Agent:
             },
             timeout=5,
         )
-        self.factory = SPOAFactory(self.handlers, reactor=self.clock, **options)
+        self.factory = SPOAFactory(self.handlers, reactor=self.clock, log=Logger(observer=drop), **options)
         self.session = Session(self.factory, OLD)
 
     def fail(self) -> None:
