@@ -258,9 +258,8 @@ class Handlers(LifeCycle):
                     if isinstance(result, Deferred):
                         pending = pending or []
                         threads = self._threads if handler.blocking else None
-                        pending.append(
-                            PendingCall(handler, message, len(parts), result, tally, threads, started, weight)
-                        )
+                        call = PendingCall(handler, message, len(parts), result, tally, threads, started, weight)
+                        pending.append(call)
                         # The exchange replaces it when the call has finished.
                         parts.append(b"")
                         hold_ups.check(handler, message, messages, reactor)
@@ -274,7 +273,7 @@ class Handlers(LifeCycle):
                     tally.durations.end(started, weight, reactor.seconds())
                 parts.append(outcomes.returned(len(parts), handler, message, result))
             tally.calls += 1
-            if hold_ups.active:
+            if weight and hold_ups.active:
                 hold_ups.check(handler, message, messages, reactor)
         if pending is None:
             # Nearly every NOTIFY has one message. join would return its actions too, but a call costs time.

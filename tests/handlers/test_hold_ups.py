@@ -278,7 +278,7 @@ class CountingClock(TurnClock):
 class TestBusyAgents:
     """An agent that is busy reads the clock twice for each read, and not for each handler: that would cost too much.
 
-    For the durations of the status, it reads the clock for the handlers of one read in about 16.
+    For the durations of the status, it reads the clock for the handlers of one read in about 32.
     """
 
     @pytest.fixture
@@ -302,8 +302,8 @@ class TestBusyAgents:
         return readings
 
     def is_busy(self, agent: Agent) -> bool:
-        """Return whether ``agent`` measures the handlers of 2 to 8 reads of as many as it takes to decide."""
-        return 2 * READS + 2 * 4 <= self.readings(agent) <= 2 * READS + 8 * 4
+        """Return whether ``agent`` measures the handlers of 1 to 4 reads of as many as it takes to decide."""
+        return 2 * READS + 1 * 4 <= self.readings(agent) <= 2 * READS + 4 * 4
 
     def test_two_readings_in_each_read(self, busy: Agent) -> None:
         """None for each NOTIFY."""

@@ -238,10 +238,10 @@ class TestDurations:
             agent.session.notify(name)
         counters = agent.factory.outcomes.counters
         for durations in (counters.tallies[name].durations, counters.notify):
-            assert count - 24 <= sum(durations.snapshot()["buckets"]) <= count + 1
+            assert count - 48 <= sum(durations.snapshot()["buckets"]) <= count + 1
         assert agent.results(name) == {"ok": count + 1}
         # Two for each read, as without a status, and two for each timed call.
-        assert readings < count * 2.3
+        assert readings < count * 2.2
 
 
 def test_a_handler_that_blocked_is_the_longest(agent: Agent) -> None:
