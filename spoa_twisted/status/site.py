@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, Protocol, cast, final
 
@@ -49,7 +50,7 @@ _HEADERS: Final = {
     b"referrer-policy": b"no-referrer",
 }
 
-# What the page says until its module is there: the paths of everything else.
+# The answer of / without the module of the page: the paths of everything else.
 _LINKS: Final = {"links": ["status.json", "metrics", "health", "live"]}
 
 #: The status code, the content type and the body of an answer.
@@ -109,7 +110,7 @@ class StatusResource(Resource):
     """The status of an agent, for ``twisted.web``. Put it into the site of an application with ``putChild``.
 
     :param agent: a ``SPOAService`` or a ``SPOAFactory``, or another source of a status.
-    :param page: returns the page for a status, as HTML. Without it, ``/`` has the links only.
+    :param page: returns the page for a status, as HTML. Without it, the package's own.
     :param reactor: runs the thread that makes the metrics. Without it, Twisted's global reactor.
     """
 
@@ -123,7 +124,7 @@ class StatusResource(Resource):
             reactor = default_reactor
         #: Where the status comes from.
         self.source: Source = agent if hasattr(agent, "status") else LocalSource(agent)
-        self._page = page
+        self._page = _default_page() if page is None else page
         self._reactor = reactor
         # One thread at a time makes metrics: slow collectors of the application cannot use up the reactor's threads.
         self._lock = DeferredLock()
@@ -179,6 +180,12 @@ class StatusResource(Resource):
             )
 
         return cast("Deferred[_Answer]", self._lock.run(lambda: self._status().addCallback(expose)))
+
+
+def _default_page() -> Callable[[Status], bytes | str] | None:
+    """Return the function that makes the page; ``None`` if its module is not there."""
+    name = "spoa_twisted.status.page"
+    return import_module(name).render if find_spec(name) else None
 
 
 def _expose(status: Status, accept: str) -> _Answer:

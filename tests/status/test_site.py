@@ -110,7 +110,8 @@ async def test_a_source_that_takes_its_time(served: Served) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_page(served: Served) -> None:
-    """Until there is one, the address has the other paths."""
+    """Without its module, the address has the other paths."""
+    served.resource._page = None
     answer = await served.ask("/")
     assert json.loads(answer.body) == {"links": ["status.json", "metrics", "health", "live"]}
     for path in json.loads(answer.body)["links"]:
