@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from twisted.application.service import IService
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
@@ -23,7 +24,7 @@ from spoa_twisted.runner import log_format
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
-from spoa_twisted.service import SPOAService
+from spoa_twisted.runner.status import STATUS, with_status
 from spoa_twisted.version import version
 
 _PIPELINING = (
@@ -71,6 +72,7 @@ class Options(UsageOptions):
     optParameters = [
         [*log_format.ROW],
         ["pipelining", None, AUTO, _PIPELINING, _mode],
+        STATUS,
         *[_row(limit) for limit in LIMITS.values()],
     ]
 
@@ -132,7 +134,7 @@ class Options(UsageOptions):
         log_format.apply(self["log-format"], getattr(self, "parent", None))
 
 
-def makeService(options: Options) -> SPOAService:
+def makeService(options: Options) -> IService:
     """Return the service that ``options`` describe. It does not listen before Twisted starts it.
 
     :raises CannotStart: if handlers cannot be loaded or merged, or if an endpoint is not valid.
@@ -146,6 +148,6 @@ def makeService(options: Options) -> SPOAService:
         **{name: options[limit.option] for name, limit in LIMITS.items()},
     )
     try:
-        return ProcessService(factory, options["listen"])
+        return with_status(ProcessService(factory, options["listen"]), options)
     except ValueError as error:
         raise CannotStart(str(error)) from error

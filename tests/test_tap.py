@@ -10,11 +10,12 @@ import pytest
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
 
+from spoa_twisted import SPOAService, tap
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.limits import LIMITS, Limits
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.spop.frames import HAProxyHello
-from spoa_twisted.tap import Options, makeService
+from spoa_twisted.tap import Options
 from tests.programs import TWIST, TWISTD
 from tests.runner.conftest import Start, folder, start
 
@@ -29,6 +30,12 @@ def options(*arguments: str) -> Options:
     parsed = Options()
     parsed.parseOptions(arguments)
     return parsed
+
+
+def makeService(parsed: Options) -> SPOAService:
+    service = tap.makeService(parsed)
+    assert isinstance(service, SPOAService)
+    return service
 
 
 class TestOptions:
@@ -180,7 +187,7 @@ def test_one_plugin_makes_the_command() -> None:
     (maker,) = [maker for maker in getPlugins(IServiceMaker) if maker.tapname == "spoa"]
     assert maker.module == "spoa_twisted.tap"  # type: ignore[attr-defined]
     assert maker.options is Options
-    assert maker.makeService is makeService
+    assert maker.makeService is tap.makeService
 
 
 @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWISTD, TWIST], ids=["twistd", "daemon", "twist"])

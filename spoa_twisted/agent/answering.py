@@ -53,7 +53,18 @@ class Answering:
         waited for the in-flight limit. Its argument is true to call the kernel at once.
     """
 
-    __slots__ = ("_agent", "_connection", "_engine", "_handler_timeout", "_peer", "_serve", "in_flight", "watch")
+    __slots__ = (
+        "_agent",
+        "_answered",
+        "_connection",
+        "_engine",
+        "_handler_timeout",
+        "_peer",
+        "_serve",
+        "_timed",
+        "in_flight",
+        "watch",
+    )
 
     def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[bool], None]) -> None:
         self._agent = agent
@@ -64,6 +75,10 @@ class Answering:
         self._handler_timeout = agent.limits.handler_timeout
         #: Reports slow NOTIFYs; ``None`` without the option.
         self.watch: Watch | None = None
+        # The pending answers whose time is taken: when the read began, and for how many NOTIFYs this one stands.
+        self._timed: dict[Deferred[bytes], tuple[float, int]] = {}
+        # The NOTIFYs that were answered in the present read, if its time is taken.
+        self._answered = 0
         #: The NOTIFYs whose handlers have not finished.
         self.in_flight = InFlight(agent.limits.max_in_flight, agent.limits.max_in_flight_size)
 
@@ -72,8 +87,11 @@ class Answering:
         self._engine = engine
         engine.add(self)
 
-    def on_notify(self, notify: Notify) -> None:
-        """Pass ``notify`` to the handlers. Queue the ACK now, or when the handlers have finished."""
+    def on_notify(self, notify: Notify) -> bool:
+        """Pass ``notify`` to the handlers. Queue the ACK now, or when the handlers have finished.
+
+        :return: whether the ACK is queued.
+        """
         agent = self._agent
         handlers = agent.handlers
         if self.watch is not None:
@@ -87,10 +105,29 @@ class Answering:
         except BaseException:
             answer = self._actions(Failure())
         if type(answer) is not bytes and isinstance(answer, Deferred):
+            hold_ups = agent.outcomes.hold_ups
+            if hold_ups.weight:
+                self._timed[answer] = hold_ups.began, hold_ups.weight
             self.in_flight.add(answer, notify)
             answer.addBoth(self._on_answer, answer)
-        else:
-            self._queue_ack(notify.ids, answer)
+            return False
+        self._queue_ack(notify.ids, answer)
+        return True
+
+    def on_timed_notify(self, notify: Notify) -> None:
+        """Do the same as :meth:`on_notify` in a read whose time is taken."""
+        self._answered += self.on_notify(notify)
+
+    def end_read(self, began: float, now: float) -> None:
+        """Add the durations of the NOTIFYs that were answered in a read whose time is taken: all ACKs leave together.
+
+        :param began: ``reactor.seconds()`` at the beginning of the read.
+        :param now: ``reactor.seconds()``.
+        """
+        answered, self._answered = self._answered, 0
+        if answered:
+            outcomes = self._agent.outcomes
+            outcomes.counters.notify.end(began, outcomes.hold_ups.weight * answered, now)
 
     def refuse(self, refused: PayloadTooBig) -> None:
         """Queue an ACK with the flag ABORT. It sets the ``on_error`` variables of the messages that are known."""
@@ -128,11 +165,18 @@ class Answering:
 
     def _on_answer(self, actions: bytes | Failure, answer: Deferred[bytes]) -> None:
         ids = self.in_flight.remove(answer)
+        timed = self._timed.pop(answer, None) if self._timed else None
         if ids is not None:
+            if timed is not None:
+                self._add_duration(*timed)
             self.acknowledge(ids, self._actions(actions))
         elif self._engine is not None and self._engine.awaits(answer):
             self._engine.on_answer(answer, self._actions(actions))
         # Otherwise the answer was cancelled, and has no ACK.
+
+    def _add_duration(self, began: float, weight: int) -> None:
+        agent = self._agent
+        agent.outcomes.counters.notify.end(began, weight, agent.reactor.seconds())
 
     def _actions(self, answer: bytes | Failure) -> bytes:
         if isinstance(answer, Failure):
