@@ -201,7 +201,7 @@ class FrameBuffer:
         # end_of_varint does not know where the frame ends. It may read ids that go on in the bytes behind the frame.
         payload = end_of_varint(data, end_of_varint(data, ids))
         if payload > end:
-            raise InvalidFrame("a frame ends inside its stream-id or frame-id")
+            raise InvalidFrame("a frame ends inside its stream-id or frame-id", ids - offset)
         return frame_type, flags, data[ids:payload], data[payload:end]
 
     def _check_size(self, size: int) -> int:
