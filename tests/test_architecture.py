@@ -85,12 +85,14 @@ ORDER = [
     "ctl.endpoint",
     "ctl.arguments",
     "ctl.files",
+    "ctl.traffic",
     "ctl.cpu",
     "ctl.latency",
     "ctl.load",
     "ctl.ping",
     "ctl.send",
     "ctl.bench",
+    "ctl.proxy",
     "ctl",
 ]
 
@@ -207,7 +209,7 @@ def test_no_conditional_expression_is_a_statement() -> None:
 def test_one_file_writes_to_an_agents_transport() -> None:
     """And one, the client's, to an engine's. (The processes of ``ctl.load`` write to each other.)"""
     writers = {module for path, module in MODULES.items() if "transport.write" in path.read_text()}
-    assert writers == {"agent.outbox", "client", "ctl.load.processes", "ctl.load.worker"}
+    assert writers == {"agent.outbox", "client", "ctl.load.processes", "ctl.load.worker", "ctl.proxy.relay"}
 
 
 def test_no_package_takes_twisteds_place() -> None:

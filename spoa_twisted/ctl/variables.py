@@ -43,10 +43,10 @@ def differences(expected: Variables, variables: Variables) -> list[str]:
 
 def variables_to_json(variables: Variables) -> dict[str, Any]:
     """Return the variables as a JSON object. ``spoactl send --help`` describes it."""
-    return {show_text(name): None if value is None else _value_to_json(value) for name, value in variables.items()}
+    return {show_text(name): None if value is None else value_to_json(value) for name, value in variables.items()}
 
 
-def _value_to_json(value: Value) -> dict[str, Any]:
+def value_to_json(value: Value) -> dict[str, Any]:
     """Return the type and the value of a variable."""
     shown: dict[str, Any] = {"type": type_of(value), "value": value}
     if value is NULL:
