@@ -93,6 +93,7 @@ ORDER = [
     "ctl.send",
     "ctl.bench",
     "ctl.proxy",
+    "ctl.decode",
     "ctl",
 ]
 

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
-from spoa_twisted.ctl import bench, ping, proxy, send
+from spoa_twisted.ctl import bench, decode, ping, proxy, send
 from spoa_twisted.ctl.values import show_text
 from spoa_twisted.version import version
 
@@ -45,6 +45,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "ping": ping,
     "bench": bench,
     "proxy": proxy,
+    "decode": decode,
 }
 
 _EXIT_STATUS: Final = """\

@@ -64,6 +64,8 @@ class DecodedFrame:
     #: The type, which need not be a :class:`FrameType`; ``None`` if there is no whole header.
     type: int | None = None
     flags: int = 0
+    #: Whether it is a fragment of a NOTIFY: its payload alone is not decoded.
+    is_fragment: bool = False
     ids: bytes = b""
     stream_id: int = 0
     frame_id: int = 0
@@ -77,6 +79,8 @@ class DecodedFrame:
     #: Facts that are no faults: "fragment", "answers a NOTIFY of #1".
     notes: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    #: How many bytes of :attr:`raw` the input did not have: the length may be missing.
+    added: int = 0
     #: The seconds since the NOTIFY that this ACK answers, or since its last fragment.
     seconds: float | None = None
 
@@ -136,6 +140,9 @@ def decode_frame(cut: Cut) -> DecodedFrame:
         _explain_length(frame)
     elif frame.is_whole and frame.type != FrameType.UNSET:
         decode_payload(frame, frame.payload, frame.payload_offset)
+    elif frame.type in (FrameType.NOTIFY, FrameType.UNSET):
+        # A Conversation decodes the joined fragments.
+        frame.is_fragment = True
     return frame
 
 

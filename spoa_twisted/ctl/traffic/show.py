@@ -50,7 +50,7 @@ def show_frame(frame: DecodedFrame, *, values: bool) -> str:
 
 def show_faults(frame: DecodedFrame, *, values: bool) -> list[str]:
     """Return a line for each fault of ``frame``, and a line with its bytes at the first fault."""
-    lines = [_show_fault(fault) for fault in frame.faults[:_MAX_FAULTS]]
+    lines = [_show_fault(frame, fault) for fault in frame.faults[:_MAX_FAULTS]]
     if len(frame.faults) > _MAX_FAULTS:
         lines.append(f"and {len(frame.faults) - _MAX_FAULTS} faults more")
     excerpt = _excerpt(frame, values=values)
@@ -80,7 +80,8 @@ def frame_to_json(frame: DecodedFrame, *, values: bool) -> dict[str, Any]:
         ]
     if frame.faults:
         shown["faults"] = [
-            {"text": fault.text, "offset": fault.offset, "section": fault.section or None} for fault in frame.faults
+            {"text": fault.text, "offset": _offset(frame, fault), "section": fault.section or None}
+            for fault in frame.faults
         ]
         excerpt = _excerpt(frame, values=values)
         if excerpt is not None:
@@ -164,11 +165,17 @@ def _to_json(value: Value, *, values: bool) -> dict[str, Any]:
     return shown
 
 
-def _show_fault(fault: Fault) -> str:
-    where = [] if fault.offset is None else [f"byte {fault.offset} of the frame"]
+def _show_fault(frame: DecodedFrame, fault: Fault) -> str:
+    offset = _offset(frame, fault)
+    where = [] if offset is None else [f"byte {offset} of the frame"]
     section = [f"SPOE.txt {fault.section}"] if fault.section else []
     places = ", ".join(where + section)
     return _cut(show_text(fault.text), _MAX_LINE) + (f" ({places})" if places else "")
+
+
+def _offset(frame: DecodedFrame, fault: Fault) -> int | None:
+    """Return the byte of the input's frame at which the fault is."""
+    return None if fault.offset is None else max(0, fault.offset - frame.added)
 
 
 def _excerpt(frame: DecodedFrame, *, values: bool) -> tuple[int, bytes] | None:
@@ -184,9 +191,9 @@ def _excerpt(frame: DecodedFrame, *, values: bool) -> tuple[int, bytes] | None:
         end = min(end, _HEX_HEADER)
     elif not values and not frame.items:
         end = min(end, frame.payload_offset)
-    start = max(0, min(fault.offset, end) - _HEX_BEFORE)
+    start = max(frame.added, min(fault.offset, end) - _HEX_BEFORE)
     data = frame.raw[start : min(end, start + _HEX_BEFORE + _HEX_AFTER)]
-    return (start, data) if data else None
+    return (start - frame.added, data) if data else None
 
 
 def _name(name: str) -> str:
