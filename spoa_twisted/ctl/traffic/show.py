@@ -14,7 +14,7 @@ from spoa_twisted.ctl.variables import value_to_json
 from spoa_twisted.spop.actions import NO_ACTIONS
 from spoa_twisted.spop.frames import Flags, FrameType
 from spoa_twisted.spop.messages import Message
-from spoa_twisted.spop.typeddata import Value
+from spoa_twisted.spop.typeddata import NULL, Value
 
 # Characters of a name, and characters or bytes of a value. A longer one is cut.
 _MAX_NAME: Final = 64
@@ -134,6 +134,8 @@ def _item(value: Value) -> str:
 
 def _value(value: Value, *, values: bool) -> str:
     """Return the type of ``value``, with the size of a STRING or BINARY; or its type and its value."""
+    # An argument of the type NULL: HAProxy sends it for a header that the request does not have.
+    value = NULL if value is None else value
     size = _size(value)
     if not values:
         return type_of(value) if size is None else f"{type_of(value)}({size})"
@@ -155,6 +157,7 @@ def _message_to_json(message: Message, *, values: bool) -> dict[str, Any]:
 
 
 def _to_json(value: Value, *, values: bool) -> dict[str, Any]:
+    value = NULL if value is None else value
     size = _size(value)
     shown: dict[str, Any] = {"type": type_of(value)} if size is None else {"type": type_of(value), "size": size}
     if values:
