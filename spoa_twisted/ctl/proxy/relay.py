@@ -8,7 +8,7 @@ from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Connection
@@ -133,7 +133,12 @@ class Relayed:
         self._lost.add(side)
         other = self._other(side).transport
         clean = reason.check(ConnectionDone) is not None
-        self._end(f"{side} closed" if clean else f"{side} reset the connection: {reason.getErrorMessage().rstrip('.')}")
+        if clean:
+            self._end(f"{side} closed")
+        elif reason.check(ConnectionLost) and not reason.value.args:
+            self._end(f"{side} reset the connection (RST)")
+        else:
+            self._end(f"the connection of {side} was lost: {reason.getErrorMessage().rstrip('.')}")
         if self._connecting is not None:
             self._connecting.cancel()
         if other is not None:

@@ -133,7 +133,9 @@ class ConnectionReport:
         for from_agent in (False, True):
             self._print_rest(from_agent=from_agent)
         conversation = self.conversation
-        text = f"{reason}; {conversation.answered} NOTIFYs with an ACK, {conversation.pending} without"
+        text = reason
+        if conversation.answered or conversation.pending:
+            text = f"{reason}; NOTIFYs with an ACK: {conversation.answered}, without: {conversation.pending}"
         self._report.event(conversation.number, "ended", text)
         self._report.open.discard(self)
         conversation.close()
