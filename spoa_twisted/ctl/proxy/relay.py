@@ -135,7 +135,7 @@ class Relayed:
         clean = reason.check(ConnectionDone) is not None
         if clean:
             self._end(f"{side} closed")
-        elif reason.check(ConnectionLost) and not reason.value.args:
+        elif reason.check(ConnectionLost):
             self._end(f"{side} reset the connection (RST)")
         else:
             self._end(f"the connection of {side} was lost: {reason.getErrorMessage().rstrip('.')}")

@@ -9,16 +9,23 @@ from __future__ import annotations
 from typing import Any, Final
 
 from spoa_twisted.ctl.traffic.frame import DecodedFrame, Fault
-from spoa_twisted.ctl.values import show_text, show_value, type_of
-from spoa_twisted.ctl.variables import value_to_json
+from spoa_twisted.shown import (
+    MAX_VALUE,
+    actions_to_json,
+    cut_text,
+    message_to_json,
+    show_name,
+    show_text,
+    show_value,
+    size_of,
+    type_of,
+    typed_to_json,
+)
 from spoa_twisted.spop.actions import NO_ACTIONS
 from spoa_twisted.spop.frames import Flags, FrameType
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import NULL, Value
 
-# Characters of a name, and characters or bytes of a value. A longer one is cut.
-_MAX_NAME: Final = 64
-_MAX_VALUE: Final = 100
 # Characters of the part of a line that shows a payload.
 _MAX_LINE: Final = 2000
 # Faults of one frame. The others are counted.
@@ -44,7 +51,7 @@ def show_frame(frame: DecodedFrame, *, values: bool) -> str:
     flags = "+".join(_flags(frame)) or "no flags"
     facts = [*([] if frame.seconds is None else [f"after {_milliseconds(frame.seconds)}"]), *frame.notes]
     head = f"{frame.name} {frame.stream_id}:{frame.frame_id} {flags}, {_bytes(frame)}"
-    content = _cut(_content(frame, values=values), _MAX_LINE)
+    content = cut_text(_content(frame, values=values), _MAX_LINE)
     return ", ".join([head, *facts]) + (f": {content}" if content else "")
 
 
@@ -70,14 +77,11 @@ def frame_to_json(frame: DecodedFrame, *, values: bool) -> dict[str, Any]:
     if frame.notes:
         shown["notes"] = frame.notes
     if frame.items:
-        shown["items"] = {_name(name): _to_json(value, values=True) for name, value in frame.items}
+        shown["items"] = {show_name(name): typed_to_json(value, values=True) for name, value in frame.items}
     if frame.messages:
-        shown["messages"] = [_message_to_json(message, values=values) for message in frame.messages]
+        shown["messages"] = [message_to_json(message, values=values) for message in frame.messages]
     if frame.type == FrameType.ACK:
-        shown["actions"] = [
-            {"unset": _name(name)} if value is None else {"set": _name(name), **_to_json(value, values=values)}
-            for name, value in frame.actions
-        ]
+        shown["actions"] = actions_to_json(frame.actions, values=values)
     if frame.faults:
         shown["faults"] = [
             {"text": fault.text, "offset": _offset(frame, fault), "section": fault.section or None}
@@ -104,7 +108,7 @@ def _milliseconds(seconds: float) -> str:
 
 def _content(frame: DecodedFrame, *, values: bool) -> str:
     if frame.items:
-        return " ".join([f"{_name(name)}={_item(value)}" for name, value in frame.items])
+        return " ".join([f"{show_name(name)}={_item(value)}" for name, value in frame.items])
     if frame.messages:
         return ", ".join([_show_message(message, values=values) for message in frame.messages])
     if frame.actions:
@@ -117,12 +121,12 @@ def _content(frame: DecodedFrame, *, values: bool) -> str:
 
 
 def _show_message(message: Message, *, values: bool) -> str:
-    arguments = [f"{_name(name)}={_value(value, values=values)}" for name, value in message]
-    return f"{_name(message.name)}({' '.join(arguments)})"
+    arguments = [f"{show_name(name)}={_value(value, values=values)}" for name, value in message]
+    return f"{show_name(message.name)}({' '.join(arguments)})"
 
 
 def _show_action(name: str, value: Value, *, values: bool) -> str:
-    return f"unset {_name(name)}" if value is None else f"{_name(name)}={_value(value, values=values)}"
+    return f"unset {show_name(name)}" if value is None else f"{show_name(name)}={_value(value, values=values)}"
 
 
 def _item(value: Value) -> str:
@@ -136,36 +140,12 @@ def _value(value: Value, *, values: bool) -> str:
     """Return the type of ``value``, with the size of a STRING or BINARY; or its type and its value."""
     # An argument of the type NULL: HAProxy sends it for a header that the request does not have.
     value = NULL if value is None else value
-    size = _size(value)
+    size = size_of(value)
     if not values:
         return type_of(value) if size is None else f"{type_of(value)}({size})"
-    if size is not None and isinstance(value, (str, bytes)) and len(value) > _MAX_VALUE:
-        return f"{show_value(value[:_MAX_VALUE])}...({size} bytes)"
+    if size is not None and isinstance(value, (str, bytes)) and len(value) > MAX_VALUE:
+        return f"{show_value(value[:MAX_VALUE])}...({size} bytes)"
     return show_value(value)
-
-
-def _size(value: Value) -> int | None:
-    """Return the bytes of a STRING or BINARY; ``None`` for another type."""
-    if isinstance(value, str):
-        return len(value.encode("utf-8", "surrogateescape"))
-    return len(value) if isinstance(value, (bytes, bytearray, memoryview)) else None
-
-
-def _message_to_json(message: Message, *, values: bool) -> dict[str, Any]:
-    arguments = [{"name": _name(name), **_to_json(value, values=values)} for name, value in message]
-    return {"name": _name(message.name), "arguments": arguments}
-
-
-def _to_json(value: Value, *, values: bool) -> dict[str, Any]:
-    value = NULL if value is None else value
-    size = _size(value)
-    shown: dict[str, Any] = {"type": type_of(value)} if size is None else {"type": type_of(value), "size": size}
-    if values:
-        is_long = isinstance(value, (str, bytes)) and len(value) > _MAX_VALUE
-        shown.update(value_to_json(value[:_MAX_VALUE] if is_long else value))  # type: ignore[index]
-        if is_long:
-            shown["cut"] = True
-    return shown
 
 
 def _show_fault(frame: DecodedFrame, fault: Fault) -> str:
@@ -173,7 +153,7 @@ def _show_fault(frame: DecodedFrame, fault: Fault) -> str:
     where = [] if offset is None else [f"byte {offset} of the frame"]
     section = [f"SPOE.txt {fault.section}"] if fault.section else []
     places = ", ".join(where + section)
-    return _cut(show_text(fault.text), _MAX_LINE) + (f" ({places})" if places else "")
+    return cut_text(show_text(fault.text), _MAX_LINE) + (f" ({places})" if places else "")
 
 
 def _offset(frame: DecodedFrame, fault: Fault) -> int | None:
@@ -197,11 +177,3 @@ def _excerpt(frame: DecodedFrame, *, values: bool) -> tuple[int, bytes] | None:
     start = max(frame.added, min(fault.offset, end) - _HEX_BEFORE)
     data = frame.raw[start : min(end, start + _HEX_BEFORE + _HEX_AFTER)]
     return (start - frame.added, data) if data else None
-
-
-def _name(name: str) -> str:
-    return show_text(_cut(name, _MAX_NAME))
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]}...({len(text) - length} more)"
