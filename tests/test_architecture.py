@@ -97,6 +97,7 @@ ORDER = [
     "ctl.bench",
     "ctl.proxy",
     "ctl.decode",
+    "ctl.watch",
     "ctl",
 ]
 
