@@ -93,7 +93,7 @@ def _find_problem(text: str, error: Exception | None) -> str:
 
     :param error: Twisted's error.
     """
-    kind, options = _parse(text)
+    kind, options = endpoint_options(text)
     if kind not in _OPTIONS:
         # If there is no error, or another one, it is the kind of a plugin.
         return _describe_unknown(text, kind) if "Unknown endpoint type" in str(error) else ""
@@ -111,7 +111,7 @@ def _find_problem(text: str, error: Exception | None) -> str:
     return _CHECKS[kind](kind, options, error)
 
 
-def _parse(text: str) -> tuple[str, Mapping[str, str]]:
+def endpoint_options(text: str) -> tuple[str, Mapping[str, str]]:
     """Return the kind of the endpoint, in front of the first colon, and its options by name."""
     kind, *parts = _COLON.split(text)
     options: dict[str, str] = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import TypeVar, final
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
+
+ResultT = TypeVar("ResultT")
 
 
 @final
@@ -17,6 +19,17 @@ class Readiness:
         self.ready = False
         self._failure: Failure | None = None
         self._waiting: list[Deferred[None]] = []
+        # True from on_stop to on_start.
+        self._stopped = False
+        # The Deferreds that fire at on_stopped; None if the service is not stopping.
+        self._stopping: list[Deferred[None]] | None = None
+
+    @property
+    def state(self) -> str:
+        """``starting``, ``ready`` or ``draining``."""
+        if self._stopped:
+            return "draining"
+        return "ready" if self.ready else "starting"
 
     def when_ready(self) -> Deferred[None]:
         """Return a Deferred that fires when the service is ready. It fails if the service fails, or is stopped."""
@@ -27,6 +40,14 @@ class Readiness:
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
         return waiting
+
+    def when_stopped(self) -> Deferred[None]:
+        """Return a Deferred that fires when the service has stopped; at once if it is not stopping."""
+        if self._stopping is None:
+            return succeed(None)
+        stopped: Deferred[None] = Deferred()
+        self._stopping.append(stopped)
+        return stopped
 
     def on_ready(self) -> None:
         """Report that the service is ready."""
@@ -41,11 +62,21 @@ class Readiness:
     def on_start(self) -> None:
         """Report that the service starts: forget an earlier failure."""
         self._failure = None
+        self._stopped = False
 
     def on_stop(self) -> None:
-        """Report that the service is stopped."""
+        """Report that the service begins to stop."""
         self.ready = False
+        self._stopped = True
+        self._stopping = self._stopping or []
         self._fire(Failure(CancelledError()))
+
+    def on_stopped(self, result: ResultT) -> ResultT:
+        """Report that the service has stopped. Return ``result``."""
+        stopping, self._stopping = self._stopping or [], None
+        for deferred in stopping:
+            deferred.callback(None)
+        return result
 
     def _fire(self, result: Failure | None) -> None:
         waiting, self._waiting = self._waiting, []

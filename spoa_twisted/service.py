@@ -169,6 +169,15 @@ class SPOAService(Service):
         """
         return self._readiness.when_ready()
 
+    @property
+    def state(self) -> str:
+        """``starting`` at first, then ``ready``, and ``draining`` from the time when the service is stopped."""
+        return self._readiness.state
+
+    def when_stopped(self) -> Deferred[None]:
+        """Return a Deferred that fires when ``stopService`` is complete; at once if the service is not stopping."""
+        return self._readiness.when_stopped()
+
     def stopService(self) -> Deferred[None]:
         """Stop listening, drain the connections, and run the shutdown functions of the handlers.
 
@@ -188,7 +197,7 @@ class SPOAService(Service):
         # Only now: pending handlers may use what every functions renew, and what shutdown functions close.
         closed.addCallback(lambda _: lifespans.stop(max(deadline - seconds(), MIN_SHUTDOWN_TIMEOUT)))
         self._readiness.on_stop()
-        return closed
+        return closed.addBoth(self._readiness.on_stopped)
 
     def reload(self, handlers: IHandlers) -> Deferred[None]:
         """Let ``handlers`` answer, after their startup functions. Pending NOTIFYs finish with the old handlers.

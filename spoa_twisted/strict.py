@@ -236,7 +236,7 @@ class _StrictOutcomes(Outcomes):
     __slots__ = ("_request",)
 
     def __init__(self, outcomes: Outcomes, request: Request) -> None:
-        super().__init__(outcomes._observer, outcomes._record, outcomes.hold_ups)
+        super().__init__(outcomes._observer, outcomes._record, outcomes.hold_ups, outcomes.counters)
         self._request = request
 
     def report(self, position: int, outcome: Outcome, event: MessageEvent, actions: bytes) -> bytes:

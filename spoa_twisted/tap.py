@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from twisted.application.service import IService
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
@@ -22,7 +23,7 @@ from spoa_twisted.log import agent_log
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
-from spoa_twisted.service import SPOAService
+from spoa_twisted.runner.status import STATUS, with_status
 from spoa_twisted.version import version
 
 _PIPELINING = (
@@ -69,6 +70,7 @@ class Options(UsageOptions):
     ]
     optParameters = [
         ["pipelining", None, AUTO, _PIPELINING, _mode],
+        STATUS,
         *[_row(limit) for limit in LIMITS.values()],
     ]
 
@@ -129,7 +131,7 @@ class Options(UsageOptions):
             self["listen"] = [DEFAULT_ENDPOINT]
 
 
-def makeService(options: Options) -> SPOAService:
+def makeService(options: Options) -> IService:
     """Return the service that ``options`` describe. It does not listen before Twisted starts it.
 
     :raises CannotStart: if handlers cannot be loaded or merged, or if an endpoint is not valid.
@@ -143,6 +145,6 @@ def makeService(options: Options) -> SPOAService:
         **{name: options[limit.option] for name, limit in LIMITS.items()},
     )
     try:
-        return ProcessService(factory, options["listen"])
+        return with_status(ProcessService(factory, options["listen"]), options)
     except ValueError as error:
         raise CannotStart(str(error)) from error

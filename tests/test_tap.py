@@ -10,11 +10,12 @@ import pytest
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
 
+from spoa_twisted import SPOAService, tap
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.limits import LIMITS, Limits
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.spop.frames import HAProxyHello
-from spoa_twisted.tap import Options, makeService
+from spoa_twisted.tap import Options
 from tests.programs import TWIST, TWISTD
 from tests.runner.conftest import Start, folder, start
 
@@ -29,6 +30,12 @@ def options(*arguments: str) -> Options:
     parsed = Options()
     parsed.parseOptions(arguments)
     return parsed
+
+
+def makeService(parsed: Options) -> SPOAService:
+    service = tap.makeService(parsed)
+    assert isinstance(service, SPOAService)
+    return service
 
 
 class TestOptions:

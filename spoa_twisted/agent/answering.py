@@ -52,7 +52,7 @@ class Answering:
         waited for the in-flight limit. Its argument is true to call the kernel at once.
     """
 
-    __slots__ = ("_agent", "_connection", "_engine", "_handler_timeout", "_peer", "_serve", "in_flight")
+    __slots__ = ("_agent", "_connection", "_engine", "_handler_timeout", "_peer", "_serve", "_timed", "in_flight")
 
     def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[bool], None]) -> None:
         self._agent = agent
@@ -61,6 +61,8 @@ class Answering:
         self._serve = serve
         self._engine: Engine | None = None
         self._handler_timeout = agent.limits.handler_timeout
+        # The pending answers whose time is taken: when the read began, and for how many NOTIFYs this one stands.
+        self._timed: dict[Deferred[bytes], tuple[float, int]] = {}
         #: The NOTIFYs whose handlers have not finished.
         self.in_flight = InFlight(agent.limits.max_in_flight, agent.limits.max_in_flight_size)
 
@@ -69,8 +71,11 @@ class Answering:
         self._engine = engine
         engine.add(self)
 
-    def on_notify(self, notify: Notify) -> None:
-        """Pass ``notify`` to the handlers. Queue the ACK now, or when the handlers have finished."""
+    def on_notify(self, notify: Notify) -> bool:
+        """Pass ``notify`` to the handlers. Queue the ACK now, or when the handlers have finished.
+
+        :return: whether the ACK is queued.
+        """
         agent = self._agent
         handlers = agent.handlers
         if agent.notify_observer is not None:
@@ -82,10 +87,14 @@ class Answering:
         except BaseException:
             answer = self._actions(Failure())
         if type(answer) is not bytes and isinstance(answer, Deferred):
+            hold_ups = agent.outcomes.hold_ups
+            if hold_ups.weight:
+                self._timed[answer] = hold_ups.began, hold_ups.weight
             self.in_flight.add(answer, notify)
             answer.addBoth(self._on_answer, answer)
-        else:
-            self._queue_ack(notify.ids, answer)
+            return False
+        self._queue_ack(notify.ids, answer)
+        return True
 
     def refuse(self, refused: PayloadTooBig) -> None:
         """Queue an ACK with the flag ABORT. It sets the ``on_error`` variables of the messages that are known."""
@@ -123,11 +132,20 @@ class Answering:
 
     def _on_answer(self, actions: bytes | Failure, answer: Deferred[bytes]) -> None:
         ids = self.in_flight.remove(answer)
+        if self._timed:
+            self._end_time(answer)
         if ids is not None:
             self.acknowledge(ids, self._actions(actions))
         elif self._engine is not None and self._engine.awaits(answer):
             self._engine.on_answer(answer, self._actions(actions))
         # Otherwise the answer was cancelled, and has no ACK.
+
+    def _end_time(self, answer: Deferred[bytes]) -> None:
+        """Add the duration of a NOTIFY that was answered or cancelled, if its time is taken."""
+        timed = self._timed.pop(answer, None)
+        if timed is not None:
+            began, weight = timed
+            self._agent.outcomes.counters.notify.end(began, weight, self._agent.reactor.seconds())
 
     def _actions(self, answer: bytes | Failure) -> bytes:
         if isinstance(answer, Failure):

@@ -47,7 +47,7 @@ class Observation:
         """Let the handlers answer, and report the results when they have finished; see :meth:`IHandlers.respond`."""
         self._reactor = reactor
         self._started = reactor.seconds()
-        recording = Outcomes(self._observer, self._outcomes, outcomes.hold_ups)
+        recording = Outcomes(self._observer, self._outcomes, outcomes.hold_ups, outcomes.counters)
         # The time of an observer does not count for the handler that is called after it.
         outcomes.hold_ups.restart(self._started)
         try:

@@ -59,3 +59,12 @@ def describe(address: IAddress) -> str:
         # The peer chooses the name of its end. repr() escapes control characters, which could damage the log.
         return repr(address.name.decode("utf-8", "surrogateescape"))[1:-1] if address.name else "unix socket"
     return str(address)
+
+
+def host_of(peer: str) -> str:
+    """Return the host of a peer without its port, which is another one for each connection.
+
+    :param peer: a text of :func:`describe`.
+    """
+    host, colon, port = peer.rpartition(":")
+    return host if colon and port.isdecimal() else peer

@@ -59,6 +59,8 @@ from spoa_twisted.spop.errors import SPOPError, StatusCode
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
 from spoa_twisted.spop.hints import type_of
 from spoa_twisted.spop.reassembly import ReassemblyBudget
+from spoa_twisted.status.counters import Counters
+from spoa_twisted.status.recorder import Recorder
 
 #: Seconds that a peer has to take the last bytes of a connection that closes. Then the agent aborts the connection.
 CLOSE_TIMEOUT: Final = 10.0
@@ -90,6 +92,7 @@ class SPOAProtocol(Protocol):
         self._limits = factory.limits
         self._observer = factory.observer
         self._hold_ups = factory.outcomes.hold_ups
+        self._counters = factory.outcomes.counters
         self._connection = factory.new_connection()
         self._closing = Closing(factory.reactor, self._on_phase_timeout)
         # Created when a HAProxy >= 3.1 may have unread ACKs for the first time: most connections never need it.
@@ -194,6 +197,7 @@ class SPOAProtocol(Protocol):
         if not was_running:
             self._close_soon()
             return
+        self._counters.disconnected("agent", StatusCode.NORMAL)
         self._closing.enter(Phase.DISCONNECTING, DISCONNECT_TIMEOUT)
         self._write()
 
@@ -204,6 +208,8 @@ class SPOAProtocol(Protocol):
     def abort(self) -> None:
         """Cancel pending handlers, send AGENT-DISCONNECT, close. The peer has a second to take the last bytes."""
         self._answering.cancel()
+        if self._connection.state is _RUNNING:
+            self._counters.disconnected("agent", StatusCode.NORMAL)
         queue_disconnect(self._connection)
         if self._closing.phase is _DISCONNECTING:
             self._closing.enter(Phase.FLUSHING, CLOSE_TIMEOUT)
@@ -223,17 +229,15 @@ class SPOAProtocol(Protocol):
         connection, in_flight = self._connection, self._in_flight
         on_notify = self._answering.on_notify
         hold_ups, seconds = self._hold_ups, self.factory.reactor.seconds
-        # A handler of another connection may have led to this call.
-        measured = hold_ups.active
+        answered = 0
         began = seconds()
         hold_ups.reads -= 1
-        if hold_ups.reads <= 0:
-            hold_ups.begin(began)
+        timed = hold_ups.begin(began) if hold_ups.reads <= 0 else None
         try:
             may_answer = self._intake.may_answer()
             while may_answer and (event := connection.next_event()) is not None:
                 if type(event) is Notify:
-                    on_notify(event)
+                    answered += on_notify(event)
                 else:
                     self._on_other_frame(event)
                 if connection.bytes_to_send >= WRITE_SIZE:
@@ -245,9 +249,13 @@ class SPOAProtocol(Protocol):
             self._observer.on_event(ProtocolError(self._peer, error))
         finally:
             self._serving = False
-            hold_ups.active = measured
-            if seconds() - began > LONGEST_TURN:
-                hold_ups.measure_each(seconds())
+            now = seconds()
+            if timed is not None:
+                if answered:
+                    self._counters.notify.end(began, hold_ups.weight * answered, now)
+                hold_ups.end(timed)
+            if now - began > LONGEST_TURN:
+                hold_ups.measure_each(now)
         self._flush(at_once)
 
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
@@ -418,13 +426,16 @@ class SPOAFactory(Factory):
         self.async_ = async_
         self.reactor = reactor
         self._log_observer = LogObserver(agent_log() if log is None else log, reactor)
-        #: Receives all events: it passes them on to the log and to the application's observer.
-        self.observer = Observers(self._log_observer, *([] if observer is None else [observer]))
+        counters = Counters()
+        #: Counts events, and keeps the problems, for the status of the agent.
+        self.recorder = Recorder(counters, reactor)
+        #: Receives all events: it passes them on to the log, to the status and to the application's observer.
+        self.observer = Observers(self._log_observer, self.recorder, *([] if observer is None else [observer]))
         #: Receives the results of each NOTIFY. ``None`` if the application has no observer: then results are not
         #: recorded, which saves time.
         self.notify_observer: IObserver | None = None if observer is None else self.observer
         #: Reports failed handlers to ``observer``. All NOTIFYs share it, unless the results of each are recorded.
-        self.outcomes = Outcomes(self.observer)
+        self.outcomes = Outcomes(self.observer, counters=counters)
         #: The open connections.
         self.connections: set[SPOAProtocol] = set()
         #: The engines of the open connections, with the capability ``async``.

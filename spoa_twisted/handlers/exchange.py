@@ -15,13 +15,26 @@ from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.observer import LONG_WAIT
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.status.counters import Tally
 
 
 @final
 class PendingCall:
     """The call of one handler that returned a Deferred."""
 
-    __slots__ = ("deadline", "deferred", "exchange", "handler", "message", "position", "seconds", "threads")
+    __slots__ = (
+        "deadline",
+        "deferred",
+        "exchange",
+        "handler",
+        "message",
+        "position",
+        "seconds",
+        "started",
+        "tally",
+        "threads",
+        "weight",
+    )
 
     #: See :class:`~spoa_twisted.handlers.deadlines.Expiring`. A call without a timeout does not have this attribute.
     deadline: float
@@ -32,7 +45,10 @@ class PendingCall:
         message: Message,
         position: int,
         deferred: Deferred[Any],
+        tally: Tally,
         threads: BlockingThreads | None = None,
+        started: float = 0.0,
+        weight: int = 0,
     ) -> None:
         self.handler = handler
         self.message = message
@@ -40,6 +56,12 @@ class PendingCall:
         self.deferred = deferred
         #: The threads that run the call; None if the reactor's thread runs it.
         self.threads = threads
+        #: The numbers of the message.
+        self.tally = tally
+        #: The value of ``reactor.seconds()`` before the call, and how many calls this one stands for; 0 if its time is
+        #: not taken.
+        self.started = started
+        self.weight = weight
         self.seconds = 0.0
         #: The exchange to notify; None after the call has finished, timed out, or was cancelled.
         self.exchange: Exchange | None = None
@@ -123,6 +145,9 @@ class Exchange:
         :param result: the variables, or a Failure.
         """
         self._deadlines.discard(call)
+        call.tally.calls += 1
+        if call.weight:
+            self._add_duration(call)
         if call.threads is not None:
             wait = call.threads.wait_of(call.deferred)
             if wait.seconds >= LONG_WAIT:
@@ -133,12 +158,18 @@ class Exchange:
 
     def on_timeout(self, call: PendingCall) -> None:
         """Store the actions of a call that has timed out, and cancel it."""
+        call.tally.calls += 1
+        if call.weight:
+            self._add_duration(call)
         wait = None if call.threads is None else call.threads.wait_of(call.deferred)
         self._parts[call.position] = self._outcomes.timed_out(
             call.position, call.handler, call.message, call.seconds, wait
         )
         self._outcomes.cancel(call.deferred)
         self._on_finished()
+
+    def _add_duration(self, call: PendingCall) -> None:
+        call.tally.durations.end(call.started, call.weight, self._deadlines.reactor.seconds())
 
     def _on_finished(self) -> None:
         self._unfinished -= 1
@@ -157,4 +188,6 @@ class Exchange:
             call.exchange = None
         for call in pending:
             self._deadlines.discard(call)
+            call.tally.calls += 1
+            self._outcomes.cancelled(call.handler)
             self._outcomes.cancel(call.deferred)

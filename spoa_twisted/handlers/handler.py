@@ -40,6 +40,7 @@ class Handler:
         "doubtful",
         "doubtful_on_error",
         "is_coroutine",
+        "label",
         "on_error",
         "timeout",
     )
@@ -58,6 +59,8 @@ class Handler:
                 " blocking=True"
             )
         self._function = function
+        #: The name in the status of the agent. The default handler has another label than its name.
+        self.label = name
         self.timeout = timeout
         self.blocking = blocking
         #: The names in the handler's results, and in ``on_error``, that :func:`encode_actions` calls doubtful. Those of

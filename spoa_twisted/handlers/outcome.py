@@ -34,6 +34,7 @@ from spoa_twisted.observer import (
 )
 from spoa_twisted.spop.actions import LONGEST_SAFE_NAME, decode_actions, encode_actions
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.status.counters import Counters
 
 
 class Outcomes:
@@ -45,17 +46,24 @@ class Outcomes:
     :param record: a list with the result of each message, each ``Outcome.OK`` at first, which this object updates.
         Without a list, one ``Outcomes`` object is enough for all NOTIFYs.
     :param hold_ups: notices handlers that block. Without it, the object has one of its own.
+    :param counters: counts the results. Without it, the object has one of its own.
     """
 
-    __slots__ = ("_observer", "_record", "hold_ups")
+    __slots__ = ("_observer", "_record", "counters", "hold_ups")
 
     def __init__(
-        self, observer: IObserver, record: list[Outcome] | None = None, hold_ups: HoldUps | None = None
+        self,
+        observer: IObserver,
+        record: list[Outcome] | None = None,
+        hold_ups: HoldUps | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._observer = observer
         self._record = record
         #: Notices handlers that block. All ``Outcomes`` of an agent share it.
         self.hold_ups = HoldUps(observer) if hold_ups is None else hold_ups
+        #: Counts the results of each message. All ``Outcomes`` of an agent share it.
+        self.counters = Counters() if counters is None else counters
 
     def returned(self, position: int, handler: Handler, message: Message, result: Any) -> bytes:
         """Return the actions for the ``result`` that a handler returned.
@@ -107,6 +115,7 @@ class Outcomes:
 
         :param known: the names of the messages that have a handler.
         """
+        self.counters.unhandled += 1
         return self.report(position, Outcome.UNHANDLED, MessageUnhandled(message.name, known), b"")
 
     def report(self, position: int, outcome: Outcome, event: MessageEvent, actions: bytes) -> bytes:
@@ -118,6 +127,10 @@ class Outcomes:
         if self._record is not None:
             self._record[position] = outcome
         return actions
+
+    def cancelled(self, handler: Handler) -> None:
+        """Count a call of ``handler`` that is given up, because the connection has ended."""
+        self.counters.failed(handler.label, Outcome.CANCELLED)
 
     def cancel(self, deferred: Deferred[Any]) -> None:
         """Cancel the Deferred of a handler. If it raises an exception, report it."""
@@ -143,6 +156,9 @@ class Outcomes:
                 event = ResultTooBig(message.name, len(actions), room, _largest(actions))
                 handler = find(message)
                 if handler is None or len(handler.on_error) > room:
+                    # If these are the actions of on_error, the handler has failed before, and is counted.
+                    if handler is not None and actions is not handler.on_error:
+                        self.counters.failed(handler.label, Outcome.TOO_BIG)
                     actions = self.report(position, Outcome.TOO_BIG, event, b"")
                 else:
                     actions = self._fail(position, Outcome.TOO_BIG, event, handler)
@@ -152,6 +168,7 @@ class Outcomes:
 
     def _fail(self, position: int, outcome: Outcome, event: MessageEvent, handler: Handler) -> bytes:
         """Report a failure of ``handler``. Return the actions of its ``on_error``."""
+        self.counters.failed(handler.label, outcome)
         actions = self.report(position, outcome, event, handler.on_error)
         self._report_names(handler.doubtful_on_error)
         return actions

@@ -25,6 +25,7 @@ from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.spop.actions import Variables
 from spoa_twisted.spop.hints import type_of
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.status.report import DEFAULT
 
 # HAProxy allows these characters in the name of a spoe-message.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+\Z")
@@ -172,6 +173,7 @@ class Handlers(LifeCycle):
             handler = self._handler("default", function, timeout, on_error, blocking)
             if self._default is not None:
                 raise ValueError(f"there are two default handlers: {self._default} and {handler}")
+            handler.label = DEFAULT
             self._default = handler
             return function
 
@@ -188,6 +190,16 @@ class Handlers(LifeCycle):
     def is_empty(self) -> bool:
         """True if no handler is registered, not even a default handler, and no function for the life of the agent."""
         return not self._by_name and self._default is None and not self._life_cycle
+
+    @property
+    def has_default(self) -> bool:
+        """Whether there is a default handler."""
+        return self._default is not None
+
+    @property
+    def blocking_waiting(self) -> int:
+        """How many calls of handlers with ``blocking=True`` wait for a free thread."""
+        return 0 if self._threads is None else self._threads.waiting
 
     def describe(self) -> str:
         """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``."""
@@ -219,11 +231,13 @@ class Handlers(LifeCycle):
             merged._life_cycle += handlers._life_cycle
         return merged
 
-    def respond(
+    def respond(  # noqa: C901 - each call of a function would cost as much as all of this counts
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | Deferred[bytes]:
         """Answer the messages of one NOTIFY; see :meth:`IHandlers.respond`."""
         hold_ups = outcomes.hold_ups
+        tallies = outcomes.counters.tallies
+        weight = hold_ups.weight
         parts: list[bytes] = []
         pending: list[PendingCall] | None = None
         for message in messages:
@@ -232,6 +246,11 @@ class Handlers(LifeCycle):
                 parts.append(outcomes.unhandled(len(parts), message, self._by_name.keys()))
                 continue
             try:
+                tally = tallies[handler.label]
+            except KeyError:
+                tally = outcomes.counters.tally(handler.label)
+            started = reactor.seconds() if weight else 0.0
+            try:
                 result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
                 # Nearly every handler returns a dict, or None.
                 if type(result) is not dict and result is not None:
@@ -239,15 +258,22 @@ class Handlers(LifeCycle):
                     if isinstance(result, Deferred):
                         pending = pending or []
                         threads = self._threads if handler.blocking else None
-                        pending.append(PendingCall(handler, message, len(parts), result, threads))
+                        pending.append(
+                            PendingCall(handler, message, len(parts), result, tally, threads, started, weight)
+                        )
                         # The exchange replaces it when the call has finished.
                         parts.append(b"")
                         hold_ups.check(handler, message, messages, reactor)
                         continue
             except BaseException:
+                if weight:
+                    tally.durations.end(started, weight, reactor.seconds())
                 parts.append(outcomes.failed(len(parts), handler, message, Failure()))
             else:
+                if weight:
+                    tally.durations.end(started, weight, reactor.seconds())
                 parts.append(outcomes.returned(len(parts), handler, message, result))
+            tally.calls += 1
             if hold_ups.active:
                 hold_ups.check(handler, message, messages, reactor)
         if pending is None:

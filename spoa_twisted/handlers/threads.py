@@ -53,6 +53,11 @@ class BlockingThreads:
         self._start_calls()
         return deferred
 
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a free thread."""
+        return len(self._queue)
+
     def wait_of(self, deferred: Deferred[Any]) -> Wait:
         """Return how long a call has waited for a thread. Call this before its Deferred is cancelled.
 

@@ -108,7 +108,9 @@ class Process(TypedDict):
     held_back: int
     #: Seconds that the reactor's last timer came late.
     lag: float
+    #: CPU time since the start. In a status, the processes that had this worker's number before are included.
     cpu_seconds: float
+    #: In bytes; 0 if the system does not tell.
     resident_memory: int
 
 
@@ -121,6 +123,8 @@ class Report(TypedDict):
     engines: list[Engine]
     #: The names of the messages that have a handler, sorted.
     messages: list[str]
+    #: The longest duration of each message in the last minute.
+    longest: dict[str, float]
 
 
 class Reloads(TypedDict):

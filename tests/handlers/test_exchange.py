@@ -20,6 +20,7 @@ from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.observer import CancelFailed, HandlerFailed, HandlerTimedOut, Outcome
 from spoa_twisted.spop.actions import encode_actions
+from spoa_twisted.status.counters import Tally
 from tests.conftest import Logged
 from tests.handlers.answers import ROOM, Recorder, answer_of, ask, begin, late_line, line_of, result_of
 
@@ -38,7 +39,7 @@ class Direct:
         handler = Handler("m", lambda: None, handler_timeout, {"sess.e": 1}, blocking=False)
         messages = [Message(name) for name in "abc"]
         calls = [
-            PendingCall(handler, messages[position], position, deferred)
+            PendingCall(handler, messages[position], position, deferred, Tally())
             for position, deferred in zip((0, 2), self.deferreds, strict=True)
         ]
         parts = [b"", encode_actions({"sess.b": 1}), b""]

@@ -1,0 +1,206 @@
+"""The status of an agent as a Twisted service, on an endpoint of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol, final
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from spoa_twisted.agent.peers import describe
+from spoa_twisted.agent.protocol import SPOAFactory
+from spoa_twisted.endpoints import describe_failure, endpoint_options, server_endpoint
+from spoa_twisted.service import SPOAService
+from spoa_twisted.status.history import INTERVAL
+from spoa_twisted.status.lag import Lag
+from spoa_twisted.status.local import Agent, factory_of, report
+from spoa_twisted.status.merged import Merged
+from spoa_twisted.status.report import Status
+from spoa_twisted.status.site import Source, StatusResource, site
+
+# The kinds of endpoints without an interface: a path has permissions, and systemd's unit names the address.
+_WITHOUT_INTERFACE = ("unix", "systemd")
+
+
+@final
+class LocalSource:
+    """The status of an agent in this process.
+
+    :param listen: the endpoints, for the status.
+    :param options: the options that differ from their defaults, by their names on the command line, without ``--``.
+    """
+
+    def __init__(self, agent: object, listen: Sequence[str] = (), options: Mapping[str, str] | None = None) -> None:
+        if not isinstance(agent, (SPOAFactory, SPOAService)):
+            raise TypeError(f"the agent is a SPOAFactory or a SPOAService, not {type(agent).__name__}")
+        self._agent = agent
+        reactor = factory_of(agent).reactor
+        self._lag = Lag(reactor)
+        self._merged = Merged(listen, options or {}, factory_of(agent).recorder.started)
+
+    def status(self) -> Status:
+        """Return the present status."""
+        return self._merged.status([report(self._agent, lag=self._lag.seconds)], time.time())
+
+    def start(self) -> None:
+        """Begin to measure the lag of the reactor."""
+        self._lag.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._lag.stop()
+
+
+class Stoppable(Protocol):
+    """An agent of several processes, or of another kind."""
+
+    def when_stopped(self) -> Deferred[None]:
+        """Return a Deferred that fires when the agent has stopped; at once if it is not stopping."""
+
+
+class StatusService(Service):
+    """Serves the status of an agent by HTTP: a page, ``/status.json``, ``/metrics``, ``/health`` and ``/live``.
+
+    It goes on while the agent drains, if both are stopped together.
+
+    :param agent: a ``SPOAService`` or a ``SPOAFactory``; with ``source``, any object with a method ``when_stopped``.
+    :param endpoint: a string that describes a Twisted server endpoint, such as ``tcp:8404:interface=127.0.0.1``.
+    :param page: returns the page for a status, as HTML.
+    :param source: the source of the status. Without it, the status is that of ``agent`` alone.
+    :param reactor: the reactor. Without it, Twisted's global reactor.
+    :raises ValueError: for a string that does not describe an endpoint, or an endpoint of TCP without ``interface=``:
+        the status has no password.
+    """
+
+    name = "spoa-status"
+
+    _log = Logger("spoa_twisted.status")
+
+    def __init__(
+        self,
+        agent: Agent | Stoppable,
+        endpoint: str,
+        *,
+        page: Callable[[Status], bytes | str] | None = None,
+        source: Source | None = None,
+        reactor: Any = None,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor as default_reactor
+
+            reactor = default_reactor
+        self._endpoint_text = endpoint
+        self._endpoint = server_endpoint(reactor, endpoint)
+        check_interface(endpoint)
+        self._reactor = reactor
+        self._agent = agent
+        self._source: Source = LocalSource(agent) if source is None else source
+        self._resource = StatusResource(self._source, page, reactor=reactor)
+        self._port: IListeningPort | None = None
+        self._listening = False
+        # Lets the source know the numbers of the last minute, also if nobody asks.
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = reactor
+
+    @property
+    def address(self) -> Any:
+        """The ``IAddress`` of the port; ``None`` if it is not open."""
+        return None if self._port is None else self._port.getHost()
+
+    def privilegedStartService(self) -> None:
+        """Listen. twistd calls this first, while it has root privileges.
+
+        :raises twisted.internet.error.CannotListenError: if the endpoint cannot listen.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        self._listen()
+
+    def startService(self) -> None:
+        """Listen, unless ``privilegedStartService`` did.
+
+        :raises twisted.internet.error.CannotListenError: if the endpoint cannot listen.
+        """
+        if self.running:
+            return
+        super().startService()  # type: ignore[no-untyped-call]
+        self._listen()
+        if isinstance(self._source, LocalSource):
+            self._source.start()
+        self._loop.start(INTERVAL)
+
+    def stopService(self) -> Deferred[Any]:
+        """Close the port: when the agent has stopped, if it is stopping."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        # In the next turn: a MultiService stops the services that were added last first, and the agent may be next.
+        return deferLater(self._reactor, 0, self._when_agent_stopped).addCallback(lambda _: self._close())
+
+    def _when_agent_stopped(self) -> Deferred[None]:
+        return succeed(None) if isinstance(self._agent, SPOAFactory) else self._agent.when_stopped()
+
+    def _close(self) -> Deferred[Any]:
+        if self._loop.running:
+            self._loop.stop()
+        if isinstance(self._source, LocalSource):
+            self._source.stop()
+        self._listening = False
+        port, self._port = self._port, None
+        return succeed(None) if port is None else maybeDeferred(port.stopListening)
+
+    def _listen(self) -> None:
+        if self._listening:
+            return
+        self._listening = True
+        failures: list[BaseException] = []
+        starting = True
+
+        def failed(failure: Failure) -> None:
+            assert failure.value is not None
+            if starting:
+                failures.append(failure.value)
+            else:
+                reason = describe_failure(failure.value)
+                self._log.critical(
+                    "the status cannot listen on {text}: {reason}", text=self._endpoint_text, reason=reason
+                )
+
+        listening = maybeDeferred(self._endpoint.listen, site(self._resource, self._reactor))
+        listening.addCallback(self._opened)
+        listening.addErrback(failed)
+        starting = False
+        if failures:
+            self._listening = False
+            self._cannot_listen(self._endpoint_text, failures[0])
+
+    def _opened(self, port: IListeningPort) -> None:
+        self._port = port
+        self._log.info("the status is at {address}", address=describe(port.getHost()))
+
+    def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
+        """Raise the error of an endpoint that failed at once. A subclass may raise an error with another text."""
+        raise error
+
+    def _tick(self) -> Deferred[Any]:
+        return maybeDeferred(self._source.status).addErrback(
+            lambda failure: self._log.failure("the status cannot be made", failure)
+        )
+
+
+def check_interface(endpoint: str) -> None:
+    """Check that ``endpoint`` names an interface, if it has one.
+
+    :raises ValueError: if it does not. Twisted would listen on all interfaces.
+    """
+    kind, options = endpoint_options(endpoint)
+    if kind in _WITHOUT_INTERFACE or options.get("interface") or "interface=" in endpoint:
+        return
+    interface = r"\:\:1" if kind == "tcp6" else "127.0.0.1"
+    raise ValueError(
+        f"the status has no password, and {endpoint!r} would let anybody read it who reaches this machine: write"
+        f" {endpoint}:interface={interface}, or the address of an interface that only your own machines reach"
+    )
