@@ -747,6 +747,26 @@ def test_spoactl_proxy(
     between.stop()
 
 
+@readme(handlers="iprep.py", command="Looking at the traffic 4", session="Looking at the traffic 5")
+def test_spoactl_watch(handlers: str, command: str, session: str, machine: Machine) -> None:
+    """It prints what the README shows, but for the times."""
+    machine.write(iprep_py=handlers)
+    agent = machine.start(on_any_port(command.replace("tcp:8404:interface=127.0.0.1", "unix:status")))
+    typed, _, shown = session.partition("\n")
+    words = shlex.split(f"{typed.removeprefix('$ ')} --status unix:status")
+    words[0] = shutil.which(words[0], path=machine.environment["PATH"]) or words[0]
+    with Program(words, cwd=machine.folder, environment=machine.environment) as watching:
+        watching.said(re.compile("(watching the agent)"))
+        for message in ("get-ip-reputation ip=192.0.2.1", "check-token token=swordfish", "check-dnsbl ip=127.0.0.99"):
+            machine.run(to_agent(f"spoactl send {message}", agent))
+        watching.said(re.compile("(3) NOTIFYs"))
+        printed = watching.output
+    seen = re.compile(r"^ +[0-9.]+ after [0-9.e+]+ ms: (.*)$", re.MULTILINE)
+    assert len(seen.findall(shown)) == 3
+    assert seen.findall(printed) == seen.findall(shown)
+    agent.stop()
+
+
 @readme(console="Looking at the traffic 3")
 def test_spoactl_decode(console: str, machine: Machine) -> None:
     """It prints what the README shows. The exit status of a wrong frame is 1."""

@@ -1,8 +1,8 @@
 """The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does, and show frames.
 
-Each subcommand is one module or package: :mod:`send`, :mod:`ping`, :mod:`bench`, :mod:`proxy` and :mod:`decode`. To add
-a subcommand, write a module with the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else
-has to change.
+Each subcommand is one module or package: :mod:`send`, :mod:`ping`, :mod:`bench`, :mod:`proxy`, :mod:`decode` and
+:mod:`watch`. To add a subcommand, write a module with the names that :class:`Command` lists, and add it to
+:data:`COMMANDS`. Nothing else has to change.
 
 The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, :mod:`endpoint` reads
 the agent's endpoint, :mod:`values` reads and shows values as text, and :mod:`variables` shows and compares variables.
@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
-from spoa_twisted.ctl import bench, decode, ping, proxy, send
+from spoa_twisted.ctl import bench, decode, ping, proxy, send, watch
 from spoa_twisted.ctl.values import show_text
 from spoa_twisted.version import version
 
@@ -46,6 +46,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "bench": bench,
     "proxy": proxy,
     "decode": decode,
+    "watch": watch,
 }
 
 _EXIT_STATUS: Final = """\

@@ -31,7 +31,7 @@ _MAX_ERROR: Final = 1000
 
 DESCRIPTION = """\
 Prints the next NOTIFYs of a running agent with their answers: messages, arguments, variables, and the time that the
-answer took. The agent must have been started with --status and --watch, on the same machine.
+answer took. The agent must have been started with --status and --watch types, on this machine.
 """
 
 EPILOG = """\
@@ -100,12 +100,15 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
             return clientFromString(reactor, options.status)
 
     address = f"http://localhost/watch?count={options.count}&seconds={options.seconds:g}&values={int(options.values)}"
-    response = await Agent.usingEndpointFactory(reactor, Status()).request(b"GET", address.encode())
+    try:
+        response = await Agent.usingEndpointFactory(reactor, Status()).request(b"GET", address.encode())
+    except ResponseFailed as error:
+        raise ValueError(f"{options.status} has closed the connection without an answer") from error
     if response.code != 200:
         body = Body()
         response.deliverBody(body)
         text = (await body.ended).decode("utf-8", "replace").strip()
-        missing = "; is it an agent that was started with --watch?" if response.code == 404 else ""
+        missing = "; was the agent started with --watch types?" if response.code == 404 else ""
         raise ValueError(f"{options.status} answers {response.code}: {text}{missing}")
     print(f"spoactl: watching the agent at {options.status}; Ctrl-C ends it", file=sys.stderr, flush=True)
     lines = Lines(as_json=options.json)

@@ -15,6 +15,7 @@ from spoa_twisted.service import SPOAService
 from spoa_twisted.spop.connection import ASYNC, FRAGMENTATION, PIPELINING, State
 from spoa_twisted.status.report import DEFAULT, NONE, Engine, MessageTotals, Process, Report, Totals
 from spoa_twisted.status.totals import empty_histogram
+from spoa_twisted.status.watch import unwrapped
 
 # HAProxy has one engine for each agent section, and HAProxy <= 3.0 one for each thread. A peer could invent more.
 _MAX_ENGINES: Final = 256
@@ -77,7 +78,7 @@ def _read_statm() -> str:
 def _process(agent: Agent, worker: int, lag: float) -> Process:
     factory = factory_of(agent)
     connections = factory.connections
-    handlers = factory.handlers
+    handlers = unwrapped(factory.handlers)
     return {
         "worker": worker,
         "pid": os.getpid(),
@@ -118,7 +119,7 @@ def _totals(factory: SPOAFactory) -> Totals:
 
 def _messages(factory: SPOAFactory) -> list[str]:
     """Return the names of the messages that have a handler. Another ``IHandlers`` than ``Handlers`` has no names."""
-    handlers = factory.handlers
+    handlers = unwrapped(factory.handlers)
     if not isinstance(handlers, Handlers):
         return []
     return [*sorted(handlers), *([DEFAULT] if handlers.has_default else [])]

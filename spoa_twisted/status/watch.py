@@ -203,6 +203,12 @@ class WatchedHandlers:
             watcher.end()
 
 
+def unwrapped(handlers: IHandlers) -> IHandlers:
+    """Return ``handlers`` as they are when nobody watches them."""
+    found: object = handlers
+    return found.handlers if isinstance(found, WatchedHandlers) else handlers
+
+
 def _describe(messages: list[Message], answer: Any, *, values: bool) -> Seen:
     """Return the messages of a NOTIFY and the variables of its ACK."""
     seen: Seen = {"messages": [_describe_message(message, values=values) for message in messages[:MAX_MESSAGES]]}

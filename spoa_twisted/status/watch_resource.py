@@ -26,6 +26,9 @@ MAX_COUNT: Final = 10_000
 DEFAULT_SECONDS: Final = 60.0
 MAX_SECONDS: Final = 600.0
 
+# Seconds that the client has for the last lines.
+_LAST_WORDS: Final = 10.0
+
 _HEADERS: Final = {
     b"cache-control": b"no-store",
     b"content-type": b"application/x-ndjson",
@@ -97,6 +100,10 @@ class _Stream:
     def begin(self, watcher: Watcher, reactor: IReactorTime, seconds: float) -> None:
         """Send the headers at once, so that the client knows that the watch has begun."""
         self._watcher = watcher
+        # The site of the status ends a connection soon.
+        extend = getattr(getattr(self._request.channel, "transport", None), "extend", None)
+        if extend is not None:
+            extend(seconds + _LAST_WORDS)
         self._request.registerProducer(self, True)
         self._request.write(b"")
         ending = reactor.callLater(seconds, watcher.end)
