@@ -25,6 +25,7 @@ from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
 from spoa_twisted.runner.status import STATUS, with_status
+from spoa_twisted.runner.watch import WATCH
 from spoa_twisted.version import version
 
 _PIPELINING = (
@@ -73,6 +74,7 @@ class Options(UsageOptions):
         [*log_format.ROW],
         ["pipelining", None, AUTO, _PIPELINING, _mode],
         STATUS,
+        WATCH,
         *[_row(limit) for limit in LIMITS.values()],
     ]
 

@@ -26,6 +26,7 @@ ORDER = [
     "spop.unread",
     "spop.reassembly",
     "spop.connection",
+    "shown",
     "version",
     "limits",
     "observer",
@@ -85,9 +86,11 @@ ORDER = [
     "status.totals",
     "status.history",
     "status.lag",
+    "status.watch",
     "status.merged",
     "status.local",
     "status.metrics",
+    "status.watch_resource",
     "status.site",
     "status.service",
     "runner.stalls",
@@ -97,6 +100,7 @@ ORDER = [
     "runner.loading",
     "runner.log_format",
     "runner.process",
+    "runner.watch",
     "runner.status",
     "tap",
     "client",
@@ -107,6 +111,7 @@ ORDER = [
     "ctl.endpoint",
     "ctl.arguments",
     "ctl.files",
+    "ctl.traffic",
     "ctl.cpu",
     "ctl.latency",
     "ctl.load",
@@ -114,6 +119,9 @@ ORDER = [
     "ctl.send",
     "ctl.bench",
     "ctl.status",
+    "ctl.proxy",
+    "ctl.decode",
+    "ctl.watch",
     "ctl",
 ]
 
@@ -230,7 +238,7 @@ def test_no_conditional_expression_is_a_statement() -> None:
 def test_one_file_writes_to_an_agents_transport() -> None:
     """And one, the client's, to an engine's. (The processes of ``ctl.load`` write to each other.)"""
     writers = {module for path, module in MODULES.items() if "transport.write" in path.read_text()}
-    assert writers == {"agent.outbox", "client", "ctl.load.processes", "ctl.load.worker"}
+    assert writers == {"agent.outbox", "client", "ctl.load.processes", "ctl.load.worker", "ctl.proxy.relay"}
 
 
 def test_no_package_takes_twisteds_place() -> None:

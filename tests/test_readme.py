@@ -735,6 +735,81 @@ def test_spoactl_bench(handlers: str, command: str, console: str, machine: Machi
     agent.stop()
 
 
+@readme(
+    handlers="iprep.py",
+    command="Handlers 2",
+    haproxy_cfg="haproxy.cfg",
+    spoe_conf="spoe.conf",
+    proxy="Looking at the traffic 1",
+    frames="Looking at the traffic 2",
+)
+def test_spoactl_proxy(
+    handlers: str,
+    command: str,
+    haproxy_cfg: str,
+    spoe_conf: str,
+    proxy: str,
+    frames: str,
+    machine: Machine,
+    branch: Branch,
+) -> None:
+    """It prints the frames that the README shows, but for the figures and the engine-id."""
+    machine.write(iprep_py=handlers)
+    agent = machine.start(on_any_port(command))
+    command = proxy.replace("tcp:127.0.0.1:12345", f"tcp:127.0.0.1:{agent.port}")
+    command = command.replace("tcp:12346:interface=127.0.0.1", "unix:proxy")
+    between = machine.start(command, re.compile("(listening on .*)"))
+    server = f"unix@{machine.folder}/proxy"
+    haproxy_cfg = with_backend(haproxy_cfg, server, BLOCKS["haproxy.cfg, HAProxy >= 3.1"], branch)
+    request = machine.haproxy(
+        branch, haproxy_cfg=haproxy_cfg.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}"), spoe_conf=spoe_conf
+    )
+    assert request(**{"X-Token": "swordfish"}) == (200, "user: alice")
+    between.program.said(re.compile("< (ACK)"))
+
+    def shape(text: str) -> list[str]:
+        """Return the types, and the messages and variables."""
+        found = re.findall(r"[<>] (NOTIFY|ACK) .*(: \w[^:]*)$", text, re.MULTILINE)
+        return [" ".join(parts) for parts in found]
+
+    assert len(shape(frames)) == 2
+    assert shape(between.program.output) == shape(frames)
+    if not branch.rewritten:
+        names = re.compile(r"[<>] ([A-Z-]+) 0:[01] ")
+        assert names.findall(frames) == ["HAPROXY-HELLO", "AGENT-HELLO", "NOTIFY", "ACK"]
+    between.stop()
+
+
+@readme(handlers="iprep.py", command="Looking at the traffic 4", session="Looking at the traffic 5")
+def test_spoactl_watch(handlers: str, command: str, session: str, machine: Machine) -> None:
+    """It prints what the README shows, but for the times."""
+    machine.write(iprep_py=handlers)
+    agent = machine.start(on_any_port(command.replace("tcp:8404:interface=127.0.0.1", "unix:status")))
+    typed, _, shown = session.partition("\n")
+    words = shlex.split(f"{typed.removeprefix('$ ')} --status unix:status")
+    words[0] = shutil.which(words[0], path=machine.environment["PATH"]) or words[0]
+    with Program(words, cwd=machine.folder, environment=machine.environment) as watching:
+        watching.said(re.compile("(watching the agent)"))
+        for message in ("get-ip-reputation ip=192.0.2.1", "check-token token=swordfish", "check-dnsbl ip=127.0.0.99"):
+            machine.run(to_agent(f"spoactl send {message}", agent))
+        watching.said(re.compile("(3) NOTIFYs"))
+        printed = watching.output
+    seen = re.compile(r"^ +[0-9.]+ after [0-9.e+]+ ms: (.*)$", re.MULTILINE)
+    assert len(seen.findall(shown)) == 3
+    assert seen.findall(printed) == seen.findall(shown)
+    agent.stop()
+
+
+@readme(console="Looking at the traffic 3")
+def test_spoactl_decode(console: str, machine: Machine) -> None:
+    """It prints what the README shows. The exit status of a wrong frame is 1."""
+    session = ""
+    for line in console.splitlines():
+        if line.startswith("$ "):
+            session += f"{line}\n{machine.run(f'{line[2:]} || true')}"
+    assert session == console
+
+
 # The tables.
 
 TYPES: dict[str, list[Any]] = {

@@ -1,10 +1,12 @@
-"""The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does.
+"""The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does, and show frames.
 
-Each subcommand is one module or package: :mod:`send`, :mod:`ping`, :mod:`bench` and :mod:`status`. To add a subcommand,
-write a module with the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else has to change.
+Each subcommand is one module or package: :mod:`send`, :mod:`ping`, :mod:`bench`, :mod:`proxy`, :mod:`decode`,
+:mod:`watch` and :mod:`status`. To add a subcommand, write a module with the names that :class:`Command` lists, and add
+it to :data:`COMMANDS`. Nothing else has to change.
 
 The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, :mod:`endpoint` reads
 the agent's endpoint, :mod:`values` reads and shows values as text, and :mod:`variables` shows and compares variables.
+:mod:`traffic` decodes, checks and shows the frames of others.
 :mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the parts of a load test.
 """
 
@@ -19,7 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
-from spoa_twisted.ctl import bench, ping, send, status
+from spoa_twisted.ctl import bench, decode, ping, proxy, send, status, watch
 from spoa_twisted.ctl.values import show_text
 from spoa_twisted.version import version
 
@@ -38,7 +40,15 @@ class Command(Protocol):
 
 
 #: The module of each subcommand. ``spoactl --help`` lists the subcommands in this order.
-COMMANDS: Final[Mapping[str, Command]] = {"send": send, "ping": ping, "bench": bench, "status": status}
+COMMANDS: Final[Mapping[str, Command]] = {
+    "send": send,
+    "ping": ping,
+    "bench": bench,
+    "proxy": proxy,
+    "decode": decode,
+    "watch": watch,
+    "status": status,
+}
 
 _EXIT_STATUS: Final = """\
 exit status:
@@ -69,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spoactl",
         usage="%(prog)s COMMAND ...",
-        description="Sends SPOP frames to an agent, as HAProxy does.",
+        description="Sends SPOP frames to an agent, as HAProxy does, and shows the frames of others.",
         epilog=f"commands:\n{summaries}\n{_EXIT_STATUS}\nspoactl COMMAND --help describes a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

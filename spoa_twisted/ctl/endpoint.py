@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Final
+from typing import Final, cast
 
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IReactorCore
+
+from spoa_twisted.endpoints import server_endpoint
 
 _DEFAULT_HOST: Final = "127.0.0.1"
 _DEFAULT_PORT: Final = "12345"
@@ -61,3 +64,18 @@ def _suggestion(text: str) -> str | None:
         return f"unix:{text}"
     match = _PORT.fullmatch(text) or _ADDRESS.fullmatch(text)
     return f"tcp:{match['host'] or _DEFAULT_HOST}:{match['port'] or _DEFAULT_PORT}" if match else None
+
+
+def listening_endpoint(text: str) -> str:
+    """Return ``text`` if it describes a Twisted server endpoint.
+
+    :raises argparse.ArgumentTypeError: when it does not. The error says what to write.
+    """
+    # Importing it installs the default reactor, so not at the top of the module.
+    from twisted.internet import reactor
+
+    try:
+        server_endpoint(cast("IReactorCore", reactor), text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-from spoa_twisted.spop.typeddata import Int32, Int64, Null, UInt32, UInt64, Value, encode_typed_data
+from spoa_twisted.shown import show_text as show_text
+from spoa_twisted.shown import show_value as show_value
+from spoa_twisted.shown import type_of as type_of
+from spoa_twisted.spop.typeddata import Int32, Int64, UInt32, UInt64, Value, encode_typed_data
 
 _BOOLS: Final = {"true": True, "false": False}
 
@@ -32,23 +35,6 @@ def parse_value(text: str) -> Value:
     # Int64 and the other integers accept any number; the range is checked when they are encoded.
     encode_typed_data(value)
     return value
-
-
-def show_value(value: Value) -> str:
-    """Return ``value`` as ``type:value``, in one line that :func:`parse_value` accepts.
-
-    :raises TypeError: for a value that SPOP has no type for.
-    """
-    type_name, show = _shown(value)
-    return f"{type_name}:{show(value)}" if show else type_name
-
-
-def type_of(value: Value) -> str:
-    """Return the name of the type of ``value``.
-
-    :raises TypeError: for a value that SPOP has no type for.
-    """
-    return _shown(value)[0]
 
 
 def _looks_like_a_type(word: str) -> bool:
@@ -110,35 +96,3 @@ TYPES: Final = ", ".join(_PARSERS)
 
 # The words that look like a type, without digits at the end.
 _TYPE_LIKE: Final = {*NO_TYPES, *(name.rstrip("0123456789") for name in _PARSERS)}
-
-
-def show_text(text: str) -> str:
-    """Return ``text`` as one line without control characters.
-
-    The text comes from the network. Its control characters could move the cursor, or change the terminal's settings.
-    """
-    return "".join([char if char.isprintable() else repr(char)[1:-1] for char in text])
-
-
-# The name of each class's type, and a function that shows its values. The order matters: bool, Int32, UInt32 and UInt64
-# are subclasses of int.
-_SHOWN: Final[dict[type, tuple[str, Callable[..., str] | None]]] = {
-    Null: ("null", None),
-    bool: ("bool", lambda value: str(value).lower()),
-    Int32: ("int32", int.__str__),
-    UInt32: ("uint32", int.__str__),
-    UInt64: ("uint64", int.__str__),
-    int: ("int64", int.__str__),
-    IPv4Address: ("ipv4", str),
-    IPv6Address: ("ipv6", str),
-    str: ("str", show_text),
-    bytes: ("bin", bytes.hex),
-}
-
-
-def _shown(value: Value) -> tuple[str, Callable[..., str] | None]:
-    """Return the entry of ``_SHOWN`` for ``value``."""
-    for data_class, shown in _SHOWN.items():
-        if isinstance(value, data_class):
-            return shown
-    raise TypeError(f"a {type(value).__name__} has no SPOP type")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from spoa_twisted.ctl.values import show_text, show_value, type_of
+from spoa_twisted.shown import show_text, show_value, value_to_json
 from spoa_twisted.spop.actions import Variables
 from spoa_twisted.spop.typeddata import NULL, Value, encode_typed_data
 
@@ -43,22 +42,4 @@ def differences(expected: Variables, variables: Variables) -> list[str]:
 
 def variables_to_json(variables: Variables) -> dict[str, Any]:
     """Return the variables as a JSON object. ``spoactl send --help`` describes it."""
-    return {show_text(name): None if value is None else _value_to_json(value) for name, value in variables.items()}
-
-
-def _value_to_json(value: Value) -> dict[str, Any]:
-    """Return the type and the value of a variable."""
-    shown: dict[str, Any] = {"type": type_of(value), "value": value}
-    if value is NULL:
-        shown["value"] = None
-    elif isinstance(value, bytes):
-        shown["value"] = value.hex()
-    elif isinstance(value, (IPv4Address, IPv6Address)):
-        shown["value"] = str(value)
-    elif isinstance(value, str):
-        encoded = value.encode("utf-8", "surrogateescape")
-        # A str may have bytes that are not UTF-8, as lone surrogates. Many JSON parsers replace these, or fail.
-        shown["value"] = encoded.decode("utf-8", "replace")
-        if shown["value"] != value:
-            shown["hex"] = encoded.hex()
-    return shown
+    return {show_text(name): None if value is None else value_to_json(value) for name, value in variables.items()}

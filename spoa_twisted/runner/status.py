@@ -9,6 +9,7 @@ from twisted.application.service import IService, MultiService
 
 from spoa_twisted.endpoints import describe_failure
 from spoa_twisted.runner.errors import CannotStart
+from spoa_twisted.runner.watch import watch_of
 from spoa_twisted.service import SPOAService
 
 _HELP: Final = (
@@ -23,8 +24,9 @@ STATUS: Final = ["status", None, None, _HELP]
 def with_status(agent: SPOAService, options: Mapping[str, Any]) -> IService:
     """Return ``agent``, or a service with the agent and its status if ``options`` ask for it.
 
-    :raises ValueError: if ``--status`` is not an endpoint, or names no interface.
+    :raises ValueError: if ``--status`` is not an endpoint, or names no interface; or ``--watch`` cannot be had.
     """
+    watch = watch_of(agent.factory, options)
     if options["status"] is None:
         return agent
     # Only now: twisted.web takes 2 MiB of memory, and 0.15 seconds of the start.
@@ -39,7 +41,8 @@ def with_status(agent: SPOAService, options: Mapping[str, Any]) -> IService:
     both.name = agent.name
     source = LocalSource(agent, options["listen"], changed(options))
     # The status is the first to listen: while the startup functions run, /health says that the agent starts.
-    ProcessStatus(agent, options["status"], source=source).setServiceParent(both)  # type: ignore[no-untyped-call]
+    status = ProcessStatus(agent, options["status"], source=source, watch=watch)
+    status.setServiceParent(both)  # type: ignore[no-untyped-call]
     agent.setServiceParent(both)  # type: ignore[no-untyped-call]
     return both
 

@@ -172,22 +172,35 @@ def decode_actions(data: bytes, offset: int = 0) -> dict[str, Value]:
     if data[offset:] == NO_ACTIONS:
         return variables
     while offset < len(data):
-        if offset + 3 > len(data):
-            raise InvalidFrame("an action ends before its scope")
-        action, arguments, scope = data[offset], data[offset + 1], data[offset + 2]
-        name, offset = decode_string(data, offset + 3)
-        if scope > Scope.RES:
-            raise InvalidFrame(f"the scope {scope} of an action is unknown: SPOP defines the scopes 0 to 4")
-        variable = f"{Scope(scope).name.lower()}.{name}"
-        value: Value
-        if action == Action.SET_VAR and arguments == _SET_VAR_ARGUMENTS:
-            value, offset = decode_typed_data(data, offset)
-            variables[variable] = NULL if value is None else value
-        elif action == Action.UNSET_VAR and arguments == _UNSET_VAR_ARGUMENTS:
-            variables[variable] = None
-        else:
-            raise InvalidFrame(
-                f"an action of type {action} with {arguments} arguments is unknown:"
-                f" set-var (1) has 3 arguments, unset-var (2) has 2"
-            )
+        variable, value, offset = decode_action(data, offset)
+        variables[variable] = value
     return variables
+
+
+def decode_action(data: bytes, offset: int) -> tuple[str, Value, int]:
+    """Decode the action at ``offset``; return the variable as ``scope.name``, its value, and the offset behind it.
+
+    The value of an unset variable is ``None``, that of a variable set to the SPOP type NULL is :data:`NULL`.
+
+    :raises InvalidFrame: for an unknown action or scope, or if the action cannot be decoded or is cut off.
+    """
+    start = offset
+    if offset + 3 > len(data):
+        raise InvalidFrame("an action ends before its scope", start)
+    action, arguments, scope = data[offset], data[offset + 1], data[offset + 2]
+    name, offset = decode_string(data, offset + 3)
+    if scope > Scope.RES:
+        text = f"the scope {scope} of an action is unknown: SPOP defines the scopes 0 to 4"
+        raise InvalidFrame(text, start + 2)
+    variable = f"{Scope(scope).name.lower()}.{name}"
+    value: Value
+    if action == Action.SET_VAR and arguments == _SET_VAR_ARGUMENTS:
+        value, offset = decode_typed_data(data, offset)
+        return variable, NULL if value is None else value, offset
+    if action == Action.UNSET_VAR and arguments == _UNSET_VAR_ARGUMENTS:
+        return variable, None, offset
+    raise InvalidFrame(
+        f"an action of type {action} with {arguments} arguments is unknown:"
+        f" set-var (1) has 3 arguments, unset-var (2) has 2",
+        start,
+    )

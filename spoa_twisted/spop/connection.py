@@ -485,7 +485,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         self.bytes_to_send += len(frame)
 
     def _on_hello(self, flags: int, ids: bytes, payload: bytes) -> HAProxyHello:
-        _check_unfragmented(FrameType.HAPROXY_HELLO, flags, ids)
+        check_unfragmented(FrameType.HAPROXY_HELLO, flags, ids)
         hello = HAProxyHello.decode(payload)
         # SPOE.txt, section 3.2.4: the HELLO itself must not exceed its max-frame-size.
         if frame_overhead(ids) + len(payload) > hello.max_frame_size:
@@ -572,7 +572,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         return Notify(ids, messages, len(payload))
 
     def _on_disconnect(self, flags: int, ids: bytes, payload: bytes) -> Disconnect:
-        _check_unfragmented(FrameType.HAPROXY_DISCONNECT, flags, ids)
+        check_unfragmented(FrameType.HAPROXY_DISCONNECT, flags, ids)
         received = Disconnect.decode(payload)
         # HAProxy waits for an AGENT-DISCONNECT in reply (SPOE.txt, section 3.2.8).
         self.disconnect()
@@ -655,7 +655,7 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
         self._waiting.discard(ids)
 
     def _on_hello(self, flags: int, ids: bytes, payload: bytes) -> AgentHello:
-        _check_unfragmented(FrameType.AGENT_HELLO, flags, ids)
+        check_unfragmented(FrameType.AGENT_HELLO, flags, ids)
         hello = AgentHello.decode(payload)
         # The agent may lower the size, but not raise it (SPOE.txt, section 3.2.5).
         if hello.max_frame_size > self._max_frame_size:
@@ -682,7 +682,7 @@ class EngineConnection(_Connection[AgentHello | Ack | Disconnect]):
         return Ack(ids, decode_actions(payload), bool(flags & _ABORT))
 
     def _on_disconnect(self, flags: int, ids: bytes, payload: bytes) -> Disconnect:
-        _check_unfragmented(FrameType.AGENT_DISCONNECT, flags, ids)
+        check_unfragmented(FrameType.AGENT_DISCONNECT, flags, ids)
         received = Disconnect.decode(payload)
         # HAProxy does not answer an AGENT-DISCONNECT, and neither does this side.
         self.close()
@@ -710,7 +710,7 @@ def check_max_frame_size(size: int) -> None:
         raise ValueError(f"max_frame_size is {size}; SPOP allows {MIN_MAX_FRAME_SIZE} to 2^32 - 1 bytes")
 
 
-def _check_unfragmented(frame_type: FrameType, flags: int, ids: bytes) -> None:
+def check_unfragmented(frame_type: FrameType, flags: int, ids: bytes) -> None:
     """Check the flags and ids of a HELLO or DISCONNECT: it has one fragment and belongs to no stream (section 3.2).
 
     :raises FragmentationNotSupported: if the flag FIN is missing.

@@ -50,9 +50,16 @@ class FrameTooBig(SPOPError):
 
 
 class InvalidFrame(SPOPError):
-    """A frame cannot be decoded, or its type is not legal in the current state of the connection."""
+    """A frame cannot be decoded, or its type is not legal in the current state of the connection.
+
+    :param offset: the position of the error in the bytes that the decoder was given; ``None`` if it has no position.
+    """
 
     status_code = StatusCode.INVALID_FRAME
+
+    def __init__(self, text: str, offset: int | None = None) -> None:
+        super().__init__(text)
+        self.offset = offset
 
 
 class VersionNotFound(SPOPError):

@@ -69,10 +69,12 @@ HAPROXY_MAX_FRAME_SIZE: Final = 16380
 #: The longest message of a DISCONNECT, in bytes. HAProxy <= 3.0 refuses a longer one.
 MAX_DISCONNECT_MESSAGE: Final = 255
 
+#: The size of the shortest frame, in bytes: FRAME-TYPE, FLAGS and two ids of one byte each.
+MIN_FRAME_SIZE: Final = 7
+
 # Sizes in bytes.
 _LENGTH_SIZE: Final = 4
 _FIXED_HEADER_SIZE: Final = 5  # FRAME-TYPE and FLAGS
-_MIN_FRAME_SIZE: Final = 7  # FRAME-TYPE, FLAGS and two ids of one byte each
 _HEADER: Final = struct.Struct(">IBI")  # FRAME-LENGTH, FRAME-TYPE and FLAGS
 _HEADER_SIZE: Final = _LENGTH_SIZE + _FIXED_HEADER_SIZE
 
@@ -191,7 +193,7 @@ class FrameBuffer:
         frame_type: int
         flags: int
         size, frame_type, flags = _HEADER.unpack_from(data, offset)
-        if not _MIN_FRAME_SIZE <= size <= self.max_frame_size:
+        if not MIN_FRAME_SIZE <= size <= self.max_frame_size:
             self._check_size(size)
         if _LENGTH_SIZE + size > available:
             self._wait_for(_LENGTH_SIZE + size)
@@ -201,7 +203,7 @@ class FrameBuffer:
         # end_of_varint does not know where the frame ends. It may read ids that go on in the bytes behind the frame.
         payload = end_of_varint(data, end_of_varint(data, ids))
         if payload > end:
-            raise InvalidFrame("a frame ends inside its stream-id or frame-id")
+            raise InvalidFrame("a frame ends inside its stream-id or frame-id", ids - offset)
         return frame_type, flags, data[ids:payload], data[payload:end]
 
     def _check_size(self, size: int) -> int:
@@ -212,8 +214,8 @@ class FrameBuffer:
         """
         if size > self.max_frame_size:
             raise FrameTooBig(f"a frame of {size} bytes exceeds the max-frame-size of {self.max_frame_size} bytes")
-        if size < _MIN_FRAME_SIZE:
-            raise InvalidFrame(f"a frame of {size} bytes is too short: its header takes at least {_MIN_FRAME_SIZE}")
+        if size < MIN_FRAME_SIZE:
+            raise InvalidFrame(f"a frame of {size} bytes is too short: its header takes at least {MIN_FRAME_SIZE}")
         return size
 
     def _wait_for(self, needed: int) -> None:

@@ -169,7 +169,7 @@ def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
         if layout is not None:
             message, end = _decode_with_layout(layout, data, offset)
         if message is None:
-            message, end = _decode_message(data, offset)
+            message, end = decode_message(data, offset)
             if layout is None or layout.misses >= _MAX_MISSES:
                 _remember_layout(message)
             else:
@@ -179,7 +179,7 @@ def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
         messages.append(message)
         offset = end
         if len(messages) > MAX_MESSAGES:
-            raise InvalidFrame(f"a NOTIFY has more than {MAX_MESSAGES} messages")
+            raise InvalidFrame(f"a NOTIFY has more than {MAX_MESSAGES} messages", offset)
     return messages
 
 
@@ -199,7 +199,7 @@ def decode_names(data: bytes) -> list[str]:
             if size > _MAX_NAMES_SIZE:
                 break
             names.append(name)
-            _, offset = _decode_message(data, offset)
+            _, offset = decode_message(data, offset)
     except InvalidFrame:
         # The last message is cut off, or the bytes are not a message.
         pass
@@ -227,14 +227,14 @@ def _decode_with_layout(layout: _Layout, data: bytes, offset: int) -> tuple[Mess
     return message, offset
 
 
-def _decode_message(data: bytes, offset: int) -> tuple[Message, int]:
+def decode_message(data: bytes, offset: int) -> tuple[Message, int]:
     """Decode the message at ``offset`` without a layout; return it and the offset behind it.
 
     :raises InvalidFrame: if a name or a value cannot be decoded, or ``data`` ends before the message does.
     """
     name, offset = decode_string(data, offset)
     if offset >= len(data):
-        raise InvalidFrame("a message ends before NB-ARGS, the number of its arguments")
+        raise InvalidFrame("a message ends before NB-ARGS, the number of its arguments", offset)
     count = data[offset]
     offset += 1
     arguments: list[tuple[str, Value]] = []

@@ -120,7 +120,8 @@ def decode_string(data: bytes, offset: int) -> tuple[str, int]:
     end = offset + length
     # A slice would silently return fewer bytes.
     if end > len(data):
-        raise InvalidFrame(f"a STRING of {length} bytes is cut off: {len(data) - offset} bytes follow its length")
+        text = f"a STRING of {length} bytes is cut off: {len(data) - offset} bytes follow its length"
+        raise InvalidFrame(text, offset)
     return data[offset:end].decode("utf-8", "surrogateescape"), end
 
 
@@ -132,7 +133,7 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
     :raises InvalidFrame: for a reserved type, an integer outside the range of its type, or data that ends too early.
     """
     if offset >= len(data):
-        raise InvalidFrame("the data ends where a typed value should begin")
+        raise InvalidFrame("the data ends where a typed value should begin", offset)
     head = data[offset]
     offset += 1
     data_type = head & _TYPE_MASK
@@ -147,7 +148,7 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
         # This is _take without the call, for speed.
         end = offset + 4
         if end > len(data):
-            raise InvalidFrame(f"an IPV4 of 4 bytes is cut off: {len(data) - offset} bytes follow its type")
+            raise InvalidFrame(f"an IPV4 of 4 bytes is cut off: {len(data) - offset} bytes follow its type", offset)
         return IPv4Address(data[offset:end]), end
     if data_type == _BINARY:
         length, offset = decode_varint(data, offset)
@@ -165,24 +166,24 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
     if data_type == _UINT32:
         number, offset = decode_varint(data, offset)
         if number >= 2**32:
-            raise InvalidFrame(f"the UINT32 {number} has more than 32 bits")
+            raise InvalidFrame(f"the UINT32 {number} has more than 32 bits", offset)
         return UInt32(number), offset
     if data_type == _INT32:
         number, offset = decode_varint(data, offset)
-        return _sign_int32(number), offset
-    raise InvalidFrame(f"the data type {data_type} is reserved: SPOP defines the types 0 to 9")
+        return _sign_int32(number, offset), offset
+    raise InvalidFrame(f"the data type {data_type} is reserved: SPOP defines the types 0 to 9", offset - 1)
 
 
 def _take(data: bytes, offset: int, length: int) -> tuple[bytes, int]:
     """Return ``length`` bytes of ``data`` from ``offset`` on, and the offset behind them."""
     end = offset + length
     if end > len(data):
-        raise InvalidFrame(f"a value of {length} bytes is cut off: {len(data) - offset} bytes are left")
+        raise InvalidFrame(f"a value of {length} bytes is cut off: {len(data) - offset} bytes are left", offset)
     return data[offset:end], end
 
 
-def _sign_int32(number: int) -> Int32:
-    """Return the INT32 that the varint ``number`` stands for.
+def _sign_int32(number: int, offset: int) -> Int32:
+    """Return the INT32 that the varint ``number`` stands for. ``offset`` is for an error.
 
     HAProxy encodes a negative INT32 as its 64-bit two's complement. Other peers may encode it as its 32-bit two's
     complement, a number from 2^31 to 2^32 - 1. No valid INT32 has that encoding in HAProxy's form, so both forms can
@@ -194,7 +195,7 @@ def _sign_int32(number: int) -> Int32:
         return Int32(number - 2**32)
     if number >= 2**64 - 2**31:
         return Int32(number - 2**64)
-    raise InvalidFrame(f"the INT32 {number} has more than 32 bits")
+    raise InvalidFrame(f"the INT32 {number} has more than 32 bits", offset)
 
 
 def encode_string(value: str) -> bytes:

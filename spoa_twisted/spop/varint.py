@@ -61,7 +61,7 @@ def end_of_varint(data: bytes, offset: int) -> int:
         while data[end] >= 128:
             end += 1
     except IndexError:
-        raise InvalidFrame("the data ends inside a variable-length integer") from None
+        raise InvalidFrame("the data ends inside a variable-length integer", offset) from None
     # Up to 9 bytes hold less than 64 bits. Only longer forms need a check of their value, which decode_varint does.
     return end + 1 if end + 1 < offset + MAX_VARINT_SIZE else decode_varint(data, offset)[1]
 
@@ -89,9 +89,9 @@ def decode_varint(data: bytes, offset: int) -> tuple[int, int]:
                 break
             # Without this limit, a peer could make Python build an integer of a whole frame's length.
             if offset >= last:
-                raise InvalidFrame("a variable-length integer has more than 10 bytes")
+                raise InvalidFrame("a variable-length integer has more than 10 bytes", offset)
     except IndexError:
-        raise InvalidFrame("the data ends inside a variable-length integer") from None
+        raise InvalidFrame("the data ends inside a variable-length integer", len(data)) from None
     if value > MAX_VARINT:
-        raise InvalidFrame("a variable-length integer has more than 64 bits")
+        raise InvalidFrame("a variable-length integer has more than 64 bits", offset)
     return value, offset

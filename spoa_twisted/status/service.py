@@ -19,6 +19,8 @@ from spoa_twisted.status.history import INTERVAL
 from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.report import Status
 from spoa_twisted.status.site import Source, StatusResource, site
+from spoa_twisted.status.watch import Watch
+from spoa_twisted.status.watch_resource import WatchResource
 
 # The kinds of endpoints without an interface: a path has permissions, and systemd's unit names the address.
 _WITHOUT_INTERFACE = ("unix", "systemd")
@@ -38,6 +40,7 @@ class StatusService(Service):
     :param endpoint: a string that describes a Twisted server endpoint, such as ``tcp:8404:interface=127.0.0.1``.
     :param page: returns the page for a status, as HTML.
     :param source: the source of the status. Without it, the status is that of ``agent`` alone.
+    :param watch: lets ``spoactl watch`` see NOTIFYs, at ``/watch``.
     :param reactor: the reactor. Without it, Twisted's global reactor.
     :raises ValueError: for a string that does not describe an endpoint, or an endpoint of TCP without ``interface=``:
         the status has no password.
@@ -54,6 +57,7 @@ class StatusService(Service):
         *,
         page: Callable[[Status], bytes | str] | None = None,
         source: Source | None = None,
+        watch: Watch | None = None,
         reactor: Any = None,
     ) -> None:
         if reactor is None:
@@ -67,6 +71,8 @@ class StatusService(Service):
         self._agent = agent
         self._resource = StatusResource(agent if source is None else source, page, reactor=reactor)
         self._source = self._resource.source
+        if watch is not None:
+            self._resource.putChild(b"watch", WatchResource(watch, reactor))
         self._port: IListeningPort | None = None
         self._listening = False
         # Lets the source know the numbers of the last minute, also if nobody asks.

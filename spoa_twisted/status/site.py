@@ -255,6 +255,11 @@ class _ShortLived(ProtocolWrapper):
         self._timer = None
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
+    def extend(self, seconds: float) -> None:
+        """Let the connection live for ``seconds`` from now on."""
+        if self._timer is not None and self._timer.active():
+            self._timer.reset(seconds)
+
     def _on_timeout(self) -> None:
         transport: Any = self.transport
         transport.abortConnection()

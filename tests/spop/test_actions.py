@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from spoa_twisted.spop.actions import NO_ACTIONS, decode_actions, encode_actions
+from spoa_twisted.spop.actions import NO_ACTIONS, decode_action, decode_actions, encode_actions
 from spoa_twisted.spop.errors import InvalidFrame
 from spoa_twisted.spop.typeddata import NULL, Int32
 
@@ -149,3 +149,17 @@ def test_the_table_of_names_is_bounded() -> None:
         assert 0 < len(table) <= 1024
         assert max(map(len, table)) <= 64
         assert set(map(type, table)) == {str}
+
+
+def test_actions_are_decoded_one_by_one() -> None:
+    """A tool shows those before a bad action, and where that is."""
+    data = encode_actions({"txn.a": True, "sess.b": None, "txn.n": NULL}) + b"\x01\x03\x07\x01c\x11"
+    variables = []
+    offset = 0
+    for _ in range(3):
+        variable, value, offset = decode_action(data, offset)
+        variables.append((variable, value))
+    with pytest.raises(InvalidFrame) as caught:
+        decode_action(data, offset)
+    assert variables == [("txn.a", True), ("sess.b", None), ("txn.n", NULL)]
+    assert caught.value.offset == offset + 2

@@ -231,3 +231,25 @@ def test_a_kv_list_cut_short_is_an_error() -> None:
     for end in range(1, len(data)):
         with pytest.raises(InvalidFrame):
             decode_kv_list(data[:end])
+
+
+@pytest.mark.parametrize(
+    ("data", "offset"),
+    [
+        ("", 0),
+        ("0c", 0),
+        ("08 05 61", 2),
+        ("09 05 61", 2),
+        ("06 01", 1),
+        ("07 01", 1),
+        ("04 ff", 2),
+        ("04 ff ff", 3),
+        ("03 ff ff ff ff ff 7f", 7),
+    ],
+)
+def test_an_error_says_where_it_is(data: str, offset: int) -> None:
+    """The offset counts from the beginning of all data, not of the value."""
+    for before in (b"", b"before"):
+        with pytest.raises(InvalidFrame) as caught:
+            decode_typed_data(before + bytes.fromhex(data), len(before))
+        assert caught.value.offset == len(before) + offset

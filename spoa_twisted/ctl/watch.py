@@ -1,0 +1,218 @@
+"""``spoactl watch``: see the next NOTIFYs of a running agent, and its answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from spoa_twisted.ctl.arguments import no_argument, positive, seconds
+from spoa_twisted.ctl.endpoint import endpoint
+from spoa_twisted.shown import show_text
+
+SUMMARY = "see the next NOTIFYs of a running agent"
+
+DEFAULT_STATUS: Final = "tcp:127.0.0.1:8404"
+DEFAULT_COUNT: Final = 10
+DEFAULT_SECONDS: Final = 60.0
+
+# Bytes of a line. The agent cuts names and values, and limits their number.
+_MAX_LINE: Final = 2**20
+# Bytes of an error's text that are printed.
+_MAX_ERROR: Final = 1000
+
+DESCRIPTION = """\
+Prints the next NOTIFYs of a running agent with their answers: messages, arguments, variables, and the time that the
+answer took. The agent must have been started with --status and --watch types, on this machine.
+"""
+
+EPILOG = """\
+A line is
+  TIME after DURATION: MESSAGE(ARGUMENTS), ... -> VARIABLES
+TIME is in seconds since the first NOTIFY. Arguments and variables are shown by type, as ip=ipv4. --values shows the
+values, if the agent was started with --watch values; the agent cuts long ones.
+
+--json prints each NOTIFY as a line of JSON: {"time", "seconds", "messages", "actions"}; "time" is seconds since 1970.
+
+Exit status: 0 if as many NOTIFYs were printed, or the time is over; 1 for an error; 2 if the command line is wrong.
+
+  spoactl watch
+  spoactl watch --status unix:/run/spoa/status.sock --count 100 --json
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="spoactl watch",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--status",
+        metavar="ENDPOINT",
+        type=endpoint,
+        default=DEFAULT_STATUS,
+        help=f"the Twisted client endpoint of the agent's --status (default: {DEFAULT_STATUS})",
+    )
+    parser.add_argument(
+        "--count", metavar="N", type=positive, default=DEFAULT_COUNT, help=f"NOTIFYs (default: {DEFAULT_COUNT})"
+    )
+    parser.add_argument(
+        "--seconds",
+        metavar="SECONDS",
+        type=seconds,
+        default=DEFAULT_SECONDS,
+        help=f"end after this time, whatever has come (default: {DEFAULT_SECONDS:g})",
+    )
+    parser.add_argument("--values", action="store_true", help="show the values of arguments and variables")
+    parser.add_argument("--json", action="store_true", help="print each NOTIFY as a line of JSON")
+    # Only for the error text: a user may write the endpoint without --status.
+    parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?", type=no_argument, help=argparse.SUPPRESS)
+    return parser
+
+
+async def run(reactor: Any, options: argparse.Namespace) -> None:
+    """Print the NOTIFYs.
+
+    :raises ValueError: when the agent refuses it.
+    """
+    # For the error text when nobody listens there.
+    options.agent = options.status
+    # The other commands need no HTTP, and start faster without it.
+    from twisted.web.client import Agent, ResponseFailed
+    from twisted.web.iweb import IAgentEndpointFactory
+
+    @implementer(IAgentEndpointFactory)
+    class Status:
+        """Connects to the endpoint of ``--status``, whatever the address is."""
+
+        def endpointForURI(self, uri: Any) -> Any:
+            return clientFromString(reactor, options.status)
+
+    address = f"http://localhost/watch?count={options.count}&seconds={options.seconds:g}&values={int(options.values)}"
+    try:
+        response = await Agent.usingEndpointFactory(reactor, Status()).request(b"GET", address.encode())
+    except ResponseFailed as error:
+        raise ValueError(f"{options.status} has closed the connection without an answer") from error
+    if response.code != 200:
+        body = Body()
+        response.deliverBody(body)
+        text = (await body.ended).decode("utf-8", "replace").strip()
+        missing = "; was the agent started with --watch types?" if response.code == 404 else ""
+        raise ValueError(f"{options.status} answers {response.code}: {text}{missing}")
+    print(f"spoactl: watching the agent at {options.status}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    lines = Lines(as_json=options.json)
+    response.deliverBody(lines)
+    try:
+        await lines.ended
+    except ResponseFailed as error:
+        raise ValueError(f"{options.status} has closed the connection before the end") from error
+    print(f"spoactl: {lines.count} NOTIFYs", file=sys.stderr)
+
+
+class Lines(LineOnlyReceiver):
+    """Prints the lines of the answer as they come."""
+
+    delimiter = b"\n"
+    MAX_LENGTH = _MAX_LINE
+
+    def __init__(self, *, as_json: bool) -> None:
+        #: How many NOTIFYs were printed.
+        self.count = 0
+        #: Fires at the end of the answer, or fails if there is none.
+        self.ended: Deferred[None] = Deferred()
+        self._as_json = as_json
+        self._first: float | None = None
+
+    def lineReceived(self, line: bytes) -> None:
+        """Print a NOTIFY."""
+        seen = json.loads(line)
+        self.count += "messages" in seen
+        if self._as_json:
+            print(json.dumps(seen), flush=True)
+            return
+        if self._first is None:
+            self._first = seen.get("time")
+        print(show_seen(seen, self._first or 0.0), flush=True)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End."""
+        # Not imported at the top: it is a part of twisted.web.
+        from twisted.web.client import ResponseDone
+
+        if reason.check(ResponseDone):
+            self.ended.callback(None)
+        else:
+            self.ended.errback(reason)
+
+
+class Body(Protocol):
+    """Collects the text of an error, up to a limit."""
+
+    def __init__(self) -> None:
+        #: Fires with the text.
+        self.ended: Deferred[bytes] = Deferred()
+        self._data = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Collect ``data``."""
+        self._data = (self._data + data)[:_MAX_ERROR]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End, whatever the reason is."""
+        self.ended.callback(self._data)
+
+
+def show_seen(seen: dict[str, Any], first: float) -> str:
+    """Return the line for a NOTIFY.
+
+    :param seen: what the agent has sent.
+    :param first: the time of the first NOTIFY.
+    """
+    if "dropped" in seen:
+        return f"... {seen['dropped']} NOTIFYs were dropped: the output is slower than the traffic"
+    if "refused" in seen:
+        return show_text(f"refused a NOTIFY that is too long: {', '.join(seen['refused'])}")
+    messages = [_message(message) for message in seen.get("messages", [])]
+    if "more_messages" in seen:
+        messages.append(f"and {seen['more_messages']} more")
+    if "error" in seen:
+        answer = f"error: {seen['error']}"
+    elif "unanswered" in seen:
+        answer = "no answer: the connection has ended, or the handlers have failed"
+    else:
+        answer = " ".join([_action(action) for action in seen.get("actions", [])]) or "no variables"
+        if "more_actions" in seen:
+            answer += f" and {seen['more_actions']} more"
+    head = f"{seen.get('time', first) - first:10.6f} after {seen.get('seconds', 0.0) * 1000:.3g} ms"
+    return show_text(f"{head}: {', '.join(messages) or 'no messages'} -> {answer}")
+
+
+def _message(message: dict[str, Any]) -> str:
+    arguments = [f"{argument['name']}={_value(argument)}" for argument in message["arguments"]]
+    if "more_arguments" in message:
+        arguments.append(f"and {message['more_arguments']} more")
+    return f"{message['name']}({' '.join(arguments)})"
+
+
+def _action(action: dict[str, Any]) -> str:
+    return f"unset {action['unset']}" if "unset" in action else f"{action['set']}={_value(action)}"
+
+
+def _value(typed: dict[str, Any]) -> str:
+    """Return a value as :func:`~spoa_twisted.shown.show_value` shows it; its type, if the agent sends no value."""
+    size = f"({typed['size']})" if "size" in typed else ""
+    if typed["type"] == "null" or "value" not in typed:
+        return f"{typed['type']}{size}"
+    value = str(typed["value"]).lower() if typed["type"] == "bool" else typed["value"]
+    return f"{typed['type']}:{value}" + (f"...{size}" if typed.get("cut") else "")

@@ -1,0 +1,43 @@
+"""The option ``--watch`` of ``twistd spoa``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from spoa_twisted.agent.protocol import SPOAFactory
+from spoa_twisted.status.watch import Watch
+
+_TYPES: Final = "types"
+_VALUES: Final = "values"
+
+_HELP: Final = (
+    "Let spoactl watch show the next NOTIFYs to users of this machine, by the endpoint of --status: 'types' without the"
+    " values of arguments and variables, 'values' with them."
+)
+
+
+def _mode(text: str) -> str:
+    if text not in (_TYPES, _VALUES):
+        raise ValueError(f"write {_TYPES} or {_VALUES}")
+    return text
+
+
+#: The row of ``optParameters``.
+WATCH: Final = ["watch", None, None, _HELP, _mode]
+
+
+def watch_of(factory: SPOAFactory, options: Mapping[str, Any]) -> Watch | None:
+    """Return the watch that ``options`` ask for; ``None`` if they do not.
+
+    :raises ValueError: if there is no ``--status``, or there are several processes.
+    """
+    if options["watch"] is None:
+        return None
+    if options["status"] is None:
+        raise ValueError(
+            "--watch needs --status: spoactl watch asks there; write --status tcp:8404:interface=127.0.0.1"
+        )
+    if options.get("workers"):
+        raise ValueError("--watch works with one process only: leave out --workers, or --watch")
+    return Watch(factory, allow_values=options["watch"] == _VALUES)

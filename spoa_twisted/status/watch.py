@@ -1,0 +1,237 @@
+"""See the NOTIFYs of a running agent: the handlers are wrapped while somebody looks, and not otherwise.
+
+A :class:`Watch` belongs to one agent. Each :class:`Watcher` takes the next NOTIFYs, and delivers an object for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from spoa_twisted.agent.protocol import SPOAFactory
+from spoa_twisted.handlers.interfaces import IHandlers
+from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.shown import actions_to_json, message_to_json, show_name
+from spoa_twisted.spop.actions import decode_actions
+from spoa_twisted.spop.errors import InvalidFrame
+from spoa_twisted.spop.messages import Message
+
+#: How many may watch at the same time. Each of them costs some 50 µs a NOTIFY.
+MAX_WATCHERS: Final = 4
+
+#: Messages of a NOTIFY, and arguments of a message, that are shown. HAProxy's configuration seldom has as many.
+MAX_MESSAGES: Final = 20
+MAX_ARGUMENTS: Final = 50
+
+# Seconds. A reload replaces the handlers: so often the new ones are wrapped.
+_CHECK_INTERVAL: Final = 0.5
+
+#: One NOTIFY and its answer, as a JSON object.
+Seen = dict[str, Any]
+
+
+class TooManyWatchers(Exception):
+    """As many watch as may."""
+
+
+class ValuesNotAllowed(Exception):
+    """The agent was not started with values allowed."""
+
+
+@final
+class Watcher:
+    """Takes the next NOTIFYs. Create it with :meth:`Watch.begin`, and end it with :meth:`end`.
+
+    :param deliver: called with each NOTIFY when it is answered. It must not block, or keep all that it gets.
+    """
+
+    def __init__(self, watch: Watch, count: int, values: bool, deliver: Callable[[Seen], None]) -> None:
+        self.values = values
+        #: How many NOTIFYs are still to be taken, and how many of the taken ones are still to be answered.
+        self.left = count
+        self.pending = 0
+        self.is_over = False
+        #: Fires when all are answered.
+        self.finished: Deferred[None] = Deferred()
+        self._watch = watch
+        self._deliver = deliver
+
+    def take(self) -> bool:
+        """Return whether this watcher wants another NOTIFY, and count it."""
+        if self.is_over or not self.left:
+            return False
+        self.left -= 1
+        self.pending += 1
+        return True
+
+    def answered(self, seen: Seen) -> None:
+        """Deliver a NOTIFY that was taken."""
+        self.pending -= 1
+        if self.is_over:
+            return
+        self._deliver(seen)
+        if not self.left and not self.pending:
+            self.end()
+
+    def end(self) -> None:
+        """Take and deliver no more."""
+        if not self.is_over:
+            self.is_over = True
+            self._watch.forget(self)
+            self.finished.callback(None)
+
+
+@final
+class Watch:
+    """Lets others see the NOTIFYs of ``agent``.
+
+    :param allow_values: whether a watcher may see the values of arguments and variables, or their types only.
+    """
+
+    def __init__(self, agent: SPOAFactory, *, allow_values: bool = False) -> None:
+        self.allow_values = allow_values
+        self._agent = agent
+        self._watchers: list[Watcher] = []
+        self._check: IDelayedCall | None = None
+
+    def begin(self, count: int, *, values: bool, deliver: Callable[[Seen], None]) -> Watcher:
+        """Begin to deliver the next ``count`` NOTIFYs.
+
+        :raises TooManyWatchers: if as many watch as may.
+        :raises ValuesNotAllowed: if ``values`` are asked for, and not allowed.
+        """
+        if values and not self.allow_values:
+            raise ValuesNotAllowed("the agent does not allow to see values")
+        if len(self._watchers) >= MAX_WATCHERS:
+            raise TooManyWatchers(f"{MAX_WATCHERS} watch already")
+        watcher = Watcher(self, count, values, deliver)
+        self._watchers.append(watcher)
+        if self._check is None:
+            self._wrap()
+        return watcher
+
+    def forget(self, watcher: Watcher) -> None:
+        """Remove ``watcher``; the last one takes the wrapper with it. :meth:`Watcher.end` calls this."""
+        self._watchers.remove(watcher)
+        if not self._watchers:
+            if self._check is not None:
+                self._check.cancel()
+                self._check = None
+            # A reload may have replaced the wrapper.
+            handlers: object = self._agent.handlers
+            if isinstance(handlers, WatchedHandlers):
+                self._agent.use(handlers.handlers)
+
+    def _wrap(self) -> None:
+        """Wrap the handlers, and those of a reload."""
+        if not isinstance(self._agent.handlers, WatchedHandlers):
+            self._agent.use(WatchedHandlers(self._agent.handlers, self._taking))
+        self._check = self._agent.reactor.callLater(_CHECK_INTERVAL, self._wrap)
+
+    def _taking(self) -> list[Watcher]:
+        """Return the watchers that take the present NOTIFY."""
+        return [watcher for watcher in self._watchers if watcher.take()]
+
+
+@final
+@implementer(IHandlers)
+class WatchedHandlers:
+    """Handlers, and those who watch them.
+
+    :param taking: returns the watchers that take a NOTIFY.
+    """
+
+    _log = Logger()
+
+    def __init__(self, handlers: IHandlers, taking: Callable[[], list[Watcher]]) -> None:
+        #: What is wrapped.
+        self.handlers = handlers
+        self._taking = taking
+
+    def respond(
+        self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
+    ) -> bytes | Deferred[bytes]:
+        """Answer the messages, and show them and the answer to the watchers; see :meth:`IHandlers.respond`."""
+        watchers = self._taking()
+        began = reactor.seconds()
+        try:
+            answer = self.handlers.respond(messages, max_size, reactor, timeout, outcomes)
+        except BaseException:
+            # The agent reports it.
+            self._show(None, watchers, messages, reactor, began)
+            raise
+        if watchers:
+            if isinstance(answer, Deferred):
+                answer.addBoth(self._show, watchers, messages, reactor, began)
+            else:
+                self._show(answer, watchers, messages, reactor, began)
+        return answer
+
+    def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
+        """Answer a NOTIFY that is too long, and show its names; see :meth:`IHandlers.refuse`."""
+        answer = self.handlers.refuse(names, max_size)
+        seen = {"refused": [show_name(name) for name in names[:MAX_MESSAGES]]}
+        for watcher in self._taking():
+            self._deliver(watcher, seen)
+        return answer
+
+    def _show(
+        self, answer: Any, watchers: list[Watcher], messages: list[Message], reactor: IReactorTime, began: float
+    ) -> Any:
+        """Show the NOTIFY, and return ``answer``."""
+        seconds = max(0.0, reactor.seconds() - began)
+        for watcher in watchers:
+            # A fault in here must not become the fault of the handler.
+            try:
+                seen = _describe(messages, answer, values=watcher.values)
+            except Exception:
+                self._log.failure("a NOTIFY cannot be shown to a watcher")
+                seen = {"error": "the agent cannot show this NOTIFY: its log says why"}
+            self._deliver(watcher, {"time": round(began, 6), "seconds": round(seconds, 6), **seen})
+        return answer
+
+    def _deliver(self, watcher: Watcher, seen: Seen) -> None:
+        try:
+            watcher.answered(seen)
+        except Exception:
+            self._log.failure("a watcher of NOTIFYs has failed")
+            watcher.end()
+
+
+def unwrapped(handlers: IHandlers) -> IHandlers:
+    """Return ``handlers`` as they are when nobody watches them."""
+    found: object = handlers
+    return found.handlers if isinstance(found, WatchedHandlers) else handlers
+
+
+def _describe(messages: list[Message], answer: Any, *, values: bool) -> Seen:
+    """Return the messages of a NOTIFY and the variables of its ACK."""
+    seen: Seen = {"messages": [_describe_message(message, values=values) for message in messages[:MAX_MESSAGES]]}
+    if len(messages) > MAX_MESSAGES:
+        seen["more_messages"] = len(messages) - MAX_MESSAGES
+    if not isinstance(answer, bytes):
+        # The connection ended, so the handlers were cancelled; or another IHandlers than Handlers has failed.
+        seen["unanswered"] = True
+        return seen
+    try:
+        actions = list(decode_actions(answer).items())
+    except InvalidFrame as error:
+        # Another IHandlers than Handlers may return anything.
+        seen["error"] = str(error)
+        return seen
+    seen["actions"] = actions_to_json(actions[:MAX_ARGUMENTS], values=values)
+    if len(actions) > MAX_ARGUMENTS:
+        seen["more_actions"] = len(actions) - MAX_ARGUMENTS
+    return seen
+
+
+def _describe_message(message: Message, *, values: bool) -> Seen:
+    shown = message_to_json(Message(message.name, list(message)[:MAX_ARGUMENTS]), values=values)
+    if len(message) > MAX_ARGUMENTS:
+        shown["more_arguments"] = len(message) - MAX_ARGUMENTS
+    return shown

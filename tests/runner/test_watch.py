@@ -1,0 +1,86 @@
+"""runner.watch: the option --watch, and the resource that it adds to the status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as default_reactor
+from twisted.internet.defer import Deferred
+
+from spoa_twisted import Handlers, SPOAFactory, SPOAService
+from spoa_twisted.client import SPOEClient
+from spoa_twisted.ctl import watch as watch_command
+from spoa_twisted.runner.errors import CannotStart
+from spoa_twisted.runner.watch import watch_of
+from spoa_twisted.status import site
+from spoa_twisted.status.service import StatusService
+from spoa_twisted.status.watch import Watch, WatchedHandlers
+from spoa_twisted.tap import Options
+
+reactor: Any = default_reactor
+
+
+def test_a_wrong_mode() -> None:
+    """The error says what to write."""
+    with pytest.raises(CannotStart, match="write types or values"):
+        Options().parseOptions(["--handlers=x", "--watch=all"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"watch": "types", "status": None}, "--watch needs --status"),
+        ({"watch": "types", "status": "tcp:1", "workers": 2}, "--watch works with one process only"),
+    ],
+)
+def test_it_cannot_be_had(options: dict[str, Any], error: str) -> None:
+    """The endpoint of --status serves it, for one process."""
+    with pytest.raises(ValueError, match=error):
+        watch_of(SPOAFactory(Handlers()), options)
+
+
+@pytest.mark.parametrize(("mode", "allows"), [("types", False), ("values", True)])
+def test_the_modes(mode: str, allows: bool) -> None:
+    """Only one of them allows to see values."""
+    watch = watch_of(SPOAFactory(Handlers()), {"watch": mode, "status": "tcp:1"})
+    assert watch is not None
+    assert watch.allow_values is allows
+    assert watch_of(SPOAFactory(Handlers()), {"watch": None, "status": None}) is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_status_serves_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch may last longer than other requests. While it runs, the status names the messages as always."""
+    monkeypatch.setattr(site, "LONGEST_CONNECTION", 0.05)
+    factory = SPOAFactory(Handlers({"check": lambda: {"txn.a": 1}}))
+    agent = SPOAService(factory, [f"unix:{tmp_path}/agent"])
+    status = StatusService(agent, f"unix:{tmp_path}/status", watch=Watch(factory))
+    for service in (agent, status):
+        service.startService()
+    options = watch_command.parser().parse_args(["--status", f"unix:{tmp_path}/status", "--count", "2"])
+    done = Deferred.fromCoroutine(watch_command.run(reactor, options))
+    while not isinstance(factory.handlers, WatchedHandlers):
+        await sleep(0.001)
+    client = SPOEClient(f"unix:{tmp_path}/agent")
+    await client.notify("check")
+    reported = status._source.status()
+    assert not isinstance(reported, Deferred)
+    assert "check" in reported["messages"]
+    await sleep(0.2)
+    await client.notify("check")
+    await done
+    assert [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()] == ["check() -> txn.a=int64"] * 2
+    await client.disconnect()
+    await agent.stopService()
+    await status.stopService()
+
+
+def sleep(seconds: float) -> Deferred[None]:
+    slept: Deferred[None] = Deferred()
+    reactor.callLater(seconds, slept.callback, None)
+    return slept
