@@ -22,6 +22,7 @@ from spoa_twisted.log import agent_log
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
+from spoa_twisted.runner.systemd import Supervisor, refuse_daemon
 from spoa_twisted.service import SPOAService
 from spoa_twisted.version import version
 
@@ -132,8 +133,12 @@ class Options(UsageOptions):
 def makeService(options: Options) -> SPOAService:
     """Return the service that ``options`` describe. It does not listen before Twisted starts it.
 
-    :raises CannotStart: if handlers cannot be loaded or merged, or if an endpoint is not valid.
+    :raises CannotStart: if handlers cannot be loaded or merged, if an endpoint is not valid, or if twistd would become
+        a daemon although systemd waits for a message.
     """
+    refuse_daemon(options.parent)
+    # Before the handlers' modules are imported: they may start processes.
+    supervisor = Supervisor.from_environment()
     handlers = load_all(options["handlers"])
     factory = SPOAFactory(
         handlers,
@@ -143,6 +148,8 @@ def makeService(options: Options) -> SPOAService:
         **{name: options[limit.option] for name, limit in LIMITS.items()},
     )
     try:
-        return ProcessService(factory, options["listen"])
+        service = ProcessService(factory, options["listen"])
     except ValueError as error:
         raise CannotStart(str(error)) from error
+    service.supervisor = supervisor
+    return service

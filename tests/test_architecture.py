@@ -73,6 +73,7 @@ ORDER = [
     "runner.stalls",
     "runner.errors",
     "runner.exit_status",
+    "runner.systemd",
     "runner.meant",
     "runner.loading",
     "runner.process",
