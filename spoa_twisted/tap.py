@@ -19,6 +19,7 @@ from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.limits import LIMITS, Limit
 from spoa_twisted.log import agent_log
+from spoa_twisted.runner.check import check
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
@@ -66,6 +67,7 @@ class Options(UsageOptions):
 
     optFlags = [
         ["async", None, "Announce the capability async: HAProxy <= 3.0 then takes an ACK on another connection too."],
+        ["check", None, "Load the handlers, check all options, print what the agent would serve, and exit."],
         ["debug", None, "Also log the beginning and the end of each connection, health checks included."],
     ]
     optParameters = [
@@ -125,9 +127,14 @@ class Options(UsageOptions):
             raise CannotStart(f"{arguments[0]!r} is not an option; did you mean --handlers {arguments[0]}?")
 
     def postOptions(self) -> None:
-        """Set the default of ``--listen`` if the option was not given. Twisted calls this at the end of parsing."""
+        """Set the default of ``--listen`` if the option was not given. Twisted calls this at the end of parsing.
+
+        ``--check`` ends here, as ``--help`` does: later, twistd would refuse to run beside an agent with its pidfile.
+        """
         if not self["listen"]:
             self["listen"] = [DEFAULT_ENDPOINT]
+        if self["check"]:
+            check(_agent(self), self)
 
 
 def makeService(options: Options) -> SPOAService:
@@ -139,17 +146,24 @@ def makeService(options: Options) -> SPOAService:
     refuse_daemon(options.parent)
     # Before the handlers' modules are imported: they may start processes.
     supervisor = Supervisor.from_environment()
-    handlers = load_all(options["handlers"])
-    factory = SPOAFactory(
-        handlers,
-        async_=bool(options["async"]),
-        pipelining=options["pipelining"],
-        log=agent_log(debug=bool(options["debug"])),
-        **{name: options[limit.option] for name, limit in LIMITS.items()},
-    )
+    factory = _agent(options)
     try:
         service = ProcessService(factory, options["listen"])
     except ValueError as error:
         raise CannotStart(str(error)) from error
     service.supervisor = supervisor
     return service
+
+
+def _agent(options: Options) -> SPOAFactory:
+    """Return the agent that ``options`` describe, without a service.
+
+    :raises CannotStart: if handlers cannot be loaded or merged.
+    """
+    return SPOAFactory(
+        load_all(options["handlers"]),
+        async_=bool(options["async"]),
+        pipelining=options["pipelining"],
+        log=agent_log(debug=bool(options["debug"])),
+        **{name: options[limit.option] for name, limit in LIMITS.items()},
+    )

@@ -77,6 +77,7 @@ ORDER = [
     "runner.meant",
     "runner.loading",
     "runner.process",
+    "runner.check",
     "tap",
     "client",
     "strict",

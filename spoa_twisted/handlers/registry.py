@@ -189,6 +189,10 @@ class Handlers(LifeCycle):
         """True if no handler is registered, not even a default handler, and no function for the life of the agent."""
         return not self._by_name and self._default is None and not self._life_cycle
 
+    def registered(self) -> list[tuple[str, Handler]]:
+        """Return the messages that have a handler, sorted, and their handlers. The default handler's name is empty."""
+        return sorted(self._by_name.items()) + ([("", self._default)] if self._default else [])
+
     def describe(self) -> str:
         """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``."""
         names = sorted(self._by_name)
