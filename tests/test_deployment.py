@@ -87,7 +87,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 @needs_systemd_analyze
 def test_the_unit_is_hardened() -> None:
     """``systemd-analyze security`` finds little that an attacker could use."""
-    command = ["systemd-analyze", "security", "--no-pager", "--offline=true", f"--threshold={MAX_EXPOSURE}", UNIT]
+    command = ["systemd-analyze", "security", "--no-pager", "--offline=true", f"--threshold={MAX_EXPOSURE}", str(UNIT)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"Overall exposure level for spoa.service: [0-9.]+ ", ended.stdout)
