@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import os
 import shlex
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from spoa_twisted.tap import Options
 from tests.haproxy.branches import Branch
 from tests.programs import ENVIRONMENT, ROOT, Program
 
@@ -195,28 +193,3 @@ def test_the_networks() -> None:
         [sys.executable, "-c", code, *addresses], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     assert ended.stdout == "[True, False, True, False, False, True]\n"
-
-
-SCALE = ROOT / "examples" / "scale"
-
-
-def test_the_units_of_several_agents() -> None:
-    """Each instance starts an agent with valid options, on a port in haproxy.cfg. The target contains all instances."""
-    service, target = configparser.RawConfigParser(), configparser.RawConfigParser()
-    service.optionxform = target.optionxform = str  # type: ignore[assignment,method-assign]
-    service.read(SCALE / "spoa@.service")
-    target.read(SCALE / "spoa.target")
-    assert service["Unit"]["PartOf"] == service["Install"]["WantedBy"] == "spoa.target"
-    assert target["Install"]["WantedBy"] == "multi-user.target"
-
-    program, *arguments = shlex.split(service["Service"]["ExecStart"])
-    options = Options()
-    options.parseOptions(arguments[arguments.index("spoa") + 1 :])
-    assert Path(program).name == "twist"
-    (listen,) = options["listen"]
-    haproxy = (SCALE / "haproxy.cfg").read_text()
-    for core in "01":
-        _, port, interface = listen.replace("%i", core).split(":")
-        assert f"    server agent{core} {interface.removeprefix('interface=')}:{port}\n" in haproxy
-    assert float(service["Service"]["TimeoutStopSec"]) > options["drain-timeout"]
-    assert int(service["Service"]["LimitNOFILE"]) > options["max-connections"]

@@ -206,7 +206,7 @@ def scale(machine: Machine, branch: Branch) -> Site:
         spoe_conf=(folder / "spoe.conf").read_text(),
         handlers=BLOCKS["iprep.py"],
         answers={GOOD: 200, Request(client="127.0.0.66"): 403},
-        servers=("127.0.0.1:12340", "127.0.0.1:12341"),
+        servers=("127.0.0.1:12341", "127.0.0.1:12342"),
     )
 
 
