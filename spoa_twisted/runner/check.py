@@ -66,14 +66,12 @@ def differing(options: Options) -> dict[str, str]:
     for option in values.longOpt:
         name = option.rstrip("=")
         value, default = values.get(name), values.defaults.get(name)
-        if name not in _NOT_SHOWN and value != default and not (value in ([], None, "") and default is None):
+        if name not in _NOT_SHOWN and value != default:
             differing[name] = _text(value) if option.endswith("=") else ""
     return differing
 
 
 def _text(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(map(_text, value))
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 

@@ -29,6 +29,10 @@ from tests.runner.conftest import folder, start
 __all__ = ["folder", "start"]  # fixtures
 
 
+#: An option of Unix sockets on Linux, which the module socket of PyPy does not have.
+SO_PASSCRED = 16
+
+
 class Systemd:
     """The socket that systemd gives to a service, and what comes out of it.
 
@@ -304,7 +308,7 @@ def test_a_process(program: list[str], folder: Path, notify: Systemd) -> None:
     """
     (folder / "starts.py").write_text(HANDLERS)
     # The kernel adds the number of the sender's process to each datagram.
-    notify.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    notify.socket.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
     senders = set()
 
     def received() -> dict[str, str]:
