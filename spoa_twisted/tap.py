@@ -134,7 +134,7 @@ class Options(UsageOptions):
         if not self["listen"]:
             self["listen"] = [DEFAULT_ENDPOINT]
         if self["check"]:
-            check(_agent(self), self)
+            check(make_factory(self), self)
 
 
 def makeService(options: Options) -> SPOAService:
@@ -146,7 +146,7 @@ def makeService(options: Options) -> SPOAService:
     refuse_daemon(options.parent)
     # Before the handlers' modules are imported: they may start processes.
     supervisor = Supervisor.from_environment()
-    factory = _agent(options)
+    factory = make_factory(options)
     try:
         service = ProcessService(factory, options["listen"])
     except ValueError as error:
@@ -155,13 +155,14 @@ def makeService(options: Options) -> SPOAService:
     return service
 
 
-def _agent(options: Options) -> SPOAFactory:
-    """Return the agent that ``options`` describe, without a service.
+def make_factory(options: Options) -> SPOAFactory:
+    """Return the agent that ``options`` describe, with its handlers, but without a service.
 
     :raises CannotStart: if handlers cannot be loaded or merged.
     """
+    handlers = load_all(options["handlers"])
     return SPOAFactory(
-        load_all(options["handlers"]),
+        handlers,
         async_=bool(options["async"]),
         pipelining=options["pipelining"],
         log=agent_log(debug=bool(options["debug"])),

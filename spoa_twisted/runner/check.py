@@ -35,7 +35,9 @@ def check(factory: SPOAFactory, options: Options) -> NoReturn:
     values: Any = options
     try:
         for endpoint in values["listen"]:
-            check_endpoint(cast("IReactorCore", reactor), endpoint)
+            # With --workers, {worker} stands for the number of a worker.
+            text = endpoint.replace("{worker}", "1") if values.get("workers") else endpoint
+            check_endpoint(cast("IReactorCore", reactor), text)
     except ValueError as error:
         raise CannotStart(str(error)) from error
     print(*describe(factory, options), sep="\n")  # noqa: T201 - this is what the user asked for
