@@ -20,7 +20,7 @@ EXAMPLE: Final = ROOT / "examples" / "scale"
 HANDLERS: Final = Path(__file__).with_name("working.py")
 
 #: The addresses of the agents in ``examples/scale/haproxy.cfg``, to be replaced.
-ADDRESSES: Final = ("127.0.0.1:12340", "127.0.0.1:12341")
+ADDRESSES: Final = ("127.0.0.1:12341", "127.0.0.1:12342")
 
 
 class Agent(NamedTuple):
@@ -61,11 +61,11 @@ def directly(agents: list[Agent], options: argparse.Namespace) -> Run:
 def haproxy(branch: Branch, agents: list[Agent]) -> AbstractContextManager[tuple[int, int]]:
     """Start HAProxy with the example's configuration and these agents. Yield its process id and its port."""
     text = (EXAMPLE / "haproxy.cfg").read_text()
-    for i, address in enumerate(ADDRESSES):
-        if i < len(agents):
-            text = text.replace(address, agents[i].address)
+    for number, address in enumerate(ADDRESSES, 1):
+        if number <= len(agents):
+            text = text.replace(address, agents[number - 1].address)
         else:
-            text = text.replace(f"    server agent{i} {address}\n", "")
+            text = text.replace(f"    server agent{number} {address}\n", "")
     # HAProxy answers by itself, with the agent's variable in the body: no web server takes CPU time.
     answer = 'content-type text/plain lf-string "allowed %[var(txn.iprep.allowed)]"'
     text = text.replace("default_backend app", f"http-request return status 200 {answer}")

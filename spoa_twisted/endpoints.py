@@ -88,6 +88,21 @@ def server_endpoint(reactor: IReactorCore, text: str) -> IStreamServerEndpoint:
     return endpoint
 
 
+def check_endpoint(reactor: IReactorCore, text: str) -> None:
+    """Check ``text`` as :func:`server_endpoint` does, but do not ask for a socket that systemd passes at the start.
+
+    :raises ValueError: as :func:`server_endpoint` does.
+    """
+    kind, _ = endpoint_options(text)
+    if kind != "systemd" or "LISTEN_PID" in os.environ:
+        server_endpoint(reactor, text)
+        return
+    # Any error other than that of a missing socket: then all options are checked.
+    problem = _find_problem(text, ValueError())
+    if problem:
+        raise ValueError(f"bad endpoint {text!r}: {problem}")
+
+
 def _find_problem(text: str, error: Exception | None) -> str:
     """Return the reason why ``text`` is not an endpoint, and what to write. It is empty if the reason is unknown.
 

@@ -302,12 +302,10 @@ class SPOAService(Service):
         # endpoint string names it, as in "tcp:12345:backlog=100".
         if getattr(port, "backlog", None) == _TWISTED_BACKLOG:
             port.socket.listen(BACKLOG)  # type: ignore[attr-defined]
-        handlers = self.factory.handlers
         self._log.info(
             "SPOA listening on {address}{_messages}",
             address=describe(port.getHost()),
-            # Other implementations of IHandlers have no names of messages.
-            _messages=f" for {handlers.describe()}" if isinstance(handlers, Handlers) else "",
+            _messages=messages_of(self.factory.handlers),
         )
         if not self._listening:
             # The service was stopped, or another endpoint failed, before this endpoint was ready.
@@ -317,6 +315,12 @@ class SPOAService(Service):
         """Close all ports. The Deferred fires when all are closed, also if one of them fails to close."""
         ports, self._ports = self._ports, []
         return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)
+
+
+def messages_of(handlers: IHandlers) -> str:
+    """Return the end of a line about an agent that listens: `` for the messages check-ip, scan-body``."""
+    # Other implementations of IHandlers have no names of messages.
+    return f" for {handlers.describe()}" if isinstance(handlers, Handlers) else ""
 
 
 def _accept_queued(port: IListeningPort) -> None:

@@ -21,10 +21,12 @@ from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.limits import LIMITS, Limit
 from spoa_twisted.log import agent_log
 from spoa_twisted.runner import log_format
+from spoa_twisted.runner.check import check
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
 from spoa_twisted.runner.status import STATUS, with_status
+from spoa_twisted.runner.systemd import Supervisor, refuse_daemon
 from spoa_twisted.runner.watch import WATCH
 from spoa_twisted.version import version
 
@@ -68,6 +70,7 @@ class Options(UsageOptions):
 
     optFlags = [
         ["async", None, "Announce the capability async: HAProxy <= 3.0 then takes an ACK on another connection too."],
+        ["check", None, "Load the handlers, check all options, print what the agent would serve, and exit."],
         ["debug", None, "Also log the beginning and the end of each connection, health checks included."],
     ]
     optParameters = [
@@ -130,26 +133,45 @@ class Options(UsageOptions):
             raise CannotStart(f"{arguments[0]!r} is not an option; did you mean --handlers {arguments[0]}?")
 
     def postOptions(self) -> None:
-        """Set the default of ``--listen``, and the format of the log. Twisted calls this at the end of parsing."""
+        """Set the default of ``--listen``, and the format of the log. Twisted calls this at the end of parsing.
+
+        ``--check`` ends here, as ``--help`` does: later, twistd would refuse to run beside an agent with its pidfile.
+        """
         if not self["listen"]:
             self["listen"] = [DEFAULT_ENDPOINT]
+        if self["check"]:
+            check(make_factory(self), self)
         log_format.apply(self["log-format"], getattr(self, "parent", None))
 
 
 def makeService(options: Options) -> IService:
     """Return the service that ``options`` describe. It does not listen before Twisted starts it.
 
-    :raises CannotStart: if handlers cannot be loaded or merged, or if an endpoint is not valid.
+    :raises CannotStart: if handlers cannot be loaded or merged, if an endpoint is not valid, or if twistd would become
+        a daemon although systemd waits for a message.
+    """
+    refuse_daemon(options.parent)
+    # Before the handlers' modules are imported: they may start processes.
+    supervisor = Supervisor.from_environment()
+    factory = make_factory(options)
+    try:
+        service = ProcessService(factory, options["listen"])
+        service.supervisor = supervisor
+        return with_status(service, options)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+
+
+def make_factory(options: Options) -> SPOAFactory:
+    """Return the agent that ``options`` describe, with its handlers, but without a service.
+
+    :raises CannotStart: if handlers cannot be loaded or merged.
     """
     handlers = load_all(options["handlers"])
-    factory = SPOAFactory(
+    return SPOAFactory(
         handlers,
         async_=bool(options["async"]),
         pipelining=options["pipelining"],
         log=agent_log(debug=bool(options["debug"])),
         **{name: options[limit.option] for name, limit in LIMITS.items()},
     )
-    try:
-        return with_status(ProcessService(factory, options["listen"]), options)
-    except ValueError as error:
-        raise CannotStart(str(error)) from error

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import os
-import re
 import shlex
 import signal
 import socket
@@ -16,14 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from spoa_twisted.tap import Options
 from tests.haproxy.branches import Branch
 from tests.programs import ENVIRONMENT, ROOT, Program
 
 EXAMPLE = ROOT / "examples" / "ip_reputation"
-
-#: The address of an agent without the option --listen.
-DEFAULT_ENDPOINT_ADDRESS = "127.0.0.1:12345"
 
 #: The ports in the example: of HAProxy, of the web server and of the agent.
 PORTS = ("8080", "8081", "12345")
@@ -199,133 +193,3 @@ def test_the_networks() -> None:
         [sys.executable, "-c", code, *addresses], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     assert ended.stdout == "[True, False, True, False, False, True]\n"
-
-
-SYSTEMD = ROOT / "examples" / "systemd"
-
-
-def test_the_units_of_systemd() -> None:
-    """The units start the agent with valid options, on systemd's socket, and refer to each other by their names."""
-    service, listener = configparser.RawConfigParser(), configparser.RawConfigParser()
-    # The keys of systemd are case-sensitive; by default, configparser converts keys to lower case.
-    service.optionxform = listener.optionxform = str  # type: ignore[assignment,method-assign]
-    service.read(SYSTEMD / "spoa@.service")
-    listener.read(SYSTEMD / "spoa.socket")
-    assert service["Service"]["Sockets"] == service["Unit"]["Requires"] == "spoa.socket"
-    assert listener["Socket"]["Service"] == "spoa@a.service"
-    assert listener["Socket"]["ListenStream"] == DEFAULT_ENDPOINT_ADDRESS
-
-    program, *arguments = shlex.split(service["Service"]["ExecStart"])
-    options = Options()
-    options.parseOptions(arguments[arguments.index("spoa") + 1 :])
-    assert Path(program).name == "twist"
-    assert options["listen"] == ["systemd:domain=INET:index=0"]
-    assert float(service["Service"]["TimeoutStopSec"]) > options["drain-timeout"]
-
-
-#: A fake ``systemctl`` and ``journalctl``. It records each call, and keeps a file for each active unit. At the third
-#: call of ``journalctl``, the new unit listens if ``LISTENS`` is "yes"; otherwise it ends.
-SYSTEM = """\
-#!/bin/sh
-cd "$SYSTEM"
-program=$(basename "$0")
-echo "$program $*" >> calls
-case "$program $*" in
-    'systemctl --quiet is-active '*) test -e "active/$3" ;;
-    'systemctl start '*) touch "active/$2" ;;
-    'systemctl stop '*) rm -f "active/$2" ;;
-    "journalctl --quiet --unit=$NEW --since=@"*" --grep=SPOA listening on")
-        test "$(grep -c ^journalctl calls)" -ge 3 || exit 1
-        test "$LISTENS" = yes || { rm -f "active/$NEW"; exit 1; }
-        echo 'SPOA listening on 127.0.0.1:12345' ;;
-    *) exit 64 ;;
-esac
-"""
-
-
-class System:
-    """A machine on which the script ``restart`` finds fakes of ``systemctl`` and ``journalctl``.
-
-    :param active: the unit that is active at the start.
-    """
-
-    def __init__(self, folder: Path, active: str) -> None:
-        self._folder = folder
-        (folder / "active").mkdir()
-        (folder / "active" / active).touch()
-        programs = folder / "programs"
-        programs.mkdir()
-        for name in ("systemctl", "journalctl"):
-            (programs / name).write_text(SYSTEM)
-            (programs / name).chmod(0o755)
-
-    def restart(self, new: str, *, listens: bool) -> subprocess.CompletedProcess[str]:
-        environment = {
-            "PATH": f"{self._folder / 'programs'}{os.pathsep}{os.environ['PATH']}",
-            "SYSTEM": str(self._folder),
-            "NEW": new,
-            "LISTENS": "yes" if listens else "no",
-        }
-        return subprocess.run([SYSTEMD / "restart"], env=environment, capture_output=True, text=True, check=False)
-
-    @property
-    def active(self) -> set[str]:
-        """The names of the active units."""
-        return {path.name for path in (self._folder / "active").iterdir()}
-
-    @property
-    def calls(self) -> list[str]:
-        """The recorded calls, without those of ``is-active``, and with "..." in place of times."""
-        calls = (self._folder / "calls").read_text().splitlines()
-        return [re.sub("@[0-9]+ ", "@... ", call) for call in calls if "is-active" not in call]
-
-
-@pytest.mark.parametrize(("old", "new"), [("spoa@a", "spoa@b"), ("spoa@b", "spoa@a")])
-def test_the_restart_script(tmp_path: Path, old: str, new: str) -> None:
-    """The script starts the new agent, waits until it listens, and only then stops the old agent."""
-    system = System(tmp_path, active=old)
-
-    ended = system.restart(new, listens=True)
-
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
-    journal = f"journalctl --quiet --unit={new} --since=@... --grep=SPOA listening on"
-    assert system.calls == [f"systemctl start {new}", *[journal] * 3, f"systemctl stop {old}"]
-    assert system.active == {new}
-
-
-@pytest.mark.parametrize(("old", "new"), [("spoa@a", "spoa@b"), ("spoa@b", "spoa@a")])
-def test_the_restart_script_keeps_the_old_agent(tmp_path: Path, old: str, new: str) -> None:
-    """If the new agent ends before it listens, the script does not stop the old agent, and exits with 1."""
-    system = System(tmp_path, active=old)
-
-    ended = system.restart(new, listens=False)
-
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == f"{new} does not listen; {old} stays active\n"
-    assert f"systemctl stop {old}" not in system.calls
-    assert system.active == {old}
-
-
-SCALE = ROOT / "examples" / "scale"
-
-
-def test_the_units_of_several_agents() -> None:
-    """Each instance starts an agent with valid options, on a port in haproxy.cfg. The target contains all instances."""
-    service, target = configparser.RawConfigParser(), configparser.RawConfigParser()
-    service.optionxform = target.optionxform = str  # type: ignore[assignment,method-assign]
-    service.read(SCALE / "spoa@.service")
-    target.read(SCALE / "spoa.target")
-    assert service["Unit"]["PartOf"] == service["Install"]["WantedBy"] == "spoa.target"
-    assert target["Install"]["WantedBy"] == "multi-user.target"
-
-    program, *arguments = shlex.split(service["Service"]["ExecStart"])
-    options = Options()
-    options.parseOptions(arguments[arguments.index("spoa") + 1 :])
-    assert Path(program).name == "twist"
-    (listen,) = options["listen"]
-    haproxy = (SCALE / "haproxy.cfg").read_text()
-    for core in "01":
-        _, port, interface = listen.replace("%i", core).split(":")
-        assert f"    server agent{core} {interface.removeprefix('interface=')}:{port}\n" in haproxy
-    assert float(service["Service"]["TimeoutStopSec"]) > options["drain-timeout"]
-    assert int(service["Service"]["LimitNOFILE"]) > options["max-connections"]

@@ -188,6 +188,14 @@ def ip_reputation(machine: Machine, branch: Branch) -> Site:
     )
 
 
+def container(machine: Machine, branch: Branch) -> Site:
+    """Return a site with the configuration for containers, on 127.0.0.1, and the handlers of the image."""
+    site = ip_reputation(machine, branch)
+    haproxy_cfg = (ROOT / "examples" / "container" / "haproxy.cfg").read_text()
+    site.haproxy_cfg = replaced(haproxy_cfg, "bind :8080", "bind 127.0.0.1:8080")
+    return site
+
+
 def scale(machine: Machine, branch: Branch) -> Site:
     """Return a site with the configuration of ``examples/scale``, and the handlers in the README."""
     folder = ROOT / "examples" / "scale"
@@ -198,11 +206,11 @@ def scale(machine: Machine, branch: Branch) -> Site:
         spoe_conf=(folder / "spoe.conf").read_text(),
         handlers=BLOCKS["iprep.py"],
         answers={GOOD: 200, Request(client="127.0.0.66"): 403},
-        servers=("127.0.0.1:12340", "127.0.0.1:12341"),
+        servers=("127.0.0.1:12341", "127.0.0.1:12342"),
     )
 
 
-SITES = {"README": readme, "ip_reputation": ip_reputation, "scale": scale}
+SITES = {"README": readme, "ip_reputation": ip_reputation, "container": container, "scale": scale}
 
 
 @pytest.fixture(params=SITES)

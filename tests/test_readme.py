@@ -717,6 +717,14 @@ def to_agent(command: str, agent: Agent) -> str:
     return re.sub(r"^spoactl \w+", rf"\g<0> --agent tcp:127.0.0.1:{agent.port}", command)
 
 
+@readme(handlers="iprep.py", console="Logs and processes 1")
+def test_check(handlers: str, console: str, machine: Machine) -> None:
+    """``--check`` prints what the README shows."""
+    machine.write(iprep_py=handlers)
+    command, _, shown = console.partition("\n")
+    assert machine.run(command.removeprefix("$ ")) == shown
+
+
 @readme(handlers="iprep.py", command="Handlers 2", console="Speed 1")
 def test_spoactl_bench(handlers: str, command: str, console: str, machine: Machine) -> None:
     """It prints what the README shows, but for the figures and a note on them."""

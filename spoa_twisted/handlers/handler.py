@@ -9,6 +9,7 @@ from typing import Any, final
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.binding import Binding
+from spoa_twisted.handlers.plain import is_plain
 from spoa_twisted.spop.actions import Variables, encode_actions
 from spoa_twisted.spop.hints import type_of
 
@@ -74,6 +75,15 @@ class Handler:
 
     def __str__(self) -> str:
         return name_of(self._function)
+
+    @property
+    def kind(self) -> str:
+        """How the function runs: ``blocking``, ``async``, ``plain``, or ``may wait`` if it may return a Deferred."""
+        if self.blocking:
+            return "blocking"
+        if self.is_coroutine:
+            return "async"
+        return "plain" if is_plain(self._function) else "may wait"
 
 
 def name_of(function: Callable[..., Any]) -> str:

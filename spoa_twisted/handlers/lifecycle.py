@@ -106,6 +106,11 @@ class LifeCycle:
     def __init__(self) -> None:
         self._life_cycle: list[LifeCycleFunction] = []
 
+    @property
+    def life_cycle(self) -> tuple[LifeCycleFunction, ...]:
+        """The registered functions, in the order of their registration."""
+        return tuple(self._life_cycle)
+
     @overload
     def startup(self, function: FunctionT) -> FunctionT: ...
 

@@ -201,6 +201,10 @@ class Handlers(LifeCycle):
         """How many calls of handlers with ``blocking=True`` wait for a free thread."""
         return 0 if self._threads is None else self._threads.waiting
 
+    def registered(self) -> list[tuple[str, Handler]]:
+        """Return the messages that have a handler, sorted, and their handlers. The default handler's name is empty."""
+        return sorted(self._by_name.items()) + ([("", self._default)] if self._default else [])
+
     def describe(self) -> str:
         """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``."""
         names = sorted(self._by_name)

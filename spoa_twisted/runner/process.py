@@ -18,12 +18,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
+from spoa_twisted.agent.peers import describe
 from spoa_twisted.endpoints import describe_failure
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.runner.errors import CannotStart, place_of
 from spoa_twisted.runner.exit_status import stop_with_failure
 from spoa_twisted.runner.stalls import FrameReader, Stalls
-from spoa_twisted.service import SPOAService
+from spoa_twisted.runner.systemd import Supervisor
+from spoa_twisted.service import SPOAService, messages_of
 
 ResultT = TypeVar("ResultT")
 
@@ -40,9 +42,12 @@ class ProcessService(SPOAService):
     """The ``SPOAService`` of ``twistd spoa``, where the agent is the only work of the process.
 
     So it may change what belongs to the whole process: it installs signal handlers, tunes the garbage collector, and
-    ends the process if it cannot start. It also reports standstills, and lowers ``max_connections`` to fit the limit of
-    open files.
+    ends the process if it cannot start. It also reports standstills, lowers ``max_connections`` to fit the limit of
+    open files, and tells :attr:`supervisor` when it is ready and when it stops.
     """
+
+    #: The supervisor of this process. By default there is none.
+    supervisor = Supervisor()
 
     _stalls: Stalls | None = None
     _signals: StopSignals | None = None
@@ -55,20 +60,26 @@ class ProcessService(SPOAService):
         try:
             super().startService()
         except StartupFailed as error:
-            raise _cannot_start(error) from error
+            failed = _cannot_start(error)
+            self.supervisor.status(str(failed))
+            raise failed from error
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, drain the connections, and run the shutdown functions. Then stop watching for standstills."""
-        return super().stopService().addBoth(self._stop_stalls)
+        self.supervisor.stopping(f"answering the pending NOTIFYs, for at most {self.drain_timeout:g} s")
+        return super().stopService().addBoth(self._stopped)
 
     def start_failed(self, error: BaseException) -> None:
         """Log why the agent does not start, and end the process with exit status 1."""
-        self._log.critical("{error}", error=str(_cannot_start(error) if isinstance(error, StartupFailed) else error))
+        text = str(_cannot_start(error) if isinstance(error, StartupFailed) else error)
+        self._log.critical("{error}", error=text)
+        self.supervisor.status(text)
         stop_with_failure(self._process_reactor)
 
     def listening_failed(self, description: str, error: BaseException) -> None:
         """Log that an endpoint cannot listen, and end the process: a supervisor notices an agent that has ended."""
         super().listening_failed(description, error)
+        self.supervisor.status(f"cannot listen on {description}: {describe_failure(error)}")
         stop_with_failure(self._process_reactor)
 
     @property
@@ -77,6 +88,8 @@ class ProcessService(SPOAService):
         return cast("ReactorBase", self._reactor)
 
     def _before_start(self) -> None:
+        self.supervisor.start(self.factory.reactor)
+        self.supervisor.status("starting")
         # A connection may come as soon as the ports are open, and a signal at any time.
         self._signals = StopSignals(self._process_reactor, self._end_drain, self._log)
         self._signals.install()
@@ -88,11 +101,15 @@ class ProcessService(SPOAService):
         factory = self.factory
         self._stalls = Stalls(factory.reactor, factory.observer, factory.outcomes.hold_ups, FrameReader())
         self._stalls.start()
+        self.supervisor.ready(f"listening on {', '.join(map(describe, self.addresses))}{messages_of(factory.handlers)}")
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
-        raise CannotStart(f"cannot listen on {description}: {describe_failure(error)}") from error
+        failed = CannotStart(f"cannot listen on {description}: {describe_failure(error)}")
+        self.supervisor.status(str(failed))
+        raise failed from error
 
-    def _stop_stalls(self, result: ResultT) -> ResultT:
+    def _stopped(self, result: ResultT) -> ResultT:
+        self.supervisor.close()
         if self._signals is not None:
             self._signals.uninstall()
             self._signals = None

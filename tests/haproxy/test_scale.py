@@ -54,7 +54,7 @@ def configuration(text: str, web: int, addresses: list[str]) -> str:
 
     :param web: the descriptor of the socket on which HAProxy listens for web clients.
     """
-    for port, address in enumerate(addresses, 12340):
+    for port, address in enumerate(addresses, 12341):
         text = replaced(text, f"127.0.0.1:{port}", address)
     text = replaced(text, "bind 127.0.0.1:8080", f"bind fd@{web}")
     show = "    http-after-response set-header txn.spoa.pid %[var(txn.iprep.pid)] if { var(txn.iprep.pid) -m found }\n"
