@@ -23,6 +23,7 @@ from spoa_twisted.ctl.status import fetching
 from spoa_twisted.ctl.status.checking import check_status
 from spoa_twisted.ctl.status.text import Answer, Style, as_lines, clear, wants_colours
 from spoa_twisted.status.report import Status
+from tests.programs import LIMIT
 from tests.status.examples import EXAMPLES, example, message, problem
 
 from .spoactl import spoactl
@@ -261,7 +262,8 @@ WHICH = "is this the endpoint of --status?"
 @pytest_twisted.ensureDeferred
 async def test_no_status(served: Any, reason: str, serve: Any) -> None:
     """The reason is one line that says what to look at."""
-    answer = await fetching.fetch(reactor, serve(served), 0.1)
+    limit = 0.1 if reason == STANDS_STILL else LIMIT
+    answer = await fetching.fetch(reactor, serve(served), limit)
     assert answer.level == "critical"
     assert answer.reason.startswith(reason)
     assert answer.sentence == f"No status: {answer.reason}"
@@ -270,7 +272,7 @@ async def test_no_status(served: Any, reason: str, serve: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_nobody_listens(tmp_path: Path) -> None:
     """The reason says what to do."""
-    answer = await fetching.fetch(reactor, f"unix:{tmp_path}/nobody", 5)
+    answer = await fetching.fetch(reactor, f"unix:{tmp_path}/nobody", LIMIT)
     assert answer.reason.endswith("; does an agent run with --status there?")
 
 
@@ -278,7 +280,7 @@ async def test_nobody_listens(tmp_path: Path) -> None:
 async def test_an_answer_that_is_too_long(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would fill the memory."""
     monkeypatch.setattr(fetching, "MAX_LENGTH", 10)
-    answer = await fetching.fetch(reactor, serve(b" " * 2**20), 5)
+    answer = await fetching.fetch(reactor, serve(b" " * 2**20), LIMIT)
     assert answer.reason == "the answer is longer than 10 bytes, so it is no status"
 
 
@@ -299,7 +301,7 @@ async def test_control_characters_of_an_error_are_escaped(serve: Any) -> None:
     """A key of the answer is part of the error."""
     status: Any = example("all well")
     status["restarts"] = {"\x1b[2J": "x"}
-    answer = await fetching.fetch(reactor, serve(json.dumps(status).encode()), 5)
+    answer = await fetching.fetch(reactor, serve(json.dumps(status).encode()), LIMIT)
     assert answer.reason.endswith(": restarts.\\x1b[2J is of the type str, not int")
 
 
