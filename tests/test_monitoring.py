@@ -23,7 +23,7 @@ METRICS: dict[str, set[str]] = {
     "spoa_notify_duration_seconds": set(),
     "spoa_connections": {"worker"},
     "spoa_in_flight": {"worker"},
-    "spoa_connections_total": set(),
+    "spoa_connections_made_total": set(),
     "spoa_connections_refused_total": set(),
     "spoa_health_checks_total": set(),
     "spoa_disconnects_total": {"by", "code"},

@@ -20,8 +20,8 @@ from twisted.python.usage import Options
 from spoa_twisted.escaping import in_one_line
 from spoa_twisted.runner.errors import CannotStart
 
-#: The variables of the environment. They are for this process only, so they are removed when they have been read: a
-#: child process must not speak for the agent.
+#: The variables of the environment. They are for this process only, so they are removed when they have been read:
+#: systemd could take a message of a child process for one of the agent.
 _VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 #: Bytes. systemd drops a datagram of more than 4,096 bytes. Escaped texts have as many bytes as characters.
