@@ -119,9 +119,9 @@ class Watch:
         """Remove ``watcher``; the last one takes the wrapper with it. :meth:`Watcher.end` calls this."""
         self._watchers.remove(watcher)
         if not self._watchers:
-            if self._check is not None:
-                self._check.cancel()
-                self._check = None
+            assert self._check is not None
+            self._check.cancel()
+            self._check = None
             # A reload may have replaced the wrapper.
             handlers: object = self._agent.handlers
             if isinstance(handlers, WatchedHandlers):

@@ -93,7 +93,7 @@ class _Stream:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._is_paused = False
+        self._is_paused = self._is_gone = False
         self._dropped = 0
         self._watcher: Watcher | None = None
 
@@ -107,21 +107,16 @@ class _Stream:
         self._request.registerProducer(self, True)
         self._request.write(b"")
         ending = reactor.callLater(seconds, watcher.end)
-        gone: list[object] = []
-
-        def on_gone(_: object) -> None:
-            gone.append(True)
-            watcher.end()
 
         def finish(_: object) -> None:
             with suppress(AlreadyCalled, AlreadyCancelled):
                 ending.cancel()
-            if not gone:
+            if not self._is_gone:
                 self._report_dropped()
                 self._request.unregisterProducer()
                 self._request.finish()
 
-        self._request.notifyFinish().addErrback(on_gone)
+        self._request.notifyFinish().addErrback(lambda _: self.stopProducing())
         watcher.finished.addCallback(finish)
 
     def deliver(self, seen: Seen) -> None:
@@ -142,6 +137,7 @@ class _Stream:
 
     def stopProducing(self) -> None:
         """The client has gone."""
+        self._is_gone = True
         if self._watcher is not None:
             self._watcher.end()
 

@@ -18,7 +18,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString, connectProtocol
+from twisted.internet.endpoints import clientFromString, connectProtocol, serverFromString
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -31,6 +31,7 @@ from spoa_twisted.ctl.proxy import parser
 from spoa_twisted.ctl.proxy.output import Output
 from spoa_twisted.ctl.proxy.relay import Relay, Relayed
 from spoa_twisted.ctl.proxy.report import Report
+from tests.certificates import self_signed
 from tests.programs import ENVIRONMENT, SPOACTL
 
 from .agents import Agent, ack
@@ -367,6 +368,26 @@ async def test_a_broken_agent(listen: Any, start_proxy: StartProxy) -> None:
     assert proxy.report.faults == 1
 
 
+# Twisted still makes calls that newer pyOpenSSL releases warn about.
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@pytest_twisted.ensureDeferred
+async def test_tls_to_the_agent(tmp_path: Path) -> None:
+    """The proxy may take TLS off: a half-close then closes the side that has TLS."""
+    certificate, key = self_signed(tmp_path)
+    factory = SPOAFactory(Handlers({"check": lambda: {"txn.a": 1}}))
+    server = serverFromString(reactor, f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}")
+    port: Any = await server.listen(factory)
+    proxy = Proxy(tmp_path, f"ssl:127.0.0.1:{port.getHost().port}")
+    client = SPOEClient(proxy.endpoint)
+    assert await client.notify("check") == {"txn.a": 1}
+    await client.disconnect()
+    while proxy.relay.connections:
+        await turn()
+    assert [line.split()[2] for line in proxy.frames[:4]] == ["HAPROXY-HELLO", "AGENT-HELLO", "NOTIFY", "ACK"]
+    await proxy.port.stopListening()
+    await port.stopListening()
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_frame_that_the_end_cuts_off(listen: Any, start_proxy: StartProxy) -> None:
     """An agent whose length counts itself never completes a frame."""
@@ -484,12 +505,13 @@ def program(endpoint: str, tmp_path: Path) -> Iterator[Callable[..., Program]]:
 async def test_the_program_ends_by_itself(listen: Any, endpoint: str, program: Callable[..., Program]) -> None:
     """After N frames it ends, with status 0; before that it says where it listens, and at the end what it has seen."""
     listen(SPOAFactory(Handlers({"check": lambda: None})))
-    proxy = program("--count", "4")
+    proxy = program("--count", "4", "--seconds", "60", "--json")
     assert proxy.first == (f"spoactl: listening on {proxy.endpoint}; frames go to {endpoint}; Ctrl-C ends it\n")
     await SPOEClient(proxy.endpoint).notify("check")
     out, err = await proxy.end()
     assert proxy.process.returncode == 0
-    assert [line.split()[3] for line in out[1:]] == ["HAPROXY-HELLO", "AGENT-HELLO", "NOTIFY", "ACK"]
+    frames = [json.loads(line)["frame"] for line in out[1:]]
+    assert frames == ["HAPROXY-HELLO", "AGENT-HELLO", "NOTIFY", "ACK"]
     assert err == ["spoactl: 4 frames on 1 connections, 0 faults"]
 
 

@@ -490,3 +490,12 @@ def test_reserved_flags_are_shown() -> None:
     wire = Wire().greet()
     (frame,) = wire.haproxy(notify(flags=int(Flags.FIN) | 0xF0))
     assert show_frame(frame, values=False).startswith("NOTIFY 1:1 FIN+0xf0, ")
+
+
+def test_the_elements_of_a_frame_are_limited() -> None:
+    """A frame of 16 KiB may have thousands."""
+    wire = Wire().greet()
+    wire.haproxy(notify())
+    (frame,) = wire.agent(ack(actions=b"\x02\x02\x02\x01a" * 5000))
+    assert len(frame.actions) == 4097
+    assert "spoactl shows no more of its content" in frame.notes

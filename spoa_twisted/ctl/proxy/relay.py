@@ -17,10 +17,10 @@ from zope.interface import implementer
 
 
 class Listener(Interface):
-    """What looks at the traffic of one connection."""
+    """Receives the traffic of one connection, to show it."""
 
     def received(self, data: bytes, *, from_agent: bool) -> None:
-        """Look at ``data``, which has already been passed on."""
+        """Show ``data``, which the relay has already passed on."""
 
     def half_closed(self, *, from_agent: bool) -> None:
         """One side sends no more."""
@@ -88,10 +88,9 @@ class Relayed:
             side.transport.pauseProducing()
             self._connecting = connectProtocol(self._relay.agent, self.agent)
             self._connecting.addCallbacks(self._on_connected, self._on_no_agent)
-        elif self._is_over:
-            side.transport.abortConnection()
         else:
-            # Each transport pauses the other one while its own buffer is full.
+            # Each transport pauses the other one while its own buffer is full. If HAProxy has gone meanwhile, its
+            # transport closes the agent's here.
             self.agent.transport.registerProducer(self.haproxy.transport, True)
             self.haproxy.transport.registerProducer(self.agent.transport, True)
             self.haproxy.transport.resumeProducing()
@@ -106,7 +105,7 @@ class Relayed:
         self.haproxy.transport.abortConnection()
 
     def received(self, side: Side, data: bytes) -> None:
-        """Write ``data`` to the other side. Only then look at it."""
+        """Write ``data`` to the other side. Then show it."""
         self._other(side).transport.write(data)
         self._listener.received(data, from_agent=side.is_agent)
 

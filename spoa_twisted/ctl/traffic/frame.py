@@ -166,7 +166,7 @@ def decode_payload(frame: DecodedFrame, payload: bytes, base: int | None) -> Non
         for _ in elements:
             count += 1
             if count > _MAX_ELEMENTS:
-                frame.notes.append(f"spoactl shows the first {_MAX_ELEMENTS} only")
+                frame.notes.append("spoactl shows no more of its content")
                 break
     except InvalidFrame as error:
         assert frame.type is not None
