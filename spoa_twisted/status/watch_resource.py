@@ -138,8 +138,8 @@ class _Stream:
     def stopProducing(self) -> None:
         """The client has gone."""
         self._is_gone = True
-        if self._watcher is not None:
-            self._watcher.end()
+        assert self._watcher is not None
+        self._watcher.end()
 
     def _report_dropped(self) -> None:
         if self._dropped:

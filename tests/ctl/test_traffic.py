@@ -452,6 +452,16 @@ def test_the_bytes_at_a_fault() -> None:
     assert show_faults(frame, values=False)[-1] == "bytes 0 to 15: 00 00 00 28 67 00 00 00 01 ff ff ff ff ff ff ff"
 
 
+def test_a_fault_without_a_place() -> None:
+    """It has no bytes."""
+    wire = Wire().greet()
+    wire.haproxy(notify())
+    (frame,) = wire.agent(ack(actions=b"\x02\x02\x02\x01-"))
+    shown = frame_to_json(frame, values=True)
+    assert shown["faults"][0]["offset"] is None
+    assert "hex" not in shown
+
+
 def test_the_faults_of_one_frame_are_limited() -> None:
     """An ACK may have thousands of bad names."""
     wire = Wire().greet()

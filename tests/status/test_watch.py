@@ -390,15 +390,17 @@ async def test_the_agent_refuses(options: list[str], error: str, serve: Callable
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_client_goes(serve: Callable[..., Server]) -> None:
+async def test_the_client_goes(serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]) -> None:
     """The wrapper goes with it."""
     own: Any = handlers()
     server = serve(own)
     done = run(server)
     await server.watched()
+    while "watching" not in capsys.readouterr().err:
+        await turn()
     (channel,) = [reader for reader in reactor.getReaders() if is_client_of(reader, server)]
     channel.abortConnection()
-    with pytest.raises(Exception, match="has closed the connection "):
+    with pytest.raises(Exception, match="has closed the connection before the end"):
         await done
     while isinstance(server.factory.handlers, WatchedHandlers):
         await turn()
