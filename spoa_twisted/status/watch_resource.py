@@ -53,8 +53,8 @@ class WatchResource(Resource):
     """Streams the next NOTIFYs of an agent. Put it into a site with ``putChild(b"watch", ...)``.
 
     The query has ``count`` (NOTIFYs), ``seconds`` (until it ends), and ``values=1`` for the values. Each line is an
-    object with ``time``, ``seconds``, ``messages`` and ``actions``. Only clients on the same machine are answered: what
-    they see are the requests of users.
+    object with ``time``, ``seconds``, ``messages`` and ``actions``. Only clients on the same machine are answered,
+    because the lines tell about the requests of users.
 
     :param reactor: the clock.
     """
@@ -151,7 +151,7 @@ class _Stream:
 
 
 def _check(request: Request) -> None:
-    """Refuse what is no GET of a program on this machine.
+    """Refuse a request that is no GET, or does not come from this machine.
 
     :raises _Refused: if so.
     """

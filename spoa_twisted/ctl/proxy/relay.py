@@ -114,7 +114,7 @@ class Relayed:
         other = self._other(side).transport
         self._half_closed.add(side)
         if len(self._half_closed) == 2:
-            # Twisted closes neither by itself. What is buffered is written first.
+            # Twisted closes neither by itself. The transports write their buffers first.
             self._end(f"{side} closed too")
             self._lose()
             return
@@ -160,7 +160,7 @@ class Relayed:
         self.haproxy.transport.pauseProducing()
 
     def close(self) -> None:
-        """Close both transports, after what is buffered for them was written."""
+        """Close both transports, after they have written their buffers."""
         self._end("spoactl ends")
         self._lose()
 
@@ -191,7 +191,7 @@ class Relay(Factory):
     """Accepts HAProxy's connections, and opens one to the agent for each.
 
     :param agent: the agent's endpoint.
-    :param listener: called with HAProxy's address; returns what looks at the connection.
+    :param listener: called with HAProxy's address; returns the :class:`Listener` of the connection.
     """
 
     def __init__(self, agent: IStreamClientEndpoint, listener: Callable[[IAddress | None], Listener]) -> None:
