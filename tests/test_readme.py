@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import http.server
 import ipaddress
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -572,6 +574,37 @@ def test_tls(handlers: str, command: str, server: str, machine: Machine, branch:
     self_signed(machine.folder)
     agent = machine.start(command.replace(":12345:", ":0:"))
     check_endpoint(machine, branch, agent, server_of(server).replace("12345", agent.port))
+
+
+# What it does: --status.
+
+
+@readme(handlers="iprep.py", command="What it does: --status 1")
+@pytest_twisted.ensureDeferred
+async def test_the_status(handlers: str, command: str, machine: Machine) -> None:
+    """The status counts a request."""
+    machine.write(iprep_py=handlers)
+    await check_status(machine.start(on_any_port(command).replace("tcp:8404", "tcp:0")))
+
+
+@readme(handlers="iprep.py", text="status.tac", command="What it does: --status 3")
+@pytest_twisted.ensureDeferred
+async def test_the_status_in_a_tac_file(handlers: str, text: str, command: str, machine: Machine) -> None:
+    """The same of an application."""
+    machine.write(iprep_py=handlers, status_tac=text.replace("tcp:12345", "tcp:0").replace("tcp:8404", "tcp:0"))
+    await check_status(machine.start(command))
+
+
+async def check_status(agent: Agent) -> None:
+    """Send a NOTIFY to ``agent``, and check that its status has it. Then stop ``agent``."""
+    client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
+    await client.notify("get-ip-reputation", ip=ipaddress.IPv4Address("192.0.2.1"))
+    await client.disconnect()
+    (address,) = re.findall(r"the status is at (\S+)", agent.program.output)
+    with urllib.request.urlopen(f"http://{address}/status.json") as answer:
+        status = json.load(answer)
+    assert status["totals"]["messages"]["get-ip-reputation"]["results"] == {"ok": 1}
+    assert "Server Shut Down." in agent.stop()
 
 
 # In an application.

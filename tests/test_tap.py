@@ -187,7 +187,7 @@ def test_one_plugin_makes_the_command() -> None:
     (maker,) = [maker for maker in getPlugins(IServiceMaker) if maker.tapname == "spoa"]
     assert maker.module == "spoa_twisted.tap"  # type: ignore[attr-defined]
     assert maker.options is Options
-    assert maker.makeService is makeService
+    assert maker.makeService is tap.makeService
 
 
 @pytest.mark.parametrize("program", [[*TWISTD, "-n"], TWISTD, TWIST], ids=["twistd", "daemon", "twist"])

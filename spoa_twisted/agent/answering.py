@@ -52,7 +52,17 @@ class Answering:
         waited for the in-flight limit. Its argument is true to call the kernel at once.
     """
 
-    __slots__ = ("_agent", "_connection", "_engine", "_handler_timeout", "_peer", "_serve", "_timed", "in_flight")
+    __slots__ = (
+        "_agent",
+        "_answered",
+        "_connection",
+        "_engine",
+        "_handler_timeout",
+        "_peer",
+        "_serve",
+        "_timed",
+        "in_flight",
+    )
 
     def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[bool], None]) -> None:
         self._agent = agent
@@ -63,6 +73,8 @@ class Answering:
         self._handler_timeout = agent.limits.handler_timeout
         # The pending answers whose time is taken: when the read began, and for how many NOTIFYs this one stands.
         self._timed: dict[Deferred[bytes], tuple[float, int]] = {}
+        # The NOTIFYs that were answered in the present read, if its time is taken.
+        self._answered = 0
         #: The NOTIFYs whose handlers have not finished.
         self.in_flight = InFlight(agent.limits.max_in_flight, agent.limits.max_in_flight_size)
 
@@ -95,6 +107,21 @@ class Answering:
             return False
         self._queue_ack(notify.ids, answer)
         return True
+
+    def on_timed_notify(self, notify: Notify) -> None:
+        """Do the same as :meth:`on_notify` in a read whose time is taken."""
+        self._answered += self.on_notify(notify)
+
+    def end_read(self, began: float, now: float) -> None:
+        """Add the durations of the NOTIFYs that were answered in a read whose time is taken: all ACKs leave together.
+
+        :param began: ``reactor.seconds()`` at the beginning of the read.
+        :param now: ``reactor.seconds()``.
+        """
+        answered, self._answered = self._answered, 0
+        if answered:
+            outcomes = self._agent.outcomes
+            outcomes.counters.notify.end(began, outcomes.hold_ups.weight * answered, now)
 
     def refuse(self, refused: PayloadTooBig) -> None:
         """Queue an ACK with the flag ABORT. It sets the ``on_error`` variables of the messages that are known."""
@@ -132,20 +159,18 @@ class Answering:
 
     def _on_answer(self, actions: bytes | Failure, answer: Deferred[bytes]) -> None:
         ids = self.in_flight.remove(answer)
-        if self._timed:
-            self._end_time(answer)
+        timed = self._timed.pop(answer, None) if self._timed else None
         if ids is not None:
+            if timed is not None:
+                self._add_duration(*timed)
             self.acknowledge(ids, self._actions(actions))
         elif self._engine is not None and self._engine.awaits(answer):
             self._engine.on_answer(answer, self._actions(actions))
         # Otherwise the answer was cancelled, and has no ACK.
 
-    def _end_time(self, answer: Deferred[bytes]) -> None:
-        """Add the duration of a NOTIFY that was answered or cancelled, if its time is taken."""
-        timed = self._timed.pop(answer, None)
-        if timed is not None:
-            began, weight = timed
-            self._agent.outcomes.counters.notify.end(began, weight, self._agent.reactor.seconds())
+    def _add_duration(self, began: float, weight: int) -> None:
+        agent = self._agent
+        agent.outcomes.counters.notify.end(began, weight, agent.reactor.seconds())
 
     def _actions(self, answer: bytes | Failure) -> bytes:
         if isinstance(answer, Failure):

@@ -227,17 +227,17 @@ class SPOAProtocol(Protocol):
             return
         self._serving = True
         connection, in_flight = self._connection, self._in_flight
-        on_notify = self._answering.on_notify
+        answering = self._answering
         hold_ups, seconds = self._hold_ups, self.factory.reactor.seconds
-        answered = 0
         began = seconds()
         hold_ups.reads -= 1
-        timed = hold_ups.begin(began) if hold_ups.reads <= 0 else None
+        outer = hold_ups.begin(began) if hold_ups.reads <= 0 else None
+        on_notify = answering.on_notify if outer is None else answering.on_timed_notify
         try:
             may_answer = self._intake.may_answer()
             while may_answer and (event := connection.next_event()) is not None:
                 if type(event) is Notify:
-                    answered += on_notify(event)
+                    on_notify(event)
                 else:
                     self._on_other_frame(event)
                 if connection.bytes_to_send >= WRITE_SIZE:
@@ -250,10 +250,9 @@ class SPOAProtocol(Protocol):
         finally:
             self._serving = False
             now = seconds()
-            if timed is not None:
-                if answered:
-                    self._counters.notify.end(began, hold_ups.weight * answered, now)
-                hold_ups.end(timed)
+            if outer is not None:
+                answering.end_read(began, now)
+                hold_ups.end(outer)
             if now - began > LONGEST_TURN:
                 hold_ups.measure_each(now)
         self._flush(at_once)

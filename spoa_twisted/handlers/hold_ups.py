@@ -23,9 +23,9 @@ LONGEST_TURN: Final = 0.25
 #: After this number of reads, the agent decides whether to measure. An agent with 256 reads a second or more is busy.
 READS: Final = 64
 
-# A busy agent takes the time of one read of 9 to 24, of 16.5 on average.
-_MIN_INTERVAL: Final = 9
-_RANDOM_BITS: Final = 4
+# A busy agent takes the time of one read of 17 to 48, of 32.5 on average.
+_MIN_INTERVAL: Final = 17
+_RANDOM_BITS: Final = 5
 
 #: Seconds for which a busy agent measures each handler after a read that took too long.
 MEASURED: Final = 60.0

@@ -189,7 +189,7 @@ class Handlers(LifeCycle):
     @property
     def is_empty(self) -> bool:
         """True if no handler is registered, not even a default handler, and no function for the life of the agent."""
-        return not self._by_name and self._default is None and not self._life_cycle
+        return not (self._by_name or self._default or self._life_cycle)
 
     @property
     def has_default(self) -> bool:
@@ -205,7 +205,7 @@ class Handlers(LifeCycle):
         """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``."""
         names = sorted(self._by_name)
         if not names:
-            return "no messages: no handlers are registered yet" if self._default is None else "all messages"
+            return "all messages" if self.has_default else "no messages: no handlers are registered yet"
         hidden = len(names) - _MAX_SHOWN
         others = f" and {hidden} more" if hidden > 0 else ""
         if self._default is not None:
@@ -258,9 +258,8 @@ class Handlers(LifeCycle):
                     if isinstance(result, Deferred):
                         pending = pending or []
                         threads = self._threads if handler.blocking else None
-                        pending.append(
-                            PendingCall(handler, message, len(parts), result, tally, threads, started, weight)
-                        )
+                        call = PendingCall(handler, message, len(parts), result, tally, threads, started, weight)
+                        pending.append(call)
                         # The exchange replaces it when the call has finished.
                         parts.append(b"")
                         hold_ups.check(handler, message, messages, reactor)
@@ -274,7 +273,7 @@ class Handlers(LifeCycle):
                     tally.durations.end(started, weight, reactor.seconds())
                 parts.append(outcomes.returned(len(parts), handler, message, result))
             tally.calls += 1
-            if hold_ups.active:
+            if weight and hold_ups.active:
                 hold_ups.check(handler, message, messages, reactor)
         if pending is None:
             # Nearly every NOTIFY has one message. join would return its actions too, but a call costs time.

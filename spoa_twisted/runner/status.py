@@ -30,7 +30,8 @@ def with_status(agent: SPOAService, options: Mapping[str, Any]) -> IService:
     if options["status"] is None:
         return agent
     # Only now: twisted.web takes 2 MiB of memory, and 0.15 seconds of the start.
-    from spoa_twisted.status.service import LocalSource, StatusService
+    from spoa_twisted.status.local import LocalSource
+    from spoa_twisted.status.service import StatusService
 
     class ProcessStatus(StatusService):
         def _cannot_listen(self, description: str, error: BaseException) -> Any:

@@ -4,7 +4,7 @@ All numbers are plain integers and floats, because the agent changes some of the
 together when somebody asks; see :mod:`spoa_twisted.status.local`.
 
 A NOTIFY takes a few microseconds, and to take the time of each handler would cost a tenth of that. So an agent that is
-busy takes it in one read of about 16 only. Each observation then counts as often as there were reads since the last one
+busy takes it in one read of about 32 only. Each observation then counts as often as there were reads since the last one
 whose time was taken. An agent that is less busy takes the time in each read.
 """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, final
 
 from spoa_twisted.agent.peers import host_of
 from spoa_twisted.agent.protocol import SPOAFactory, SPOAProtocol
@@ -13,7 +13,9 @@ from spoa_twisted.escaping import cut, in_one_line
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.service import SPOAService
 from spoa_twisted.spop.connection import ASYNC, FRAGMENTATION, PIPELINING, State
-from spoa_twisted.status.report import DEFAULT, NONE, Engine, MessageTotals, Process, Report, Totals
+from spoa_twisted.status.lag import Lag
+from spoa_twisted.status.merged import Merged
+from spoa_twisted.status.report import DEFAULT, NONE, Engine, MessageTotals, Process, Report, Status, Totals
 from spoa_twisted.status.totals import empty_histogram
 from spoa_twisted.status.watch import unwrapped
 
@@ -22,6 +24,35 @@ _MAX_ENGINES: Final = 256
 
 #: What reports are about.
 Agent = SPOAFactory | SPOAService
+
+
+@final
+class LocalSource:
+    """The status of an agent in this process.
+
+    :param listen: the endpoints, for the status.
+    :param options: the options that differ from their defaults, by their names on the command line, without ``--``.
+    """
+
+    def __init__(self, agent: object, listen: Sequence[str] = (), options: Mapping[str, str] | None = None) -> None:
+        if not isinstance(agent, (SPOAFactory, SPOAService)):
+            raise TypeError(f"the agent is a SPOAFactory or a SPOAService, not {type(agent).__name__}")
+        self._agent = agent
+        reactor = factory_of(agent).reactor
+        self._lag = Lag(reactor)
+        self._merged = Merged(listen, options or {}, factory_of(agent).recorder.started)
+
+    def status(self) -> Status:
+        """Return the present status."""
+        return self._merged.status([report(self._agent, lag=self._lag.seconds)], time.time())
+
+    def start(self) -> None:
+        """Begin to measure the lag of the reactor."""
+        self._lag.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._lag.stop()
 
 
 def report(agent: Agent, *, worker: int = 0, lag: float = 0.0) -> Report:

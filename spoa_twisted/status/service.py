@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, final
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -14,13 +14,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from spoa_twisted.agent.peers import describe
-from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.endpoints import describe_failure, endpoint_options, server_endpoint
-from spoa_twisted.service import SPOAService
 from spoa_twisted.status.history import INTERVAL
-from spoa_twisted.status.lag import Lag
-from spoa_twisted.status.local import Agent, factory_of, report
-from spoa_twisted.status.merged import Merged
+from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.report import Status
 from spoa_twisted.status.site import Source, StatusResource, site
 from spoa_twisted.status.watch import Watch
@@ -30,40 +26,8 @@ from spoa_twisted.status.watch_resource import WatchResource
 _WITHOUT_INTERFACE = ("unix", "systemd")
 
 
-@final
-class LocalSource:
-    """The status of an agent in this process.
-
-    :param listen: the endpoints, for the status.
-    :param options: the options that differ from their defaults, by their names on the command line, without ``--``.
-    """
-
-    def __init__(self, agent: object, listen: Sequence[str] = (), options: Mapping[str, str] | None = None) -> None:
-        if not isinstance(agent, (SPOAFactory, SPOAService)):
-            raise TypeError(f"the agent is a SPOAFactory or a SPOAService, not {type(agent).__name__}")
-        self._agent = agent
-        reactor = factory_of(agent).reactor
-        self._lag = Lag(reactor)
-        self._merged = Merged(listen, options or {}, factory_of(agent).recorder.started)
-
-    def status(self) -> Status:
-        """Return the present status."""
-        return self._merged.status([report(self._agent, lag=self._lag.seconds)], time.time())
-
-    def start(self) -> None:
-        """Begin to measure the lag of the reactor."""
-        self._lag.start()
-
-    def stop(self) -> None:
-        """End."""
-        self._lag.stop()
-
-
-class Stoppable(Protocol):
-    """An agent of several processes, or of another kind."""
-
-    def when_stopped(self) -> Deferred[None]:
-        """Return a Deferred that fires when the agent has stopped; at once if it is not stopping."""
+# The option in an endpoint within the endpoint, as in haproxy:tcp:8404:interface=127.0.0.1.
+_INTERFACE = re.compile(r":interface=[^:]")
 
 
 class StatusService(Service):
@@ -71,7 +35,8 @@ class StatusService(Service):
 
     It goes on while the agent drains, if both are stopped together.
 
-    :param agent: a ``SPOAService`` or a ``SPOAFactory``; with ``source``, any object with a method ``when_stopped``.
+    :param agent: a ``SPOAService`` or a ``SPOAFactory``; with ``source``, any object, which may have a method
+        ``when_stopped`` as ``SPOAService`` has.
     :param endpoint: a string that describes a Twisted server endpoint, such as ``tcp:8404:interface=127.0.0.1``.
     :param page: returns the page for a status, as HTML.
     :param source: the source of the status. Without it, the status is that of ``agent`` alone.
@@ -87,7 +52,7 @@ class StatusService(Service):
 
     def __init__(
         self,
-        agent: Agent | Stoppable,
+        agent: object,
         endpoint: str,
         *,
         page: Callable[[Status], bytes | str] | None = None,
@@ -104,8 +69,8 @@ class StatusService(Service):
         check_interface(endpoint)
         self._reactor = reactor
         self._agent = agent
-        self._source: Source = LocalSource(agent) if source is None else source
-        self._resource = StatusResource(self._source, page, reactor=reactor)
+        self._resource = StatusResource(agent if source is None else source, page, reactor=reactor)
+        self._source = self._resource.source
         if watch is not None:
             self._resource.putChild(b"watch", WatchResource(watch, reactor))
         self._port: IListeningPort | None = None
@@ -147,7 +112,8 @@ class StatusService(Service):
         return deferLater(self._reactor, 0, self._when_agent_stopped).addCallback(lambda _: self._close())
 
     def _when_agent_stopped(self) -> Deferred[None]:
-        return succeed(None) if isinstance(self._agent, SPOAFactory) else self._agent.when_stopped()
+        when_stopped = getattr(self._agent, "when_stopped", None)
+        return succeed(None) if when_stopped is None else when_stopped()
 
     def _close(self) -> Deferred[Any]:
         if self._loop.running:
@@ -203,7 +169,7 @@ def check_interface(endpoint: str) -> None:
     :raises ValueError: if it does not. Twisted would listen on all interfaces.
     """
     kind, options = endpoint_options(endpoint)
-    if kind in _WITHOUT_INTERFACE or options.get("interface") or "interface=" in endpoint:
+    if kind in _WITHOUT_INTERFACE or options.get("interface") or _INTERFACE.search(endpoint):
         return
     interface = r"\:\:1" if kind == "tcp6" else "127.0.0.1"
     raise ValueError(

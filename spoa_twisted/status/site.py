@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, Protocol, cast, final
 
@@ -22,6 +23,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
+from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.merged import why_not_ready
 from spoa_twisted.status.report import Status
 
@@ -48,7 +50,7 @@ _HEADERS: Final = {
     b"referrer-policy": b"no-referrer",
 }
 
-# What the page says until its module is there: the paths of everything else.
+# The answer of / without the module of the page: the paths of everything else.
 _LINKS: Final = {"links": ["status.json", "metrics", "health", "live"]}
 
 #: The status code, the content type and the body of an answer.
@@ -107,21 +109,22 @@ class _Resource(Resource):
 class StatusResource(Resource):
     """The status of an agent, for ``twisted.web``. Put it into the site of an application with ``putChild``.
 
-    :param source: where the status comes from, for example :class:`~spoa_twisted.status.service.LocalSource`.
-    :param page: returns the page for a status, as HTML. Without it, ``/`` has the links only.
+    :param agent: a ``SPOAService`` or a ``SPOAFactory``, or another source of a status.
+    :param page: returns the page for a status, as HTML. Without it, the package's own.
     :param reactor: runs the thread that makes the metrics. Without it, Twisted's global reactor.
     """
 
     def __init__(
-        self, source: Source, page: Callable[[Status], bytes | str] | None = None, *, reactor: Any = None
+        self, agent: object, page: Callable[[Status], bytes | str] | None = None, *, reactor: Any = None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if reactor is None:
             from twisted.internet import reactor as default_reactor
 
             reactor = default_reactor
-        self._source = source
-        self._page = page
+        #: Where the status comes from.
+        self.source: Source = agent if hasattr(agent, "status") else LocalSource(agent)
+        self._page = _default_page() if page is None else page
         self._reactor = reactor
         # One thread at a time makes metrics: slow collectors of the application cannot use up the reactor's threads.
         self._lock = DeferredLock()
@@ -144,7 +147,7 @@ class StatusResource(Resource):
         return b""
 
     def _status(self) -> Deferred[Status]:
-        status: Callable[[], Any] = self._source.status
+        status: Callable[[], Any] = self.source.status
         return maybeDeferred(status)
 
     def _index(self, request: Request) -> Deferred[_Answer]:
@@ -177,6 +180,12 @@ class StatusResource(Resource):
             )
 
         return cast("Deferred[_Answer]", self._lock.run(lambda: self._status().addCallback(expose)))
+
+
+def _default_page() -> Callable[[Status], bytes | str] | None:
+    """Return the function that makes the page; ``None`` if its module is not there."""
+    name = "spoa_twisted.status.page"
+    return import_module(name).render if find_spec(name) else None
 
 
 def _expose(status: Status, accept: str) -> _Answer:
@@ -213,8 +222,10 @@ class _OneRequest(Request):
     """The only request of its connection. Its body is dropped: GET and HEAD have none."""
 
     def gotLength(self, length: int | None) -> None:
-        """Expect no body; see ``http.Request``."""
+        """Expect no body; see ``http.Request``. Without this, Twisted would wait for the whole body."""
         super().gotLength(0)  # type: ignore[no-untyped-call]
+        if isinstance(self.channel, HTTPChannel):
+            self.channel.length = 0
 
     def handleContentChunk(self, data: bytes) -> None:
         """Drop ``data``, which Twisted would write to a file of any size."""

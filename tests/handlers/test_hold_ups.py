@@ -276,7 +276,10 @@ class CountingClock(TurnClock):
 
 
 class TestBusyAgents:
-    """An agent that is busy reads the clock twice for each read, and not for each handler: that would cost too much."""
+    """An agent that is busy reads the clock twice for each read, and not for each handler: that would cost too much.
+
+    For the durations of the status, it reads the clock for the handlers of one read in about 32.
+    """
 
     @pytest.fixture
     def busy(self) -> Agent:
@@ -298,22 +301,26 @@ class TestBusyAgents:
         readings: int = agent.clock.readings - before
         return readings
 
+    def is_busy(self, agent: Agent) -> bool:
+        """Return whether ``agent`` measures the handlers of 1 to 4 reads of as many as it takes to decide."""
+        return 2 * READS + 1 * 4 <= self.readings(agent) <= 2 * READS + 4 * 4
+
     def test_two_readings_in_each_read(self, busy: Agent) -> None:
         """None for each NOTIFY."""
-        assert self.readings(busy) == 2 * READS
+        assert self.is_busy(busy)
 
     def test_a_pause_is_no_reason(self, busy: Agent) -> None:
         """After it, the agent measures until it is seen to be busy again."""
         busy.clock.rightNow += 10
         for _ in range(3):
             self.readings(busy)
-        assert self.readings(busy) == 2 * READS
+        assert self.is_busy(busy)
 
     def test_an_agent_with_less_to_do(self, busy: Agent) -> None:
         """It reads the clock for each read and each handler, after the first block of reads that took a while."""
         for _ in range(3):
             self.readings(busy, 0.01)
-        assert self.readings(busy, 0.01) == 4 * READS
+        assert self.readings(busy, 0.01) == 8 * READS
 
     def test_a_handler_that_blocks_again(self, busy: Agent, logged: Logged) -> None:
         """The first time, nothing is known but that something took long. From then on, each handler is measured."""
@@ -331,11 +338,11 @@ class TestBusyAgents:
         busy.session.notify("blocks")
         for _ in range(2):
             self.readings(busy)
-        assert self.readings(busy) == 4 * READS
+        assert self.readings(busy) == 8 * READS
         busy.clock.rightNow += 61
         for _ in range(3):
             self.readings(busy)
-        assert self.readings(busy) == 2 * READS
+        assert self.is_busy(busy)
 
     def test_the_clock_may_be_set_back(self, busy: Agent) -> None:
         """The minute ends nevertheless."""
@@ -345,7 +352,7 @@ class TestBusyAgents:
         busy.clock.rightNow -= 3600
         for _ in range(3):
             self.readings(busy)
-        assert self.readings(busy) == 2 * READS
+        assert self.is_busy(busy)
 
     def test_a_coroutine_is_measured_in_any_case(self, busy: Agent, logged: Logged) -> None:
         """When it is resumed. The requests that are read next are counted."""

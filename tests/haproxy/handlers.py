@@ -73,9 +73,9 @@ class Asking:
         self._numbers: dict[Answering, int] = {}
         answer = Answering.on_notify
 
-        def note_and_answer(connection: Answering, notify: Notify) -> None:
+        def note_and_answer(connection: Answering, notify: Notify) -> bool:
             self.connection = self._numbers.setdefault(connection, len(self._numbers) + 1)
-            answer(connection, notify)
+            return answer(connection, notify)
 
         Answering.on_notify = note_and_answer  # type: ignore[method-assign, assignment]
 
