@@ -1,4 +1,4 @@
-"""Values, messages and variables as text and as JSON: for ``spoactl``, and for those who watch an agent.
+"""Values, messages and variables as text and as JSON: for ``spoactl``, and for the watchers of an agent.
 
 The values are data of users. Each function that shows several of them shows their types, unless it is told otherwise.
 """

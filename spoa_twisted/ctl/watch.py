@@ -86,7 +86,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
 
     :raises ValueError: when the agent refuses it.
     """
-    # For the error text when nobody listens there.
+    # The error text for a refused connection names options.agent.
     options.agent = options.status
     # The other commands need no HTTP, and start faster without it.
     from twisted.web.client import Agent, ResponseFailed
@@ -176,7 +176,7 @@ class Body(Protocol):
 def show_seen(seen: dict[str, Any], first: float) -> str:
     """Return the line for a NOTIFY.
 
-    :param seen: what the agent has sent.
+    :param seen: the JSON object from the agent.
     :param first: the time of the first NOTIFY.
     """
     if "dropped" in seen:

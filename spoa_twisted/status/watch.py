@@ -1,4 +1,4 @@
-"""See the NOTIFYs of a running agent: the handlers are wrapped while somebody looks, and not otherwise.
+"""Show the NOTIFYs of a running agent. The handlers are wrapped only while there is a watcher.
 
 A :class:`Watch` belongs to one agent. Each :class:`Watcher` takes the next NOTIFYs, and delivers an object for each.
 """
@@ -28,7 +28,7 @@ MAX_WATCHERS: Final = 4
 MAX_MESSAGES: Final = 20
 MAX_ARGUMENTS: Final = 50
 
-# Seconds. A reload replaces the handlers: so often the new ones are wrapped.
+# Seconds. A reload replaces the handlers. At this interval, Watch checks whether it must wrap new handlers.
 _CHECK_INTERVAL: Final = 0.5
 
 #: One NOTIFY and its answer, as a JSON object.
@@ -119,16 +119,16 @@ class Watch:
         """Remove ``watcher``; the last one takes the wrapper with it. :meth:`Watcher.end` calls this."""
         self._watchers.remove(watcher)
         if not self._watchers:
-            if self._check is not None:
-                self._check.cancel()
-                self._check = None
+            assert self._check is not None
+            self._check.cancel()
+            self._check = None
             # A reload may have replaced the wrapper.
             handlers: object = self._agent.handlers
             if isinstance(handlers, WatchedHandlers):
                 self._agent.use(handlers.handlers)
 
     def _wrap(self) -> None:
-        """Wrap the handlers, and those of a reload."""
+        """Wrap the handlers; after a reload, wrap the new handlers."""
         if not isinstance(self._agent.handlers, WatchedHandlers):
             self._agent.use(WatchedHandlers(self._agent.handlers, self._taking))
         self._check = self._agent.reactor.callLater(_CHECK_INTERVAL, self._wrap)
@@ -141,7 +141,7 @@ class Watch:
 @final
 @implementer(IHandlers)
 class WatchedHandlers:
-    """Handlers, and those who watch them.
+    """Handlers that pass each NOTIFY and its answer to the watchers.
 
     :param taking: returns the watchers that take a NOTIFY.
     """
@@ -149,7 +149,7 @@ class WatchedHandlers:
     _log = Logger()
 
     def __init__(self, handlers: IHandlers, taking: Callable[[], list[Watcher]]) -> None:
-        #: What is wrapped.
+        #: The wrapped handlers.
         self.handlers = handlers
         self._taking = taking
 
@@ -204,7 +204,7 @@ class WatchedHandlers:
 
 
 def unwrapped(handlers: IHandlers) -> IHandlers:
-    """Return ``handlers`` as they are when nobody watches them."""
+    """Return the wrapped handlers if ``handlers`` is a wrapper, else ``handlers``."""
     found: object = handlers
     return found.handlers if isinstance(found, WatchedHandlers) else handlers
 

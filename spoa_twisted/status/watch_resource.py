@@ -53,8 +53,8 @@ class WatchResource(Resource):
     """Streams the next NOTIFYs of an agent. Put it into a site with ``putChild(b"watch", ...)``.
 
     The query has ``count`` (NOTIFYs), ``seconds`` (until it ends), and ``values=1`` for the values. Each line is an
-    object with ``time``, ``seconds``, ``messages`` and ``actions``. Only clients on the same machine are answered: what
-    they see are the requests of users.
+    object with ``time``, ``seconds``, ``messages`` and ``actions``. Only clients on the same machine are answered,
+    because the lines tell about the requests of users.
 
     :param reactor: the clock.
     """
@@ -93,7 +93,7 @@ class _Stream:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._is_paused = False
+        self._is_paused = self._is_gone = False
         self._dropped = 0
         self._watcher: Watcher | None = None
 
@@ -107,21 +107,16 @@ class _Stream:
         self._request.registerProducer(self, True)
         self._request.write(b"")
         ending = reactor.callLater(seconds, watcher.end)
-        gone: list[object] = []
-
-        def on_gone(_: object) -> None:
-            gone.append(True)
-            watcher.end()
 
         def finish(_: object) -> None:
             with suppress(AlreadyCalled, AlreadyCancelled):
                 ending.cancel()
-            if not gone:
+            if not self._is_gone:
                 self._report_dropped()
                 self._request.unregisterProducer()
                 self._request.finish()
 
-        self._request.notifyFinish().addErrback(on_gone)
+        self._request.notifyFinish().addErrback(lambda _: self.stopProducing())
         watcher.finished.addCallback(finish)
 
     def deliver(self, seen: Seen) -> None:
@@ -142,8 +137,9 @@ class _Stream:
 
     def stopProducing(self) -> None:
         """The client has gone."""
-        if self._watcher is not None:
-            self._watcher.end()
+        self._is_gone = True
+        assert self._watcher is not None
+        self._watcher.end()
 
     def _report_dropped(self) -> None:
         if self._dropped:
@@ -155,7 +151,7 @@ class _Stream:
 
 
 def _check(request: Request) -> None:
-    """Refuse what is no GET of a program on this machine.
+    """Refuse a request that is no GET, or does not come from this machine.
 
     :raises _Refused: if so.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -185,6 +186,49 @@ def test_what_is_not_hexadecimal(text: str, error: str) -> None:
     with pytest.raises(NotHexadecimal) as caught:
         read_hexadecimal(text)
     assert str(caught.value) == error
+
+
+def test_a_dump_that_ends_with_a_repetition() -> None:
+    """The last line of hexdump -C is the size: the lines before it are as many as it says."""
+    text = "00000000  61 62 00 00 00 00 00 00  00 00 00 00 00 00 00 00  |ab..............|\n"
+    text += "00000010  00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00  |................|\n*\n00000050\n"
+    assert read_hexadecimal(text) == [b"ab" + bytes(78)]
+    assert read_hexadecimal("*\n" + text) == [b"ab" + bytes(78)]
+
+
+def test_a_packet_that_is_cut_off() -> None:
+    """Without the whole header of TCP, it is shown as it is."""
+    assert streams([ip_packet(1, b"")[:30]]) == [ip_packet(1, b"")[:30]]
+
+
+def test_two_directions(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty line stands between them."""
+    text = "".join([dump(ip_packet(1, data, n), "0x{:04x}:  ", 2, 39, "  ") for n, data in enumerate([NOTIFY, ACK])])
+    lines, status = finished(decode(capsys, text))
+    assert [line[7:13].strip() for line in lines] == ["NOTIFY", "", "ACK 1:"]
+    assert status == 0
+
+
+class Terminal(io.StringIO):
+    """A stdin that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_stdin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read if there are no arguments. On a terminal, a line says so."""
+    monkeypatch.setattr("sys.stdin", Terminal(ALL.hex()))
+    finished(run(None, parser().parse_intermixed_args([])))
+    assert capsys.readouterr() == ("\n".join(LINES) + "\n", "spoactl: paste the bytes, and end with Ctrl-D\n")
+
+
+def test_stdin_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture of hours would fill the memory."""
+    monkeypatch.setattr("spoa_twisted.ctl.decode.MAX_INPUT", 10)
+    monkeypatch.setattr("sys.stdin", io.StringIO(ALL.hex()))
+    with pytest.raises(ValueError, match="the input has 10 characters or more"):
+        run(None, parser().parse_intermixed_args([])).send(None)
 
 
 def test_no_bytes() -> None:

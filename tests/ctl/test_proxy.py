@@ -18,8 +18,8 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString, connectProtocol
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.endpoints import clientFromString, connectProtocol, serverFromString
+from twisted.internet.error import ConnectionDone, ConnectionLost, TCPTimedOutError
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -31,6 +31,7 @@ from spoa_twisted.ctl.proxy import parser
 from spoa_twisted.ctl.proxy.output import Output
 from spoa_twisted.ctl.proxy.relay import Relay, Relayed
 from spoa_twisted.ctl.proxy.report import Report
+from tests.certificates import self_signed
 from tests.programs import ENVIRONMENT, SPOACTL
 
 from .agents import Agent, ack
@@ -310,6 +311,8 @@ async def test_haproxy_goes_before_the_agent_is_there(listen: Any, tmp_path: Pat
     while not relay.connections:
         await turn()
     (connection,) = relay.connections
+    connection.pause()
+    assert not connection.is_closed
     connection.haproxy.transport.abortConnection()
     while relay.connections:
         await turn()
@@ -365,6 +368,76 @@ async def test_a_broken_agent(listen: Any, start_proxy: StartProxy) -> None:
         "#1 ! bytes 0 to 10: 00 00 00 0d 67 00 00 00 01 03 01",
     ]
     assert proxy.report.faults == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_ack_of_no_notify(listen: Any, start_proxy: StartProxy) -> None:
+    """No connection has it."""
+    listen(Agent(lambda ids, number: ack(b"\x09\x09") + ack(ids)))
+    proxy = start_proxy()
+    client = SPOEClient(proxy.endpoint)
+    await client.notify("m")
+    await client.disconnect()
+    (fault,) = [line for line in proxy.frames if "unknown NOTIFY" in line]
+    assert fault.startswith("#1 ! unknown NOTIFY: none with this stream-id and frame-id is pending")
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+@pytest_twisted.ensureDeferred
+async def test_an_end_while_it_connects(end: str, tmp_path: Path) -> None:
+    """There is no transport to the agent yet."""
+    attempt: Deferred[Any] = Deferred()
+
+    class Never:
+        def connect(self, factory: Any) -> Deferred[Any]:
+            return attempt
+
+    lines: list[str] = []
+    report = Report(lines.append, time.monotonic, values=False, as_json=False, count=None, on_count=lambda: None)
+    relay = Relay(Never(), report.connected)  # type: ignore[arg-type]
+    port = reactor.listenUNIX(f"{tmp_path}/proxy", relay)
+    haproxy = End()
+    await connectProtocol(clientFromString(reactor, f"unix:{tmp_path}/proxy"), haproxy)
+    while not relay.connections:
+        await turn()
+    (connection,) = relay.connections
+    getattr(connection, end)()
+    await haproxy.half_closed.addTimeout(LIMIT, reactor)
+    haproxy.transport.loseConnection()
+    while not connection.is_closed:
+        await turn()
+    assert not relay.connections
+    await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_times_out(listen: Any, start_proxy: StartProxy) -> None:
+    """The reason is said."""
+    proxy = start_proxy()
+    ends = await connect(proxy, listen)
+    proxy.connection.lost(proxy.connection.agent, Failure(TCPTimedOutError()))
+    assert proxy.events[-1].startswith("#1 the connection of the agent was lost: TCP connection timed out")
+    ends.close()
+
+
+# Twisted still makes calls that newer pyOpenSSL releases warn about.
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@pytest_twisted.ensureDeferred
+async def test_tls_to_the_agent(tmp_path: Path) -> None:
+    """The proxy may take TLS off: a half-close then closes the side that has TLS."""
+    certificate, key = self_signed(tmp_path)
+    factory = SPOAFactory(Handlers({"check": lambda: {"txn.a": 1}}))
+    server = serverFromString(reactor, f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}")
+    port: Any = await server.listen(factory)
+    proxy = Proxy(tmp_path, f"ssl:127.0.0.1:{port.getHost().port}")
+    client = SPOEClient(proxy.endpoint)
+    assert await client.notify("check") == {"txn.a": 1}
+    await client.disconnect()
+    while proxy.relay.connections:
+        await turn()
+    assert [line.split()[2] for line in proxy.frames[:4]] == ["HAPROXY-HELLO", "AGENT-HELLO", "NOTIFY", "ACK"]
+    await proxy.port.stopListening()
+    await port.stopListening()
 
 
 @pytest_twisted.ensureDeferred
@@ -484,12 +557,13 @@ def program(endpoint: str, tmp_path: Path) -> Iterator[Callable[..., Program]]:
 async def test_the_program_ends_by_itself(listen: Any, endpoint: str, program: Callable[..., Program]) -> None:
     """After N frames it ends, with status 0; before that it says where it listens, and at the end what it has seen."""
     listen(SPOAFactory(Handlers({"check": lambda: None})))
-    proxy = program("--count", "4")
+    proxy = program("--count", "4", "--seconds", "60", "--json")
     assert proxy.first == (f"spoactl: listening on {proxy.endpoint}; frames go to {endpoint}; Ctrl-C ends it\n")
     await SPOEClient(proxy.endpoint).notify("check")
     out, err = await proxy.end()
     assert proxy.process.returncode == 0
-    assert [line.split()[3] for line in out[1:]] == ["HAPROXY-HELLO", "AGENT-HELLO", "NOTIFY", "ACK"]
+    frames = [json.loads(line)["frame"] for line in out[1:]]
+    assert frames == ["HAPROXY-HELLO", "AGENT-HELLO", "NOTIFY", "ACK"]
     assert err == ["spoactl: 4 frames on 1 connections, 0 faults"]
 
 

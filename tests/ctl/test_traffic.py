@@ -452,6 +452,16 @@ def test_the_bytes_at_a_fault() -> None:
     assert show_faults(frame, values=False)[-1] == "bytes 0 to 15: 00 00 00 28 67 00 00 00 01 ff ff ff ff ff ff ff"
 
 
+def test_a_fault_without_a_place() -> None:
+    """It has no bytes."""
+    wire = Wire().greet()
+    wire.haproxy(notify())
+    (frame,) = wire.agent(ack(actions=b"\x02\x02\x02\x01-"))
+    shown = frame_to_json(frame, values=True)
+    assert shown["faults"][0]["offset"] is None
+    assert "hex" not in shown
+
+
 def test_the_faults_of_one_frame_are_limited() -> None:
     """An ACK may have thousands of bad names."""
     wire = Wire().greet()
@@ -490,3 +500,12 @@ def test_reserved_flags_are_shown() -> None:
     wire = Wire().greet()
     (frame,) = wire.haproxy(notify(flags=int(Flags.FIN) | 0xF0))
     assert show_frame(frame, values=False).startswith("NOTIFY 1:1 FIN+0xf0, ")
+
+
+def test_the_elements_of_a_frame_are_limited() -> None:
+    """A frame of 16 KiB may have thousands."""
+    wire = Wire().greet()
+    wire.haproxy(notify())
+    (frame,) = wire.agent(ack(actions=b"\x02\x02\x02\x01a" * 5000))
+    assert len(frame.actions) == 4097
+    assert "spoactl shows no more of its content" in frame.notes

@@ -27,6 +27,9 @@ def test_a_wrong_mode() -> None:
     """The error says what to write."""
     with pytest.raises(CannotStart, match="write types or values"):
         Options().parseOptions(["--handlers=x", "--watch=all"])
+    options = Options()
+    options.parseOptions(["--handlers=x", "--watch=types"])
+    assert options["watch"] == "types"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Client as TCPClient
 from twisted.web.resource import Resource
@@ -165,6 +166,16 @@ def test_a_reload() -> None:
     agent.clock.advance(0.5)
     agent.notify(CHECK)
     assert agent.seen[0]["actions"] == [{"set": "txn.new", "type": "bool"}]
+    watcher.end()
+    assert agent.factory.handlers is new
+
+
+def test_a_reload_just_before_the_end() -> None:
+    """The new handlers, which were not yet wrapped, stay."""
+    agent = Agent(handlers())
+    watcher = agent.begin()
+    new: Any = handlers()
+    agent.factory.use(new)
     watcher.end()
     assert agent.factory.handlers is new
 
@@ -379,15 +390,17 @@ async def test_the_agent_refuses(options: list[str], error: str, serve: Callable
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_client_goes(serve: Callable[..., Server]) -> None:
+async def test_the_client_goes(serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]) -> None:
     """The wrapper goes with it."""
     own: Any = handlers()
     server = serve(own)
     done = run(server)
     await server.watched()
+    while "watching" not in capsys.readouterr().err:
+        await turn()
     (channel,) = [reader for reader in reactor.getReaders() if is_client_of(reader, server)]
     channel.abortConnection()
-    with pytest.raises(Exception, match="has closed the connection "):
+    with pytest.raises(Exception, match="has closed the connection before the end"):
         await done
     while isinstance(server.factory.handlers, WatchedHandlers):
         await turn()
@@ -476,3 +489,71 @@ def test_a_client_that_does_not_read(host: str) -> None:
     assert request.finished
     assert agent.clock.getDelayedCalls() == []
     request.producer.stopProducing()
+
+
+def test_a_query_that_is_wrong() -> None:
+    """The error says what is expected."""
+    agent = Agent(handlers())
+    request = Requested()
+    request.args = {b"count": [b"many"]}
+    body = WatchResource(agent.watch, agent.clock).render(request)  # type: ignore[arg-type]
+    assert (request.code, body) == (400, b"count is a number above 0, up to 10000\n")
+
+
+def test_a_client_that_goes() -> None:
+    """Nothing is written to it any more."""
+    own: Any = handlers()
+    agent = Agent(own)
+    request = Requested()
+    WatchResource(agent.watch, agent.clock).render(request)  # type: ignore[arg-type]
+    request.producer.stopProducing()
+    assert agent.factory.handlers is own
+    assert request.written == [b""]
+    assert not request.finished
+
+
+@pytest.mark.parametrize(
+    ("seen", "line"),
+    [
+        ({"dropped": 3}, "... 3 NOTIFYs were dropped: the output is slower than the traffic"),
+        ({"refused": ["a", "b"]}, "refused a NOTIFY that is too long: a, b"),
+        ({"error": "boom"}, "  0.000000 after 0 ms: no messages -> error: boom"),
+        (
+            {"time": 2.5, "seconds": 0.001, "messages": [], "more_messages": 4, "unanswered": True},
+            "  0.500000 after 1 ms: and 4 more -> no answer: the connection has ended, or the handlers have failed",
+        ),
+        (
+            {
+                "messages": [{"name": "m", "arguments": [{"name": "a", "type": "bool", "value": True}]}],
+                "actions": [{"unset": "txn.a"}],
+                "more_actions": 2,
+            },
+            "  0.000000 after 0 ms: m(a=bool:true) -> unset txn.a and 2 more",
+        ),
+        (
+            {"messages": [{"name": "m", "arguments": [], "more_arguments": 5}], "actions": []},
+            "  0.000000 after 0 ms: m(and 5 more) -> no variables",
+        ),
+    ],
+)
+def test_the_lines_of_the_command(seen: dict[str, Any], line: str) -> None:
+    """What is not an ordinary answer is said in words."""
+    assert watch_command.show_seen(seen, 2.0) == line
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_answers_is_no_status(tmp_path: Path) -> None:
+    """The error names the endpoint."""
+    port = reactor.listenUNIX(f"{tmp_path}/closing", Factory.forProtocol(Closing))
+    options = watch_command.parser().parse_args(["--status", f"unix:{tmp_path}/closing"])
+    with pytest.raises(ValueError, match=f"unix:{tmp_path}/closing has closed the connection without an answer"):
+        await watch_command.run(reactor, options)
+    await port.stopListening()
+
+
+class Closing(Protocol):
+    """A server that closes the connection at the first byte."""
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()

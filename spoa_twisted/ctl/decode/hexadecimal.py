@@ -15,7 +15,7 @@ _OFFSET: Final = re.compile(r"\s*(?:0x)?([0-9a-fA-F]{4,16})(?::\s+|\s{2,}|\t\s*)
 _SIZE_ONLY: Final = re.compile(r"\s*[0-9a-fA-F]{6,16}\s*\Z")
 # Bytes in a row, as "00", "0000" or "00000033".
 _BYTES: Final = re.compile(r"(?:[0-9a-fA-F]{2})+\Z")
-# What may stand before or between bytes in plain hexadecimal: 0x, \x, quotation marks, and the rest of a C array.
+# Texts that may stand before or between bytes in plain hexadecimal: 0x, \x, quotation marks, and the rest of a C array.
 _IGNORED: Final = re.compile(r"(?<![0-9a-fA-F])0x|\\x|/\*.*?\*/|[\s:,;\"'{}\\-]")
 _C_DECLARATION: Final = re.compile(r"^.*\w+\s*\[\w*\]\s*=", re.MULTILINE)
 _NOT_HEX: Final = re.compile(r"[^0-9a-fA-F]")

@@ -17,7 +17,7 @@ _ETHERTYPES: Final = {b"\x08\x00": 4, b"\x86\xdd": 6}
 @final
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What one packet has for TCP."""
+    """The TCP part of one packet."""
 
     #: Addresses and ports: the same for all segments of one direction of a connection.
     flow: bytes
@@ -28,7 +28,7 @@ class Segment:
 def streams(packets: Iterable[bytes]) -> list[bytes]:
     """Return the bytes of ``packets``; those of each direction of a TCP connection are joined.
 
-    What is no IP packet is returned as it is. A segment that was sent again is left out.
+    A packet without IP and TCP is returned unchanged. A segment that was sent again is left out.
     """
     result: list[bytearray] = []
     flows: dict[bytes, tuple[bytearray, int]] = {}

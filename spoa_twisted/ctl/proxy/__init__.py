@@ -146,7 +146,7 @@ async def _drain(reactor: Any, relay: Relay, report: Report) -> None:
     closing = list(relay.connections)
     for relayed in closing:
         relayed.close()
-    # The transports write what they have buffered, unless the peer does not read.
+    # The transports write their buffers, unless the peer does not read.
     deadline = reactor.seconds() + DRAIN_SECONDS
     while not all(relayed.is_closed for relayed in closing) and reactor.seconds() < deadline:
         await _sleep(reactor, 0.01)

@@ -19,7 +19,7 @@ class Output:
 
     :param descriptor: where to write.
     :param dropped_line: returns the line that stands for a number of dropped lines.
-    :param on_broken: called once, in the thread, when nobody reads any more, as in ``spoactl proxy | head``.
+    :param on_broken: called once, in the thread, when the reader has ended, as in ``spoactl proxy | head``.
     :param max_waiting: the most bytes that wait.
     """
 

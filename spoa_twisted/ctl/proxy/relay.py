@@ -17,10 +17,10 @@ from zope.interface import implementer
 
 
 class Listener(Interface):
-    """What looks at the traffic of one connection."""
+    """Receives the traffic of one connection, to show it."""
 
     def received(self, data: bytes, *, from_agent: bool) -> None:
-        """Look at ``data``, which has already been passed on."""
+        """Show ``data``, which the relay has already passed on."""
 
     def half_closed(self, *, from_agent: bool) -> None:
         """One side sends no more."""
@@ -88,10 +88,9 @@ class Relayed:
             side.transport.pauseProducing()
             self._connecting = connectProtocol(self._relay.agent, self.agent)
             self._connecting.addCallbacks(self._on_connected, self._on_no_agent)
-        elif self._is_over:
-            side.transport.abortConnection()
         else:
-            # Each transport pauses the other one while its own buffer is full.
+            # Each transport pauses the other one while its own buffer is full. If HAProxy has gone meanwhile, its
+            # transport closes the agent's here.
             self.agent.transport.registerProducer(self.haproxy.transport, True)
             self.haproxy.transport.registerProducer(self.agent.transport, True)
             self.haproxy.transport.resumeProducing()
@@ -106,7 +105,7 @@ class Relayed:
         self.haproxy.transport.abortConnection()
 
     def received(self, side: Side, data: bytes) -> None:
-        """Write ``data`` to the other side. Only then look at it."""
+        """Write ``data`` to the other side. Then show it."""
         self._other(side).transport.write(data)
         self._listener.received(data, from_agent=side.is_agent)
 
@@ -115,7 +114,7 @@ class Relayed:
         other = self._other(side).transport
         self._half_closed.add(side)
         if len(self._half_closed) == 2:
-            # Twisted closes neither by itself. What is buffered is written first.
+            # Twisted closes neither by itself. The transports write their buffers first.
             self._end(f"{side} closed too")
             self._lose()
             return
@@ -161,7 +160,7 @@ class Relayed:
         self.haproxy.transport.pauseProducing()
 
     def close(self) -> None:
-        """Close both transports, after what is buffered for them was written."""
+        """Close both transports, after they have written their buffers."""
         self._end("spoactl ends")
         self._lose()
 
@@ -192,7 +191,7 @@ class Relay(Factory):
     """Accepts HAProxy's connections, and opens one to the agent for each.
 
     :param agent: the agent's endpoint.
-    :param listener: called with HAProxy's address; returns what looks at the connection.
+    :param listener: called with HAProxy's address; returns the :class:`Listener` of the connection.
     """
 
     def __init__(self, agent: IStreamClientEndpoint, listener: Callable[[IAddress | None], Listener]) -> None:

@@ -1,4 +1,4 @@
-"""What ``spoactl proxy`` prints of each connection: lines of text, or JSON objects."""
+"""The output of ``spoactl proxy`` for each connection: lines of text, or JSON objects."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Report:
         return sum(connection.conversation.pending for connection in self.open)
 
     def event(self, number: int, kind: str, text: str) -> None:
-        """Print what happened to the connection ``number``, if all frames were not printed before."""
+        """Print an event of the connection ``number``, unless as many frames as the user wants were printed."""
         if self._is_complete:
             return
         time = self.seconds() - self._began

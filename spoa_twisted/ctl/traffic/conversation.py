@@ -82,11 +82,11 @@ class Conversation:
         return None if cut is None else decode_frame(cut)
 
     def close(self) -> None:
-        """Forget what was kept."""
+        """Discard the fragments of an incomplete NOTIFY."""
         self._drop_fragments()
 
     def on_frame(self, frame: DecodedFrame, now: float, *, from_agent: bool) -> None:
-        """Check ``frame``, and remember what the following frames depend on."""
+        """Check ``frame``, and update the state by which the following frames are checked."""
         if frame.type is not None:
             self._check_size(frame, from_agent=from_agent)
             wrong = HAPROXY_TYPES if from_agent else AGENT_TYPES

@@ -1,7 +1,7 @@
 """Decode one frame of either side, without a connection, as far as it can be decoded.
 
 The functions of :mod:`spoa_twisted.spop` decode its parts. Where one of them fails, the parts before it are kept, and a
-:class:`Fault` says what is wrong, and at which byte.
+:class:`Fault` has the reason and the byte.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAX_ELEMENTS: Final = MAX_MESSAGES
 @final
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a frame."""
+    """An error in a frame, or a rule that the frame breaks."""
 
     text: str
     #: The byte of the frame, counted from 0 at its FRAME-LENGTH; ``None`` if the fault has no place.
@@ -57,7 +57,7 @@ class Fault:
 class DecodedFrame:
     """A frame, as far as it could be decoded."""
 
-    #: Its bytes with FRAME-LENGTH; a frame that is too long has only the first ones here.
+    #: The bytes of the frame with FRAME-LENGTH. Of a frame that is too long, only the first 64 bytes.
     raw: bytes
     #: FRAME-LENGTH.
     size: int
@@ -166,7 +166,7 @@ def decode_payload(frame: DecodedFrame, payload: bytes, base: int | None) -> Non
         for _ in elements:
             count += 1
             if count > _MAX_ELEMENTS:
-                frame.notes.append(f"spoactl shows the first {_MAX_ELEMENTS} only")
+                frame.notes.append("spoactl shows no more of its content")
                 break
     except InvalidFrame as error:
         assert frame.type is not None

@@ -164,7 +164,7 @@ def _offset(frame: DecodedFrame, fault: Fault) -> int | None:
 def _excerpt(frame: DecodedFrame, *, values: bool) -> tuple[int, bytes] | None:
     """Return the position and the bytes that are shown of a frame with faults, if any.
 
-    Without ``values``, the payload of a NOTIFY or ACK is not shown, nor more than the header of what is no frame.
+    Without ``values``, the payload of a NOTIFY or ACK is not shown. Of bytes that are no frame, 16 are shown.
     """
     fault = next((fault for fault in frame.faults if fault.offset is not None), None)
     if fault is None or fault.offset is None:
