@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from twisted.application.service import IService
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
@@ -22,8 +23,8 @@ from spoa_twisted.log import agent_log
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
 from spoa_twisted.runner.process import ProcessService
-from spoa_twisted.service import SPOAService
 from spoa_twisted.version import version
+from spoa_twisted.workers import options as worker_options
 
 _PIPELINING = (
     "Whether HAProxy may have several NOTIFYs in flight on a connection: always, never or auto. "
@@ -66,10 +67,12 @@ class Options(UsageOptions):
     optFlags = [
         ["async", None, "Announce the capability async: HAProxy <= 3.0 then takes an ACK on another connection too."],
         ["debug", None, "Also log the beginning and the end of each connection, health checks included."],
+        *worker_options.FLAGS,
     ]
     optParameters = [
         ["pipelining", None, AUTO, _PIPELINING, _mode],
         *[_row(limit) for limit in LIMITS.values()],
+        *worker_options.PARAMETERS,
     ]
 
     def __init__(self) -> None:
@@ -127,22 +130,36 @@ class Options(UsageOptions):
         """Set the default of ``--listen`` if the option was not given. Twisted calls this at the end of parsing."""
         if not self["listen"]:
             self["listen"] = [DEFAULT_ENDPOINT]
+        worker_options.check(self)
 
 
-def makeService(options: Options) -> SPOAService:
+def makeService(options: Options) -> IService:
     """Return the service that ``options`` describe. It does not listen before Twisted starts it.
 
     :raises CannotStart: if handlers cannot be loaded or merged, or if an endpoint is not valid.
     """
+    if options["workers"] is not None:
+        # Imported here: an agent without workers does not need it.
+        from spoa_twisted.workers.master import make_master
+
+        return make_master(options)
+    factory = make_factory(options)
+    try:
+        return ProcessService(factory, options["listen"])
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+
+
+def make_factory(options: Options) -> SPOAFactory:
+    """Return the agent that ``options`` describe, with its handlers. A worker calls this too.
+
+    :raises CannotStart: if handlers cannot be loaded or merged.
+    """
     handlers = load_all(options["handlers"])
-    factory = SPOAFactory(
+    return SPOAFactory(
         handlers,
         async_=bool(options["async"]),
         pipelining=options["pipelining"],
         log=agent_log(debug=bool(options["debug"])),
         **{name: options[limit.option] for name, limit in LIMITS.items()},
     )
-    try:
-        return ProcessService(factory, options["listen"])
-    except ValueError as error:
-        raise CannotStart(str(error)) from error
