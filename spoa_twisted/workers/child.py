@@ -158,7 +158,7 @@ class Worker:
         self.state = "draining"
         for name in ("start", "stall", "ping"):
             self._stop_timer(name)
-        self._control.send(control.Drain, timeout=timeout)
+        self._control.send(control.Drain, timeout=float(timeout))
         # Shutdown functions have a second at least, and closing connections by force takes another one.
         self._set_timer("drain", timeout + GRACE, self._on_drain_timeout)
 
