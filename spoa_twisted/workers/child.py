@@ -79,7 +79,7 @@ class Worker:
     :param settings: the settings of the process.
     """
 
-    _log = Logger("spoa_twisted.workers")
+    _log = Logger()
 
     def __init__(
         self, number: int, reactor: Any, settings: spawning.Settings, rules: Rules, owner: Owner

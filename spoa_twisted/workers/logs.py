@@ -23,6 +23,9 @@ _MAX_LINE: Final = 2**20
 # The fields of an event that the master sets itself, or that only Python objects of the worker can have.
 _NOT_SENT: Final = frozenset({"log_format", "log_level", "log_namespace", "log_time", "log_failure", "worker", "text"})
 
+# "Main loop terminated.", "Received SIGTERM, shutting down."
+_REACTOR: Final = "twisted.internet.base"
+
 #: The namespace of what a worker has written to its stdout and stderr.
 OUTPUT: Final = "spoa_twisted.workers"
 
@@ -41,7 +44,9 @@ class PipeObserver:
         self._lock = threading.Lock()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Write ``event``."""
+        """Write ``event``, but not that the reactor was stopped: the master logs the end of a worker."""
+        if event.get("log_namespace") == _REACTOR and event.get("log_level") is LogLevel.info:
+            return
         self.write(to_line(event))
 
     def write(self, line: Mapping[str, Any]) -> None:

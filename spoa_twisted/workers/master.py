@@ -62,7 +62,7 @@ class MasterService(Service):
 
     name = "spoa"
 
-    _log = Logger("spoa_twisted.workers")
+    _log = Logger()
 
     def __init__(self, options: Mapping[str, Any], reactor: Any) -> None:
         count = options["workers"]

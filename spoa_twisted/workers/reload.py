@@ -24,7 +24,7 @@ class Reload:
     new worker has taken, has ended. If a new worker cannot start, the reload ends, and the old workers stay.
     """
 
-    _log = Logger("spoa_twisted.workers")
+    _log = Logger()
 
     def __init__(self, slots: Sequence[Slot], reactor: IReactorTime, time: Callable[[], float]) -> None:
         #: The results so far, for the status.

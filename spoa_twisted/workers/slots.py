@@ -49,7 +49,7 @@ class Slot(Owner):
     :param drain_timeout: returns the seconds for a drain.
     """
 
-    _log = Logger("spoa_twisted.workers")
+    _log = Logger()
 
     def __init__(
         self,
