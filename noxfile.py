@@ -21,7 +21,8 @@ DOWNLOADS = ROOT / ".nox" / "downloads"
 #: handlers, values, transports, and the size of answers that HAProxy >= 3.1 can read at once. No tests of faults or
 #: speed.
 SMOKE = [
-    *("tests/spop", "tests/handlers", "tests/agent", "tests/runner", "tests/ctl", "tests/conformance", "tests/status", "tests/workers"),
+    *("tests/spop", "tests/handlers", "tests/agent", "tests/runner", "tests/ctl", "tests/conformance", "tests/status"),
+    "tests/workers",
     *[f"tests/haproxy/test_{name}.py" for name in ("asyncio", "handlers", "values", "transports", "wedge")],
 ]
 

@@ -134,9 +134,7 @@ class TakenOver:
         with connection:
             connection.setblocking(False)
             try:
-                transport = self._reactor.adoptStreamConnection(
-                    connection.fileno(), connection.family, self._factory
-                )
+                transport = self._reactor.adoptStreamConnection(connection.fileno(), connection.family, self._factory)
             except OSError:
                 # The peer has reset the connection already, so it has no address any more.
                 transport = None
@@ -164,7 +162,7 @@ class CatchingReactor(_StandIn):
         return TakenOver(self._reactor, factory)
 
     def listenSSL(
-        self, port: int, factory: object, contextFactory: Any, backlog: int = 50, interface: str = ""
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """Keep the factory, and wrap it for TLS, as the real ``listenSSL`` does."""
         from twisted.protocols.tls import TLSMemoryBIOFactory

@@ -32,7 +32,7 @@ def check_handlers(settings: Settings, timeout: float) -> None:
     with open(reading, "rb") as log:
         try:
             # What the handlers print now, they print again in each worker: show it only if it is the reason.
-            child = subprocess.Popen(
+            child = subprocess.Popen(  # noqa: S603 - this is Python itself
                 spawning.command("spoa check"),
                 env=spawning.environment(),
                 pass_fds=[writing],

@@ -81,9 +81,7 @@ class Worker:
 
     _log = Logger()
 
-    def __init__(
-        self, number: int, reactor: Any, settings: spawning.Settings, rules: Rules, owner: Owner
-    ) -> None:
+    def __init__(self, number: int, reactor: Any, settings: spawning.Settings, rules: Rules, owner: Owner) -> None:
         self.number = number
         #: ``starting``, ``ready``, ``draining`` or ``ended``.
         self.state = "starting"
@@ -116,7 +114,7 @@ class Worker:
         # Two descriptors: adoptStreamConnection makes copies.
         with parent, child:
             parent.setblocking(False)
-            factory = Factory.forProtocol(lambda: self._control)  # type: ignore[arg-type]
+            factory = Factory.forProtocol(lambda: self._control)
             factory.noisy = False
             self._reactor.adoptStreamConnection(parent.fileno(), socket.AF_UNIX, factory)
             protocol = _Process(self)
@@ -172,7 +170,7 @@ class Worker:
         """Return a Deferred of the process's report, as JSON. It fails if the process ends before."""
         if self._control.transport is None or self.state == "starting":
             return fail(ProcessExitedAlready())
-        asked: Deferred[dict[str, Any]] = self._control.callRemote(control.GetReport)
+        asked: Deferred[dict[str, Any]] = self._control.ask(control.GetReport)
 
         def on_answer(answer: dict[str, Any]) -> bytes:
             self.on_report(answer["report"])
@@ -271,7 +269,7 @@ class Worker:
 
     def _ping(self) -> None:
         asked: Deferred[Any]
-        asked = self.get_report() if self._rules.reports else self._control.callRemote(control.Ping)
+        asked = self.get_report() if self._rules.reports else self._control.ask(control.Ping)
         if self._rules.stall_timeout:
             self._set_timer("stall", self._rules.stall_timeout, self._on_stall)
 

@@ -59,9 +59,7 @@ class Collector:
         def on_silent(failure: Failure) -> Report:
             return self._last(worker, "silent" if worker.state == "ready" else worker.state)
 
-        return (
-            worker.get_report().addTimeout(ANSWER_TIMEOUT, self._reactor).addCallbacks(on_answer, on_silent)
-        )
+        return worker.get_report().addTimeout(ANSWER_TIMEOUT, self._reactor).addCallbacks(on_answer, on_silent)
 
     def _last(self, worker: Worker, state: str) -> Report:
         if worker.last_report:

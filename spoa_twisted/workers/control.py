@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import connectionDone
 from twisted.protocols import amp
@@ -24,22 +26,25 @@ class Compressed(amp.Argument):
 
     def toBox(self, name: bytes, strings: dict[bytes, bytes], objects: dict[str, Any], proto: Any) -> None:
         """Put the value ``name`` of ``objects`` into ``strings``. AMP calls this."""
-        data = zlib.compress(self.retrieve(objects, name.decode(), proto), 1)
+        data = zlib.compress(objects[name.decode()], 1)
         for number, start in enumerate(range(0, len(data), _MAX_VALUE)):
             strings[b"%s-%d" % (name, number)] = data[start : start + _MAX_VALUE]
 
     def fromBox(self, name: bytes, strings: dict[bytes, bytes], objects: dict[str, Any], proto: Any) -> None:
         """Take the value ``name`` out of ``strings``, and put it into ``objects``. AMP calls this."""
-        parts = []
+        parts: list[bytes] = []
         while (part := strings.pop(b"%s-%d" % (name, len(parts)), None)) is not None:
             parts.append(part)
         objects[name.decode()] = zlib.decompress(b"".join(parts))
 
 
+COMPRESSED: Final = Compressed()  # type: ignore[no-untyped-call]
+
+
 class Ready(amp.Command):
     """A worker can take connections. ``facts`` is the JSON of a ``ReadyFacts``."""
 
-    arguments = [(b"facts", Compressed())]
+    arguments = [(b"facts", COMPRESSED)]
     requiresAnswer = False
 
 
@@ -65,7 +70,7 @@ class Closed(amp.Command):
 
 
 class Drain(amp.Command):
-    """A worker must drain its connections within ``timeout`` seconds, and end. A second command may shorten the time."""
+    """A worker must drain its connections within ``timeout`` seconds, and end. A second one may shorten the time."""
 
     arguments = [(b"timeout", amp.Float())]
     requiresAnswer = False
@@ -74,32 +79,32 @@ class Drain(amp.Command):
 class Leaving(amp.Command):
     """A worker has received SIGTERM, and wants no more connections."""
 
-    arguments: list[Any] = []
+    arguments: ClassVar[list[Any]] = []
     requiresAnswer = False
 
 
 class Ping(amp.Command):
     """The master asks whether the reactor of a worker runs."""
 
-    arguments: list[Any] = []
-    response: list[Any] = []
+    arguments: ClassVar[list[Any]] = []
+    response: ClassVar[list[Any]] = []
 
 
 class GetReport(amp.Command):
     """The master asks for a ``Report`` of :mod:`spoa_twisted.status.report`, as JSON."""
 
-    arguments: list[Any] = []
-    response = [(b"report", Compressed())]
+    arguments: ClassVar[list[Any]] = []
+    response = [(b"report", COMPRESSED)]
 
 
 class LastReport(amp.Command):
     """A worker has drained, and ends: this is its last ``Report``."""
 
-    arguments = [(b"report", Compressed())]
+    arguments = [(b"report", COMPRESSED)]
     requiresAnswer = False
 
 
-class ControlProtocol(amp.BinaryBoxProtocol, amp.BoxDispatcher, amp.CommandLocator):  # type: ignore[misc]
+class ControlProtocol(amp.BinaryBoxProtocol, amp.BoxDispatcher, amp.CommandLocator):
     """One end of the control socket. It is ``AMP`` without two log lines for each connection.
 
     :param on_lost: called when the socket is closed, which is when the other process has ended.
@@ -115,7 +120,14 @@ class ControlProtocol(amp.BinaryBoxProtocol, amp.BoxDispatcher, amp.CommandLocat
     def send(self, command: type[amp.Command], **arguments: Any) -> None:
         """Send a command that has no answer, unless the socket is closed."""
         if self.transport is not None:
-            self.callRemote(command, **arguments)
+            self.callRemote(command, **arguments)  # type: ignore[no-untyped-call]
+
+    def ask(self, command: type[amp.Command]) -> Deferred[dict[str, Any]]:
+        """Send a command without arguments. Return a Deferred of the answer, which fails if the socket is closed."""
+        if self.transport is None:
+            return fail(ConnectionDone())
+        answer: Deferred[dict[str, Any]] = self.callRemote(command)  # type: ignore[no-untyped-call]
+        return answer
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Fail the pending commands, and call ``on_lost``. Twisted calls this."""

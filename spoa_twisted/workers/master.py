@@ -195,7 +195,7 @@ class MasterService(Service):
         able = any(slot.current is not None for slot in self.slots)
         if not able or not self._handing_over.waiting or self._reactor.seconds() >= deadline:
             return succeed(None)
-        return deferLater(self._reactor, 0.01, self._wait_for_waiting, deadline)
+        return deferLater(self._reactor, 0.01).addCallback(lambda _: self._wait_for_waiting(deadline))
 
     def _end_now(self) -> None:
         for worker in list(self.workers):

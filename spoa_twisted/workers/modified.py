@@ -21,9 +21,7 @@ _PACKAGE: Final = os.path.dirname(spoa_twisted.__file__) + os.sep
 def imported_files() -> list[str]:
     """Return the files of the user's modules that this process has imported: not those of installed packages."""
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    return sorted(
-        file for file in files if isinstance(file, str) and file.endswith(".py") and not _is_installed(file)
-    )
+    return sorted(file for file in files if isinstance(file, str) and file.endswith(".py") and not _is_installed(file))
 
 
 def _is_installed(file: str) -> bool:

@@ -37,43 +37,31 @@ def _seconds(option: str) -> Any:
     return convert
 
 
+_WORKERS: Final = (
+    "Answer in this many worker processes. One more process, the master, hands the connections to them; SIGHUP replaces"
+    " the workers by new ones with the present code. --max-connections is then for all workers together, and each other"
+    " limit for each of them."
+)
+_START_TIMEOUT: Final = (
+    "Seconds for a worker to import the handlers and to run their startup functions; 0: no limit. After that, the worker"
+    " is ended."
+)
+_STALL_TIMEOUT: Final = (
+    "A worker that stands still for this many seconds logs where it stands, is ended, and is replaced; 0: never."
+)
+_RELOAD_ON_CHANGE: Final = (
+    "For development: replace the workers when a file changes from which they have imported a module."
+)
+
 #: Rows for ``optParameters`` of Twisted's ``Options``: name, short name, default, help, conversion.
 PARAMETERS: Final[list[list[Any]]] = [
-    [
-        "workers",
-        None,
-        None,
-        "Answer in this many worker processes. One more process, the master, hands the connections to them; SIGHUP"
-        " replaces the workers by new ones with the handlers' present code. --max-connections is then for all workers"
-        " together, each other limit for each of them.",
-        _count,
-    ],
-    [
-        "start-timeout",
-        None,
-        30,
-        "Seconds for a worker to import the handlers and to run their startup functions. After that, it is ended; 0: no"
-        " limit.",
-        _seconds("start-timeout"),
-    ],
-    [
-        "stall-timeout",
-        None,
-        30,
-        "A worker that stands still for this many seconds is ended, after it has logged where it stood, and replaced;"
-        " 0: never.",
-        _seconds("stall-timeout"),
-    ],
+    ["workers", None, None, _WORKERS, _count],
+    ["start-timeout", None, 30, _START_TIMEOUT, _seconds("start-timeout")],
+    ["stall-timeout", None, 30, _STALL_TIMEOUT, _seconds("stall-timeout")],
 ]
 
 #: Rows for ``optFlags``.
-FLAGS: Final[list[list[Any]]] = [
-    [
-        "reload-on-change",
-        None,
-        "For development: replace the workers when a file changes from which they have imported a module.",
-    ],
-]
+FLAGS: Final[list[list[Any]]] = [["reload-on-change", None, _RELOAD_ON_CHANGE]]
 
 
 def check(options: Mapping[str, Any]) -> None:
@@ -87,7 +75,9 @@ def check(options: Mapping[str, Any]) -> None:
             raise CannotStart("--reload-on-change needs --workers; write --workers 1 for one process")
         for endpoint in options["listen"]:
             if WORKER_FIELD in endpoint:
-                raise CannotStart(f"--listen {endpoint}: {WORKER_FIELD} stands for the number of a worker: add --workers")
+                raise CannotStart(
+                    f"--listen {endpoint}: {WORKER_FIELD} stands for the number of a worker: add --workers"
+                )
     elif (getattr(options, "parent", None) or {}).get("chroot"):
         raise CannotStart(
             "--workers and twistd's --chroot cannot be used together: inside of it, there is no Python to start workers"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, final
+from typing import Any, NoReturn, cast, final
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReadDescriptor, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
@@ -64,7 +64,7 @@ class Ports:
                 on_accepted(connection, number, owner)
 
             stand_in = AcceptingReactor(reactor, accepted)
-            self._endpoints.append((text, stand_in, server_endpoint(stand_in, text)))
+            self._endpoints.append((text, stand_in, server_endpoint(cast("IReactorCore", stand_in), text)))
 
     def listen(self) -> None:
         """Listen on all endpoints, or on none of them if one fails at once.
@@ -131,7 +131,7 @@ def _listen_again(failure: Failure, endpoint: IStreamServerEndpoint, factory: Fa
 
 
 def _pause(port: Any, paused: bool) -> None:
-    if IReadDescriptor.providedBy(port):
+    if hasattr(port, "stopReading"):
         (port.stopReading if paused else port.startReading)()
 
 

@@ -71,7 +71,9 @@ class Reload:
     def _on_failed(self, reason: str, replaced: int) -> None:
         self._set_result(FAILED, reason)
         if replaced:
-            kept = f"{replaced} of {len(self._slots)} workers were replaced before; the others go on with their old code"
+            kept = (
+                f"{replaced} of {len(self._slots)} workers were replaced before; the others go on with their old code"
+            )
         else:
             kept = "the workers go on with their old code"
         self._log.error("reload failed: {reason}; {kept}", reason=reason, kept=kept)

@@ -1,7 +1,7 @@
 """The ``Report`` of a worker process.
 
-For now, it has the numbers of the process only. To add the others, give :class:`~spoa_twisted.workers.worker.WorkerService`
-another function as ``report``.
+For now, it has the numbers of the process only. To add the others, give another function as ``report`` to
+:class:`~spoa_twisted.workers.worker.WorkerService`.
 """
 
 from __future__ import annotations

@@ -122,12 +122,16 @@ class Slot(Owner):
             replacing.callback(old)
 
     def on_leaving(self, worker: Worker) -> None:
-        """Let ``worker`` drain, and start another one: an operator has sent SIGTERM to the worker's process."""
-        self._log.info("worker {worker} has received SIGTERM: it drains, and is replaced", worker=worker.number)
+        """Let ``worker`` drain, and start another one: an operator has sent SIGTERM to its process, or a handler has stopped it."""
+        self._log.info(
+            "worker {worker} (process {pid}) was stopped: it drains, and is replaced",
+            worker=worker.number,
+            pid=worker.pid,
+        )
         self._retire(worker)
         if worker is self.current:
             self.current = None
-            self._replace_lost(worker, "it has received SIGTERM", "signal")
+            self._replace_lost(worker, "it was stopped", "exit")
 
     def on_taken(self, worker: Worker, number: int) -> None:
         """Pass it on."""

@@ -25,9 +25,7 @@ LOG: Final = 4
 BLOCKED: Final = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGUSR1})
 
 # The first line of stdin is sys.path. It must be set before anything is imported that is not built into Python.
-_CODE: Final = (
-    "import sys; sys.path[:] = eval(input()); from spoa_twisted.workers.worker import main; main()  # {}"
-)
+_CODE: Final = "import sys; sys.path[:] = eval(input()); from spoa_twisted.workers.worker import main; main()  # {}"
 
 # Variables that are about the process of the master: systemd's sockets, and its notifications.
 _NOT_INHERITED: Final = ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
@@ -67,7 +65,7 @@ def environment() -> dict[str, str]:
 
 def settings_as_input(settings: Settings) -> bytes:
     """Return the bytes that a worker reads from its stdin."""
-    return f"{ascii(sys.path)}\n{json.dumps(settings)}\n".encode()
+    return f"{sys.path!a}\n{json.dumps(settings)}\n".encode()
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:

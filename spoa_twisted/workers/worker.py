@@ -11,24 +11,24 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, final
+from contextlib import suppress
+from typing import Any, NoReturn, cast, final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IListeningPort, IReactorCore
 from twisted.internet.protocol import Factory
 from twisted.logger import globalLogBeginner
-from twisted.python.failure import Failure
 
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.endpoints import server_endpoint
-from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.runner.errors import CannotStart, place_of
 from spoa_twisted.runner.process import ProcessService, handle_signal
 from spoa_twisted.status.report import Report
 from spoa_twisted.tap import Options, make_factory
 from spoa_twisted.workers import control, spawning
-from spoa_twisted.workers.binding import CatchingReactor, TakenOver, without_inherited
+from spoa_twisted.workers.binding import CatchingReactor, without_inherited
 from spoa_twisted.workers.control import ControlProtocol
 from spoa_twisted.workers.lag import Lag
 from spoa_twisted.workers.logs import PipeObserver
@@ -59,12 +59,12 @@ def main() -> None:
             # Threads that a module has started must not delay the end.
             os._exit(0)
         service = WorkerService(factory, settings, log, reactor)
-        reactor.callWhenRunning(service.start)  # type: ignore[attr-defined]
-        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)  # type: ignore[attr-defined]
+        reactor.callWhenRunning(service.start)
+        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     except CannotStart as error:
         say_cannot_start(log, error)
         sys.exit(1)
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.run()
     sys.exit(service.exit_status)
 
 
@@ -122,7 +122,8 @@ class WorkerService(ProcessService):
         report: Callable[[], Report] | None = None,
     ) -> None:
         stand_in = CatchingReactor(reactor)
-        endpoints = [server_endpoint(stand_in, without_inherited(text)) for text in settings["endpoints"]]
+        texts = map(without_inherited, settings["endpoints"])
+        endpoints = [server_endpoint(cast("IReactorCore", stand_in), text) for text in texts]
         super().__init__(factory, endpoints, reactor=reactor)
         #: The exit status of this process.
         self.exit_status = 0
@@ -139,7 +140,7 @@ class WorkerService(ProcessService):
         """Connect to the master, and start the service."""
         reactor: Any = self._reactor
         handle_signal(reactor, signal.SIGTERM, self._leave, instead_of=reactor.sigTerm)
-        factory = Factory.forProtocol(lambda: self._control)  # type: ignore[arg-type]
+        factory = Factory.forProtocol(lambda: self._control)
         factory.noisy = False
         reactor.adoptStreamConnection(spawning.CONTROL, socket.AF_UNIX, factory)
         os.close(spawning.CONTROL)
@@ -153,24 +154,20 @@ class WorkerService(ProcessService):
 
     def start_failed(self, error: BaseException) -> None:
         """Tell the master why this process does not start, and end it."""
-        if isinstance(error, StartupFailed):
-            assert error.__cause__ is not None
-            error = CannotStart(f"{error}{place_of(error.__cause__)}")
-        self._end_start(error if isinstance(error, CannotStart) else CannotStart(str(error)))
+        place = place_of(error.__cause__) if error.__cause__ is not None else ""
+        self._end_start(CannotStart(f"{error}{place}"))
 
     def adopt(self, descriptor: int, number: int, endpoint: int) -> None:
         """Take a connection from the master."""
+        if not self._ports:
+            # This service has stopped. The master has a copy, which goes to another worker when this process has ended.
+            os.close(descriptor)
+            return
         self._control.send(control.Taken, number=number)
         # Before the first read: if this process ends after it, the master must not hand the connection to another one.
         self._control.flush()
-        port = self._ports[endpoint] if endpoint < len(self._ports) else None
-        connection = socket.socket(fileno=descriptor)
-        if isinstance(port, TakenOver):
-            port.adopt(connection, self._on_closed)
-        else:
-            # This service has stopped.
-            connection.close()
-            self._on_closed()
+        port: Any = self._ports[endpoint]
+        port.adopt(socket.socket(fileno=descriptor), self._on_closed)
 
     def end(self, timeout: float) -> None:
         """Drain for at most ``timeout`` seconds, and end the process. A second call may shorten the time."""
@@ -180,6 +177,13 @@ class WorkerService(ProcessService):
         self._draining = True
         self._own_drain_timeout = timeout
         self.stopService().addBoth(lambda _: self._say_last_words())
+
+    def stopService(self) -> Deferred[None]:
+        """Drain. If the master has not asked for it, tell the master to send no more connections."""
+        if not self._draining:
+            # A handler has called reactor.stop().
+            self._control.send(control.Leaving)
+        return super().stopService()
 
     def on_control_lost(self) -> None:
         """Drain: the master has ended, or this process is about to end."""
@@ -240,9 +244,8 @@ class WorkerService(ProcessService):
         self.factory.reactor.callLater(_LAST_WORDS, self._stop_reactor)
 
     def _stop_reactor(self) -> None:
-        reactor: Any = self._reactor
-        if reactor.running:
-            reactor.stop()
+        with suppress(ReactorNotRunning):
+            self._process_reactor.stop()
 
     def _on_closed(self) -> None:
         # One command for all connections that are closed in one turn of the reactor.

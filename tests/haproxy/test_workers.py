@@ -129,7 +129,9 @@ async def test_bad_reloads(
     module = tmp_path / "bad_handlers.py"
     good = (HERE / "handlers.py").read_text().replace("from spoa_twisted.agent", "import time\nfrom spoa_twisted.agent")
     module.write_text(good)
-    agent = start_agent("--workers=2", f"--start-timeout={5 if 'endless' in kinds else 30}", LISTEN, handlers=str(module))
+    agent = start_agent(
+        "--workers=2", f"--start-timeout={5 if 'endless' in kinds else 30}", LISTEN, handlers=str(module)
+    )
     haproxy = start_haproxy(await agent.address(), spoe=PID, web=SHOW_PID)
     async with haproxy.load(CLIENTS, *PATHS) as load:
         workers = set(await pids(agent, 2))
