@@ -43,7 +43,7 @@ _WORKERS: Final = (
     " limit for each of them."
 )
 _START_TIMEOUT: Final = (
-    "Seconds for a worker to import the handlers and to run their startup functions; 0: no limit. After that, the worker"
+    "Seconds for a worker to import the handlers and to run their startup functions; 0: no limit. After that, it"
     " is ended."
 )
 _STALL_TIMEOUT: Final = (
