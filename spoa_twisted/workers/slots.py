@@ -122,7 +122,7 @@ class Slot(Owner):
             replacing.callback(old)
 
     def on_leaving(self, worker: Worker) -> None:
-        """Let ``worker`` drain, and start another one: its process has received SIGTERM, or a handler has stopped it."""
+        """Let ``worker`` drain, and start another one: its process has received SIGTERM, or has stopped itself."""
         self._log.info(
             "worker {worker} (process {pid}) was stopped: it drains, and is replaced",
             worker=worker.number,
