@@ -80,6 +80,7 @@ ORDER = [
     "workers.backoff",
     "workers.control",
     "workers.binding",
+    "workers.stacks",
     "workers.logs",
     "workers.lag",
     "workers.reporting",

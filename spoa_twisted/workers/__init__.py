@@ -13,6 +13,7 @@ In the process of the master::
     reload         SIGHUP: it replaces the workers one after the other
     modified       --reload-on-change: which files have changed
     collecting     the reports of all workers, for the status
+    stacks         finds the line at which an ended worker was
     checking       imports the handlers once in a child process, before the master starts
 
 In the process of a worker::

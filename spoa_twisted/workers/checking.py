@@ -16,6 +16,7 @@ from typing import Final
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.workers import spawning
 from spoa_twisted.workers.spawning import Settings
+from spoa_twisted.workers.stacks import find_line
 
 # Seconds for the child process to write its stack after SIGABRT.
 _ABORT_LIMIT: Final = 5.0
@@ -59,9 +60,11 @@ def check_handlers(settings: Settings, timeout: float) -> None:
     sys.stderr.write(errors.decode(errors="replace"))
     handlers = ", ".join(settings["options"]["handlers"])
     if timed_out:
-        raise CannotStart(f"the import of {handlers} did not end within --start-timeout, {timeout:g} s")
+        line = find_line(errors.decode(errors="replace").splitlines())
+        raise CannotStart(f"the import of {handlers} did not end within --start-timeout, {timeout:g} s{line}")
     if child.returncode < 0:
-        how = f"by the signal {spawning.describe_signal(-child.returncode)}"
+        line = find_line(errors.decode(errors="replace").splitlines())
+        how = f"by the signal {spawning.describe_signal(-child.returncode)}{line}"
     else:
         how = f"with exit status {child.returncode}"
     raise CannotStart(f"the import of {handlers} ended the process {how}")

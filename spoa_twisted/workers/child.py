@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from spoa_twisted.workers import control, spawning
 from spoa_twisted.workers.control import ControlProtocol
 from spoa_twisted.workers.logs import WorkerLog
+from spoa_twisted.workers.stacks import find_line
 
 #: Seconds that a worker has to end, after it was told to end at once, before it is killed.
 GRACE: Final = 5.0
@@ -107,6 +108,8 @@ class Worker:
         self._ended: list[Deferred[None]] = []
         self._process: Any = None
         self._control = MasterControl(self)
+        self._output = WorkerLog(number, self.on_cannot_start)
+        self._output.add_events(spawning.LOG)
 
     def start(self) -> None:
         """Start the process."""
@@ -117,7 +120,7 @@ class Worker:
             factory = Factory.forProtocol(lambda: self._control)
             factory.noisy = False
             self._reactor.adoptStreamConnection(parent.fileno(), socket.AF_UNIX, factory)
-            protocol = _Process(self)
+            protocol = _Process(self, self._output)
             title = f"spoa worker {self.number}"
             # The process inherits the mask. It ends the blocking when it has its own handlers for these signals.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, spawning.BLOCKED)
@@ -252,6 +255,8 @@ class Worker:
         if self._control.transport is not None:
             # A process that the worker has started may have a copy of the socket.
             self._control.transport.loseConnection()
+        if self.ending != "exit":
+            self.reason += find_line(self._output.errors)
         self.state = "ended"
         self._owner.on_ended(self)
         ended, self._ended = self._ended, []
@@ -286,7 +291,7 @@ class Worker:
         self.ending = "stall"
         self.reason = f"it stood still for --stall-timeout, {self._rules.stall_timeout:g} s"
         self._log.error(
-            "worker {worker}: {reason}; it is ended by SIGABRT, and the lines that follow say where it stood",
+            "worker {worker}: {reason}; it is ended by SIGABRT, and the next lines say where it stands",
             worker=self.number,
             reason=self.reason,
         )
@@ -351,17 +356,16 @@ class MasterControl(ControlProtocol):
 class _Process(ProcessProtocol):
     """Reads the pipes of a worker process, and reports its end."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, output: WorkerLog) -> None:
         self._worker = worker
-        self._log = WorkerLog(worker.number, worker.on_cannot_start)
-        self._log.add_events(spawning.LOG)
+        self._output = output
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self._log.pipes[childFD].feed(data)
+        self._output.pipes[childFD].feed(data)
 
     def childConnectionLost(self, childFD: int) -> None:
-        if childFD in self._log.pipes:
-            self._log.pipes[childFD].end()
+        if childFD in self._output.pipes:
+            self._output.pipes[childFD].end()
 
     def processExited(self, reason: Failure = connectionDone) -> None:
         value: Any = reason.value

@@ -11,11 +11,14 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
 from twisted.logger import ILogObserver, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
+
+from spoa_twisted.workers.stacks import MAX_LINES
 
 # Bytes. A longer line is cut into several. A handler may print a line of any length.
 _MAX_LINE: Final = 2**20
@@ -144,8 +147,10 @@ class WorkerLog:
         #: The pipes, by the number of the descriptor in the worker: 1 is stdout, 2 is stderr.
         self.pipes: dict[int, Lines] = {
             1: Lines(lambda line: self._on_output(line, "info")),
-            2: Lines(lambda line: self._on_output(line, "warn")),
+            2: Lines(self._on_error_output),
         }
+        #: The last lines of stderr.
+        self.errors: deque[str] = deque(maxlen=MAX_LINES)
 
     def add_events(self, descriptor: int) -> None:
         """Read events from the pipe that is ``descriptor`` in the worker."""
@@ -161,6 +166,10 @@ class WorkerLog:
         except (ValueError, TypeError, KeyError, LookupError):
             # The handlers of a worker could write to the pipe.
             self._on_output(data, "warn")
+
+    def _on_error_output(self, data: bytes) -> None:
+        self.errors.append(data.decode(errors="replace"))
+        self._on_output(data, "warn")
 
     def _on_output(self, data: bytes, level: str) -> None:
         text = data.decode(errors="replace").rstrip("\r")

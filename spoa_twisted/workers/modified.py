@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Final, final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -20,7 +21,9 @@ _PACKAGE: Final = os.path.dirname(spoa_twisted.__file__) + os.sep
 
 def imported_files() -> list[str]:
     """Return the files of the user's modules that this process has imported: not those of installed packages."""
-    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    # Other objects in sys.modules may run code when an attribute is read.
+    modules = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
+    files = {module.__dict__.get("__file__") for module in modules}
     return sorted(file for file in files if isinstance(file, str) and file.endswith(".py") and not _is_installed(file))
 
 

@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, cast, final
 
 from twisted.internet.defer import Deferred
@@ -54,15 +54,18 @@ def main() -> None:
     options = Options()
     options.update(settings["options"])
     try:
-        factory = _import_handlers(settings, options)
-        if not settings["number"]:
-            # Threads that a module has started must not delay the end.
-            os._exit(0)
-        service = WorkerService(factory, settings, log, reactor)
+        # The master may have changed its folder since its start: twistd does so with --rundir. Without workers,
+        # handlers are imported, and the files of endpoints are read, before that.
+        with _folder(settings["folder"]):
+            factory = make_factory(options)
+            if not settings["number"]:
+                # Threads that a module has started must not delay the end.
+                os._exit(0)
+            service = WorkerService(factory, settings, log, reactor)
         reactor.callWhenRunning(service.start)
         reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     except CannotStart as error:
-        say_cannot_start(log, error)
+        say_cannot_start(log, error, options)
         sys.exit(1)
     reactor.run()
     sys.exit(service.exit_status)
@@ -85,25 +88,38 @@ def _ignore(number: int, frame: object) -> None:
     """Ignore a signal."""
 
 
-def _import_handlers(settings: Settings, options: Options) -> SPOAFactory:
-    # The master may have changed its folder since its start: twistd does so with --rundir. Without workers, handlers
-    # are imported before that.
-    folder = os.getcwd()
-    os.chdir(settings["folder"])
+@contextmanager
+def _folder(folder: str) -> Iterator[None]:
+    """Change to ``folder`` for a while.
+
+    :raises CannotStart: if this process may not use the folder.
+    """
+    before = os.getcwd()
     try:
-        return make_factory(options)
-    finally:
         os.chdir(folder)
+    except OSError as error:
+        raise CannotStart(
+            f"cannot use the folder in which the agent was started, {folder}: {error.strerror}"
+        ) from error
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
-def say_cannot_start(log: PipeObserver, error: CannotStart) -> None:
+def say_cannot_start(log: PipeObserver, error: CannotStart, options: Mapping[str, Any]) -> None:
     """Tell the master why this process ends."""
-    files = imported_files()
+    files = watched_files(options)
     cause = error.__cause__
     if isinstance(cause, SyntaxError) and cause.filename:
         # Python could not import this file, so it is not among the modules.
         files.append(cause.filename)
     log.write({"cannot_start": str(error).removeprefix("spoa: "), "files": files})
+
+
+def watched_files(options: Mapping[str, Any]) -> list[str]:
+    """Return the files for ``--reload-on-change``."""
+    return imported_files() if options["reload-on-change"] else []
 
 
 @final
@@ -128,6 +144,7 @@ class WorkerService(ProcessService):
         #: The exit status of this process.
         self.exit_status = 0
         self._number = settings["number"]
+        self._options = settings["options"]
         self._pipe = log
         self._started = time.time()
         self._lag = Lag(factory.reactor)
@@ -219,11 +236,11 @@ class WorkerService(ProcessService):
     def _say_ready(self) -> None:
         handlers = self.factory.handlers
         messages = f" for {handlers.describe()}" if isinstance(handlers, Handlers) else ""
-        facts = {"messages": messages, "files": imported_files()}
+        facts = {"messages": messages, "files": watched_files(self._options)}
         self._control.send(control.Ready, facts=json.dumps(facts).encode())
 
     def _end_start(self, error: CannotStart) -> None:
-        say_cannot_start(self._pipe, error)
+        say_cannot_start(self._pipe, error, self._options)
         self.exit_status = 1
         self._stop_reactor()
 

@@ -67,10 +67,8 @@ class Agent:
         self.started: list[FakeWorker] = []
         self.may_go_on = True
         handing_over = HandingOver(self.clock, 100, lambda: None, lambda paused: None)
-        self.slots = [
-            Slot(number, self.clock, self, handing_over, lambda: 10.0)  # type: ignore[arg-type]
-            for number in range(1, count + 1)
-        ]
+        staff: Any = self
+        self.slots = [Slot(number, self.clock, staff, handing_over, lambda: 10.0) for number in range(1, count + 1)]
         self.reload = Reload(self.slots, self.clock, lambda: 1234.0)
 
     def start(self) -> None:
@@ -78,6 +76,10 @@ class Agent:
             slot.start()
         for worker in list(self.started):
             worker.is_ready()
+
+    def current(self, number: int) -> Any:
+        """Return the worker that takes connections."""
+        return self.slots[number - 1].current
 
     def start_worker(self, number: int, owner: Any) -> Any:
         self.started.append(FakeWorker(number, owner, self.clock))
@@ -114,12 +116,12 @@ def test_a_worker_that_dies_is_replaced(agent: Agent, logged: Logged) -> None:
     """It is ``lost`` until another one is ready."""
     slot, worker = agent.slots[0], agent.started[0]
     worker.ends("it was ended by the signal SIGKILL", "signal")
-    assert (slot.current, slot.lost) == (None, "it was ended by the signal SIGKILL")
+    assert (agent.current(1), slot.lost) == (None, "it was ended by the signal SIGKILL")
     assert logged.take() == ["error: worker 1 (process 0) has ended: it was ended by the signal SIGKILL"]
     agent.clock.advance(0)
     assert len(agent.started) == 3
     agent.started[2].is_ready()
-    assert (slot.current, slot.lost) == (agent.started[2], "")
+    assert (agent.current(1), slot.lost) == (agent.started[2], "")
     assert agent.restarts == {"exit": 0, "signal": 1, "stall": 0, "reload": 0}
 
 
@@ -180,7 +182,7 @@ def test_a_failed_reload(agent: Agent, logged: Logged) -> None:
     """The old workers stay, and the next worker is not started."""
     agent.reload.request()
     agent.started[2].ends("no such module")
-    assert [slot.current for slot in agent.slots] == agent.started[:2]
+    assert [agent.current(1), agent.current(2)] == agent.started[:2]
     assert logged.take() == ["error: reload failed: no such module; the workers go on with their old code"]
     agent.clock.advance(100)
     assert (agent.reload.running, len(agent.started)) == (False, 3)
@@ -219,7 +221,7 @@ def test_a_worker_dies_during_its_replacement(agent: Agent, logged: Logged) -> N
     agent.clock.advance(0)
     assert len(agent.started) == 4
     agent.started[3].is_ready()
-    assert agent.slots[0].current is agent.started[3]
+    assert agent.current(1) is agent.started[3]
 
 
 def test_a_reload_of_a_lost_worker(agent: Agent, logged: Logged) -> None:
@@ -244,9 +246,9 @@ def test_a_replacement_that_was_starting_is_started_again(agent: Agent, logged: 
     agent.reload.request()
     assert (agent.started[2].drained, len(agent.started)) == (0, 4)
     agent.started[2].is_ready()
-    assert agent.slots[0].current is None
+    assert agent.current(1) is None
     agent.started[3].is_ready()
-    assert agent.slots[0].current is agent.started[3]
+    assert agent.current(1) is agent.started[3]
 
 
 def test_stop_during_a_reload(agent: Agent) -> None:
