@@ -48,7 +48,7 @@ class _StandIn:
         return getattr(self._reactor, name)
 
 
-class Accepted(Factory):
+class MasterFactory(Factory):
     """The factory of a port of the master. Its name is in Twisted's log when the port opens and closes."""
 
     noisy = False
@@ -75,7 +75,7 @@ class AcceptingReactor(_StandIn):
 
     def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> IListeningPort:
         """Bind a TCP port."""
-        return self._accept(self._reactor.listenTCP(port, Accepted(), backlog, interface))
+        return self._accept(self._reactor.listenTCP(port, MasterFactory(), backlog, interface))
 
     def listenSSL(
         self, port: int, factory: object, contextFactory: object, backlog: int = 50, interface: str = ""
@@ -87,11 +87,11 @@ class AcceptingReactor(_StandIn):
         self, address: str, factory: object, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> IListeningPort:
         """Bind a Unix socket."""
-        return self._accept(self._reactor.listenUNIX(address, Accepted(), backlog, mode, wantPID))
+        return self._accept(self._reactor.listenUNIX(address, MasterFactory(), backlog, mode, wantPID))
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: object) -> IListeningPort:
         """Use a port that is bound already."""
-        return self._accept(self._reactor.adoptStreamPort(fileDescriptor, addressFamily, Accepted()))
+        return self._accept(self._reactor.adoptStreamPort(fileDescriptor, addressFamily, MasterFactory()))
 
     def _accept(self, port: Any) -> IListeningPort:
         # Port.doRead calls this attribute for each connection that it has accepted: see the docstring of tcp.Port.
