@@ -190,7 +190,7 @@ class SPOAService(Service):
         lifespans, timeout, seconds = self._lifespans, self.drain_timeout, self.factory.reactor.seconds
         deadline = seconds() + timeout
         for port in self._ports:
-            _accept_queued(port)
+            accept_queued(port)
         closed = self._close_ports()
         # drain() also waits for connections that are made after the call. So the ports are closed first.
         closed.addCallback(lambda _: self.factory.drain(timeout))
@@ -298,10 +298,7 @@ class SPOAService(Service):
 
     def _opened(self, port: IListeningPort) -> None:
         self._ports.append(port)
-        # Calling listen() again changes the backlog of the port. A backlog that is not Twisted's default is kept: the
-        # endpoint string names it, as in "tcp:12345:backlog=100".
-        if getattr(port, "backlog", None) == _TWISTED_BACKLOG:
-            port.socket.listen(BACKLOG)  # type: ignore[attr-defined]
+        enlarge_backlog(port)
         self._log.info(
             "SPOA listening on {address}{_messages}",
             address=describe(port.getHost()),
@@ -323,7 +320,14 @@ def messages_of(handlers: IHandlers) -> str:
     return f" for {handlers.describe()}" if isinstance(handlers, Handlers) else ""
 
 
-def _accept_queued(port: IListeningPort) -> None:
+def enlarge_backlog(port: IListeningPort) -> None:
+    """Let the kernel queue more connections, unless the endpoint string has a backlog: ``tcp:12345:backlog=100``."""
+    # Calling listen() again changes the backlog of the port.
+    if getattr(port, "backlog", None) == _TWISTED_BACKLOG:
+        port.socket.listen(BACKLOG)  # type: ignore[attr-defined]
+
+
+def accept_queued(port: IListeningPort) -> None:
     """Accept the connections that wait in the queue of the kernel, so that the drain answers their NOTIFYs.
 
     When a port is closed, the kernel resets these connections. But for HAProxy they are established, and it may have

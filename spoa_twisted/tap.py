@@ -29,6 +29,7 @@ from spoa_twisted.runner.status import STATUS, with_status
 from spoa_twisted.runner.systemd import Supervisor, refuse_daemon
 from spoa_twisted.runner.watch import WATCH
 from spoa_twisted.version import version
+from spoa_twisted.workers import options as worker_options
 
 _PIPELINING = (
     "Whether HAProxy may have several NOTIFYs in flight on a connection: always, never or auto. "
@@ -72,6 +73,7 @@ class Options(UsageOptions):
         ["async", None, "Announce the capability async: HAProxy <= 3.0 then takes an ACK on another connection too."],
         ["check", None, "Load the handlers, check all options, print what the agent would serve, and exit."],
         ["debug", None, "Also log the beginning and the end of each connection, health checks included."],
+        *worker_options.FLAGS,
     ]
     optParameters = [
         [*log_format.ROW],
@@ -79,6 +81,7 @@ class Options(UsageOptions):
         STATUS,
         WATCH,
         *[_row(limit) for limit in LIMITS.values()],
+        *worker_options.PARAMETERS,
     ]
 
     def __init__(self) -> None:
@@ -139,6 +142,7 @@ class Options(UsageOptions):
         """
         if not self["listen"]:
             self["listen"] = [DEFAULT_ENDPOINT]
+        worker_options.check(self)
         if self["check"]:
             check(make_factory(self), self)
         log_format.apply(self["log-format"], getattr(self, "parent", None))
@@ -153,9 +157,15 @@ def makeService(options: Options) -> IService:
     refuse_daemon(options.parent)
     # Before the handlers' modules are imported: they may start processes.
     supervisor = Supervisor.from_environment()
-    factory = make_factory(options)
     try:
-        service = ProcessService(factory, options["listen"])
+        if options["workers"] is not None:
+            # Imported here: an agent without workers does not need it.
+            from spoa_twisted.workers.master import make_master
+
+            master = make_master(options)
+            master.supervisor = supervisor
+            return with_status(master, options, master.source)
+        service = ProcessService(make_factory(options), options["listen"])
         service.supervisor = supervisor
         return with_status(service, options)
     except ValueError as error:
@@ -163,7 +173,7 @@ def makeService(options: Options) -> IService:
 
 
 def make_factory(options: Options) -> SPOAFactory:
-    """Return the agent that ``options`` describe, with its handlers, but without a service.
+    """Return the agent that ``options`` describe, with its handlers. A worker calls this too.
 
     :raises CannotStart: if handlers cannot be loaded or merged.
     """

@@ -101,10 +101,29 @@ ORDER = [
     "runner.loading",
     "runner.log_format",
     "runner.process",
+    "workers.options",
+    "workers.backoff",
+    "workers.control",
+    "workers.binding",
+    "workers.stacks",
+    "workers.logs",
+    "workers.reporting",
+    "workers.modified",
+    "workers.spawning",
+    "workers.checking",
+    "workers.ports",
+    "workers.handing_over",
+    "workers.child",
+    "workers.slots",
+    "workers.reload",
+    "workers.collecting",
+    "workers.status",
+    "workers.master",
     "runner.watch",
     "runner.status",
     "runner.check",
     "tap",
+    "workers.worker",
     "client",
     "strict",
     "testing",
@@ -132,7 +151,7 @@ LONGEST_CLASS = 300
 
 # A package's __init__.py that only describes the package, and one that gives the public names.
 DOCUMENTATION = {"__init__", "spop.__init__", "handlers.__init__", "agent.__init__", "runner.__init__"}
-DOCUMENTATION |= {"status.__init__"}
+DOCUMENTATION |= {"status.__init__", "workers.__init__"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -607,6 +607,23 @@ async def check_status(agent: Agent) -> None:
     assert "Server Shut Down." in agent.stop()
 
 
+# Workers.
+
+
+@readme(handlers="iprep.py", command="Workers 1", ports="Workers 2")
+def test_workers(handlers: str, command: str, ports: str, machine: Machine) -> None:
+    """SIGHUP reloads. With the second command, each worker has an endpoint of its own."""
+    machine.write(iprep_py=handlers)
+    agent = machine.start(on_any_port(command))
+    agent.program.said("worker 2 is ready")
+    agent.program.signal(signal.SIGHUP)
+    agent.program.said("reloaded: 2 workers")
+    assert "Traceback" not in agent.stop()
+    agent = machine.start(ports.replace("tcp:1234{worker}:interface=127.0.0.1", f"unix:{machine.folder}/{{worker}}"))
+    assert agent.program.address(2) == f"{machine.folder}/2"
+    agent.stop()
+
+
 # In an application.
 
 

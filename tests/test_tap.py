@@ -32,7 +32,8 @@ def options(*arguments: str) -> Options:
     return parsed
 
 
-def makeService(parsed: Options) -> SPOAService:
+def make(parsed: Options) -> SPOAService:
+    """Return the service of an agent without workers."""
     service = tap.makeService(parsed)
     assert isinstance(service, SPOAService)
     return service
@@ -95,7 +96,7 @@ class TestOptions:
 class TestMakeService:
     def test_options_have_the_names_of_keywords(self, folder: Path) -> None:
         """Each option sets the limit of the factory, or the attribute, that has the same name."""
-        service = makeService(
+        service = make(
             options(
                 "--handlers=mymod",
                 "--async",
@@ -121,7 +122,7 @@ class TestMakeService:
         """The mode goes to the factory. Another word than the three modes is refused."""
         hello = HAProxyHello(capabilities=frozenset({"pipelining"}))
         for mode, allowed in [("always", True), ("never", False)]:
-            service = makeService(options("--handlers=mymod", f"--pipelining={mode}"))
+            service = make(options("--handlers=mymod", f"--pipelining={mode}"))
             assert service.factory.pipelining.allows(hello) is allowed
         with pytest.raises(CannotStart, match="--pipelining is 'sometimes', which is none of auto, always, never"):
             options("--pipelining=sometimes")
@@ -133,7 +134,7 @@ class TestMakeService:
 
     def test_sets_are_merged(self, folder: Path) -> None:
         """Handlers from several ``--handlers`` options are merged into one set."""
-        service = makeService(options("--handlers=mymod", "--handlers=pkg.inner:other"))
+        service = make(options("--handlers=mymod", "--handlers=pkg.inner:other"))
         assert sorted(service.factory.handlers) == ["m", "n"]  # type: ignore[call-overload]
 
     @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ class TestMakeService:
     def test_a_bad_option_is_one_line(self, folder: Path, arguments: list[str], text: str) -> None:
         """Invalid options raise CannotStart with one line of text, before the agent listens."""
         with pytest.raises(CannotStart, match=f"^spoa: {text}") as caught:
-            makeService(options(*arguments))
+            make(options(*arguments))
         assert "\n" not in str(caught.value)
 
     def test_a_default_handler_is_enough(self, folder: Path) -> None:
@@ -164,7 +165,7 @@ class TestMakeService:
         (folder / "rest.py").write_text(
             "from spoa_twisted import Handlers\nhandlers = Handlers(default=lambda: None)\n"
         )
-        assert makeService(options("--handlers=rest")).factory.handlers.describe() == "all messages"  # type: ignore[attr-defined]
+        assert make(options("--handlers=rest")).factory.handlers.describe() == "all messages"  # type: ignore[attr-defined]
 
     def test_other_implementations_cannot_be_merged(self, folder: Path) -> None:
         """Another implementation of IHandlers works alone, but only instances of Handlers can be merged."""
@@ -177,9 +178,9 @@ class TestMakeService:
             "    def refuse(self, names, max_size): return b''\n"
             "handlers = Own()\n"
         )
-        assert makeService(options("--handlers=own")).factory.handlers.respond([], 0, None, 0, None) == b""  # type: ignore[arg-type]
+        assert make(options("--handlers=own")).factory.handlers.respond([], 0, None, 0, None) == b""  # type: ignore[arg-type]
         with pytest.raises(CannotStart, match="only instances of Handlers"):
-            makeService(options("--handlers=own", "--handlers=mymod"))
+            make(options("--handlers=own", "--handlers=mymod"))
 
 
 def test_one_plugin_makes_the_command() -> None:

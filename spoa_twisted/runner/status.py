@@ -10,7 +10,6 @@ from twisted.application.service import IService, MultiService
 from spoa_twisted.endpoints import describe_failure
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.watch import watch_of
-from spoa_twisted.service import SPOAService
 
 _HELP: Final = (
     "A Twisted server endpoint for the status by HTTP: /, /status.json, /metrics, /health, /live. It has no password: "
@@ -21,14 +20,18 @@ _HELP: Final = (
 STATUS: Final = ["status", None, None, _HELP]
 
 
-def with_status(agent: SPOAService, options: Mapping[str, Any]) -> IService:
+def with_status(agent: Any, options: Mapping[str, Any], make_source: Any = None) -> IService:
     """Return ``agent``, or a service with the agent and its status if ``options`` ask for it.
 
+    :param agent: a service: a ``SPOAService``, or the master of workers.
+    :param make_source: returns the source of the status for the endpoints, and for the options that differ from their
+        defaults. Without it, the status is that of this process.
     :raises ValueError: if ``--status`` is not an endpoint, or names no interface; or ``--watch`` cannot be had.
     """
-    watch = watch_of(agent.factory, options)
+    watch = watch_of(agent, options)
+    service: IService = agent
     if options["status"] is None:
-        return agent
+        return service
     # Only now: twisted.web takes 2 MiB of memory, and 0.15 seconds of the start.
     from spoa_twisted.status.local import LocalSource
     from spoa_twisted.status.service import StatusService
@@ -39,11 +42,12 @@ def with_status(agent: SPOAService, options: Mapping[str, Any]) -> IService:
 
     both = MultiService()
     both.name = agent.name
-    source = LocalSource(agent, options["listen"], changed(options))
+    arguments = options["listen"], changed(options)
+    source = LocalSource(agent, *arguments) if make_source is None else make_source(*arguments)
     # The status is the first to listen: while the startup functions run, /health says that the agent starts.
     status = ProcessStatus(agent, options["status"], source=source, watch=watch)
     status.setServiceParent(both)  # type: ignore[no-untyped-call]
-    agent.setServiceParent(both)  # type: ignore[no-untyped-call]
+    agent.setServiceParent(both)
     return both
 
 

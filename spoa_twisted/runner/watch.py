@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.status.watch import Watch
 
 _TYPES: Final = "types"
@@ -27,9 +26,10 @@ def _mode(text: str) -> str:
 WATCH: Final = ["watch", None, None, _HELP, _mode]
 
 
-def watch_of(factory: SPOAFactory, options: Mapping[str, Any]) -> Watch | None:
+def watch_of(agent: Any, options: Mapping[str, Any]) -> Watch | None:
     """Return the watch that ``options`` ask for; ``None`` if they do not.
 
+    :param agent: a ``SPOAService``, or the master of workers.
     :raises ValueError: if there is no ``--status``, or there are several processes.
     """
     if options["watch"] is None:
@@ -40,4 +40,4 @@ def watch_of(factory: SPOAFactory, options: Mapping[str, Any]) -> Watch | None:
         )
     if options.get("workers"):
         raise ValueError("--watch works with one process only: leave out --workers, or --watch")
-    return Watch(factory, allow_values=options["watch"] == _VALUES)
+    return Watch(agent.factory, allow_values=options["watch"] == _VALUES)

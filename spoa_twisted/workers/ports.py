@@ -1,0 +1,143 @@
+"""The ports of the master. They accept connections, and hand them on as sockets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, cast, final
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from spoa_twisted.endpoints import describe_failure, server_endpoint
+from spoa_twisted.runner.errors import CannotStart
+from spoa_twisted.service import accept_queued, enlarge_backlog
+from spoa_twisted.unix_lock import remove_stale_lock
+from spoa_twisted.workers.binding import AcceptingReactor
+from spoa_twisted.workers.options import WORKER_FIELD
+
+
+def expand(endpoints: Sequence[str], workers: int) -> list[tuple[str, int]]:
+    """Return the text of each endpoint with the number of the worker that it belongs to; 0 if it belongs to all.
+
+    A text with ``{worker}`` stands for one endpoint for each worker.
+    """
+    expanded: list[tuple[str, int]] = []
+    for text in endpoints:
+        if WORKER_FIELD in text:
+            expanded += [(text.replace(WORKER_FIELD, str(number)), number) for number in range(1, workers + 1)]
+        else:
+            expanded.append((text, 0))
+    return expanded
+
+
+@final
+class Ports:
+    """Listens on all endpoints.
+
+    :param endpoints: the result of :func:`expand`.
+    :param on_accepted: called with the socket of each connection, with the position of the endpoint in ``endpoints``,
+        and with the number of the worker that the endpoint belongs to.
+    :param on_failed: called with a text if an endpoint fails to listen after :meth:`listen` has returned.
+    :raises ValueError: for a text that does not describe an endpoint.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoints: Sequence[tuple[str, int]],
+        on_accepted: Callable[[socket.socket, int, int], None],
+        on_failed: Callable[[str], None],
+    ) -> None:
+        #: The open ports.
+        self.ports: list[IListeningPort] = []
+        self._on_failed = on_failed
+        self._paused = False
+        self._listening = False
+        self._endpoints: list[tuple[str, AcceptingReactor, IStreamServerEndpoint]] = []
+        for number, (text, owner) in enumerate(endpoints):
+
+            def accepted(connection: socket.socket, number: int = number, owner: int = owner) -> None:
+                on_accepted(connection, number, owner)
+
+            stand_in = AcceptingReactor(reactor, accepted)
+            self._endpoints.append((text, stand_in, server_endpoint(cast("IReactorCore", stand_in), text)))
+
+    def listen(self) -> None:
+        """Listen on all endpoints, or on none of them if one fails at once.
+
+        :raises CannotStart: if one fails at once.
+        """
+        if self._listening:
+            return
+        self._listening = True
+        failures: list[tuple[str, BaseException]] = []
+        starting = True
+
+        def failed(failure: Failure, text: str) -> None:
+            assert failure.value is not None
+            if starting:
+                failures.append((text, failure.value))
+            else:
+                self._on_failed(_cannot_listen(text, failure.value))
+
+        for text, stand_in, endpoint in self._endpoints:
+            # The stand-in does not use this factory.
+            factory = Factory()
+            listening = maybeDeferred(endpoint.listen, factory)
+            listening.addErrback(_listen_again, endpoint, factory)
+            listening.addCallback(self._opened, text, stand_in)
+            listening.addErrback(failed, text)
+        starting = False
+        if failures:
+            self.close()
+            _raise(*failures[0])
+
+    def pause(self, paused: bool) -> None:
+        """Accept no more connections, or accept them again. The kernel queues those that come meanwhile."""
+        self._paused = paused
+        for port in self.ports:
+            _pause(port, paused)
+
+    def close(self) -> Deferred[Any]:
+        """Accept what is in the queues of the kernel, and close all ports."""
+        self._listening = False
+        ports, self.ports = self.ports, []
+        for port in ports:
+            accept_queued(port)
+        return DeferredList([maybeDeferred(port.stopListening) for port in ports], consumeErrors=True)
+
+    def _opened(self, port: IListeningPort, text: str, stand_in: AcceptingReactor) -> None:
+        self.ports.append(port)
+        if not stand_in.used:
+            self.close()
+            raise ValueError("with --workers, an endpoint must be one of tcp, tcp6, unix, ssl or systemd, or wrap one")
+        enlarge_backlog(port)
+        _pause(port, self._paused)
+        if not self._listening:
+            # The agent was stopped, or another endpoint failed, before this endpoint was ready.
+            self.close()
+
+
+def _listen_again(failure: Failure, endpoint: IStreamServerEndpoint, factory: Factory) -> Deferred[IListeningPort]:
+    """Remove the lock of a killed agent, if that made ``endpoint`` fail, and try ``endpoint`` a second time."""
+    failure.trap(CannotListenError)
+    assert isinstance(failure.value, CannotListenError)
+    remove_stale_lock(failure.value)
+    return endpoint.listen(factory)
+
+
+def _pause(port: Any, paused: bool) -> None:
+    if hasattr(port, "stopReading"):
+        (port.stopReading if paused else port.startReading)()
+
+
+def _cannot_listen(text: str, error: BaseException) -> str:
+    return f"cannot listen on {text}: {describe_failure(error)}"
+
+
+def _raise(text: str, error: BaseException) -> NoReturn:
+    raise CannotStart(_cannot_listen(text, error)) from error

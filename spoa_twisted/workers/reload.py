@@ -1,0 +1,102 @@
+"""SIGHUP: new workers with the present code take the places of the old ones, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from spoa_twisted.status.report import Reloads
+from spoa_twisted.workers.slots import Slot, WorkerFailed
+
+OK: Final = "ok"
+FAILED: Final = "failed"
+
+
+@final
+class Reload:
+    """Reloads, one at a time.
+
+    At most one process more than usual runs at any time: a new worker is started when the old one, whose place the last
+    new worker has taken, has ended. If a new worker cannot start, the reload ends, and the old workers stay.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        reactor: IReactorTime,
+        time: Callable[[], float],
+        on_change: Callable[[bool], None] = lambda running: None,
+    ) -> None:
+        #: The results so far, for the status.
+        self.results: Reloads = {"results": {OK: 0, FAILED: 0}, "last_ok": True, "last_time": 0.0, "reason": ""}
+        #: True while workers are replaced.
+        self.running = False
+        self._slots = slots
+        self._reactor = reactor
+        self._time = time
+        self._on_change = on_change
+        self._again = False
+
+    def request(self) -> None:
+        """Reload now. If a reload is running, reload once more afterwards: it may have missed a change of a file."""
+        if self.running:
+            if not self._again:
+                self._log.info("a reload is running: another one follows")
+            self._again = True
+            return
+        self.running = True
+        self._on_change(True)
+        self._again = False
+        Deferred.fromCoroutine(self._run()).addErrback(self._on_bug).addCallback(lambda _: self._on_end())
+
+    async def _run(self) -> None:
+        began = self._reactor.seconds()
+        self._log.info("reloading: {count} workers are replaced, one after the other", count=len(self._slots))
+        for replaced, slot in enumerate(self._slots):
+            try:
+                old = await slot.replace()
+            except CancelledError:
+                self._again = False
+                return
+            except WorkerFailed as error:
+                self._on_failed(str(error), replaced)
+                return
+            if old is not None:
+                await old.when_ended()
+        self._set_result(OK, "")
+        self._log.info(
+            "reloaded: {count} workers were replaced in {seconds:.2f} s",
+            count=len(self._slots),
+            seconds=self._reactor.seconds() - began,
+        )
+
+    def _on_failed(self, reason: str, replaced: int) -> None:
+        self._set_result(FAILED, reason)
+        if replaced:
+            kept = (
+                f"{replaced} of {len(self._slots)} workers were replaced before; the others go on with their old code"
+            )
+        else:
+            kept = "the workers go on with their old code"
+        self._log.error("reload failed: {reason}; {kept}", reason=reason, kept=kept)
+
+    def _set_result(self, result: str, reason: str) -> None:
+        self.results["results"][result] += 1
+        self.results["last_ok"] = result == OK
+        self.results["last_time"] = self._time()
+        self.results["reason"] = reason
+
+    def _on_bug(self, failure: object) -> None:
+        self._log.failure("the reload ended", failure)  # type: ignore[arg-type]
+
+    def _on_end(self) -> None:
+        self.running = False
+        self._on_change(False)
+        if self._again:
+            self.request()

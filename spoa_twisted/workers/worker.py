@@ -1,0 +1,301 @@
+"""A worker process: it answers on the connections that the master hands over."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, cast, final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IListeningPort, IReactorCore
+from twisted.internet.protocol import Factory
+from twisted.logger import globalLogBeginner
+
+from spoa_twisted.agent.protocol import SPOAFactory
+from spoa_twisted.endpoints import server_endpoint
+from spoa_twisted.handlers.registry import Handlers
+from spoa_twisted.runner.errors import CannotStart, place_of
+from spoa_twisted.runner.process import ProcessService, handle_signal
+from spoa_twisted.status.lag import Lag
+from spoa_twisted.status.local import report
+from spoa_twisted.tap import Options, make_factory
+from spoa_twisted.workers import control, spawning
+from spoa_twisted.workers.binding import CatchingReactor, without_inherited
+from spoa_twisted.workers.control import ControlProtocol
+from spoa_twisted.workers.logs import PipeObserver
+from spoa_twisted.workers.modified import imported_files
+from spoa_twisted.workers.spawning import Settings
+
+# Seconds for the last report to reach the master.
+_LAST_WORDS = 1.0
+
+
+def main() -> None:
+    """Run a worker. Its settings come from stdin."""
+    settings: Settings = json.loads(sys.stdin.readline())
+    _prepare_process(settings)
+    log = PipeObserver(settings["log"])
+    # The module of a reactor has a function that makes it Twisted's global reactor.
+    importlib.import_module(settings["reactor"]).install()
+    from twisted.internet import reactor
+
+    if settings["number"]:
+        globalLogBeginner.beginLoggingTo([log], redirectStandardIO=True)
+    options = Options()
+    options.update(settings["options"])
+    try:
+        # The master may have changed its folder since its start: twistd does so with --rundir. Without workers,
+        # handlers are imported, and the files of endpoints are read, before that.
+        with _folder(settings["folder"]):
+            factory = make_factory(options)
+            if not settings["number"]:
+                # Threads that a module has started must not delay the end.
+                os._exit(0)
+            service = WorkerService(factory, settings, log, reactor)
+        reactor.callWhenRunning(service.start)
+        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    except CannotStart as error:
+        say_cannot_start(log, error, options)
+        sys.exit(1)
+    reactor.run()
+    sys.exit(service.exit_status)
+
+
+def _prepare_process(settings: Settings) -> None:
+    # Processes that handlers start must not have these: the master would not notice the end of this process.
+    for descriptor in (spawning.CONTROL, settings["log"]):
+        if settings["number"] or descriptor == settings["log"]:
+            os.set_inheritable(descriptor, False)
+    # For a segmentation fault, and for SIGABRT, which the master sends if this process stands still.
+    faulthandler.enable(2)
+    # Not SIG_IGN: processes that handlers start would inherit that.
+    for number in spawning.BLOCKED:
+        signal.signal(number, _ignore)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, spawning.BLOCKED)
+
+
+def _ignore(number: int, frame: object) -> None:
+    """Ignore a signal."""
+
+
+@contextmanager
+def _folder(folder: str) -> Iterator[None]:
+    """Change to ``folder`` for a while.
+
+    :raises CannotStart: if this process may not use the folder.
+    """
+    before = os.getcwd()
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise CannotStart(
+            f"cannot use the folder in which the agent was started, {folder}: {error.strerror}"
+        ) from error
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def say_cannot_start(log: PipeObserver, error: CannotStart, options: Mapping[str, Any]) -> None:
+    """Tell the master why this process ends."""
+    files = watched_files(options)
+    cause = error.__cause__
+    if isinstance(cause, SyntaxError) and cause.filename:
+        # Python could not import this file, so it is not among the modules.
+        files.append(cause.filename)
+    log.write({"cannot_start": str(error).removeprefix("spoa: "), "files": files})
+
+
+def watched_files(options: Mapping[str, Any]) -> list[str]:
+    """Return the files for ``--reload-on-change``."""
+    return imported_files() if options["reload-on-change"] else []
+
+
+@final
+class WorkerService(ProcessService):
+    """The service of a worker. It starts when the reactor runs, and the master ends it."""
+
+    def __init__(
+        self,
+        factory: SPOAFactory,
+        settings: Settings,
+        log: PipeObserver,
+        reactor: Any,
+    ) -> None:
+        stand_in = CatchingReactor(reactor)
+        texts = map(without_inherited, settings["endpoints"])
+        endpoints = [server_endpoint(cast("IReactorCore", stand_in), text) for text in texts]
+        super().__init__(factory, endpoints, reactor=reactor)
+        #: The exit status of this process.
+        self.exit_status = 0
+        self._number = settings["number"]
+        self._options = settings["options"]
+        self._pipe = log
+        self._lag = Lag(factory.reactor)
+        self._control = WorkerControl(self)
+        self._closed = 0
+        self._draining = False
+
+    def start(self) -> None:
+        """Connect to the master, and start the service."""
+        reactor: Any = self._reactor
+        handle_signal(reactor, signal.SIGTERM, self._leave, instead_of=reactor.sigTerm)
+        factory = Factory.forProtocol(lambda: self._control)
+        factory.noisy = False
+        reactor.adoptStreamConnection(spawning.CONTROL, socket.AF_UNIX, factory)
+        os.close(spawning.CONTROL)
+        try:
+            self.privilegedStartService()
+            self.startService()
+        except CannotStart as error:
+            self._end_start(error)
+            return
+        self.when_ready().addCallbacks(lambda _: self._say_ready(), lambda failure: None)
+
+    def start_failed(self, error: BaseException) -> None:
+        """Tell the master why this process does not start, and end it."""
+        place = place_of(error.__cause__) if error.__cause__ is not None else ""
+        self._end_start(CannotStart(f"{error}{place}"))
+
+    def adopt(self, descriptor: int, number: int, endpoint: int) -> None:
+        """Take a connection from the master."""
+        if not self._ports:
+            # This service has stopped. The master has a copy, which goes to another worker when this process has ended.
+            os.close(descriptor)
+            return
+        self._control.send(control.Taken, number=number)
+        # Before the first read: if this process ends after it, the master must not hand the connection to another one.
+        self._control.flush()
+        port: Any = self._ports[endpoint]
+        port.adopt(socket.socket(fileno=descriptor), self._on_closed)
+
+    def end(self, timeout: float) -> None:
+        """Drain for at most ``timeout`` seconds, and end the process. A second call may shorten the time."""
+        if self._draining:
+            self.factory.drain(timeout).addCallback(lambda _: self._lifespans.stop(timeout))
+            return
+        self._draining = True
+        self._own_drain_timeout = timeout
+        self.stopService().addBoth(lambda _: self._say_last_words())
+
+    def stopService(self) -> Deferred[None]:
+        """Drain. If the master has not asked for it, tell the master to send no more connections."""
+        if not self._draining:
+            # A handler has called reactor.stop().
+            self._control.send(control.Leaving)
+        return super().stopService()
+
+    def on_control_lost(self) -> None:
+        """Drain: the master has ended, or this process is about to end."""
+        if not self._draining:
+            # Nobody reads the pipes any more, and writing to them fails.
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in (1, 2):
+                os.dup2(null, descriptor)
+            os.close(null)
+            self.end(self.drain_timeout)
+        else:
+            self._stop_reactor()
+
+    def _before_start(self) -> None:
+        # Without the signals of ProcessService, which end the process.
+        self._limit_connections()
+        self._lag.start()
+
+    def _opened(self, port: IListeningPort) -> None:
+        # The master logs where it listens.
+        self._ports.append(port)
+
+    def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
+        raise CannotStart(f"a worker cannot use {description}: {error}") from error
+
+    def _close_ports(self) -> Deferred[Any]:
+        self._lag.stop()
+        return super()._close_ports()
+
+    def report(self) -> bytes:
+        """Return the ``Report`` of this process, as JSON."""
+        return json.dumps(report(self, worker=self._number, lag=self._lag.seconds)).encode()
+
+    def _say_ready(self) -> None:
+        handlers = self.factory.handlers
+        messages = f" for {handlers.describe()}" if isinstance(handlers, Handlers) else ""
+        facts = {"messages": messages, "files": watched_files(self._options)}
+        self._control.send(control.Ready, facts=json.dumps(facts).encode())
+
+    def _end_start(self, error: CannotStart) -> None:
+        say_cannot_start(self._pipe, error, self._options)
+        self.exit_status = 1
+        self._stop_reactor()
+
+    def _leave(self) -> None:
+        if self._readiness.ready:
+            # The master answers with Drain, after it has stopped to send connections.
+            self._control.send(control.Leaving)
+        else:
+            self._stop_reactor()
+
+    def _say_last_words(self) -> None:
+        if self._control.transport is None:
+            self._stop_reactor()
+            return
+        self._control.send(control.LastReport, report=self.report())
+        # on_control_lost stops the reactor when the report is sent. The timer is for a master that reads nothing.
+        self._control.transport.loseConnection()
+        self.factory.reactor.callLater(_LAST_WORDS, self._stop_reactor)
+
+    def _stop_reactor(self) -> None:
+        with suppress(ReactorNotRunning):
+            self._process_reactor.stop()
+
+    def _on_closed(self) -> None:
+        # One command for all connections that are closed in one turn of the reactor.
+        if not self._closed:
+            self.factory.reactor.callLater(0, self._say_closed)
+        self._closed += 1
+
+    def _say_closed(self) -> None:
+        count, self._closed = self._closed, 0
+        self._control.send(control.Closed, count=count)
+
+
+@final
+class WorkerControl(ControlProtocol):
+    """The worker's end of the control socket."""
+
+    def __init__(self, service: WorkerService) -> None:
+        super().__init__(service.on_control_lost)
+        self._service = service
+
+    def flush(self) -> None:
+        """Write what is buffered to the socket now, and not in the reactor's next turn."""
+        transport: Any = self.transport
+        if transport is not None:
+            transport.doWrite()
+
+    @control.Connection.responder
+    def _connection(self, descriptor: int, number: int, endpoint: int) -> dict[str, Any]:
+        self._service.adopt(descriptor, number, endpoint)
+        return {}
+
+    @control.Drain.responder
+    def _drain(self, timeout: float) -> dict[str, Any]:
+        self._service.end(timeout)
+        return {}
+
+    @control.Ping.responder
+    def _ping(self) -> dict[str, Any]:
+        return {}
+
+    @control.GetReport.responder
+    def _get_report(self) -> dict[str, Any]:
+        return {"report": self._service.report()}
