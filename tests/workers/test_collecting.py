@@ -100,7 +100,7 @@ def test_the_last_report_of_a_worker() -> None:
 @pytest.mark.parametrize("size", [0, 5, 300_000])
 def test_values_of_any_length(size: int) -> None:
     """AMP's own values have 64 KiB at most."""
-    argument: Any = Compressed()  # type: ignore[no-untyped-call]
+    argument: Any = Compressed()
     strings: dict[bytes, bytes] = {}
     objects: dict[str, Any] = {}
     argument.toBox(b"x", strings, {"x": os.urandom(size)}, None)

@@ -125,7 +125,7 @@ def test_imported_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         def __getattr__(self, name: str) -> object:
             raise RuntimeError(name)
 
-    monkeypatch.setitem(sys.modules, "strange", Strange())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "strange", Strange())
     files = imported_files()
     assert __file__ in files
     assert not [file for file in files if "/twisted/" in file or "site-packages" in file or "/spoa_twisted/" in file]
