@@ -361,3 +361,20 @@ def test_max_connections_is_for_all_workers(start: Start) -> None:
         agent.said("2 connections are open, as many as max_connections allows")
     assert agent.output.count("as many as max_connections") == 1
     agent.stop()
+
+
+@soak
+def test_sigterm_to_all_processes(start: Start, folder: Path) -> None:
+    """systemd sends SIGTERM to all processes of a unit at once. All drain, and nothing is left."""
+    agent = start(workers=2)
+    with Engine(address_of(agent)) as engine:
+        agent.said("worker 2 is ready")
+        _, *workers = imports(folder)
+        for pid in (*workers, agent.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert engine.next_event().status_code == 0
+        assert engine.next_event() is None
+    assert agent.ended() == -signal.SIGTERM
+    assert "cannot start" not in agent.output
+    for pid in workers:
+        until_gone(pid)

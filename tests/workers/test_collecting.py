@@ -1,0 +1,138 @@
+"""The reports of the workers, the control protocol, and the lag of a reactor."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from spoa_twisted import Handlers, SPOAFactory
+from spoa_twisted.workers import control
+from spoa_twisted.workers.collecting import ANSWER_TIMEOUT, Collector
+from spoa_twisted.workers.control import Compressed, ControlProtocol
+from spoa_twisted.workers.lag import Lag
+from spoa_twisted.workers.reporting import report_process
+
+
+class FakeWorker:
+    def __init__(self, number: int, state: str, answer: Deferred[bytes]) -> None:
+        self.number, self.pid, self.state = number, 100 + number, state
+        self.started = self.answered = 5.0
+        self.last_report = b""
+        self._answer = answer
+
+    def get_report(self) -> Deferred[bytes]:
+        return self._answer
+
+
+class FakeSlot:
+    def __init__(self, number: int, lost: str) -> None:
+        self.number, self.lost = number, lost
+        self.current = None
+
+
+def report(**process: object) -> bytes:
+    factory = SPOAFactory(Handlers({"b": lambda: None, "a": lambda: None}), reactor=Clock())
+    result: Any = report_process(factory, 1, 1000.0, 0.5)
+    result["process"].update(process)
+    return json.dumps(result).encode()
+
+
+def test_the_report_of_a_process() -> None:
+    made = json.loads(report())
+    process = made["process"]
+    assert (process["worker"], process["pid"], process["started"], process["lag"]) == (1, os.getpid(), 1000.0, 0.5)
+    assert (process["connections"], process["in_flight"], process["state"]) == (0, 0, "ready")
+    assert process["cpu_seconds"] > 0
+    assert process["resident_memory"] > 2**20
+    assert made["messages"] == ["a", "b"]
+
+
+def test_collect() -> None:
+    """A worker that does not answer is silent, with its last report. One that has ended is lost."""
+    clock = Clock()
+    clock.advance(10)
+    silent = FakeWorker(2, "ready", Deferred())
+    silent.last_report = report(worker=2, connections=7)
+    workers: Any = [
+        FakeWorker(3, "starting", fail(ConnectionDone())),
+        silent,
+        FakeWorker(1, "ready", succeed(report(connections=3))),
+    ]
+    slots: Any = [FakeSlot(4, "it was ended by the signal SIGKILL"), FakeSlot(5, "")]
+    collector = Collector(clock, workers, slots, lambda: 2000.0)
+    reports: list[Any] = []
+    collector.collect().addCallback(reports.extend)
+    assert reports == []
+    clock.advance(ANSWER_TIMEOUT)
+    processes = [made["process"] for made in reports]
+    assert [(process["worker"], process["state"], process["connections"]) for process in processes] == [
+        (1, "ready", 3),
+        (2, "silent", 7),
+        (3, "starting", 0),
+        (4, "lost", 0),
+    ]
+    assert processes[1]["age"] == 5 + ANSWER_TIMEOUT
+    assert processes[2]["started"] == 1995
+    assert processes[3]["detail"] == "it was ended by the signal SIGKILL"
+
+
+def test_the_last_report_of_a_worker() -> None:
+    """It goes to ``retired``, if there is one."""
+    retired: list[Any] = []
+    collector = Collector(Clock(), [], [], lambda: 0.0)
+    worker: Any = FakeWorker(1, "ended", Deferred())
+    worker.last_report = report(connections=3)
+    collector.on_ended(worker)
+    collector.retired = retired.append
+    collector.on_ended(worker)
+    worker.last_report = b""
+    collector.on_ended(worker)
+    assert [made["process"]["connections"] for made in retired] == [3]
+
+
+@pytest.mark.parametrize("size", [0, 5, 300_000])
+def test_values_of_any_length(size: int) -> None:
+    """AMP's own values have 64 KiB at most."""
+    argument: Any = Compressed()
+    strings: dict[bytes, bytes] = {}
+    objects: dict[str, Any] = {}
+    argument.toBox(b"x", strings, {"x": os.urandom(size)}, None)
+    assert all(len(value) < 2**16 for value in strings.values())
+    argument.fromBox(b"x", strings, objects, None)
+    assert len(objects["x"]) == size
+    assert strings == {}
+
+
+def test_the_control_socket() -> None:
+    """A command that is pending when the socket is closed fails, and so does one after that."""
+    lost: list[bool] = []
+    protocol: Any = ControlProtocol(lambda: lost.append(True))
+    protocol.makeConnection(StringTransport())
+    asked = [protocol.ask(control.Ping)]
+    protocol.connectionLost()
+    asked.append(protocol.ask(control.Ping))
+    protocol.send(control.Leaving)
+    failures = [deferred.addErrback(lambda failure: failure.type.__name__) for deferred in asked]
+    assert [failure.result for failure in failures] == ["ConnectionDone", "ConnectionDone"]
+    assert lost == [True]
+
+
+def test_lag() -> None:
+    """Seconds that the last timer was late."""
+    clock = Clock()
+    lag = Lag(clock)
+    lag.start()
+    clock.advance(1)
+    assert lag.seconds == 0
+    clock.advance(3)
+    assert lag.seconds == 2
+    lag.stop()
+    lag.stop()
+    assert clock.getDelayedCalls() == []
