@@ -13,11 +13,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from spoa_twisted import Handlers, SPOAFactory
+from spoa_twisted.status.local import report as report_process
 from spoa_twisted.workers import control
 from spoa_twisted.workers.collecting import ANSWER_TIMEOUT, Collector
 from spoa_twisted.workers.control import Compressed, ControlProtocol
-from spoa_twisted.workers.lag import Lag
-from spoa_twisted.workers.reporting import report_process
 
 
 class FakeWorker:
@@ -39,19 +38,9 @@ class FakeSlot:
 
 def report(**process: object) -> bytes:
     factory = SPOAFactory(Handlers({"b": lambda: None, "a": lambda: None}), reactor=Clock())
-    result: Any = report_process(factory, 1, 1000.0, 0.5)
+    result: Any = report_process(factory, worker=1)
     result["process"].update(process)
     return json.dumps(result).encode()
-
-
-def test_the_report_of_a_process() -> None:
-    made = json.loads(report())
-    process = made["process"]
-    assert (process["worker"], process["pid"], process["started"], process["lag"]) == (1, os.getpid(), 1000.0, 0.5)
-    assert (process["connections"], process["in_flight"], process["state"]) == (0, 0, "ready")
-    assert process["cpu_seconds"] > 0
-    assert process["resident_memory"] > 2**20
-    assert made["messages"] == ["a", "b"]
 
 
 def test_collect() -> None:
@@ -122,17 +111,3 @@ def test_the_control_socket() -> None:
     failures = [deferred.addErrback(lambda failure: failure.type.__name__) for deferred in asked]
     assert [failure.result for failure in failures] == ["ConnectionDone", "ConnectionDone"]
     assert lost == [True]
-
-
-def test_lag() -> None:
-    """Seconds that the last timer was late."""
-    clock = Clock()
-    lag = Lag(clock)
-    lag.start()
-    clock.advance(1)
-    assert lag.seconds == 0
-    clock.advance(3)
-    assert lag.seconds == 2
-    lag.stop()
-    lag.stop()
-    assert clock.getDelayedCalls() == []
