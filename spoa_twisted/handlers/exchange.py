@@ -32,7 +32,6 @@ class PendingCall:
         "started",
         "tally",
         "threads",
-        "weight",
     )
 
     #: See :class:`~spoa_twisted.handlers.deadlines.Expiring`. A call without a timeout does not have this attribute.
@@ -45,9 +44,8 @@ class PendingCall:
         position: int,
         deferred: Deferred[Any],
         tally: Tally,
+        started: float,
         threads: BlockingThreads | None = None,
-        started: float = 0.0,
-        weight: int = 0,
     ) -> None:
         self.handler = handler
         self.message = message
@@ -57,10 +55,8 @@ class PendingCall:
         self.threads = threads
         #: The numbers of the message.
         self.tally = tally
-        #: The value of ``reactor.seconds()`` before the call, and how many calls this one stands for; 0 if its time is
-        #: not taken.
+        #: The value of ``reactor.seconds()`` before the call.
         self.started = started
-        self.weight = weight
         self.seconds = 0.0
         #: The exchange to notify; None after the call has finished, timed out, or was cancelled.
         self.exchange: Exchange | None = None
@@ -145,8 +141,7 @@ class Exchange:
         """
         self._deadlines.discard(call)
         call.tally.calls += 1
-        if call.weight:
-            self._add_duration(call)
+        self._add_duration(call)
         if call.threads is not None:
             self._outcomes.awaited_thread(call.message, call.threads.wait_of(call.deferred))
         to_actions = self._outcomes.failed if isinstance(result, Failure) else self._outcomes.returned
@@ -156,8 +151,7 @@ class Exchange:
     def on_timeout(self, call: PendingCall) -> None:
         """Store the actions of a call that has timed out, and cancel it."""
         call.tally.calls += 1
-        if call.weight:
-            self._add_duration(call)
+        self._add_duration(call)
         wait = None if call.threads is None else call.threads.wait_of(call.deferred)
         self._parts[call.position] = self._outcomes.timed_out(
             call.position, call.handler, call.message, call.seconds, wait
@@ -166,7 +160,7 @@ class Exchange:
         self._on_finished()
 
     def _add_duration(self, call: PendingCall) -> None:
-        call.tally.durations.end(call.started, call.weight, self._deadlines.reactor.seconds())
+        call.tally.durations.end(call.started, 1, self._deadlines.reactor.seconds())
 
     def _on_finished(self) -> None:
         self._unfinished -= 1

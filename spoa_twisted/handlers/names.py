@@ -1,8 +1,8 @@
-"""Names that are similar to a name that does not exist, for error texts: did you mean 'check-ip'?"""
+"""Names of messages in texts: lists of them, and those that are similar to a name that does not exist."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from typing import Final
@@ -13,6 +13,9 @@ _MAX_LENGTH: Final = 64
 _MAX_NAMES: Final = 256
 
 _MAX_NEAREST: Final = 3
+
+# How many names of messages a list in a text has at most.
+_MAX_SHOWN: Final = 20
 
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:
@@ -25,6 +28,20 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
         by_key.setdefault(_key(candidate), []).append(candidate)
     keys = get_close_matches(_key(name), by_key, n=_MAX_NEAREST)
     return [candidate for key in keys for candidate in by_key[key]][:_MAX_NEAREST]
+
+
+def list_messages(names: Sequence[str], *, has_default: bool) -> str:
+    """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``.
+
+    :param has_default: true if there is a handler for all other messages.
+    """
+    if not names:
+        return "all messages" if has_default else "no messages: no handlers are registered yet"
+    hidden = len(names) - _MAX_SHOWN
+    others = f" and {hidden} more" if hidden > 0 else ""
+    if has_default:
+        others = " and all others"
+    return f"the message{'s' if names[1:] or others else ''} {', '.join(names[:_MAX_SHOWN])}{others}"
 
 
 def did_you_mean(names: Iterable[str]) -> str:

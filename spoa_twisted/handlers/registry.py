@@ -19,6 +19,7 @@ from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables
 from spoa_twisted.handlers.hold_ups import HoldUps, Steps
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import LifeCycle
+from spoa_twisted.handlers.names import list_messages
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.plain import is_plain
 from spoa_twisted.handlers.threads import BlockingThreads
@@ -29,9 +30,6 @@ from spoa_twisted.status.report import DEFAULT
 
 # HAProxy allows these characters in the name of a spoe-message.
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]+\Z")
-
-# How many names of messages Handlers.describe shows.
-_MAX_SHOWN: Final = 20
 
 HandlerT = TypeVar("HandlerT", bound=HandlerFunction)
 
@@ -207,14 +205,7 @@ class Handlers(LifeCycle):
 
     def describe(self) -> str:
         """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``."""
-        names = sorted(self._by_name)
-        if not names:
-            return "all messages" if self.has_default else "no messages: no handlers are registered yet"
-        hidden = len(names) - _MAX_SHOWN
-        others = f" and {hidden} more" if hidden > 0 else ""
-        if self._default is not None:
-            others = " and all others"
-        return f"the message{'s' if names[1:] or others else ''} {', '.join(names[:_MAX_SHOWN])}{others}"
+        return list_messages(sorted(self._by_name), has_default=self.has_default)
 
     @classmethod
     def merged(cls, *sets: Handlers) -> Handlers:
@@ -262,7 +253,9 @@ class Handlers(LifeCycle):
                     if isinstance(result, Deferred):
                         pending = pending or []
                         threads = self._threads if handler.blocking else None
-                        call = PendingCall(handler, message, len(parts), result, tally, threads, started, weight)
+                        # Handlers that wait are timed always: it costs little compared to a Deferred.
+                        began = started or reactor.seconds()
+                        call = PendingCall(handler, message, len(parts), result, tally, began, threads)
                         pending.append(call)
                         # The exchange replaces it when the call has finished.
                         parts.append(b"")

@@ -220,9 +220,12 @@ class TestDurations:
         agent.clock.advance(0)
         assert agent.factory.outcomes.counters.tallies["waits"].durations.snapshot()["sum"] == 5.0
 
-    @pytest.mark.parametrize("name", ["ok", "fired"])
-    def test_a_busy_agent_times_a_sample(self, agent: Agent, name: str) -> None:
-        """Each observation counts for the reads since the last one, so the sum of the counts is nearly right."""
+    @pytest.mark.parametrize(("name", "for_each"), [("ok", 2.2), ("fired", 4.2)])
+    def test_a_busy_agent_times_a_sample(self, agent: Agent, name: str, for_each: float) -> None:
+        """Each observation counts for the reads since the last one, so the sum of the counts is nearly right.
+
+        A call that returns a Deferred is always timed.
+        """
         readings = 0
         seconds = agent.clock.seconds
 
@@ -241,7 +244,9 @@ class TestDurations:
             assert count - 48 <= sum(durations.snapshot()["buckets"]) <= count + 1
         assert agent.results(name) == {"ok": count + 1}
         # Two for each read, as without a status, and two for each timed call.
-        assert readings < count * 2.2
+        assert readings < count * for_each
+        durations = counters.tallies["fired"].durations if name == "fired" else None
+        assert durations is None or sum(durations.snapshot()["buckets"]) == count + 1
 
 
 def test_a_handler_that_blocked_is_the_longest(agent: Agent) -> None:

@@ -76,7 +76,7 @@ def test_the_end_of_the_reactor_is_not_logged() -> None:
     Logger("twisted.internet.base", observer=pipe.observer).info("Main loop terminated.")
     Logger("twisted.internet.base", observer=pipe.observer).error("bad")
     pipe.pass_on()
-    assert [event["text"] for event in pipe.events] == ["bad"]
+    assert [event["log_text"] for event in pipe.events] == ["bad"]
     pipe.close()
 
 
@@ -106,7 +106,7 @@ def test_output(size: int) -> None:
         for start in range(0, len(data), size):
             log.pipes[descriptor].feed(data[start : start + size])
         log.pipes[descriptor].end()
-    assert [(event["text"], event["log_level"].name) for event in events] == [
+    assert [(event["log_text"], event["log_level"].name) for event in events] == [
         ("one", "info"),
         ("two \ufffd", "info"),
         ("bad", "warn"),
@@ -125,7 +125,7 @@ def test_a_line_without_end() -> None:
     for _ in range(33):
         log.pipes[1].feed(b"x" * 2**15)
     assert len(events) == 1
-    assert json.dumps(events[0]["text"])
+    assert json.dumps(events[0]["log_text"])
 
 
 def test_the_line_of_a_stack() -> None:
