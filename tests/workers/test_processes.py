@@ -23,9 +23,8 @@ soak = pytest.mark.soak
 
 #: Code at the end of a module that cannot be imported, and the reason in the log. PyPy's stacks have other numbers of
 #: lines.
-TOO_LATE = r"it was not ready within --start-timeout, 10 s in mymod.py, line \d+, in <module>"
 BAD = {
-    "syntax": ("def 1\n", r"cannot import mymod: SyntaxError: invalid syntax \(mymod.py, line 17\)"),
+    "syntax": ("def 1\n", r"cannot import mymod: SyntaxError: .* \(mymod.py, line 17\)"),
     "missing": (
         "import mising_module\n",
         r"cannot import mymod: ModuleNotFoundError: No module named 'mising_module' \(.*mymod.py, line 17\)",
