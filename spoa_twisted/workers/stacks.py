@@ -10,8 +10,9 @@ from spoa_twisted.runner.stalls import Frame, find_place
 
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
-# Above the frames of the thread that got the signal. In a process that runs only Python code, this is the main thread.
-_CURRENT: Final = "Current thread "
+# Above the frames of the thread that got the signal, which is the main thread as a rule. PyPy writes the second line,
+# and its numbers of lines are those of the beginning of the function.
+_CURRENT: Final = ("Current thread ", "Stack (most recent call first")
 _OTHER: Final = "Thread "
 
 #: Lines. Deeper stacks are cut by faulthandler itself, at 100 frames a thread.
@@ -29,7 +30,7 @@ def find_line(lines: Iterable[str]) -> str:
         match = _FRAME.match(line)
         if match and current:
             frames.append(Frame(match[1], int(match[2]), match[3]))
-        elif line.startswith((_CURRENT, _OTHER)):
+        elif line.startswith((*_CURRENT, _OTHER)):
             current = line.startswith(_CURRENT)
     place = find_place(frames)
     return f" in {place}" if place else ""

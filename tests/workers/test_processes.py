@@ -21,9 +21,10 @@ from .conftest import Start, address_of, ask, imports, write
 #: Each test starts Python three times or more.
 soak = pytest.mark.soak
 
-#: Code at the end of a module that cannot be imported, and the reason in the log.
+#: Code at the end of a module that cannot be imported, and the reason in the log. PyPy's stacks have other numbers of
+#: lines.
 BAD = {
-    "syntax": ("def 1\n", r"cannot import mymod: SyntaxError: invalid syntax \(mymod.py, line 17\)"),
+    "syntax": ("def 1\n", r"cannot import mymod: SyntaxError: .* \(mymod.py, line 17\)"),
     "missing": (
         "import mising_module\n",
         r"cannot import mymod: ModuleNotFoundError: No module named 'mising_module' \(.*mymod.py, line 17\)",
@@ -31,10 +32,13 @@ BAD = {
     "no-handlers": ("del handlers\n", r"mymod has no 'handlers'; it has: .*"),
     "exit": ("raise SystemExit(0)\n", r"cannot import mymod: SystemExit: 0 \(.*mymod.py, line 17\)"),
     "_exit": ("os._exit(3)\n", r"it ended with exit status 3"),
-    "segfault": ("os.kill(os.getpid(), 11)\n", r"it was ended by the signal SIGSEGV in mymod.py, line 17, in <module>"),
+    "segfault": (
+        "os.kill(os.getpid(), 11)\n",
+        r"it was ended by the signal SIGSEGV in mymod.py, line \d+, in <module>",
+    ),
     "endless": (
         "import time\nwhile True: time.sleep(1)\n",
-        r"it was not ready within --start-timeout, 10 s in mymod.py, line 18, in <module>",
+        r"it was not ready within --start-timeout, 10 s in mymod.py, line \d+, in <module>",
     ),
     "startup": (
         "@handlers.startup\ndef fails():\n    raise OSError('no database')\n",
@@ -46,8 +50,8 @@ BAD = {
 BAD_AT_START = {
     **{name: reason for name, (_, reason) in BAD.items()},
     "_exit": r"the import of mymod ended the process with exit status 3",
-    "segfault": r"the import of mymod ended the process by the signal SIGSEGV in mymod.py, line 17, in <module>",
-    "endless": r"the import of mymod did not end within --start-timeout, 10 s in mymod.py, line 18, in <module>",
+    "segfault": r"the import of mymod ended the process by the signal SIGSEGV in mymod.py, line \d+, in <module>",
+    "endless": r"the import of mymod did not end within --start-timeout, 10 s in mymod.py, line \d+, in <module>",
     "startup": r"worker 1 cannot start: " + BAD["startup"][1],
 }
 
@@ -170,8 +174,8 @@ def test_a_standstill(start: Start, folder: Path) -> None:
         engine.connection.send_notify([Message("hang")])
         engine.send()
         agent.said("worker 1: it stood still for --stall-timeout, 1 s")
-        agent.said(r'worker 1:   File ".*mymod.py", line 20 in hang')
-        agent.said(r"\) has ended: it stood still for --stall-timeout, 1 s in mymod.py, line 20, in hang\n")
+        agent.said(r'worker 1:   File ".*mymod.py", line \d+ in hang')
+        agent.said(r"\) has ended: it stood still for --stall-timeout, 1 s in mymod.py, line \d+, in hang\n")
         assert engine.next_event() is None
     assert ask(agent)["sess.version"] == 2
     agent.stop()
