@@ -11,6 +11,7 @@ To change something else, begin here::
     tap          the other options of twistd spoa
     observer     the events of the agent: an application can count or log each of them
     log          which events the agent logs, and how
+    status       what an agent counts, and what twistd spoa --status serves
     lifespans    when the startup, every and shutdown functions of handlers run
     ctl          the command spoactl
 """

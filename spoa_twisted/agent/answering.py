@@ -115,19 +115,20 @@ class Answering:
         return True
 
     def on_timed_notify(self, notify: Notify) -> None:
-        """Do the same as :meth:`on_notify` in a read whose time is taken."""
+        """Do the same as :meth:`on_notify` in a read whose time may be taken."""
         self._answered += self.on_notify(notify)
 
     def end_read(self, began: float, now: float) -> None:
-        """Add the durations of the NOTIFYs that were answered in a read whose time is taken: all ACKs leave together.
+        """Add the durations of the NOTIFYs that were answered in a read, if its time is taken: all ACKs leave together.
 
         :param began: ``reactor.seconds()`` at the beginning of the read.
         :param now: ``reactor.seconds()``.
         """
         answered, self._answered = self._answered, 0
-        if answered:
-            outcomes = self._agent.outcomes
-            outcomes.counters.notify.end(began, outcomes.hold_ups.weight * answered, now)
+        outcomes = self._agent.outcomes
+        weight = outcomes.hold_ups.weight * answered
+        if weight:
+            outcomes.counters.notify.end(began, weight, now)
 
     def refuse(self, refused: PayloadTooBig) -> None:
         """Queue an ACK with the flag ABORT. It sets the ``on_error`` variables of the messages that are known."""

@@ -54,6 +54,7 @@ class HoldUps:
     """
 
     __slots__ = (
+        "_busy",
         "_decided",
         "_interval",
         "_measure_until",
@@ -63,6 +64,8 @@ class HoldUps:
         "_pending",
         "_since",
         "_undecided",
+        "_until_timed",
+        "_untimed",
         "active",
         "began",
         "reads",
@@ -88,6 +91,11 @@ class HoldUps:
         self.active = False
         # The value that reads had at first.
         self._interval = 1
+        # A busy agent that measures each handler still takes the time of few reads: the number of reads since the last
+        # one whose time was taken, and the number at which the next one is taken.
+        self._busy = False
+        self._untimed = 0
+        self._until_timed = 1
         #: For how many reads the read that is handled now stands, in the durations of the status; 0 if its time is not
         #: taken.
         self.weight = 0
@@ -95,7 +103,9 @@ class HoldUps:
         self.began = 0.0
 
     def begin(self, now: float) -> tuple[bool, int]:
-        """Begin to handle a read, and take its time. ``SPOAProtocol`` counts :attr:`reads` down, and calls this at 0.
+        """Begin to handle a read, and take its time if that is due.
+
+        ``SPOAProtocol`` counts :attr:`reads` down, and calls this at 0.
 
         :param now: ``reactor.seconds()``.
         :return: the argument of :meth:`end`.
@@ -106,9 +116,13 @@ class HoldUps:
         if self._undecided <= 0:
             self._undecided = READS
             self._decide(now)
-        self.weight = self._interval
-        # A random number: HAProxy's connections often take turns, and each of them shall have its share.
-        self._interval = self.reads = 1 if self._measuring else _MIN_INTERVAL + getrandbits(_RANDOM_BITS)
+        self._untimed += self._interval
+        self.weight = 0
+        if self._untimed >= self._until_timed or not self._busy:
+            self.weight, self._untimed = self._untimed, 0
+            # A random number: HAProxy's connections often take turns, and each of them shall have its share.
+            self._until_timed = _MIN_INTERVAL + getrandbits(_RANDOM_BITS)
+        self._interval = self.reads = 1 if self._measuring else self._until_timed - self._untimed
         self.began = self._since = now
         self.active = self._measuring
         return outer
@@ -181,6 +195,7 @@ class HoldUps:
     def _decide(self, now: float) -> None:
         busy = 0 <= now - self._decided < LONGEST_TURN
         self._decided = now
+        self._busy = busy
         # If the clock was set back, the minute ends at once.
         self._measuring = not busy or bool(self._pending) or 0 < self._measure_until - now <= MEASURED
 

@@ -270,7 +270,7 @@ class Handlers(LifeCycle):
                     tally.durations.end(started, weight, reactor.seconds())
                 parts.append(outcomes.returned(len(parts), handler, message, result))
             tally.calls += 1
-            if weight and hold_ups.active:
+            if hold_ups.active:
                 hold_ups.check(handler, message, messages, reactor)
         if pending is None:
             # Nearly every NOTIFY has one message. join would return its actions too, but a call costs time.

@@ -33,8 +33,12 @@ def with_status(agent: Any, options: Mapping[str, Any], make_source: Any = None)
     if options["status"] is None:
         return service
     # Only now: twisted.web takes 2 MiB of memory, and 0.15 seconds of the start.
-    from spoa_twisted.status.local import LocalSource
-    from spoa_twisted.status.service import StatusService
+    try:
+        from spoa_twisted.status.local import LocalSource
+        from spoa_twisted.status.service import StatusService
+    except ImportError as error:
+        # Old versions of Twisted need the module cgi, which Python >= 3.13 lacks.
+        raise CannotStart(f"--status needs twisted.web, which cannot be imported: {error}") from error
 
     class ProcessStatus(StatusService):
         def _cannot_listen(self, description: str, error: BaseException) -> Any:

@@ -151,7 +151,7 @@ class Status(TypedDict):
     started: float
     #: ``starting``, ``ready`` or ``draining``. With workers, ``ready`` means that at least one worker is ready.
     state: str
-    #: The endpoints, and the options that differ from their defaults, as on the command line.
+    #: The endpoints, and the options that differ from their defaults, by their names without ``--``.
     listen: list[str]
     options: dict[str, str]
     #: True if the agent was started with ``--workers``; then ``processes`` are the workers, and ``reloads`` counts.

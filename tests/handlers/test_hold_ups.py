@@ -338,7 +338,8 @@ class TestBusyAgents:
         busy.session.notify("blocks")
         for _ in range(2):
             self.readings(busy)
-        assert self.readings(busy) == 8 * READS
+        # The status still takes the time of few reads.
+        assert 4 * READS + 1 * 4 <= self.readings(busy) <= 4 * READS + 4 * 4
         busy.clock.rightNow += 61
         for _ in range(3):
             self.readings(busy)

@@ -381,6 +381,8 @@ class TestService:
         assert agent.state == "ready"
         await agent.stopService()
 
+    # Old versions of Twisted leave the socket that cannot be bound to the garbage collector.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest_twisted.ensureDeferred
     async def test_a_port_in_use(self) -> None:
         """The error comes at once, and the service may be started again."""
