@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final, Protocol, cast, final
 
@@ -25,6 +24,7 @@ from zope.interface import implementer
 
 from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.merged import why_not_ready
+from spoa_twisted.status.page import render
 from spoa_twisted.status.report import Status
 
 #: Connections that may be open at the same time.
@@ -49,9 +49,6 @@ _HEADERS: Final = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
 }
-
-# The answer of / without the module of the page: the paths of everything else.
-_LINKS: Final = {"links": ["status.json", "metrics", "health", "live"]}
 
 #: The status code, the content type and the body of an answer.
 _Answer = tuple[int, str, str | bytes]
@@ -124,7 +121,7 @@ class StatusResource(Resource):
             reactor = default_reactor
         #: Where the status comes from.
         self.source: Source = agent if hasattr(agent, "status") else LocalSource(agent)
-        self._page = _default_page() if page is None else page
+        self._page = render if page is None else page
         self._reactor = reactor
         # One thread at a time makes metrics: slow collectors of the application cannot use up the reactor's threads.
         self._lock = DeferredLock()
@@ -152,8 +149,6 @@ class StatusResource(Resource):
 
     def _index(self, request: Request) -> Deferred[_Answer]:
         def answer(status: Status) -> _Answer:
-            if self._page is None:
-                return 200, _JSON, json.dumps(_LINKS)
             return 200, _HTML, self._page(status)
 
         return self._status().addCallback(answer)
@@ -180,12 +175,6 @@ class StatusResource(Resource):
             )
 
         return cast("Deferred[_Answer]", self._lock.run(lambda: self._status().addCallback(expose)))
-
-
-def _default_page() -> Callable[[Status], bytes | str] | None:
-    """Return the function that makes the page; ``None`` if its module is not there."""
-    name = "spoa_twisted.status.page"
-    return import_module(name).render if find_spec(name) else None
 
 
 def _expose(status: Status, accept: str) -> _Answer:

@@ -110,12 +110,10 @@ async def test_a_source_that_takes_its_time(served: Served) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_page(served: Served) -> None:
-    """Without its module, the address has the other paths."""
-    served.resource._page = None
+    """An application may have a page of its own."""
     answer = await served.ask("/")
-    assert json.loads(answer.body) == {"links": ["status.json", "metrics", "health", "live"]}
-    for path in json.loads(answer.body)["links"]:
-        assert (await served.ask(f"/{path}")).code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.body.startswith(b"<!DOCTYPE html>")
     served.resource._page = lambda made: f"<p>{made['state']}"
     answer = await served.ask("/")
     assert (answer.headers["content-type"], answer.body) == ("text/html; charset=utf-8", b"<p>ready")
