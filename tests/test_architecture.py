@@ -131,6 +131,7 @@ ORDER = [
     "ctl.variables",
     "ctl.endpoint",
     "ctl.arguments",
+    "ctl.http",
     "ctl.files",
     "ctl.traffic",
     "ctl.cpu",

@@ -6,8 +6,8 @@ it to :data:`COMMANDS`. Nothing else has to change.
 
 The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, :mod:`endpoint` reads
 the agent's endpoint, :mod:`values` reads and shows values as text, and :mod:`variables` shows and compares variables.
-:mod:`traffic` decodes, checks and shows the frames of others.
-:mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the parts of a load test.
+:mod:`http` asks the endpoint of an agent's ``--status``, and :mod:`traffic` shows the frames of
+other programs. :mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the parts of a load test.
 """
 
 from __future__ import annotations

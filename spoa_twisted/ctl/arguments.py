@@ -87,6 +87,16 @@ def no_argument(text: str) -> NoReturn:
     raise argparse.ArgumentTypeError(f"{message_name(text)!r} is not an option")
 
 
+def no_status_argument(text: str) -> NoReturn:
+    """Refuse ``text``, an argument of a command that has only options, and asks the endpoint of ``--status``.
+
+    :raises argparse.ArgumentTypeError: always. For an endpoint, the error says where it belongs.
+    """
+    if is_endpoint(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is an endpoint; write --status {text}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not an option")
+
+
 def positive(text: str) -> int:
     """Return ``text`` as a whole number from 1 on.
 
