@@ -5,7 +5,7 @@ Each subcommand is one module or package: :mod:`send`, :mod:`ping`, :mod:`bench`
 it to :data:`COMMANDS`. Nothing else has to change.
 
 The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, :mod:`endpoint` reads
-the agent's endpoint, :mod:`values` reads and shows values as text, and :mod:`variables` shows and compares variables.
+the agent's endpoint, :mod:`values` reads values from text, and :mod:`variables` shows and compares variables.
 :mod:`http` asks the endpoint of an agent's ``--status``, and :mod:`traffic` shows the frames of
 other programs. :mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the parts of a load test.
 """
@@ -22,7 +22,7 @@ from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
 from spoa_twisted.ctl import bench, decode, ping, proxy, send, status, watch
-from spoa_twisted.ctl.values import show_text
+from spoa_twisted.shown import show_text
 from spoa_twisted.version import version
 
 

@@ -12,7 +12,7 @@ from twisted.web.client import ResponseFailed
 from spoa_twisted.ctl.http import get, read_body
 from spoa_twisted.ctl.status.checking import check_status
 from spoa_twisted.ctl.status.text import Answer
-from spoa_twisted.ctl.values import show_text
+from spoa_twisted.shown import show_text
 
 #: Bytes. A longer answer is not from an agent: the status of 1,000 messages and 100 workers has less than one MiB.
 MAX_LENGTH: Final = 16 * 2**20
