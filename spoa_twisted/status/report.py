@@ -102,7 +102,7 @@ class Process(TypedDict):
     age: float
     connections: int
     in_flight: int
-    #: NOTIFYs that wait for one of the threads for ``blocking=True``.
+    #: Calls of handlers that wait for one of the ``blocking_threads``.
     blocking_waiting: int
     #: Bytes of ACKs that are held back until HAProxy has read others.
     held_back: int
