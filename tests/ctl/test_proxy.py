@@ -114,6 +114,13 @@ class Proxy:
         (connection,) = self.relay.connections
         return connection
 
+    async def end(self) -> None:
+        """Wait until the proxy closes the connection; then close the side of HAProxy, and the port."""
+        await self.haproxy.half_closed.addTimeout(LIMIT, reactor)
+        self.haproxy.transport.loseConnection()
+        await self.haproxy.lost.addTimeout(LIMIT, reactor)
+        await self.port.stopListening()
+
 
 StartProxy = Callable[..., Proxy]
 
@@ -311,6 +318,13 @@ class Connecting:
         (connection,) = self.relay.connections
         return connection
 
+    async def end(self) -> None:
+        """Wait until the proxy closes the connection; then close the side of HAProxy, and the port."""
+        await self.haproxy.half_closed.addTimeout(LIMIT, reactor)
+        self.haproxy.transport.loseConnection()
+        await self.haproxy.lost.addTimeout(LIMIT, reactor)
+        await self.port.stopListening()
+
 
 async def connect_without_an_agent(folder: Path) -> Connecting:
     attempt: Deferred[Any] = Deferred()
@@ -342,7 +356,7 @@ async def test_haproxy_goes_before_the_agent_is_there(tmp_path: Path) -> None:
         await turn()
     assert connecting.attempt.called
     assert len(connecting.lines) == 2
-    await connecting.port.stopListening()
+    await connecting.end()
 
 
 def turn() -> Deferred[None]:
@@ -413,12 +427,10 @@ async def test_an_end_while_it_connects(end: str, tmp_path: Path) -> None:
     connecting = await connect_without_an_agent(tmp_path)
     connection = connecting.connection
     getattr(connection, end)()
-    await connecting.haproxy.half_closed.addTimeout(LIMIT, reactor)
-    connecting.haproxy.transport.loseConnection()
+    await connecting.end()
     while not connection.is_closed:
         await turn()
     assert not connecting.relay.connections
-    await connecting.port.stopListening()
 
 
 @pytest_twisted.ensureDeferred
