@@ -114,13 +114,6 @@ class Proxy:
         (connection,) = self.relay.connections
         return connection
 
-    async def end(self) -> None:
-        """Wait until the proxy closes the connection; then close the side of HAProxy, and the port."""
-        await self.haproxy.half_closed.addTimeout(LIMIT, reactor)
-        self.haproxy.transport.loseConnection()
-        await self.haproxy.lost.addTimeout(LIMIT, reactor)
-        await self.port.stopListening()
-
 
 StartProxy = Callable[..., Proxy]
 
