@@ -140,6 +140,7 @@ ORDER = [
     "ctl.send",
     "ctl.bench",
     "ctl.status",
+    "ctl.reload",
     "ctl.proxy",
     "ctl.decode",
     "ctl.watch",

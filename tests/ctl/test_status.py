@@ -19,6 +19,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from spoa_twisted.ctl import status as command
+from spoa_twisted.ctl.endpoint import DEFAULT_STATUS
 from spoa_twisted.ctl.status import fetching
 from spoa_twisted.ctl.status.checking import check_status
 from spoa_twisted.ctl.status.text import Answer, Style, as_lines, clear, wants_colours
@@ -501,5 +502,5 @@ def test_a_wrong_command_line(arguments: list[str], error: str, capsys: pytest.C
 def test_the_default_is_one_agent() -> None:
     """On this machine."""
     assert command.parser().parse_args([]).status is None
-    assert command.DEFAULT_STATUS == "tcp:127.0.0.1:8404"
+    assert DEFAULT_STATUS == "tcp:127.0.0.1:8404"
     assert command.parser().parse_args(["--watch"]).watch == 1

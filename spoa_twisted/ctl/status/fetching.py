@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final, NoReturn, final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, ResponseDone, ResponseFailed
@@ -19,6 +21,7 @@ from zope.interface import implementer
 from spoa_twisted.ctl.status.checking import check_status
 from spoa_twisted.ctl.status.text import Answer
 from spoa_twisted.ctl.values import show_text
+from spoa_twisted.status.report import Status
 from spoa_twisted.version import version
 
 #: Bytes. A longer answer is none of an agent: the status of 1,000 messages and 100 workers has less than one MiB.
@@ -34,15 +37,29 @@ _WHICH: Final = "is this the endpoint of --status?"
 
 async def fetch(reactor: Any, agent: str, timeout: float) -> Answer:
     """Return the status of ``agent``, a client endpoint, or the reason why there is none."""
-    request = _request(reactor, agent)
+    try:
+        return Answer(agent, await ask(reactor, agent, timeout))
+    except ValueError as error:
+        return Answer(agent, None, str(error))
+
+
+async def ask(
+    reactor: Any, agent: str, timeout: float, on_connect: Callable[[Any], None] = lambda transport: None
+) -> Status:
+    """Return the status of ``agent``, a client endpoint.
+
+    :param on_connect: gets the transport of the connection.
+    :raises ValueError: when there is none. The text is the reason, in one line.
+    """
+    request = _request(reactor, _Endpoints(reactor, agent, on_connect))
     # Not addTimeout(): what a request that is cancelled raises depends on how far it has come.
     limit = reactor.callLater(timeout, request.cancel)
     try:
-        return Answer(agent, check_status(json.loads(await request, parse_constant=_no_constant)))
+        return check_status(json.loads(await request, parse_constant=_no_constant))
     except Exception as error:
         # Endpoints, name resolution, TLS and HTTP each raise exceptions of their own.
         reason = _reason(error) if limit.active() else f"no answer within {timeout:g} s: does the agent stand still?"
-        return Answer(agent, None, show_text(reason))
+        raise ValueError(show_text(reason)) from error
     finally:
         if limit.active():
             limit.cancel()
@@ -66,8 +83,8 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _request(reactor: Any, agent: str) -> Deferred[bytes]:
-    client = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, agent))
+def _request(reactor: Any, endpoints: _Endpoints) -> Deferred[bytes]:
+    client = Agent.usingEndpointFactory(reactor, endpoints)
     headers = Headers({b"User-Agent": [f"spoactl/{version()}".encode("ascii", "replace")]})
     response: Deferred[Any] = client.request(b"GET", _URL, headers)
     return response.addCallback(_read)
@@ -86,17 +103,27 @@ def _read(response: Any) -> Deferred[bytes]:
 
 
 @final
-@implementer(IAgentEndpointFactory)
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
 class _Endpoints:
     """Connects to the endpoint of the agent, whatever the URL is."""
 
-    def __init__(self, reactor: Any, agent: str) -> None:
+    def __init__(self, reactor: Any, agent: str, on_connect: Callable[[Any], None]) -> None:
         self._reactor = reactor
         self._agent = agent
+        self._on_connect = on_connect
 
     def endpointForURI(self, uri: object) -> Any:
         """Return the endpoint."""
-        return clientFromString(self._reactor, self._agent)
+        return self
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        """Connect, as a client endpoint does."""
+        connecting: Deferred[Any] = clientFromString(self._reactor, self._agent).connect(factory)
+        return connecting.addCallback(self._connected)
+
+    def _connected(self, protocol: Any) -> Any:
+        self._on_connect(protocol.transport)
+        return protocol
 
 
 @final
