@@ -119,6 +119,7 @@ ORDER = [
     "workers.collecting",
     "workers.status",
     "workers.master",
+    "runner.changed",
     "runner.watch",
     "runner.status",
     "runner.check",
