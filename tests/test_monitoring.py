@@ -78,11 +78,11 @@ def test_the_dashboard_names_what_exists() -> None:
 
 
 def test_the_options_in_texts_exist() -> None:
-    """The name of an option in an action is one of ``twistd spoa``; see ``NOT_YET`` in test_deployment."""
+    """The name of an option in an action is one of ``twistd spoa``."""
     from spoa_twisted.tap import Options
 
     options: Any = Options()
-    known = {option.rstrip("=") for option in options.longOpt} | {"status", "log-slow"}
+    known = {option.rstrip("=") for option in options.longOpt}
     text = (FOLDER / "alerts.yaml").read_text() + (FOLDER / "prometheus.yaml").read_text()
     assert set(re.findall(r"--([a-z-]+)", text)) <= known
 

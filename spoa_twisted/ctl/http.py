@@ -6,10 +6,12 @@ when it runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast, final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, ResponseDone
@@ -21,13 +23,16 @@ from zope.interface import implementer
 from spoa_twisted.version import version
 
 
-def get(reactor: Any, endpoint: str, path: str) -> Deferred[Any]:
+def get(
+    reactor: Any, endpoint: str, path: str, on_connect: Callable[[Any], None] = lambda transport: None
+) -> Deferred[Any]:
     """Return a Deferred of the response to GET.
 
     :param endpoint: a Twisted client endpoint of TCP, TLS or a Unix socket.
     :param path: the path, and the query if there is one.
+    :param on_connect: gets the transport of the connection.
     """
-    client = Agent.usingEndpointFactory(reactor, _Endpoint(reactor, endpoint))
+    client = Agent.usingEndpointFactory(reactor, _Endpoint(reactor, endpoint, on_connect))
     headers = Headers({b"User-Agent": [f"spoactl/{version()}".encode("ascii", "replace")]})
     # The host is not used: the endpoint says where to connect. The agent answers to this name of its own machine.
     return cast("Deferred[Any]", client.request(b"GET", b"http://localhost" + path.encode(), headers))
@@ -44,17 +49,27 @@ def read_body(response: Any, max_length: int) -> Deferred[bytes]:
 
 
 @final
-@implementer(IAgentEndpointFactory)
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
 class _Endpoint:
     """Connects to an endpoint, whatever the URL is."""
 
-    def __init__(self, reactor: Any, endpoint: str) -> None:
+    def __init__(self, reactor: Any, endpoint: str, on_connect: Callable[[Any], None]) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
+        self._on_connect = on_connect
 
     def endpointForURI(self, uri: object) -> Any:
-        """Return the endpoint."""
-        return clientFromString(self._reactor, self._endpoint)
+        """Return this object."""
+        return self
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        """Connect, as a client endpoint does."""
+        connecting: Deferred[Any] = clientFromString(self._reactor, self._endpoint).connect(factory)
+        return connecting.addCallback(self._connected)
+
+    def _connected(self, protocol: Any) -> Any:
+        self._on_connect(protocol.transport)
+        return protocol
 
 
 @final

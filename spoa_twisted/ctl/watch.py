@@ -12,8 +12,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from spoa_twisted.ctl.arguments import no_status_argument, positive, seconds
-from spoa_twisted.ctl.endpoint import DEFAULT_STATUS, endpoint
+from spoa_twisted.ctl.arguments import add_status, positive, seconds
 from spoa_twisted.shown import show_text
 
 SUMMARY = "see the next NOTIFYs of a running agent"
@@ -54,13 +53,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--status",
-        metavar="ENDPOINT",
-        type=endpoint,
-        default=DEFAULT_STATUS,
-        help=f"the Twisted client endpoint of the agent's --status (default: {DEFAULT_STATUS})",
-    )
+    add_status(parser)
     parser.add_argument(
         "--count", metavar="N", type=positive, default=DEFAULT_COUNT, help=f"NOTIFYs (default: {DEFAULT_COUNT})"
     )
@@ -73,8 +66,6 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--values", action="store_true", help="show the values of arguments and variables")
     parser.add_argument("--json", action="store_true", help="print each NOTIFY as a line of JSON")
-    # Only for the error text: a user may write the endpoint without --status.
-    parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?", type=no_status_argument, help=argparse.SUPPRESS)
     return parser
 
 

@@ -6,6 +6,7 @@ are added to those of all workers that have ended before.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
@@ -80,6 +81,7 @@ class Merged:
             "version": spoa_twisted.__version__,
             "python": platform.python_version(),
             "twisted": metadata.version("twisted"),
+            "pid": os.getpid(),
             "time": now,
             "started": self._started,
             "state": state_of_all(processes) if state is None else state,
@@ -94,7 +96,7 @@ class Merged:
             "problems": _merge_problems([self._retired_problems, *[report["problems"] for report in reports]]),
             "engines": _merge_engines(engine for report in reports for engine in report["engines"]),
             "messages": sorted({name for report in reports for name in report["messages"]}),
-            "reloads": reloads or {"results": {}, "last_ok": True, "last_time": 0.0, "reason": ""},
+            "reloads": reloads or no_reloads(),
             "restarts": dict(restarts or {}),
         }
 
@@ -102,6 +104,11 @@ class Merged:
         result = process.copy()
         result["cpu_seconds"] += self._retired_cpu.get(process["worker"], 0.0)
         return result
+
+
+def no_reloads() -> Reloads:
+    """Return the reloads of an agent that has had none."""
+    return {"results": {}, "last_ok": True, "last_time": 0.0, "reason": "", "requested": 0, "answered": 0}
 
 
 def state_of_all(processes: Iterable[Process]) -> str:

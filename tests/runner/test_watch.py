@@ -49,10 +49,11 @@ def test_it_cannot_be_had(options: dict[str, Any], error: str) -> None:
 @pytest.mark.parametrize(("mode", "allows"), [("types", False), ("values", True)])
 def test_the_modes(mode: str, allows: bool) -> None:
     """Only one of them allows to see values."""
-    watch = watch_of(SPOAService(SPOAFactory(Handlers())), {"watch": mode, "status": "tcp:1"})
+    service = SPOAService(SPOAFactory(Handlers()), ["tcp:0"])
+    watch = watch_of(service, {"watch": mode, "status": "tcp:1"})
     assert watch is not None
     assert watch.allow_values is allows
-    assert watch_of(SPOAFactory(Handlers()), {"watch": None, "status": None}) is None
+    assert watch_of(service, {"watch": None, "status": None}) is None
 
 
 def test_an_endpoint_without_its_option(capsys: pytest.CaptureFixture[str]) -> None:

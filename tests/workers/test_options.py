@@ -14,7 +14,7 @@ from spoa_twisted.tap import Options, makeService
 from spoa_twisted.workers import spawning
 from spoa_twisted.workers.binding import without_inherited
 from spoa_twisted.workers.modified import Modified, imported_files
-from spoa_twisted.workers.ports import expand
+from spoa_twisted.workers.options import expand
 
 
 def options(*arguments: str) -> Options:

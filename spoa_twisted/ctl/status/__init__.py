@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from spoa_twisted.ctl.arguments import add_timeout, no_status_argument, seconds
+from spoa_twisted.ctl.arguments import add_no_argument, add_timeout, seconds
 from spoa_twisted.ctl.endpoint import DEFAULT_STATUS, endpoint
 from spoa_twisted.ctl.status.text import Answer, Style, as_lines, clear, wants_colours
 
@@ -91,8 +91,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print each agent as a line of JSON")
     add_timeout(parser, "each answer")
-    # Only for the error text: a user may write the endpoint without --status.
-    parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?", type=no_status_argument, help=argparse.SUPPRESS)
+    add_no_argument(parser)
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from twisted.internet.defer import Deferred
@@ -13,6 +14,7 @@ from spoa_twisted.ctl.http import get, read_body
 from spoa_twisted.ctl.status.checking import check_status
 from spoa_twisted.ctl.status.text import Answer
 from spoa_twisted.shown import show_text
+from spoa_twisted.status.report import Status
 
 #: Bytes. A longer answer is not from an agent: the status of 1,000 messages and 100 workers has less than one MiB.
 MAX_LENGTH: Final = 16 * 2**20
@@ -24,15 +26,29 @@ _WHICH: Final = "is this the endpoint of --status?"
 
 async def fetch(reactor: Any, agent: str, timeout: float) -> Answer:
     """Return the status of ``agent``, a client endpoint, or the reason why there is none."""
-    request: Deferred[bytes] = get(reactor, agent, "/status.json").addCallback(_read)
+    try:
+        return Answer(agent, await ask(reactor, agent, timeout))
+    except ValueError as error:
+        return Answer(agent, None, str(error))
+
+
+async def ask(
+    reactor: Any, agent: str, timeout: float, on_connect: Callable[[Any], None] = lambda transport: None
+) -> Status:
+    """Return the status of ``agent``, a client endpoint.
+
+    :param on_connect: gets the transport of the connection.
+    :raises ValueError: when there is none. The text is the reason, in one line.
+    """
+    request: Deferred[bytes] = get(reactor, agent, "/status.json", on_connect).addCallback(_read)
     # Not addTimeout(): what a request that is cancelled raises depends on how far it has come.
     limit = reactor.callLater(timeout, request.cancel)
     try:
-        return Answer(agent, check_status(json.loads(await request, parse_constant=_no_constant)))
+        return check_status(json.loads(await request, parse_constant=_no_constant))
     except Exception as error:
         # Endpoints, name resolution, TLS and HTTP each raise exceptions of their own.
         reason = _reason(error) if limit.active() else f"no answer within {timeout:g} s: does the agent stand still?"
-        return Answer(agent, None, show_text(reason))
+        raise ValueError(show_text(reason)) from error
     finally:
         if limit.active():
             limit.cancel()
