@@ -88,7 +88,7 @@ class Merged:
             "listen": self._listen,
             "options": self._options,
             "workers": self._workers,
-            "processes": [self._with_retired_cpu(process) for process in processes],
+            "processes": self._with_retired_cpu(processes),
             "totals": totals,
             "recent": recent,
             "recent_seconds": recent_seconds,
@@ -100,9 +100,12 @@ class Merged:
             "restarts": dict(restarts or {}),
         }
 
-    def _with_retired_cpu(self, process: Process) -> Process:
-        result = process.copy()
-        result["cpu_seconds"] += self._retired_cpu.get(process["worker"], 0.0)
+    def _with_retired_cpu(self, processes: list[Process]) -> list[Process]:
+        result = [process.copy() for process in processes]
+        # During a reload, two processes have the same number: the sum of the number must have the time once.
+        last = {process["worker"]: process for process in result}
+        for number, process in last.items():
+            process["cpu_seconds"] += self._retired_cpu.get(number, 0.0)
         return result
 
 

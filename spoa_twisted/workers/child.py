@@ -90,7 +90,7 @@ class Worker:
         #: The times, by the reactor's clock, at which the process was started, and became ready; 0 if it did not.
         self.started: float = reactor.seconds()
         self.ready_since = 0.0
-        #: When it has last answered a ping.
+        #: When it has last answered a ping, or has sent a report.
         self.answered = 0.0
         #: What it has said when it became ready. Before that, it is empty.
         self.facts: ReadyFacts = {"messages": "", "files": []}
@@ -176,6 +176,7 @@ class Worker:
         asked: Deferred[dict[str, Any]] = self._control.ask(control.GetReport)
 
         def on_answer(answer: dict[str, Any]) -> bytes:
+            self.answered = self._reactor.seconds()
             self.on_report(answer["report"])
             return self.last_report
 

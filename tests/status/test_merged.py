@@ -61,6 +61,13 @@ class TestRetirement:
         made = agent.status([report(1, cpu_seconds=1.0), report(2, cpu_seconds=1.0)], 1010.0)
         assert [each["cpu_seconds"] for each in made["processes"]] == [6.0, 1.0]
 
+    def test_the_cpu_time_of_a_number_that_two_processes_have(self) -> None:
+        """A worker drains, and the next one with its number runs: the sum has the time of earlier ones once."""
+        agent = merged()
+        agent.retire(report(1, cpu_seconds=5.0))
+        made = agent.status([report(1, cpu_seconds=2.0), report(1, pid=2000, cpu_seconds=1.0)], 1010.0)
+        assert sum(each["cpu_seconds"] for each in made["processes"]) == 8.0
+
     def test_the_problems_of_a_worker_that_has_ended(self) -> None:
         """They may say why."""
         agent = merged()

@@ -281,6 +281,14 @@ def test_stop_during_a_reload(agent: Agent) -> None:
     assert (agent.reload.running, len(agent.started)) == (False, 3)
 
 
+def test_a_reload_while_the_agent_stops(agent: Agent) -> None:
+    """SIGHUP after SIGTERM starts no worker: nobody would wait for its end."""
+    for slot in agent.slots:
+        slot.stop()
+    agent.reload.request()
+    assert (agent.reload.running, len(agent.started)) == (False, 2)
+
+
 def test_stop_of_a_lost_worker(agent: Agent, logged: Logged) -> None:
     agent.started[0].ends()
     logged.take()
