@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.status.report import Status
+from spoa_twisted.status.verdict import assess
 from tests.programs import TWIST, TWISTD
 from tests.runner.test_process import Engine
 
@@ -179,6 +183,43 @@ def test_a_standstill(start: Start, folder: Path) -> None:
         assert engine.next_event() is None
     assert ask(agent)["sess.version"] == 2
     agent.stop()
+
+
+@soak
+def test_the_status_of_a_standstill(start: Start, folder: Path) -> None:
+    """The status says in which line a worker stands still, while it does. The numbers of a killed worker stay."""
+    write(folder, "@handlers.message('hang')\ndef hang():\n    import time\n    time.sleep(60)\n")
+    agent = start("--status=tcp:0:interface=127.0.0.1")
+    agent.said("worker 1 is ready")
+    (address,) = re.findall(r"the status is at (\S+)", agent.output)
+    for _ in range(3):
+        ask(agent)
+    # The numbers of a worker that stands still are those of its last report.
+    assert status_of(address)["totals"]["messages"]["m"]["results"] == {"ok": 3}
+    with Engine(address_of(agent)) as engine:
+        engine.connection.send_notify([Message("hang")])
+        engine.send()
+        verdict = ""
+        while "hang" not in verdict:
+            status = status_of(address)
+            verdict = assess(status).sentence
+        (process,) = status["processes"]
+        assert (process["state"], status["totals"]["messages"]["m"]["results"]) == ("silent", {"ok": 3})
+        assert re.fullmatch(r"Worker 1 stands still for \d.* in mymod.py, line \d+, in hang", verdict)
+        os.kill(process["pid"], signal.SIGKILL)
+        agent.said(r"\) has ended: it was ended by the signal SIGKILL")
+    ask(agent)
+    status = status_of(address)
+    assert status["totals"]["messages"]["m"]["results"]["ok"] == 4
+    assert status["restarts"]["signal"] == 1
+    agent.stop()
+
+
+def status_of(address: str) -> Status:
+    """Return the status that the agent serves."""
+    with urllib.request.urlopen(f"http://{address}/status.json") as answer:
+        status: Status = json.load(answer)
+        return status
 
 
 @soak
