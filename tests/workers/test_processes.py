@@ -64,7 +64,8 @@ def test_it_serves_and_drains(start: Start, folder: Path) -> None:
     """The workers answer, not the master. On SIGTERM, they send AGENT-DISCONNECT, and the agent ends."""
     agent = start(workers=2)
     with Engine(address_of(agent)) as one:
-        agent.said("worker 2 is ready")
+        for number in (1, 2):
+            agent.said(f"worker {number} is ready")
         pid = ask(agent)["sess.pid"]
         agent.signal(signal.SIGTERM)
         assert one.next_event().status_code == 0
