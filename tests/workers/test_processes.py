@@ -20,7 +20,7 @@ from spoa_twisted.status.verdict import assess
 from tests.programs import TWIST, TWISTD
 from tests.runner.test_process import Engine
 
-from .conftest import Start, address_of, ask, imports, write
+from .conftest import Start, address_of, all_ready, ask, imports, write
 
 #: Each test starts Python three times or more.
 soak = pytest.mark.soak
@@ -64,8 +64,7 @@ def test_it_serves_and_drains(start: Start, folder: Path) -> None:
     """The workers answer, not the master. On SIGTERM, they send AGENT-DISCONNECT, and the agent ends."""
     agent = start(workers=2)
     with Engine(address_of(agent)) as one:
-        for number in (1, 2):
-            agent.said(f"worker {number} is ready")
+        all_ready(agent, 2)
         pid = ask(agent)["sess.pid"]
         agent.signal(signal.SIGTERM)
         assert one.next_event().status_code == 0
@@ -84,7 +83,7 @@ def test_a_reload_brings_new_code(start: Start, folder: Path) -> None:
     """SIGHUP replaces each worker by one with the present code."""
     agent = start(workers=2)
     assert ask(agent)["sess.version"] == 1
-    agent.said("worker 2 is ready")
+    all_ready(agent, 2)
     write(folder, "")
     agent.signal(signal.SIGHUP)
     agent.said("reloaded: 2 workers")
@@ -303,7 +302,7 @@ def test_reload_on_change(start: Start, folder: Path) -> None:
 def test_a_port_for_each_worker(start: Start) -> None:
     r"""``{worker}`` in an endpoint is the number of the worker that gets its connections."""
     agent = start("--listen=unix:agent{worker}.sock", workers=2)
-    agent.said("worker 2 is ready")
+    all_ready(agent, 2)
     pids = {agent.said(rf"worker {number} is ready: process (\d+)")[1]: number for number in (1, 2)}
     for number in (1, 2, 1, 2, 2):
         assert pids[str(ask(agent, address=f"agent{number}.sock")["sess.pid"])] == number
@@ -395,7 +394,7 @@ def test_max_connections_is_for_all_workers(start: Start) -> None:
     """A connection above the limit is closed, and logged once."""
     agent = start("--max-connections=2", workers=2)
     address = address_of(agent)
-    agent.said("worker 2 is ready")
+    all_ready(agent, 2)
     with Engine(address), Engine(address):
         for _ in range(2):
             third = Engine(address)
@@ -414,7 +413,7 @@ def test_sigterm_to_all_processes(start: Start, folder: Path) -> None:
     """systemd sends SIGTERM to all processes of a unit at once. All drain, and nothing is left."""
     agent = start(workers=2)
     with Engine(address_of(agent)) as engine:
-        agent.said("worker 2 is ready")
+        all_ready(agent, 2)
         _, *workers = imports(folder)
         for pid in (*workers, agent.pid):
             os.kill(pid, signal.SIGTERM)
