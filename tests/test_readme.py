@@ -623,7 +623,8 @@ def test_workers(handlers: str, command: str, ports: str, machine: Machine) -> N
     """SIGHUP reloads. With the second command, each worker has an endpoint of its own."""
     machine.write(iprep_py=handlers)
     agent = machine.start(on_any_port(command))
-    agent.program.said("worker 2 is ready")
+    for number in (1, 2):
+        agent.program.said(f"worker {number} is ready")
     agent.program.signal(signal.SIGHUP)
     agent.program.said("reloaded: 2 workers")
     assert "Traceback" not in agent.stop()

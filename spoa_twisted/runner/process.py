@@ -99,9 +99,13 @@ class ProcessService(SPOAService):
         # Only now: the handlers and what their startup functions have loaded live as long as the process too.
         collect_garbage_less_often()
         factory = self.factory
-        self._stalls = Stalls(factory.reactor, factory.observer, factory.outcomes.hold_ups, FrameReader())
+        self._stalls = Stalls(factory.reactor, factory.observer, factory.outcomes.hold_ups, self._frame_reader())
         self._stalls.start()
         self.supervisor.ready(f"listening on {', '.join(map(describe, self.addresses))}{messages_of(factory.handlers)}")
+
+    def _frame_reader(self) -> FrameReader:
+        """Return the object that reads where the process stands still. A subclass may learn the place from it."""
+        return FrameReader()
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
         failed = CannotStart(f"cannot listen on {description}: {describe_failure(error)}")

@@ -86,9 +86,13 @@ class Frames(Protocol):
 
 @final
 class FrameReader:
-    """Reads the frames of a thread in another thread."""
+    """Reads the frames of a thread in another thread.
 
-    def __init__(self) -> None:
+    :param on_read: called in that other thread with the frames, the innermost first.
+    """
+
+    def __init__(self, on_read: Callable[[list[Frame]], object] = lambda frames: None) -> None:
+        self._on_read = on_read
         self._deadline = 0.0
         self._watched = 0
         # The deadline at which frames were read, and the frames. They count until arm() sets another deadline.
@@ -124,6 +128,7 @@ class FrameReader:
             if wait <= 0:
                 if self._read[0] != deadline:
                     self._read = (deadline, frames_of(sys._current_frames().get(self._watched)))
+                    self._on_read(self._read[1])
                 # When arm() is called again, its deadline is at least one second later.
                 wait = SHORTEST
 

@@ -5,6 +5,7 @@ The master never imports handlers. It hands each connection to a worker, so the 
 In the process of the master::
 
     master         the service: it binds the ports, and starts, reloads and stops the workers
+    ports          the ports: they accept connections, and hand them on as sockets
     slots          keeps one worker alive: it starts a new one when the old one has ended
     backoff        how long to wait before the next start
     child          one worker process, as the master sees it

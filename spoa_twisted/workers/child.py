@@ -92,6 +92,8 @@ class Worker:
         self.ready_since = 0.0
         #: When it has last answered a ping, or has sent a report.
         self.answered = 0.0
+        #: The line of code in which it stands still, if it does, and has told.
+        self.stands_in = ""
         #: What it has said when it became ready. Before that, it is empty.
         self.facts: ReadyFacts = {"messages": "", "files": []}
         #: How it ended: ``exit``, ``signal`` or ``stall``.
@@ -108,7 +110,7 @@ class Worker:
         self._ended: list[Deferred[None]] = []
         self._process: Any = None
         self._control = MasterControl(self)
-        self._output = WorkerLog(number, self.on_cannot_start)
+        self._output = WorkerLog(number, self.on_cannot_start, self.on_standstill)
         self._output.add_events(spawning.LOG)
 
     def start(self) -> None:
@@ -178,6 +180,7 @@ class Worker:
         def on_answer(answer: dict[str, Any]) -> bytes:
             self.answered = self._reactor.seconds()
             self.on_report(answer["report"])
+            self._on_answered()
             return self.last_report
 
         return asked.addCallback(on_answer)
@@ -220,6 +223,10 @@ class Worker:
     def on_report(self, report: bytes) -> None:
         """Keep the last report of the process."""
         self.last_report = report
+
+    def on_standstill(self, place: str) -> None:
+        """Keep the line of code in which the process stands still."""
+        self.stands_in = place
 
     def on_cannot_start(self, reason: str, files: list[str]) -> None:
         """Keep the reason why the process ends."""
@@ -280,13 +287,17 @@ class Worker:
             self._set_timer("stall", self._rules.stall_timeout, self._on_stall)
 
         def on_answer(answer: object) -> None:
-            self.answered = self._reactor.seconds()
+            self._on_answered()
             self._stop_timer("stall")
             if self.state == "ready":
                 self._set_timer("ping", PING_INTERVAL, self._ping)
 
         # The process has ended, or is about to: that is reported in another way.
         asked.addCallbacks(on_answer, lambda failure: None)
+
+    def _on_answered(self) -> None:
+        self.answered = self._reactor.seconds()
+        self.stands_in = ""
 
     def _on_stall(self) -> None:
         self.ending = "stall"

@@ -74,6 +74,8 @@ class Collector:
 
     def _with_state(self, report: Any, worker: Worker, state: str) -> Report:
         report["process"]["state"] = state
+        if state == "silent":
+            report["process"]["detail"] = worker.stands_in
         if worker.answered:
             report["process"]["age"] = self._reactor.seconds() - worker.answered
         result: Report = report

@@ -142,6 +142,7 @@ class WorkerLog:
 
     :param worker: the number of the worker.
     :param on_cannot_start: called with the reason and with a list of files, if the worker says that it cannot start.
+    :param on_standstill: called with the line of code in which the worker stands still, if the worker tells.
     :param publish: receives the events.
     """
 
@@ -149,10 +150,12 @@ class WorkerLog:
         self,
         worker: int,
         on_cannot_start: Callable[[str, list[str]], None],
+        on_standstill: Callable[[str], None],
         publish: Callable[[dict[str, Any]], None] = globalLogPublisher,
     ) -> None:
         self._worker = worker
         self._on_cannot_start = on_cannot_start
+        self._on_standstill = on_standstill
         self._publish = publish
         #: The pipes, by the number of the descriptor in the worker: 1 is stdout, 2 is stderr.
         self.pipes: dict[int, Lines] = {
@@ -171,6 +174,8 @@ class WorkerLog:
             line = json.loads(data)
             if "cannot_start" in line:
                 self._on_cannot_start(line["cannot_start"], line["files"])
+            elif "stands_in" in line:
+                self._on_standstill(line["stands_in"])
             else:
                 emit_again(line, self._worker, self._publish)
         except (ValueError, TypeError, KeyError, LookupError):

@@ -24,6 +24,7 @@ from spoa_twisted.endpoints import server_endpoint
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.runner.errors import CannotStart, place_of
 from spoa_twisted.runner.process import ProcessService, handle_signal
+from spoa_twisted.runner.stalls import FrameReader, find_place
 from spoa_twisted.status.lag import Lag
 from spoa_twisted.status.local import report
 from spoa_twisted.tap import Options, make_factory
@@ -210,6 +211,10 @@ class WorkerService(ProcessService):
         # Without the signals of ProcessService, which end the process.
         self._limit_connections()
         self._lag.start()
+
+    def _frame_reader(self) -> FrameReader:
+        # The reader has a thread of its own, so it can tell the master while this process stands still.
+        return FrameReader(lambda frames: self._pipe.write({"stands_in": find_place(frames) or ""}))
 
     def _opened(self, port: IListeningPort) -> None:
         # The master logs where it listens.

@@ -62,6 +62,12 @@ def write(folder: Path, lines: str, version: int = 2) -> None:
     (folder / "mymod.py").write_text(MODULE.replace("VERSION = 1", f"VERSION = {version}") + lines)
 
 
+def all_ready(agent: Program, workers: int) -> None:
+    """Wait until all workers are ready. The second one may be ready before the first."""
+    for number in range(1, workers + 1):
+        agent.said(f"worker {number} is ready")
+
+
 def address_of(agent: Program) -> object:
     """Wait until the agent listens, and return its address for ``socket.connect``."""
     host, _, port = agent.address().rpartition(":")

@@ -25,6 +25,7 @@ class FakeWorker:
         self.number, self.pid, self.state = number, 100 + number, state
         self.started = self.answered = 5.0
         self.last_report = b""
+        self.stands_in = ""
         self._answer = answer
 
     def get_report(self) -> Deferred[bytes]:
@@ -50,6 +51,7 @@ def test_collect() -> None:
     clock.advance(10)
     silent = FakeWorker(2, "ready", Deferred())
     silent.last_report = report(worker=2, connections=7)
+    silent.stands_in = "mymod.py, line 3, in get"
     workers: Any = [
         FakeWorker(3, "starting", fail(ConnectionDone())),
         silent,
@@ -69,6 +71,7 @@ def test_collect() -> None:
         (4, "lost", 0),
     ]
     assert processes[1]["age"] == 5 + ANSWER_TIMEOUT
+    assert [process["detail"] for process in processes[:2]] == ["", "mymod.py, line 3, in get"]
     assert processes[2]["started"] == 1995
     assert processes[3]["detail"] == "it was ended by the signal SIGKILL"
 

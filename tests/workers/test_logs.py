@@ -33,7 +33,8 @@ class Pipe:
         self.observer = PipeObserver(self.writing)
         self.events: list[dict[str, Any]] = []
         self.reasons: list[tuple[str, list[str]]] = []
-        self.log = WorkerLog(3, lambda *reason: self.reasons.append(reason), self.events.append)
+        self.places: list[str] = []
+        self.log = WorkerLog(3, lambda *reason: self.reasons.append(reason), self.places.append, self.events.append)
         self.log.add_events(4)
 
     def pass_on(self) -> None:
@@ -88,6 +89,14 @@ def test_nobody_reads() -> None:
     os.close(pipe.writing)
 
 
+def test_the_line_of_a_standstill() -> None:
+    pipe = Pipe()
+    pipe.observer.write({"stands_in": "mymod.py, line 3, in get"})
+    pipe.pass_on()
+    assert (pipe.events, pipe.places) == ([], ["mymod.py, line 3, in get"])
+    pipe.close()
+
+
 def test_the_reason_of_a_failed_start() -> None:
     pipe = Pipe()
     pipe.observer.write({"cannot_start": "no such module", "files": ["a.py"]})
@@ -100,7 +109,7 @@ def test_the_reason_of_a_failed_start() -> None:
 def test_output(size: int) -> None:
     """Lines of stdout and stderr are events, however they are split. A line that is no event is shown as it is."""
     events: list[dict[str, Any]] = []
-    log = WorkerLog(1, lambda reason, files: None, events.append)
+    log = WorkerLog(1, lambda reason, files: None, lambda place: None, events.append)
     log.add_events(4)
     for descriptor, data in ((1, b"one\r\n\ntwo \xff"), (2, b"bad\n"), (4, b'{"x": 1}\n[]\nnoise\n')):
         for start in range(0, len(data), size):
@@ -121,7 +130,7 @@ def test_output(size: int) -> None:
 def test_a_line_without_end() -> None:
     """It is cut."""
     events: list[dict[str, Any]] = []
-    log = WorkerLog(1, lambda reason, files: None, events.append)
+    log = WorkerLog(1, lambda reason, files: None, lambda place: None, events.append)
     for _ in range(33):
         log.pipes[1].feed(b"x" * 2**15)
     assert len(events) == 1

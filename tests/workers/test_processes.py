@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.status.report import Status
+from spoa_twisted.status.verdict import assess
 from tests.programs import TWIST, TWISTD
 from tests.runner.test_process import Engine
 
-from .conftest import Start, address_of, ask, imports, write
+from .conftest import Start, address_of, all_ready, ask, imports, write
 
 #: Each test starts Python three times or more.
 soak = pytest.mark.soak
@@ -60,7 +64,7 @@ def test_it_serves_and_drains(start: Start, folder: Path) -> None:
     """The workers answer, not the master. On SIGTERM, they send AGENT-DISCONNECT, and the agent ends."""
     agent = start(workers=2)
     with Engine(address_of(agent)) as one:
-        agent.said("worker 2 is ready")
+        all_ready(agent, 2)
         pid = ask(agent)["sess.pid"]
         agent.signal(signal.SIGTERM)
         assert one.next_event().status_code == 0
@@ -79,7 +83,7 @@ def test_a_reload_brings_new_code(start: Start, folder: Path) -> None:
     """SIGHUP replaces each worker by one with the present code."""
     agent = start(workers=2)
     assert ask(agent)["sess.version"] == 1
-    agent.said("worker 2 is ready")
+    all_ready(agent, 2)
     write(folder, "")
     agent.signal(signal.SIGHUP)
     agent.said("reloaded: 2 workers")
@@ -182,6 +186,43 @@ def test_a_standstill(start: Start, folder: Path) -> None:
 
 
 @soak
+def test_the_status_of_a_standstill(start: Start, folder: Path) -> None:
+    """The status says in which line a worker stands still, while it does. The numbers of a killed worker stay."""
+    write(folder, "@handlers.message('hang')\ndef hang():\n    import time\n    time.sleep(60)\n")
+    agent = start("--status=tcp:0:interface=127.0.0.1")
+    agent.said("worker 1 is ready")
+    (address,) = re.findall(r"the status is at (\S+)", agent.output)
+    for _ in range(3):
+        ask(agent)
+    # The numbers of a worker that stands still are those of its last report.
+    assert status_of(address)["totals"]["messages"]["m"]["results"] == {"ok": 3}
+    with Engine(address_of(agent)) as engine:
+        engine.connection.send_notify([Message("hang")])
+        engine.send()
+        verdict = ""
+        while "hang" not in verdict:
+            status = status_of(address)
+            verdict = assess(status).sentence
+        (process,) = status["processes"]
+        assert (process["state"], status["totals"]["messages"]["m"]["results"]) == ("silent", {"ok": 3})
+        assert re.fullmatch(r"Worker 1 stands still for \d.* in mymod.py, line \d+, in hang", verdict)
+        os.kill(process["pid"], signal.SIGKILL)
+        agent.said(r"\) has ended: it was ended by the signal SIGKILL")
+    ask(agent)
+    status = status_of(address)
+    assert status["totals"]["messages"]["m"]["results"]["ok"] == 4
+    assert status["restarts"]["signal"] == 1
+    agent.stop()
+
+
+def status_of(address: str) -> Status:
+    """Return the status that the agent serves."""
+    with urllib.request.urlopen(f"http://{address}/status.json") as answer:
+        status: Status = json.load(answer)
+        return status
+
+
+@soak
 def test_the_end_of_the_master(start: Start, folder: Path) -> None:
     """When the master is killed, the workers answer what is pending, send AGENT-DISCONNECT, and end."""
     write(
@@ -261,7 +302,7 @@ def test_reload_on_change(start: Start, folder: Path) -> None:
 def test_a_port_for_each_worker(start: Start) -> None:
     r"""``{worker}`` in an endpoint is the number of the worker that gets its connections."""
     agent = start("--listen=unix:agent{worker}.sock", workers=2)
-    agent.said("worker 2 is ready")
+    all_ready(agent, 2)
     pids = {agent.said(rf"worker {number} is ready: process (\d+)")[1]: number for number in (1, 2)}
     for number in (1, 2, 1, 2, 2):
         assert pids[str(ask(agent, address=f"agent{number}.sock")["sess.pid"])] == number
@@ -353,7 +394,7 @@ def test_max_connections_is_for_all_workers(start: Start) -> None:
     """A connection above the limit is closed, and logged once."""
     agent = start("--max-connections=2", workers=2)
     address = address_of(agent)
-    agent.said("worker 2 is ready")
+    all_ready(agent, 2)
     with Engine(address), Engine(address):
         for _ in range(2):
             third = Engine(address)
@@ -372,7 +413,7 @@ def test_sigterm_to_all_processes(start: Start, folder: Path) -> None:
     """systemd sends SIGTERM to all processes of a unit at once. All drain, and nothing is left."""
     agent = start(workers=2)
     with Engine(address_of(agent)) as engine:
-        agent.said("worker 2 is ready")
+        all_ready(agent, 2)
         _, *workers = imports(folder)
         for pid in (*workers, agent.pid):
             os.kill(pid, signal.SIGTERM)
