@@ -21,7 +21,7 @@ class Readiness:
         self._waiting: list[Deferred[None]] = []
         # True from on_stop to on_start.
         self._stopped = False
-        # The Deferreds that fire at on_stopped; None if the service is not stopping.
+        # The Deferreds of when_stopped(), which on_stopped() fires; None if the service is not stopping.
         self._stopping: list[Deferred[None]] | None = None
 
     @property

@@ -1,6 +1,7 @@
 """Values, messages and variables as text and as JSON: for ``spoactl``, and for the watchers of an agent.
 
-The values are data of users. Each function that shows several of them shows their types, unless it is told otherwise.
+The values are data of users. So a function that shows several of them shows only their types, unless its argument
+``values`` is true.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Stopwatch:
         self._sent = 0
         # The NOTIFYs whose ACKs are queued, each with the number of bytes that are sent before its ACK.
         self._acks: deque[tuple[int, Timing]] = deque()
-        # No NOTIFY of them began before this time.
+        # The earliest beginning of the NOTIFYs in _acks; inf if there is none.
         self._earliest = inf
         #: For the next NOTIFY; ``None`` if it is in use by a NOTIFY that is pending. To make one takes long.
         self.times: Times | None = None

@@ -17,7 +17,7 @@ from spoa_twisted.status.view import NOTHING, Cell, Figure, Table, View, view
 #: Seconds between two loads of the page. Each one makes the agent, or all of its workers, report.
 REFRESH: Final = 5
 
-#: The value of the header of the same name. It is in the page too, so that a saved page is as harmless.
+#: The value of the header Content-Security-Policy. It is in the page too, so that it also applies to a saved page.
 CONTENT_SECURITY_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 # Signs in the title of the page. A browser shows them in the tab, in colour. They differ in shape too, because not

@@ -17,7 +17,8 @@ import twisted
 from spoa_twisted.escaping import cut, in_one_line
 from spoa_twisted.status.report import Problem
 
-#: Peers choose the names of messages. So of each kind of event, so many subjects are kept: those of the last events.
+#: How many subjects are kept of each kind of event: those of the last events. Peers choose the names of messages, so
+#: the number must be limited.
 MAX_SUBJECTS: Final = 16
 
 # Characters of a text.

@@ -30,7 +30,7 @@ from spoa_twisted.status.report import Status
 #: Connections that may be open at the same time.
 MAX_CONNECTIONS: Final = 32
 
-#: Seconds until a connection is closed: each has one request only. A slow client keeps its place for so long.
+#: Seconds until a connection is closed, however slow the client is: each connection has one request only.
 LONGEST_CONNECTION: Final = 20.0
 
 #: What ``/metrics`` answers without the extra.
@@ -261,6 +261,10 @@ class _Bounded(WrappingFactory):
     protocol = _ShortLived
     noisy = False
     clock: IReactorTime
+
+    def logPrefix(self) -> str:
+        """Return the name that Twisted logs when it opens the port."""
+        return "StatusService"
 
     def buildProtocol(self, addr: Any) -> Any:
         """Return a protocol, or ``None`` to close the connection at once."""

@@ -319,7 +319,7 @@ def _standstills(status: Status, listed: _Listed) -> Iterator[Finding]:
 
 
 def _slow_handlers(status: Status) -> Iterator[Finding]:
-    """Find handlers that often take longer than half of the timeout. Those that time out are found already."""
+    """Find handlers that often take longer than half of the timeout. _failures() has found those that time out."""
     bound = _slow(status)
     for name, message in status["recent"]["messages"].items():
         total = observations(message["duration"])

@@ -21,7 +21,7 @@ from spoa_twisted.spop.actions import decode_actions
 from spoa_twisted.spop.errors import InvalidFrame
 from spoa_twisted.spop.messages import Message
 
-#: How many may watch at the same time. Each of them costs some 50 µs a NOTIFY.
+#: How many clients may watch at the same time. Each of them costs some 50 µs a NOTIFY.
 MAX_WATCHERS: Final = 4
 
 #: Messages of a NOTIFY, and arguments of a message, that are shown. HAProxy's configuration seldom has as many.
@@ -36,7 +36,7 @@ Seen = dict[str, Any]
 
 
 class TooManyWatchers(Exception):
-    """As many watch as may."""
+    """There are MAX_WATCHERS watchers already."""
 
 
 class ValuesNotAllowed(Exception):
@@ -62,7 +62,7 @@ class Watcher:
         self._deliver = deliver
 
     def take(self) -> bool:
-        """Return whether this watcher wants another NOTIFY, and count it."""
+        """Return whether this watcher takes another NOTIFY, and count it."""
         if self.is_over or not self.left:
             return False
         self.left -= 1
@@ -102,13 +102,13 @@ class Watch:
     def begin(self, count: int, *, values: bool, deliver: Callable[[Seen], None]) -> Watcher:
         """Begin to deliver the next ``count`` NOTIFYs.
 
-        :raises TooManyWatchers: if as many watch as may.
-        :raises ValuesNotAllowed: if ``values`` are asked for, and not allowed.
+        :raises TooManyWatchers: if there are :data:`MAX_WATCHERS` watchers already.
+        :raises ValuesNotAllowed: if ``values`` is true, and the agent does not allow it.
         """
         if values and not self.allow_values:
-            raise ValuesNotAllowed("the agent does not allow to see values")
+            raise ValuesNotAllowed("the agent shows no values; start it with --watch values")
         if len(self._watchers) >= MAX_WATCHERS:
-            raise TooManyWatchers(f"{MAX_WATCHERS} watch already")
+            raise TooManyWatchers(f"{MAX_WATCHERS} clients watch already, which is the most")
         watcher = Watcher(self, count, values, deliver)
         self._watchers.append(watcher)
         if self._check is None:

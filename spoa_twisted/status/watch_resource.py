@@ -26,8 +26,8 @@ MAX_COUNT: Final = 10_000
 DEFAULT_SECONDS: Final = 60.0
 MAX_SECONDS: Final = 600.0
 
-# Seconds that the client has for the last lines.
-_LAST_WORDS: Final = 10.0
+# Seconds that the client has to read the last lines.
+_GRACE: Final = 10.0
 
 _HEADERS: Final = {
     b"cache-control": b"no-store",
@@ -103,7 +103,7 @@ class _Stream:
         # The site of the status ends a connection soon.
         extend = getattr(getattr(self._request.channel, "transport", None), "extend", None)
         if extend is not None:
-            extend(seconds + _LAST_WORDS)
+            extend(seconds + _GRACE)
         self._request.registerProducer(self, True)
         self._request.write(b"")
         ending = reactor.callLater(seconds, watcher.end)

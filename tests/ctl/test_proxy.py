@@ -385,7 +385,7 @@ async def test_a_side_that_does_not_read(who: str, listen: Any, start_proxy: Sta
 
 @pytest_twisted.ensureDeferred
 async def test_a_broken_agent(listen: Any, start_proxy: StartProxy) -> None:
-    """Its bad frame is diagnosed, and reaches HAProxy as it is: HAProxy's error is the same as without the proxy."""
+    """The proxy prints what is wrong with a frame, and passes it on: HAProxy's error is that without the proxy."""
     listen(Agent(lambda ids, number: ack(ids, b"\x01\x03\x02\x05sc") if number == 2 else ack(ids)))
     proxy = start_proxy()
     client = SPOEClient(proxy.endpoint)

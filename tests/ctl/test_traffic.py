@@ -104,7 +104,7 @@ def test_a_stream_is_cut_however_it_arrives() -> None:
 
 
 def test_a_frame_that_is_too_long_is_skipped() -> None:
-    """Its first bytes are shown as soon as they are here, the others are not kept, and the next frame is found."""
+    """Its first bytes are shown at once, the other bytes are dropped, and the next frame is decoded."""
     size = MAX_DECODED_SIZE + 1
     cutter = Cutter()
     assert list(cutter.feed(size.to_bytes(4, "big") + bytes(KEPT_SIZE - 5))) == []

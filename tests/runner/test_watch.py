@@ -67,7 +67,7 @@ def test_an_endpoint_without_its_option(capsys: pytest.CaptureFixture[str]) -> N
 async def test_the_status_serves_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A watch may last longer than other requests. While it runs, the status names the messages as always."""
+    """A watch may last longer than other requests. While it runs, the status still has the names of the messages."""
     monkeypatch.setattr(site, "LONGEST_CONNECTION", 0.05)
     factory = SPOAFactory(Handlers({"check": lambda: {"txn.a": 1}}))
     agent = SPOAService(factory, [f"unix:{tmp_path}/agent"])

@@ -374,7 +374,7 @@ async def test_the_command_with_json(serve: Callable[..., Server], capsys: pytes
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--values"], "answers 403: the agent does not allow to see values"),
+        (["--values"], "answers 403: the agent shows no values"),
         (["--count", "100000"], "answers 400: count is a number above 0, up to 10000"),
         (["--seconds", "601"], "answers 400: seconds is a number above 0, up to 600"),
     ],
@@ -463,7 +463,7 @@ class Requested:
     ids=["POST", "another machine", "a name of an attacker", "IPv4 in IPv6"],
 )
 def test_who_may_not_watch(request_: Requested, code: int) -> None:
-    """The requests of users are for those on this machine only."""
+    """Clients on other machines are refused: the answers would show them the requests of users."""
     agent = Agent(handlers())
     WatchResource(agent.watch, agent.clock).render(request_)  # type: ignore[arg-type]
     assert request_.code == code

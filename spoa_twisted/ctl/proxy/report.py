@@ -62,7 +62,7 @@ class Report:
         return connection
 
     def conversations(self) -> Collection[Conversation]:
-        """Return those of all open connections."""
+        """Return the conversations of all open connections."""
         return [connection.conversation for connection in self.open]
 
     @property

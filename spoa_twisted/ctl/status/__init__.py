@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 async def run(reactor: Any, options: argparse.Namespace) -> None:
-    """Look at the agents, and print what they say; with ``--watch`` until the process is ended.
+    """Ask the agents, and print their status; with ``--watch`` until the process is ended.
 
     :raises SystemExit: with 1 or 2, when not all is well.
     """

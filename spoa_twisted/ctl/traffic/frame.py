@@ -36,7 +36,8 @@ _KV_LISTS: Final = (
     *(FrameType.HAPROXY_DISCONNECT, FrameType.AGENT_DISCONNECT),
 )
 
-# Items of a KV-LIST, and actions of an ACK. The shortest has two bytes, and its object takes much more.
+# How many items of a KV-LIST, or actions of an ACK, are decoded. The shortest one has two bytes, and its Python object
+# takes much more memory.
 _MAX_ELEMENTS: Final = MAX_MESSAGES
 
 
