@@ -104,7 +104,7 @@ class ProcessService(SPOAService):
         self.supervisor.ready(f"listening on {', '.join(map(describe, self.addresses))}{messages_of(factory.handlers)}")
 
     def _frame_reader(self) -> FrameReader:
-        """Return the object that reads where the process stands still. A subclass may learn the place from it."""
+        """Return the object that reads where the process stands still. A subclass may return another one."""
         return FrameReader()
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:

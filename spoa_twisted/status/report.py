@@ -164,7 +164,7 @@ class Status(TypedDict):
     #: True if the agent was started with ``--workers``; then ``processes`` are the workers, and ``reloads`` counts.
     workers: bool
     processes: list[Process]
-    #: Since the start, processes included that have ended.
+    #: Since the start of the agent. Processes that have ended are included.
     totals: Totals
     #: In the last minute, or since the start if that is shorter, and how many seconds that are.
     recent: Totals

@@ -118,7 +118,7 @@ def view(status: Status) -> View:
 
 
 def _how_often(finding: Finding, now: float) -> str:
-    """Return how often and when a problem happened: ``41,230 times since 3 min ago, last now``."""
+    """Return how often and when a problem happened: ``41,230 times, the first 3 min ago, the last now``."""
     parts = []
     if finding.count:
         parts.append(times(finding.count))
@@ -221,7 +221,7 @@ def _processes(status: Status) -> Table:
     """Return the table of workers, or of the only process."""
     processes = status["processes"]
     titles = ["pid", "up", "connections", "in flight"]
-    # Columns that are empty nearly always: they are shown when they tell something.
+    # Two columns that are nearly always 0: they are shown only if a process has another number.
     waiting = any(each["blocking_waiting"] for each in processes)
     held_back = any(each["held_back"] for each in processes)
     titles += ["wait for a thread"] * waiting + ["held back"] * held_back + ["timer late", "CPU", "memory"]

@@ -165,7 +165,8 @@ def _check(request: Request) -> None:
         raise _Refused(
             403, "NOTIFYs are shown on the same machine only: use an address of the loopback, or a Unix socket"
         )
-    # A web page whose name an attacker lets point to this machine could otherwise read the answer in a user's browser.
+    # Against DNS rebinding: an attacker may let the name of a web page resolve to an address of this machine. Without
+    # this check, the page could read the answer in a user's browser.
     name = request.getRequestHostname().decode("ascii", "replace").strip("[]")
     if name != "localhost" and not _is_loopback(name):
         raise _Refused(403, "the Host of the request is not an address of the loopback")

@@ -178,7 +178,6 @@ class Worker:
         asked: Deferred[dict[str, Any]] = self._control.ask(control.GetReport)
 
         def on_answer(answer: dict[str, Any]) -> bytes:
-            self.answered = self._reactor.seconds()
             self.on_report(answer["report"])
             self._on_answered()
             return self.last_report
