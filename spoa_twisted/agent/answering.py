@@ -75,8 +75,8 @@ class Answering:
         self._handler_timeout = agent.limits.handler_timeout
         #: Reports slow NOTIFYs; ``None`` without the option.
         self.stopwatch: Stopwatch | None = None
-        # The pending answers that are timed, each with the time when its read began, and the number of NOTIFYs for which
-        # it counts.
+        # The pending answers that are timed, each with the time when its read began, and the number of NOTIFYs for
+        # which it counts.
         self._timed: dict[Deferred[bytes], tuple[float, int]] = {}
         # The NOTIFYs that were answered in the present read, if its time is taken.
         self._answered = 0
