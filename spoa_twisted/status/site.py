@@ -33,6 +33,10 @@ MAX_CONNECTIONS: Final = 32
 #: Seconds until a connection is closed, however slow the client is: each connection has one request only.
 LONGEST_CONNECTION: Final = 20.0
 
+#: Seconds. While all places are taken, a new connection takes the place of the oldest one that has lasted for so long:
+#: otherwise a few slow clients could keep a supervisor from ``/health``, and it would end the agent.
+PATIENCE: Final = 2.0
+
 #: What ``/metrics`` answers without the extra.
 NO_METRICS: Final = 'metrics need the package prometheus-client: pip install "spoa_twisted[metrics]"\n'
 
@@ -232,9 +236,14 @@ class _ShortLived(ProtocolWrapper):
     """A connection that ends after :data:`LONGEST_CONNECTION`, whatever the client does."""
 
     factory: _Bounded
+    #: The time until which it keeps its place while others want one.
+    keeps_until = 0.0
+    #: Whether it was closed to make room: its transport reports its end later.
+    closed = False
     _timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
+        self.keeps_until = self.factory.clock.seconds() + PATIENCE
         self._timer = self.factory.clock.callLater(LONGEST_CONNECTION, self._on_timeout)
         super().connectionMade()  # type: ignore[no-untyped-call]
 
@@ -248,15 +257,21 @@ class _ShortLived(ProtocolWrapper):
         """Let the connection live for ``seconds`` from now on."""
         if self._timer is not None and self._timer.active():
             self._timer.reset(seconds)
+            self.keeps_until = self.factory.clock.seconds() + seconds
 
-    def _on_timeout(self) -> None:
+    def close(self) -> None:
+        """Close the connection, with what is unsent."""
+        self.closed = True
         transport: Any = self.transport
         transport.abortConnection()
+
+    def _on_timeout(self) -> None:
+        self.close()
 
 
 @final
 class _Bounded(WrappingFactory):
-    """Refuses connections above :data:`MAX_CONNECTIONS`."""
+    """Has no more connections than :data:`MAX_CONNECTIONS`."""
 
     protocol = _ShortLived
     noisy = False
@@ -268,6 +283,12 @@ class _Bounded(WrappingFactory):
 
     def buildProtocol(self, addr: Any) -> Any:
         """Return a protocol, or ``None`` to close the connection at once."""
-        if len(self.protocols) >= MAX_CONNECTIONS:
-            return None
+        # The oldest one is the first.
+        present: list[_ShortLived] = [protocol for protocol in self.protocols if not protocol.closed]
+        if len(present) >= MAX_CONNECTIONS:
+            now = self.clock.seconds()
+            oldest = next((protocol for protocol in present if protocol.keeps_until <= now), None)
+            if oldest is None:
+                return None
+            oldest.close()
         return super().buildProtocol(addr)

@@ -38,6 +38,23 @@ class Compressed(amp.Argument):
         objects[name.decode()] = zlib.decompress(b"".join(parts))
 
 
+#: What stands for a descriptor that the kernel could not give to this process, which has too many open.
+LOST: Final = -1
+
+
+class Descriptor(amp.Descriptor):
+    """A descriptor, or :data:`LOST`."""
+
+    def fromStringProto(self, inString: bytes, proto: Any) -> int:  # noqa: N803 - the name is that of AMP
+        """Return the descriptor with the number ``inString``. AMP calls this."""
+        try:
+            descriptor: int = super().fromStringProto(inString, proto)  # type: ignore[no-untyped-call]
+        except KeyError:
+            return LOST
+        return descriptor
+
+
+DESCRIPTOR: Final = Descriptor()  # type: ignore[no-untyped-call]
 COMPRESSED: Final = Compressed()  # type: ignore[no-untyped-call]
 
 
@@ -51,7 +68,7 @@ class Ready(amp.Command):
 class Connection(amp.Command):
     """The master hands a connection over. ``endpoint`` is the number of the endpoint that accepted it."""
 
-    arguments = [(b"descriptor", amp.Descriptor()), (b"number", amp.Integer()), (b"endpoint", amp.Integer())]
+    arguments = [(b"descriptor", DESCRIPTOR), (b"number", amp.Integer()), (b"endpoint", amp.Integer())]
     requiresAnswer = False
 
 

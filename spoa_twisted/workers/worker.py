@@ -6,6 +6,7 @@ import faulthandler
 import importlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -144,6 +145,7 @@ class WorkerService(ProcessService):
         self._lag = Lag(factory.reactor)
         self._control = WorkerControl(self)
         self._closed = 0
+        self._full = False
         self._draining = False
 
     def start(self) -> None:
@@ -171,7 +173,10 @@ class WorkerService(ProcessService):
         """Take a connection from the master."""
         if not self._ports:
             # This service has stopped. The master has a copy, which goes to another worker when this process has ended.
-            os.close(descriptor)
+            if descriptor != control.LOST:
+                os.close(descriptor)
+            return
+        if not self._has_room(descriptor):
             return
         self._control.send(control.Taken, number=number)
         # Before the first read: if this process ends after it, the master must not hand the connection to another one.
@@ -206,6 +211,31 @@ class WorkerService(ProcessService):
             self.end(self.drain_timeout)
         else:
             self._stop_reactor()
+
+    def _has_room(self, descriptor: int) -> bool:
+        """Close ``descriptor``, and ask to be replaced, if this process can open no more files.
+
+        Otherwise it would close each connection at once, have the fewest of all workers, and so get all new ones.
+        """
+        try:
+            if descriptor == control.LOST or self._full:
+                raise OSError
+            # The transport will have a copy.
+            os.close(os.dup(descriptor))
+        except OSError:
+            if descriptor != control.LOST:
+                os.close(descriptor)
+            if not self._full:
+                self._full = True
+                self._log.error(
+                    "the process has as many files open as ulimit -n allows, {limit}: it takes no more connections, and"
+                    " is replaced; find out what opens them and does not close them, in /proc/{pid}/fd",
+                    limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                    pid=os.getpid(),
+                )
+                self._leave()
+            return False
+        return True
 
     def _before_start(self) -> None:
         # Without the signals of ProcessService, which end the process.

@@ -25,7 +25,7 @@ from spoa_twisted.status import site as site_module
 from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.report import Status
 from spoa_twisted.status.service import StatusService, check_interface
-from spoa_twisted.status.site import LONGEST_CONNECTION, MAX_CONNECTIONS, StatusResource, site
+from spoa_twisted.status.site import LONGEST_CONNECTION, MAX_CONNECTIONS, PATIENCE, StatusResource, site
 from tests.agent.memory import OLD, Session
 from tests.status.reports import report, status
 
@@ -226,6 +226,28 @@ class TestBounds:
         assert factory.buildProtocol(None) is None
         protocols[0].connectionLost(None)
         assert factory.buildProtocol(None) is not None
+
+    def test_slow_clients_give_way(self) -> None:
+        """They have taken all places. After two seconds, the oldest one ends for each new one, but not a watcher."""
+        from twisted.internet.testing import StringTransport
+
+        clock = Clock()
+        factory = self.connections(clock)
+        aborted: list[int] = []
+        protocols = []
+        for number in range(MAX_CONNECTIONS):
+            transport: Any = StringTransport()
+            transport.abortConnection = lambda number=number: aborted.append(number)
+            protocols.append(factory.buildProtocol(None))
+            protocols[-1].makeConnection(transport)
+        protocols[0].extend(100.0)
+        clock.advance(PATIENCE - 0.1)
+        assert factory.buildProtocol(None) is None
+        clock.advance(0.1)
+        for _ in range(2):
+            # A transport says only in the reactor's next turn that it is closed.
+            factory.buildProtocol(None).makeConnection(StringTransport())
+        assert aborted == [1, 2]
 
     def test_a_connection_is_short(self) -> None:
         """Also if the client sends a header byte by byte, or reads nothing."""

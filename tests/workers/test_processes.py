@@ -144,6 +144,40 @@ def test_a_dead_worker_is_replaced(start: Start, folder: Path) -> None:
 
 
 @soak
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_worker_without_descriptors(start: Start, folder: Path, left: int) -> None:
+    """It is replaced, and a connection that it could not take goes to the next process.
+
+    With one that is left, it could receive the connection, but not make a transport of it.
+    """
+    write(
+        folder,
+        "import resource\n"
+        "@handlers.message('leak')\n"
+        "def leak():\n"
+        "    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (100, most))\n"
+        "    try:\n"
+        "        while True: os.dup(0)\n"
+        "    except OSError:\n"
+        "        pass\n"
+        f"    resource.setrlimit(resource.RLIMIT_NOFILE, (100 + {left}, most))\n"
+        "    return {'sess.pid': os.getpid()}\n",
+    )
+    agent = start()
+    address = address_of(agent)
+    with Engine(address) as engine:
+        engine.connection.send_notify([Message("leak")])
+        engine.send()
+        engine.next_event()
+        assert ask(agent, address=address)["sess.version"] == 2
+    agent.said(f"the process has as many files open as ulimit -n allows, {100 + left}: ")
+    agent.said("worker 1 .* was stopped: it drains, and is replaced")
+    assert "Traceback" not in agent.output
+    agent.stop()
+
+
+@soak
 def test_sigterm_to_a_worker(start: Start) -> None:
     """The worker drains, and is replaced at once."""
     agent = start()
