@@ -102,6 +102,11 @@ class SPOAService(Service):
         self._readiness = Readiness()
 
     @property
+    def endpoints(self) -> list[str]:
+        """The endpoints as text: the strings that were passed, and the ``repr`` of each endpoint that was an object."""
+        return [text for text, _ in self._endpoints]
+
+    @property
     def addresses(self) -> list[Any]:
         """The ``IAddress`` of each open port. For ``tcp:0``, the address has the port number that the system chose."""
         return [port.getHost() for port in self._ports]

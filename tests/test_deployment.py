@@ -13,27 +13,19 @@ from typing import Any
 
 import pytest
 
-from spoa_twisted.endpoints import DEFAULT_ENDPOINT
+from spoa_twisted.ctl import COMMANDS
+from spoa_twisted.endpoints import DEFAULT_ENDPOINT, endpoint_options
 from spoa_twisted.tap import Options
 from tests.programs import ENVIRONMENT, ROOT, SPOACTL
 
 EXAMPLES = ROOT / "examples"
-
-#: Options that a later commit adds. Remove the names, and this constant, when ``twistd spoa --help`` lists them.
-NOT_YET = ("workers", "status")
 
 
 def agent_options(command: Sequence[str]) -> Any:
     """Parse the options of a ``twist spoa`` command. It fails for an option that does not exist."""
     assert Path(command[0]).name == "twist"
     options: Any = Options()
-    known = [option.rstrip("=") for option in options.longOpt]
-    arguments = [
-        argument
-        for argument in command[command.index("spoa") + 1 :]
-        if (name := argument[2:].partition("=")[0]) in known or name not in NOT_YET
-    ]
-    options.parseOptions(arguments)
+    options.parseOptions(command[command.index("spoa") + 1 :])
     return options
 
 
@@ -62,6 +54,17 @@ def test_the_unit_starts_an_agent() -> None:
     options = agent_options(shlex.split(command))
     assert options["listen"] == [DEFAULT_ENDPOINT]
     assert settings["Type"] == ["notify"]
+    # Its reload asks where the status is, and ends before systemd ends it.
+    program, name, *arguments = shlex.split(settings["ExecReload"][0])
+    assert (Path(program).parent, Path(program).name, name) == (Path(command.split()[0]).parent, "spoactl", "reload")
+    reload = COMMANDS[name].parser().parse_args(arguments)
+    assert options["workers"]
+    assert endpoint_options(options["status"])[1] == {
+        "port": reload.status.rpartition(":")[2],
+        "interface": "127.0.0.1",
+    }
+    assert reload.status.startswith("tcp:127.0.0.1:")
+    assert reload.timeout < float(settings["TimeoutStartSec"][0])
     assert float(settings["TimeoutStopSec"][0]) > options["drain-timeout"]
     assert int(settings["LimitNOFILE"][0]) > options["max-connections"]
     # Without these two, long answers are slower, and nothing works.
@@ -76,12 +79,13 @@ needs_systemd_analyze = pytest.mark.skipif(
 @needs_systemd_analyze
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     """``systemd-analyze verify`` finds no fault, and no setting that it does not know."""
-    twist = tmp_path / "twist"
-    twist.write_text("#!/bin/sh\n")
-    twist.chmod(0o755)
+    for name in ("twist", "spoactl"):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
     copy = tmp_path / UNIT.name
-    # It also checks that the program of ExecStart exists.
-    copy.write_text(UNIT.read_text().replace("/opt/spoa/bin/twist", str(twist)))
+    # It also checks that the programs exist.
+    copy.write_text(UNIT.read_text().replace("/opt/spoa/bin", str(tmp_path)))
     ended = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 

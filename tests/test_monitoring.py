@@ -12,33 +12,9 @@ from typing import Any
 import pytest
 
 from tests.programs import ROOT
+from tests.status.metric_names import METRICS
 
 FOLDER = ROOT / "examples" / "monitoring"
-
-#: The metrics of ``--status``, and the labels of each.
-METRICS: dict[str, set[str]] = {
-    "spoa_info": {"version", "python", "twisted"},
-    "spoa_messages_total": {"message", "result"},
-    "spoa_message_duration_seconds": {"message"},
-    "spoa_notify_duration_seconds": set(),
-    "spoa_connections": {"worker"},
-    "spoa_in_flight": {"worker"},
-    "spoa_connections_made_total": set(),
-    "spoa_connections_refused_total": set(),
-    "spoa_health_checks_total": set(),
-    "spoa_disconnects_total": {"by", "code"},
-    "spoa_dropped_total": {"reason"},
-    "spoa_blocking_waiting": set(),
-    "spoa_held_back_bytes": set(),
-    "spoa_reactor_stalls_total": set(),
-    "spoa_reactor_stall_seconds_total": set(),
-    "spoa_reactor_lag_seconds": {"worker"},
-    "spoa_worker_restarts_total": {"reason"},
-    "spoa_reloads_total": {"result"},
-    "spoa_last_reload_success": set(),
-    "spoa_worker_cpu_seconds_total": {"worker"},
-    "spoa_worker_resident_memory_bytes": {"worker"},
-}
 
 #: Prometheus adds these labels to each metric, and ``le`` to the buckets of a histogram.
 ADDED = {"instance", "job", "le"}
@@ -102,11 +78,11 @@ def test_the_dashboard_names_what_exists() -> None:
 
 
 def test_the_options_in_texts_exist() -> None:
-    """The name of an option in an action is one of ``twistd spoa``; see ``NOT_YET`` in test_deployment."""
+    """The name of an option in an action is one of ``twistd spoa``."""
     from spoa_twisted.tap import Options
 
     options: Any = Options()
-    known = {option.rstrip("=") for option in options.longOpt} | {"status", "log-slow"}
+    known = {option.rstrip("=") for option in options.longOpt}
     text = (FOLDER / "alerts.yaml").read_text() + (FOLDER / "prometheus.yaml").read_text()
     assert set(re.findall(r"--([a-z-]+)", text)) <= known
 

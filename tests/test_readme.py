@@ -281,6 +281,14 @@ def test_it_is_valid() -> None:
     assert not list(doctree().findall(nodes.doctest_block))
 
 
+def test_it_points_to_all_documentation() -> None:
+    """It names each page in docs/, and each file and folder that it names is there."""
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.rst")}
+    named = set(re.findall(r"``((?:docs|examples)/[\w./-]+)``", TEXT))
+    assert pages <= named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_every_block_is_run() -> None:
     """No code block is left out by the tests here."""
     assert sorted(BLOCKS) == sorted(RUN)

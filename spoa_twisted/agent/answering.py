@@ -13,7 +13,7 @@ from spoa_twisted.agent.closing import ignore
 from spoa_twisted.agent.engines import Engine
 from spoa_twisted.agent.in_flight import InFlight
 from spoa_twisted.agent.observation import Observation
-from spoa_twisted.agent.slow import Watch
+from spoa_twisted.agent.slow import Stopwatch
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.limits import Limits
@@ -63,7 +63,7 @@ class Answering:
         "_serve",
         "_timed",
         "in_flight",
-        "watch",
+        "stopwatch",
     )
 
     def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[bool], None]) -> None:
@@ -74,7 +74,7 @@ class Answering:
         self._engine: Engine | None = None
         self._handler_timeout = agent.limits.handler_timeout
         #: Reports slow NOTIFYs; ``None`` without the option.
-        self.watch: Watch | None = None
+        self.stopwatch: Stopwatch | None = None
         # The pending answers whose time is taken: when the read began, and for how many NOTIFYs this one stands.
         self._timed: dict[Deferred[bytes], tuple[float, int]] = {}
         # The NOTIFYs that were answered in the present read, if its time is taken.
@@ -94,8 +94,8 @@ class Answering:
         """
         agent = self._agent
         handlers = agent.handlers
-        if self.watch is not None:
-            handlers = self.watch.timing(handlers, notify)
+        if self.stopwatch is not None:
+            handlers = self.stopwatch.timing(handlers, notify)
         if agent.notify_observer is not None:
             handlers = Observation(agent.notify_observer, handlers, self._peer, notify)
         room = self._connection.ack_room - len(notify.ids)

@@ -34,7 +34,7 @@ from spoa_twisted.agent.pacing import Pacing
 from spoa_twisted.agent.peers import describe, set_tcp_options
 from spoa_twisted.agent.pipelining import AUTO, EngineAnswers, Pipelining
 from spoa_twisted.agent.refusal import Refusal
-from spoa_twisted.agent.slow import Watch
+from spoa_twisted.agent.slow import Stopwatch
 from spoa_twisted.handlers.hold_ups import LONGEST_TURN
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import lifespan_of
@@ -117,7 +117,7 @@ class SPOAProtocol(Protocol):
         self._answering = Answering(factory, self._connection, self._peer, self._serve)
         self._in_flight = self._answering.in_flight
         self._outbox = Outbox(self.transport, factory.reactor, self._limits.max_unsent, self._drop)
-        self._answering.watch = factory.watch(self._connection, self._peer, self._outbox)
+        self._answering.stopwatch = factory.stopwatch(self._connection, self._peer, self._outbox)
         self._intake = Intake(self.transport, self._connection, self._in_flight, self._outbox, factory.reactor)
         self._tls = ISSLTransport.providedBy(self.transport)
         factory.connections.add(self)
@@ -490,14 +490,14 @@ class SPOAFactory(Factory):
             self.pipelining.allows,
         )
 
-    def watch(self, connection: AgentConnection, peer: str, outbox: Outbox) -> Watch | None:
+    def stopwatch(self, connection: AgentConnection, peer: str, outbox: Outbox) -> Stopwatch | None:
         """Return what reports the slow NOTIFYs of a new connection; ``None`` without ``log_slow``."""
         if not self.limits.log_slow:
             return None
-        watch = Watch(connection, peer, self.limits.log_slow, self.reactor, self.observer, self.lateness)
-        outbox.report(watch.on_sent)
+        stopwatch = Stopwatch(connection, peer, self.limits.log_slow, self.reactor, self.observer, self.lateness)
+        outbox.report(stopwatch.on_sent)
         self.lateness.start()
-        return watch
+        return stopwatch
 
     def drain(self, timeout: float) -> Deferred[None]:
         """Answer pending NOTIFYs, send AGENT-DISCONNECT on all connections, and fire when all of them are closed.

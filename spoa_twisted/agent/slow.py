@@ -1,6 +1,7 @@
 """``--log-slow``: where the time of a NOTIFY went that took long.
 
-:class:`Watch` belongs to a connection, and :class:`Timing` to a NOTIFY. Without the option, an agent creates neither.
+:class:`Stopwatch` belongs to a connection, and :class:`Timing` to a NOTIFY. Without the option, an agent creates
+neither.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _ID: Final = "id"
 
 
 @final
-class Watch:
+class Stopwatch:
     """Reports the NOTIFYs of one connection that take longer than ``threshold``.
 
     A NOTIFY ends when its ACK leaves, so the ACKs that are queued are followed: :meth:`on_sent` counts the bytes.
@@ -123,15 +124,15 @@ class Timing:
         "_notify",
         "_returned",
         "_started",
-        "_watch",
+        "_stopwatch",
         "began",
         "ended",
         "finished",
         "waited",
     )
 
-    def __init__(self, watch: Watch, handlers: IHandlers, notify: Notify) -> None:
-        self._watch = watch
+    def __init__(self, stopwatch: Stopwatch, handlers: IHandlers, notify: Notify) -> None:
+        self._stopwatch = stopwatch
         self._handlers = handlers
         self._notify = notify
 
@@ -139,8 +140,8 @@ class Timing:
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | Deferred[bytes]:
         """Let the handlers answer; see :meth:`IHandlers.respond`."""
-        watch = self._watch
-        lateness = watch.lateness
+        stopwatch = self._stopwatch
+        lateness = stopwatch.lateness
         self._started = started = reactor.seconds()
         delay = started - lateness.due
         if delay < 0:
@@ -154,18 +155,18 @@ class Timing:
         self.ended: list[tuple[int, float]] = []
         #: How many seconds a message waited for a thread, by the id() of the message; ``None`` without threads.
         self.waited: dict[int, float] | None = None
-        times = watch.times
+        times = stopwatch.times
         if times is None or times.outcomes is not outcomes:
-            times = watch.times = Times(outcomes, reactor)
+            times = stopwatch.times = Times(outcomes, reactor)
         times.timing = self
         answer = self._handlers.respond(messages, max_size, reactor, timeout, times)
         if type(answer) is not bytes and isinstance(answer, Deferred):
-            watch.times = None
+            stopwatch.times = None
             self._returned = reactor.seconds()
             return answer.addBoth(self._finish)
         #: When all handlers had finished.
         self.finished = self.ended[-1][1] if self.ended else reactor.seconds()
-        watch.on_finished(self)
+        stopwatch.on_finished(self)
         return answer
 
     def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
@@ -180,30 +181,30 @@ class Timing:
         """
         # Twisted's reactors use the time of day. After it was set back, the difference would be negative.
         seconds = max(0.0, now - self._started) + self._before
-        if seconds > self._watch.threshold:
+        if seconds > self._stopwatch.threshold:
             self._report(seconds, now, answered)
 
     def _finish(self, answer: AnswerT) -> AnswerT:
-        self.finished = self._watch.reactor.seconds()
+        self.finished = self._stopwatch.reactor.seconds()
         if isinstance(answer, Failure):
             # The connection ended, and the agent cancelled the Deferred, or the handlers failed as a whole.
             self.end(self.finished, answered=False)
         else:
-            self._watch.on_finished(self)
+            self._stopwatch.on_finished(self)
         return answer
 
     def _report(self, seconds: float, now: float, answered: bool) -> None:
-        watch, notify = self._watch, self._notify
+        stopwatch, notify = self._stopwatch, self._notify
         messages = self._message_times()
-        watch.observer.on_event(
+        stopwatch.observer.on_event(
             NotifySlow(
-                watch.peer,
+                stopwatch.peer,
                 max(messages, key=lambda message: message.seconds).name if messages else "",
                 seconds,
                 messages,
                 unread=self._before,
                 held_back=max(0.0, now - self.finished),
-                standstill=watch.lateness.total(now) - self._late,
+                standstill=stopwatch.lateness.total(now) - self._late,
                 stream_id=notify.stream_id,
                 frame_id=notify.frame_id,
                 id=_id_of(notify.messages),

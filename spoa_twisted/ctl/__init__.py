@@ -1,13 +1,13 @@
-"""The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does, and show frames.
+"""The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does, and look after agents.
 
 Each subcommand is one module or package: :mod:`send`, :mod:`ping`, :mod:`bench`, :mod:`proxy`, :mod:`decode`,
-:mod:`watch` and :mod:`status`. To add a subcommand, write a module with the names that :class:`Command` lists, and add
-it to :data:`COMMANDS`. Nothing else has to change.
+:mod:`watch`, :mod:`status` and :mod:`reload`. To add a subcommand, write a module with the names that :class:`Command`
+lists, and add it to :data:`COMMANDS`. Nothing else has to change.
 
 The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, :mod:`endpoint` reads
-the agent's endpoint, :mod:`values` reads and shows values as text, and :mod:`variables` shows and compares variables.
-:mod:`traffic` decodes, checks and shows the frames of others.
-:mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the parts of a load test.
+the agent's endpoint, :mod:`values` reads values from text, and :mod:`variables` shows and compares variables.
+:mod:`http` asks the endpoint of an agent's ``--status``, and :mod:`traffic` shows the frames of
+other programs. :mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the parts of a load test.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
-from spoa_twisted.ctl import bench, decode, ping, proxy, send, status, watch
-from spoa_twisted.ctl.values import show_text
+from spoa_twisted.ctl import bench, decode, ping, proxy, reload, send, status, watch
+from spoa_twisted.shown import show_text
 from spoa_twisted.version import version
 
 
@@ -48,13 +48,15 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "decode": decode,
     "watch": watch,
     "status": status,
+    "reload": reload,
 }
 
 _EXIT_STATUS: Final = """\
 exit status:
-  0  the agent has answered, and its answers are as expected
-  1  there is no answer, an error, or an answer that is not as expected
+  0  the command has done its work, and what it has found is as expected
+  1  there is no answer, an error, or something that is not as expected
   2  the command line is wrong
+  "spoactl status" has those of monitoring plugins: 0 ok, 1 warning, 2 critical, 3 the command line is wrong
 """
 
 
@@ -62,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``spoactl``.
 
     :param arguments: the words after ``spoactl``; those of the process unless given.
-    :raises SystemExit: always. The status is 0 for success, 1 for a failure, and 2 for a wrong command line.
+    :raises SystemExit: always. The status is 0 for success, 1 for a failure, and 2 for a wrong command line;
+        ``spoactl status`` has statuses of its own.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     command = COMMANDS[_parser().parse_args(arguments[:1]).command]
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spoactl",
         usage="%(prog)s COMMAND ...",
-        description="Sends SPOP frames to an agent, as HAProxy does, and shows the frames of others.",
+        description="Tries and measures an agent as HAProxy uses it, shows how agents are, and reloads them.",
         epilog=f"commands:\n{summaries}\n{_EXIT_STATUS}\nspoactl COMMAND --help describes a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, endpoint, is_endpoint
+from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, DEFAULT_STATUS, endpoint, is_endpoint
 from spoa_twisted.ctl.values import parse_value
 from spoa_twisted.spop.actions import decode_actions, encode_actions
 from spoa_twisted.spop.typeddata import Value
@@ -27,6 +27,23 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_status(parser: argparse.ArgumentParser) -> None:
+    """Add ``--status``, for a command that asks one agent for its status and has no arguments but options."""
+    parser.add_argument(
+        "--status",
+        metavar="ENDPOINT",
+        type=endpoint,
+        default=DEFAULT_STATUS,
+        help=f"the Twisted client endpoint of the agent's --status (default: {DEFAULT_STATUS})",
+    )
+    add_no_argument(parser)
+
+
+def add_no_argument(parser: argparse.ArgumentParser) -> None:
+    """Add an argument that is refused: a user may write the endpoint without ``--status``."""
+    parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?", type=_no_endpoint, help=argparse.SUPPRESS)
+
+
 def add_message(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Add the name of a message, and its arguments.
 
@@ -44,7 +61,7 @@ def add_message(parser: argparse.ArgumentParser, *, optional: bool = False) -> N
     )
 
 
-def add_timeout(parser: argparse.ArgumentParser, awaited: str) -> None:
+def add_timeout(parser: argparse.ArgumentParser, awaited: str, default: float = DEFAULT_TIMEOUT) -> None:
     """Add ``--timeout``.
 
     :param awaited: what the timeout applies to, for the help text.
@@ -53,8 +70,8 @@ def add_timeout(parser: argparse.ArgumentParser, awaited: str) -> None:
         "--timeout",
         metavar="SECONDS",
         type=seconds,
-        default=DEFAULT_TIMEOUT,
-        help=f"seconds to wait for {awaited} (default: {DEFAULT_TIMEOUT:g})",
+        default=default,
+        help=f"seconds to wait for {awaited} (default: {default:g})",
     )
 
 
@@ -85,6 +102,14 @@ def no_argument(text: str) -> NoReturn:
     :raises argparse.ArgumentTypeError: always. For an endpoint, the error says where it belongs.
     """
     raise argparse.ArgumentTypeError(f"{message_name(text)!r} is not an option")
+
+
+def _no_endpoint(text: str) -> NoReturn:
+    """Refuse an argument that is not an option. For an endpoint, the error says where it belongs."""
+    try:
+        no_argument(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(str(error).replace("--agent", "--status")) from error
 
 
 def positive(text: str) -> int:

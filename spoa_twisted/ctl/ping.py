@@ -7,7 +7,7 @@ from typing import Any
 
 from spoa_twisted.client import SPOEClient
 from spoa_twisted.ctl.arguments import add_agent, add_timeout, no_argument
-from spoa_twisted.ctl.values import show_text
+from spoa_twisted.shown import show_text
 
 SUMMARY = "make a health check"
 

@@ -6,9 +6,6 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-from spoa_twisted.shown import show_text as show_text
-from spoa_twisted.shown import show_value as show_value
-from spoa_twisted.shown import type_of as type_of
 from spoa_twisted.spop.typeddata import Int32, Int64, UInt32, UInt64, Value, encode_typed_data
 
 _BOOLS: Final = {"true": True, "false": False}

@@ -8,25 +8,21 @@ import sys
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from spoa_twisted.ctl.arguments import no_argument, positive, seconds
-from spoa_twisted.ctl.endpoint import endpoint
+from spoa_twisted.ctl.arguments import add_status, positive, seconds
 from spoa_twisted.shown import show_text
 
 SUMMARY = "see the next NOTIFYs of a running agent"
 
-DEFAULT_STATUS: Final = "tcp:127.0.0.1:8404"
 DEFAULT_COUNT: Final = 10
 DEFAULT_SECONDS: Final = 60.0
 
 # Bytes of a line. The agent cuts names and values, and limits their number.
 _MAX_LINE: Final = 2**20
-# Bytes of an error's text that are printed.
+# Bytes of an error's text. A longer one is not from an agent.
 _MAX_ERROR: Final = 1000
 
 DESCRIPTION = """\
@@ -45,7 +41,7 @@ values, if the agent was started with --watch values; the agent cuts long ones.
 Exit status: 0 if as many NOTIFYs were printed, or the time is over; 1 for an error; 2 if the command line is wrong.
 
   spoactl watch
-  spoactl watch --status unix:/run/spoa/status.sock --count 100 --json
+  spoactl watch --status unix:/run/spoa/status --count 100 --json
 """
 
 
@@ -57,13 +53,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--status",
-        metavar="ENDPOINT",
-        type=endpoint,
-        default=DEFAULT_STATUS,
-        help=f"the Twisted client endpoint of the agent's --status (default: {DEFAULT_STATUS})",
-    )
+    add_status(parser)
     parser.add_argument(
         "--count", metavar="N", type=positive, default=DEFAULT_COUNT, help=f"NOTIFYs (default: {DEFAULT_COUNT})"
     )
@@ -76,8 +66,6 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--values", action="store_true", help="show the values of arguments and variables")
     parser.add_argument("--json", action="store_true", help="print each NOTIFY as a line of JSON")
-    # Only for the error text: a user may write the endpoint without --status.
-    parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?", type=no_argument, help=argparse.SUPPRESS)
     return parser
 
 
@@ -88,28 +76,20 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
     """
     # The error text for a refused connection names options.agent.
     options.agent = options.status
-    # The other commands need no HTTP, and start faster without it.
-    from twisted.web.client import Agent, ResponseFailed
-    from twisted.web.iweb import IAgentEndpointFactory
+    # Imported only for this command: twisted.web takes longer than a whole "spoactl ping".
+    from twisted.web.client import ResponseFailed
 
-    @implementer(IAgentEndpointFactory)
-    class Status:
-        """Connects to the endpoint of ``--status``, whatever the address is."""
+    from spoa_twisted.ctl.http import get, read_body
 
-        def endpointForURI(self, uri: Any) -> Any:
-            return clientFromString(reactor, options.status)
-
-    address = f"http://localhost/watch?count={options.count}&seconds={options.seconds:g}&values={int(options.values)}"
+    path = f"/watch?count={options.count}&seconds={options.seconds:g}&values={int(options.values)}"
     try:
-        response = await Agent.usingEndpointFactory(reactor, Status()).request(b"GET", address.encode())
+        response = await get(reactor, options.status, path)
+        if response.code != 200:
+            text = (await read_body(response, _MAX_ERROR)).decode("utf-8", "replace").strip()
+            missing = "; was the agent started with --watch types?" if response.code == 404 else ""
+            raise ValueError(f"{options.status} answers {response.code}: {text}{missing}")
     except ResponseFailed as error:
         raise ValueError(f"{options.status} has closed the connection without an answer") from error
-    if response.code != 200:
-        body = Body()
-        response.deliverBody(body)
-        text = (await body.ended).decode("utf-8", "replace").strip()
-        missing = "; was the agent started with --watch types?" if response.code == 404 else ""
-        raise ValueError(f"{options.status} answers {response.code}: {text}{missing}")
     print(f"spoactl: watching the agent at {options.status}; Ctrl-C ends it", file=sys.stderr, flush=True)
     lines = Lines(as_json=options.json)
     response.deliverBody(lines)
@@ -147,30 +127,13 @@ class Lines(LineOnlyReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End."""
-        # Not imported at the top: it is a part of twisted.web.
+        # Imported here for the reason in run().
         from twisted.web.client import ResponseDone
 
         if reason.check(ResponseDone):
             self.ended.callback(None)
         else:
             self.ended.errback(reason)
-
-
-class Body(Protocol):
-    """Collects the text of an error, up to a limit."""
-
-    def __init__(self) -> None:
-        #: Fires with the text.
-        self.ended: Deferred[bytes] = Deferred()
-        self._data = b""
-
-    def dataReceived(self, data: bytes) -> None:
-        """Collect ``data``."""
-        self._data = (self._data + data)[:_MAX_ERROR]
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End, whatever the reason is."""
-        self.ended.callback(self._data)
 
 
 def show_seen(seen: dict[str, Any], first: float) -> str:

@@ -17,27 +17,28 @@ from spoa_twisted.endpoints import check_endpoint
 from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.lifecycle import Kind, LifeCycleFunction
 from spoa_twisted.handlers.registry import Handlers
+from spoa_twisted.runner.changed import changed
 from spoa_twisted.runner.errors import CannotStart
-
-#: Options that the other lines show, or that are none of the agent.
-_NOT_SHOWN: Final = ("handlers", "listen", "check", "help", "version")
+from spoa_twisted.runner.status import check_status
+from spoa_twisted.workers.options import expand
 
 _HEAD: Final = ("message", "handler", "runs as", "timeout", "on_error")
 
 
 def check(factory: SPOAFactory, options: Options) -> NoReturn:
-    """Check the endpoints, print what the agent would serve, and exit with status 0.
+    """Check the endpoints and what needs others, print what the agent would serve, and exit with status 0.
 
-    :raises CannotStart: for an endpoint that is not valid. The process then prints one line, and exits with status 1.
+    :raises CannotStart: for an endpoint that is not valid, or options that cannot be used together. The process then
+        prints one line, and exits with status 1.
     """
     from twisted.internet import reactor
 
     values: Any = options
+    process = cast("IReactorCore", reactor)
     try:
-        for endpoint in values["listen"]:
-            # With --workers, {worker} stands for the number of a worker.
-            text = endpoint.replace("{worker}", "1") if values.get("workers") else endpoint
-            check_endpoint(cast("IReactorCore", reactor), text)
+        for text, _ in expand(values["listen"], values["workers"] or 0):
+            check_endpoint(process, text)
+        check_status(process, options)
     except ValueError as error:
         raise CannotStart(str(error)) from error
     print(*describe(factory, options), sep="\n")  # noqa: T201 - this is what the user asked for
@@ -56,25 +57,11 @@ def describe(factory: SPOAFactory, options: Options) -> Iterator[str]:
     values: Any = options
     for endpoint in values["listen"]:
         yield f"listens on {endpoint}"
-    for name, value in differing(options).items():
-        yield f"option --{name} {value}".rstrip()
+    for name, value in changed(options).items():
+        # The table shows the handlers.
+        if name != "handlers":
+            yield f"option --{name} {value}".rstrip()
     yield "all valid; no port was opened, and no startup function was run"
-
-
-def differing(options: Options) -> dict[str, str]:
-    """Return the options whose values differ from their defaults, as on the command line. A flag's value is empty."""
-    values: Any = options
-    differing = {}
-    for option in values.longOpt:
-        name = option.rstrip("=")
-        value, default = values.get(name), values.defaults.get(name)
-        if name not in _NOT_SHOWN and value != default:
-            differing[name] = _text(value) if option.endswith("=") else ""
-    return differing
-
-
-def _text(value: object) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _rows(handlers: Handlers, handler_timeout: float) -> Iterator[Sequence[str]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
 from typing import Any, Final
 
 from twisted.application.service import IService, MultiService
+from twisted.internet.interfaces import IReactorCore
+from twisted.python.usage import Options
 
-from spoa_twisted.endpoints import describe_failure
+from spoa_twisted.endpoints import check_endpoint, describe_failure
+from spoa_twisted.runner.changed import changed
 from spoa_twisted.runner.errors import CannotStart
-from spoa_twisted.runner.watch import watch_of
+from spoa_twisted.runner.watch import check_watch, watch_of
 
 _HELP: Final = (
     "A Twisted server endpoint for the status by HTTP: /, /status.json, /metrics, /health, /live. It has no password: "
@@ -20,7 +23,7 @@ _HELP: Final = (
 STATUS: Final = ["status", None, None, _HELP]
 
 
-def with_status(agent: Any, options: Mapping[str, Any], make_source: Any = None) -> IService:
+def with_status(agent: Any, options: Options, make_source: Any = None) -> IService:
     """Return ``agent``, or a service with the agent and its status if ``options`` ask for it.
 
     :param agent: a service: a ``SPOAService``, or the master of workers.
@@ -28,17 +31,14 @@ def with_status(agent: Any, options: Mapping[str, Any], make_source: Any = None)
         defaults. Without it, the status is that of this process.
     :raises ValueError: if ``--status`` is not an endpoint, or names no interface; or ``--watch`` cannot be had.
     """
-    watch = watch_of(agent, options)
+    values: Any = options
+    watch = watch_of(agent, values)
     service: IService = agent
-    if options["status"] is None:
+    if values["status"] is None:
         return service
-    # Only now: twisted.web takes 2 MiB of memory, and 0.15 seconds of the start.
-    try:
-        from spoa_twisted.status.local import LocalSource
-        from spoa_twisted.status.service import StatusService
-    except ImportError as error:
-        # Old versions of Twisted need the module cgi, which Python >= 3.13 lacks.
-        raise CannotStart(f"--status needs twisted.web, which cannot be imported: {error}") from error
+    _import_web()
+    from spoa_twisted.status.local import LocalSource
+    from spoa_twisted.status.service import StatusService
 
     class ProcessStatus(StatusService):
         def _cannot_listen(self, description: str, error: BaseException) -> Any:
@@ -46,27 +46,34 @@ def with_status(agent: Any, options: Mapping[str, Any], make_source: Any = None)
 
     both = MultiService()
     both.name = agent.name
-    arguments = options["listen"], changed(options)
+    arguments = values["listen"], changed(options)
     source = LocalSource(agent, *arguments) if make_source is None else make_source(*arguments)
     # The status is the first to listen: while the startup functions run, /health says that the agent starts.
-    status = ProcessStatus(agent, options["status"], source=source, watch=watch)
+    status = ProcessStatus(agent, values["status"], source=source, watch=watch)
     status.setServiceParent(both)  # type: ignore[no-untyped-call]
     agent.setServiceParent(both)
     return both
 
 
-def changed(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options that differ from their defaults, without ``--listen``. The text of a flag is empty."""
-    defaults: Mapping[str, Any] = getattr(options, "defaults", {})
-    flags = {name for name, _, _ in getattr(options, "optFlags", ())}
-    return {
-        name: "" if name in flags else _text(value)
-        for name, value in options.items()
-        if name != "listen" and value not in (None, [], defaults.get(name))
-    }
+def check_status(reactor: IReactorCore, options: Options) -> None:
+    """Check ``--status`` and ``--watch`` as :func:`with_status` does, but open no port.
+
+    :raises ValueError: if one of them is not valid.
+    """
+    values: Any = options
+    check_watch(values)
+    if values["status"] is not None:
+        _import_web()
+        from spoa_twisted.status.service import check_interface
+
+        check_endpoint(reactor, values["status"])
+        check_interface(values["status"])
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _import_web() -> None:
+    # Only when it is needed: it takes 2 MiB of memory, and 0.15 seconds of the start.
+    try:
+        importlib.import_module("twisted.web.server")
+    except ImportError as error:
+        # Old versions of Twisted need the module cgi, which Python >= 3.13 lacks.
+        raise CannotStart(f"--status needs twisted.web, which cannot be imported: {error}") from error

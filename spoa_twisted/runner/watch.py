@@ -32,12 +32,20 @@ def watch_of(agent: Any, options: Mapping[str, Any]) -> Watch | None:
     :param agent: a ``SPOAService``, or the master of workers.
     :raises ValueError: if there is no ``--status``, or there are several processes.
     """
+    check_watch(options)
+    return None if options["watch"] is None else Watch(agent.factory, allow_values=options["watch"] == _VALUES)
+
+
+def check_watch(options: Mapping[str, Any]) -> None:
+    """Check that the watch can be had that ``options`` ask for, if they ask for one.
+
+    :raises ValueError: if there is no ``--status``, or there are several processes.
+    """
     if options["watch"] is None:
-        return None
+        return
     if options["status"] is None:
         raise ValueError(
             "--watch needs --status: spoactl watch asks there; write --status tcp:8404:interface=127.0.0.1"
         )
     if options.get("workers"):
         raise ValueError("--watch works with one process only: leave out --workers, or --watch")
-    return Watch(agent.factory, allow_values=options["watch"] == _VALUES)

@@ -30,7 +30,8 @@ Agent = SPOAFactory | SPOAService
 class LocalSource:
     """The status of an agent in this process.
 
-    :param listen: the endpoints, for the status.
+    :param listen: the endpoints, for the status. Without them, those of a ``SPOAService``. A ``SPOAFactory`` does not
+        know where the application listens.
     :param options: the options that differ from their defaults, by their names on the command line, without ``--``.
     """
 
@@ -40,6 +41,8 @@ class LocalSource:
         self._agent = agent
         reactor = factory_of(agent).reactor
         self._lag = Lag(reactor)
+        if not listen and isinstance(agent, SPOAService):
+            listen = agent.endpoints
         self._merged = Merged(listen, options or {}, factory_of(agent).recorder.started)
 
     def status(self) -> Status:

@@ -6,6 +6,7 @@ are added to those of all workers that have ended before.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
@@ -80,13 +81,14 @@ class Merged:
             "version": spoa_twisted.__version__,
             "python": platform.python_version(),
             "twisted": metadata.version("twisted"),
+            "pid": os.getpid(),
             "time": now,
             "started": self._started,
             "state": state_of_all(processes) if state is None else state,
             "listen": self._listen,
             "options": self._options,
             "workers": self._workers,
-            "processes": [self._with_retired_cpu(process) for process in processes],
+            "processes": self._with_retired_cpu(processes),
             "totals": totals,
             "recent": recent,
             "recent_seconds": recent_seconds,
@@ -94,14 +96,22 @@ class Merged:
             "problems": _merge_problems([self._retired_problems, *[report["problems"] for report in reports]]),
             "engines": _merge_engines(engine for report in reports for engine in report["engines"]),
             "messages": sorted({name for report in reports for name in report["messages"]}),
-            "reloads": reloads or {"results": {}, "last_ok": True, "last_time": 0.0, "reason": ""},
+            "reloads": reloads or no_reloads(),
             "restarts": dict(restarts or {}),
         }
 
-    def _with_retired_cpu(self, process: Process) -> Process:
-        result = process.copy()
-        result["cpu_seconds"] += self._retired_cpu.get(process["worker"], 0.0)
+    def _with_retired_cpu(self, processes: list[Process]) -> list[Process]:
+        result = [process.copy() for process in processes]
+        # During a reload, two processes have the same number: the sum of the number must have the time once.
+        last = {process["worker"]: process for process in result}
+        for number, process in last.items():
+            process["cpu_seconds"] += self._retired_cpu.get(number, 0.0)
         return result
+
+
+def no_reloads() -> Reloads:
+    """Return the reloads of an agent that has had none."""
+    return {"results": {}, "last_ok": True, "last_time": 0.0, "reason": "", "requested": 0, "answered": 0}
 
 
 def state_of_all(processes: Iterable[Process]) -> str:

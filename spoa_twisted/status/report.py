@@ -102,7 +102,7 @@ class Process(TypedDict):
     age: float
     connections: int
     in_flight: int
-    #: NOTIFYs that wait for one of the threads for ``blocking=True``.
+    #: Calls of handlers that wait for one of the ``blocking_threads``.
     blocking_waiting: int
     #: Bytes of ACKs that are held back until HAProxy has read others.
     held_back: int
@@ -138,6 +138,11 @@ class Reloads(TypedDict):
     last_time: float
     #: Why the last reload failed, in one line; empty if it did not.
     reason: str
+    #: How often a reload was asked for: by SIGHUP, or by a file that has changed.
+    requested: int
+    #: How many of these requests are answered: a reload that began after them has ended. One that comes while a reload
+    #: runs is answered by the next reload. If both numbers are equal, no reload runs.
+    answered: int
 
 
 class Status(TypedDict):
@@ -146,6 +151,8 @@ class Status(TypedDict):
     version: str
     python: str
     twisted: str
+    #: The process that was started. With workers it is the master, which reloads on SIGHUP.
+    pid: int
     #: When this status was made, and when the agent (with workers: the master) was started.
     time: float
     started: float

@@ -40,11 +40,6 @@ def subtract(later: Totals, earlier: Totals) -> Totals:
     return _combine(later, earlier, lambda left, right: max(left - right, 0))
 
 
-def count(histogram: Histogram) -> int:
-    """Return the number of observations."""
-    return sum(histogram["buckets"])
-
-
 # The numbers are integers or floats, and the result has the same type.
 _Operation = Callable[[float, float], float]
 

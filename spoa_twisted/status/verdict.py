@@ -376,7 +376,7 @@ def _connections(status: Status, listed: _Listed) -> Iterator[Finding]:
     seen = connections or status["engines"] or recent["connections"] or recent["health_checks"]
     if status["state"] != "ready" or seen or status["time"] - status["started"] < GRACE:
         return
-    where = _brief(", ".join(status["listen"]))
+    where = _brief(", ".join(status["listen"])) or "ports of the application"
     if status["totals"]["connections"]:
         what = f"No HAProxy is connected, and none has tried for a {minute}"
         hint = (

@@ -293,7 +293,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
     totals, reloads, now = status["totals"], status["reloads"], status["time"]
     options = [f"--{in_one_line(name)} {in_one_line(value)}".rstrip() for name, value in status["options"].items()]
     facts = [
-        ("listens on", in_one_line(", ".join(status["listen"])) or "nothing yet"),
+        ("listens on", in_one_line(", ".join(status["listen"])) or "ports of the application"),
         ("options", "  ".join(options) or "all at their defaults"),
         (
             "version",

@@ -178,8 +178,8 @@ class Worker:
         asked: Deferred[dict[str, Any]] = self._control.ask(control.GetReport)
 
         def on_answer(answer: dict[str, Any]) -> bytes:
-            self.on_report(answer["report"])
             self._on_answered()
+            self.on_report(answer["report"])
             return self.last_report
 
         return asked.addCallback(on_answer)

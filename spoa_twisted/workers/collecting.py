@@ -44,8 +44,14 @@ class Collector:
 
     def collect(self) -> Deferred[list[Report]]:
         """Return a Deferred of one report for each process, and for each worker that is ``lost``."""
-        asked = [self._ask(worker) for worker in sorted(self._workers, key=lambda worker: (worker.number, worker.pid))]
-        return gatherResults(asked).addCallback(lambda reports: [*reports, *self._lost()])
+        workers = sorted(self._workers, key=lambda worker: (worker.number, worker.pid))
+
+        def on_answers(reports: list[Report]) -> list[Report]:
+            # The numbers of a worker that has ended meanwhile are in ``retired`` already: do not count them twice.
+            running = [report for worker, report in zip(workers, reports, strict=True) if worker.state != "ended"]
+            return [*running, *self._lost()]
+
+        return gatherResults([self._ask(worker) for worker in workers]).addCallback(on_answers)
 
     def on_ended(self, worker: Worker) -> None:
         """Pass on the last report of ``worker``."""

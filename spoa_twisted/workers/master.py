@@ -27,7 +27,8 @@ from spoa_twisted.workers.child import Owner, Rules, Worker
 from spoa_twisted.workers.collecting import Collector
 from spoa_twisted.workers.handing_over import HandingOver
 from spoa_twisted.workers.modified import Modified
-from spoa_twisted.workers.ports import Ports, expand
+from spoa_twisted.workers.options import expand
+from spoa_twisted.workers.ports import Ports
 from spoa_twisted.workers.reload import Reload
 from spoa_twisted.workers.slots import REASONS, Slot
 from spoa_twisted.workers.spawning import Settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from spoa_twisted.runner.errors import CannotStart
@@ -62,6 +62,20 @@ PARAMETERS: Final[list[list[Any]]] = [
 
 #: Rows for ``optFlags``.
 FLAGS: Final[list[list[Any]]] = [["reload-on-change", None, _RELOAD_ON_CHANGE]]
+
+
+def expand(endpoints: Sequence[str], workers: int) -> list[tuple[str, int]]:
+    """Return the text of each endpoint with the number of the worker that it belongs to; 0 if it belongs to all.
+
+    A text with ``{worker}`` stands for one endpoint for each worker.
+    """
+    expanded: list[tuple[str, int]] = []
+    for text in endpoints:
+        if WORKER_FIELD in text:
+            expanded += [(text.replace(WORKER_FIELD, str(number)), number) for number in range(1, workers + 1)]
+        else:
+            expanded.append((text, 0))
+    return expanded
 
 
 def check(options: Mapping[str, Any]) -> None:

@@ -17,28 +17,13 @@ from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.service import accept_queued, enlarge_backlog
 from spoa_twisted.unix_lock import remove_stale_lock
 from spoa_twisted.workers.binding import AcceptingReactor
-from spoa_twisted.workers.options import WORKER_FIELD
-
-
-def expand(endpoints: Sequence[str], workers: int) -> list[tuple[str, int]]:
-    """Return the text of each endpoint with the number of the worker that it belongs to; 0 if it belongs to all.
-
-    A text with ``{worker}`` stands for one endpoint for each worker.
-    """
-    expanded: list[tuple[str, int]] = []
-    for text in endpoints:
-        if WORKER_FIELD in text:
-            expanded += [(text.replace(WORKER_FIELD, str(number)), number) for number in range(1, workers + 1)]
-        else:
-            expanded.append((text, 0))
-    return expanded
 
 
 @final
 class Ports:
     """Listens on all endpoints.
 
-    :param endpoints: the result of :func:`expand`.
+    :param endpoints: the result of :func:`~spoa_twisted.workers.options.expand`.
     :param on_accepted: called with the socket of each connection, with the position of the endpoint in ``endpoints``,
         and with the number of the worker that the endpoint belongs to.
     :param on_failed: called with a text if an endpoint fails to listen after :meth:`listen` has returned.

@@ -8,7 +8,9 @@ from typing import Final, final
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from spoa_twisted.status.merged import no_reloads
 from spoa_twisted.status.report import Reloads
 from spoa_twisted.workers.slots import Slot, WorkerFailed
 
@@ -34,7 +36,7 @@ class Reload:
         on_change: Callable[[bool], None] = lambda running: None,
     ) -> None:
         #: The results so far, for the status.
-        self.results: Reloads = {"results": {OK: 0, FAILED: 0}, "last_ok": True, "last_time": 0.0, "reason": ""}
+        self.results: Reloads = {**no_reloads(), "results": {OK: 0, FAILED: 0}}
         #: True while workers are replaced.
         self.running = False
         self._slots = slots
@@ -42,9 +44,15 @@ class Reload:
         self._time = time
         self._on_change = on_change
         self._again = False
+        # The requests that the running reload answers.
+        self._answers = 0
 
     def request(self) -> None:
         """Reload now. If a reload is running, reload once more afterwards: it may have missed a change of a file."""
+        self.results["requested"] += 1
+        self._begin()
+
+    def _begin(self) -> None:
         if self.running:
             if not self._again:
                 self._log.info("a reload is running: another one follows")
@@ -57,6 +65,7 @@ class Reload:
 
     async def _run(self) -> None:
         began = self._reactor.seconds()
+        self._answers = self.results["requested"]
         self._log.info("reloading: {count} workers are replaced, one after the other", count=len(self._slots))
         for replaced, slot in enumerate(self._slots):
             try:
@@ -91,12 +100,14 @@ class Reload:
         self.results["last_ok"] = result == OK
         self.results["last_time"] = self._time()
         self.results["reason"] = reason
+        self.results["answered"] = self._answers
 
-    def _on_bug(self, failure: object) -> None:
-        self._log.failure("the reload ended", failure)  # type: ignore[arg-type]
+    def _on_bug(self, failure: Failure) -> None:
+        self._set_result(FAILED, f"{type(failure.value).__name__}; the log has its traceback")
+        self._log.failure("the reload ended", failure)
 
     def _on_end(self) -> None:
         self.running = False
         self._on_change(False)
         if self._again:
-            self.request()
+            self._begin()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -86,6 +86,8 @@ class Slot(Owner):
         :return: a Deferred that fires when the new worker is ready, with the old one, which drains now. It fails with
             :class:`WorkerFailed` if the new worker cannot start, and with ``CancelledError`` if the agent stops.
         """
+        if self._stopped:
+            return fail(CancelledError())
         replacing: Deferred[Worker | None] = Deferred()
         self._replacing = replacing
         self._backoff.reset()

@@ -81,7 +81,7 @@ def test_nothing_is_done_without_it(turns: TurnClock, lines: Lines) -> None:
     """No timer runs, and no object follows the NOTIFYs."""
     agent = Agent(turns, lines, log_slow=0)
     session = Session(agent.factory, OLD)
-    assert session.agent._answering.watch is None
+    assert session.agent._answering.stopwatch is None
     session.notify("block")
     assert agent.slow() == []
     assert all(call.getTime() == turns.seconds() for call in turns.getDelayedCalls())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,12 @@ def test_the_help_lists_each_subcommand(capsys: pytest.CaptureFixture[str]) -> N
     listed = printed.partition("commands:\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split(maxsplit=1) for line in listed] == [[name, COMMANDS[name].SUMMARY] for name in COMMANDS]
     statuses = printed.partition("exit status:\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in statuses] == ["0", "1", "2"]
+    assert [line.split()[0] for line in statuses] == ["0", "1", "2", '"spoactl']
+    # One command has others, and says so itself.
+    own = COMMANDS["status"].parser().format_help()
+    for part in statuses[-1].partition(": ")[2].split(", "):
+        number, meaning = part.split(maxsplit=1)
+        assert re.search(rf"^  {number}  .*{meaning.replace('ok', 'all is well')}", own, re.MULTILINE), part
 
 
 @pytest.mark.parametrize("name", COMMANDS)

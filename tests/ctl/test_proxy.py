@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -293,9 +294,32 @@ async def test_no_agent_listens(start_proxy: StartProxy) -> None:
     assert not proxy.relay.connections
 
 
-@pytest_twisted.ensureDeferred
-async def test_haproxy_goes_before_the_agent_is_there(listen: Any, tmp_path: Path) -> None:
-    """The attempt to connect is cancelled."""
+@dataclass
+class Connecting:
+    """A proxy with one connection of HAProxy, whose connection to the agent is never made."""
+
+    relay: Relay
+    port: Any
+    haproxy: End
+    #: The attempt to connect to the agent.
+    attempt: Deferred[Any]
+    #: What the proxy has printed.
+    lines: list[str]
+
+    @property
+    def connection(self) -> Relayed:
+        (connection,) = self.relay.connections
+        return connection
+
+    async def end(self) -> None:
+        """Wait until the proxy closes the connection; then close the side of HAProxy, and the port."""
+        await self.haproxy.half_closed.addTimeout(LIMIT, reactor)
+        self.haproxy.transport.loseConnection()
+        await self.haproxy.lost.addTimeout(LIMIT, reactor)
+        await self.port.stopListening()
+
+
+async def connect_without_an_agent(folder: Path) -> Connecting:
     attempt: Deferred[Any] = Deferred()
 
     class Never:
@@ -305,20 +329,27 @@ async def test_haproxy_goes_before_the_agent_is_there(listen: Any, tmp_path: Pat
     lines: list[str] = []
     report = Report(lines.append, time.monotonic, values=False, as_json=False, count=None, on_count=lambda: None)
     relay = Relay(Never(), report.connected)  # type: ignore[arg-type]
-    port = reactor.listenUNIX(f"{tmp_path}/proxy", relay)
+    port = reactor.listenUNIX(f"{folder}/proxy", relay)
     haproxy = End()
-    await connectProtocol(clientFromString(reactor, f"unix:{tmp_path}/proxy"), haproxy)
+    await connectProtocol(clientFromString(reactor, f"unix:{folder}/proxy"), haproxy)
     while not relay.connections:
         await turn()
-    (connection,) = relay.connections
+    return Connecting(relay, port, haproxy, attempt, lines)
+
+
+@pytest_twisted.ensureDeferred
+async def test_haproxy_goes_before_the_agent_is_there(tmp_path: Path) -> None:
+    """The attempt to connect is cancelled."""
+    connecting = await connect_without_an_agent(tmp_path)
+    connection = connecting.connection
     connection.pause()
     assert not connection.is_closed
     connection.haproxy.transport.abortConnection()
-    while relay.connections:
+    while connecting.relay.connections:
         await turn()
-    assert attempt.called
-    assert len(lines) == 2
-    await port.stopListening()
+    assert connecting.attempt.called
+    assert len(connecting.lines) == 2
+    await connecting.end()
 
 
 def turn() -> Deferred[None]:
@@ -386,28 +417,13 @@ async def test_an_ack_of_no_notify(listen: Any, start_proxy: StartProxy) -> None
 @pytest_twisted.ensureDeferred
 async def test_an_end_while_it_connects(end: str, tmp_path: Path) -> None:
     """There is no transport to the agent yet."""
-    attempt: Deferred[Any] = Deferred()
-
-    class Never:
-        def connect(self, factory: Any) -> Deferred[Any]:
-            return attempt
-
-    lines: list[str] = []
-    report = Report(lines.append, time.monotonic, values=False, as_json=False, count=None, on_count=lambda: None)
-    relay = Relay(Never(), report.connected)  # type: ignore[arg-type]
-    port = reactor.listenUNIX(f"{tmp_path}/proxy", relay)
-    haproxy = End()
-    await connectProtocol(clientFromString(reactor, f"unix:{tmp_path}/proxy"), haproxy)
-    while not relay.connections:
-        await turn()
-    (connection,) = relay.connections
+    connecting = await connect_without_an_agent(tmp_path)
+    connection = connecting.connection
     getattr(connection, end)()
-    await haproxy.half_closed.addTimeout(LIMIT, reactor)
-    haproxy.transport.loseConnection()
+    await connecting.end()
     while not connection.is_closed:
         await turn()
-    assert not relay.connections
-    await port.stopListening()
+    assert not connecting.relay.connections
 
 
 @pytest_twisted.ensureDeferred

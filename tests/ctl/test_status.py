@@ -13,12 +13,11 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.testing import StringTransport
-from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from spoa_twisted.ctl import status as command
+from spoa_twisted.ctl.endpoint import DEFAULT_STATUS
 from spoa_twisted.ctl.status import fetching
 from spoa_twisted.ctl.status.checking import check_status
 from spoa_twisted.ctl.status.text import Answer, Style, as_lines, clear, wants_colours
@@ -281,19 +280,7 @@ async def test_an_answer_that_is_too_long(serve: Any, monkeypatch: pytest.Monkey
     """It would fill the memory."""
     monkeypatch.setattr(fetching, "MAX_LENGTH", 10)
     answer = await fetching.fetch(reactor, serve(b" " * 2**20), LIMIT)
-    assert answer.reason == "the answer is longer than 10 bytes, so it is no status"
-
-
-def test_more_of_an_answer_that_is_too_long() -> None:
-    """What comes before the connection is closed is dropped."""
-    body, transport = fetching._Body(), StringTransport()
-    body.makeConnection(transport)
-    errors: list[Failure] = []
-    body.finished.addErrback(errors.append)
-    for _ in range(3):
-        body.dataReceived(b" " * fetching.MAX_LENGTH)
-    assert len(errors) == 1
-    assert transport.producerState == "stopped"
+    assert answer.reason == "the answer is longer than 10 bytes, so it is not from an agent"
 
 
 @pytest_twisted.ensureDeferred
@@ -501,5 +488,5 @@ def test_a_wrong_command_line(arguments: list[str], error: str, capsys: pytest.C
 def test_the_default_is_one_agent() -> None:
     """On this machine."""
     assert command.parser().parse_args([]).status is None
-    assert command.DEFAULT_STATUS == "tcp:127.0.0.1:8404"
+    assert DEFAULT_STATUS == "tcp:127.0.0.1:8404"
     assert command.parser().parse_args(["--watch"]).watch == 1

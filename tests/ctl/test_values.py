@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from spoa_twisted import NULL, Int32, Int64, UInt32, UInt64
-from spoa_twisted.ctl.values import parse_value, show_value
+from spoa_twisted.ctl.values import parse_value
+from spoa_twisted.shown import show_value
 
 TYPED = [
     ("null", None),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from spoa_twisted.runner.check import differing
+from spoa_twisted.runner.changed import changed
 from spoa_twisted.runner.errors import CannotStart
-from spoa_twisted.tap import Options
+from spoa_twisted.tap import Options, makeService
 from tests.programs import ANY_PORT, TWIST, TWISTD
 from tests.runner.conftest import Start
 
@@ -115,6 +116,13 @@ def check(*arguments: str) -> None:
             raise
 
 
+def start_service(*arguments: str) -> None:
+    """Make the service, as without ``--check``."""
+    parsed = Options()
+    parsed.parseOptions(arguments)
+    makeService(parsed)
+
+
 def test_another_implementation_of_handlers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its messages are not known, so its class is shown."""
     (folder / "own.py").write_text(
@@ -141,10 +149,49 @@ def test_the_socket_of_systemd_need_not_be_there(folder: Path, monkeypatch: pyte
         check("--handlers=mymod", "--listen=systemd:domain=INET:index=0")
 
 
+LOCAL = "tcp:8404:interface=127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--status=8404"], f"bad endpoint '8404': write {LOCAL}"),
+        (["--status=tcp:8404"], "the status has no password, and 'tcp:8404' would let anybody read it"),
+        (["--watch=types"], "--watch needs --status"),
+        (["--watch=types", f"--status={LOCAL}", "--workers=2"], "--watch works with one process only"),
+        (["--workers=0"], "--workers: '0' is not a whole number of processes"),
+        (["--workers=9", "--listen=tcp:6553{worker}"], "bad endpoint 'tcp:65536': a port is a number up to 65535"),
+    ],
+)
+def test_what_needs_other_options(folder: Path, arguments: list[str], text: str) -> None:
+    """What an agent would refuse at its start is refused."""
+    with pytest.raises(CannotStart) as caught:
+        check("--handlers=mymod", *arguments)
+    assert text in str(caught.value)
+    with pytest.raises(CannotStart) as started:
+        start_service("--handlers=mymod", *arguments)
+    assert str(started.value) == str(caught.value)
+
+
+def test_the_status_needs_twisted_web(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old versions of Twisted have none for new versions of Python."""
+    monkeypatch.setitem(sys.modules, "twisted.web.server", None)
+    for run in (check, start_service):
+        with pytest.raises(CannotStart, match=r"--status needs twisted\.web, which"):
+            run("--handlers=mymod", f"--status={LOCAL}")
+
+
+def test_status_and_workers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are shown."""
+    check("--handlers=mymod", f"--status={LOCAL}", "--workers=2", "--listen=tcp:1234{worker}")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-4:-1] == ["listens on tcp:1234{worker}", f"option --status {LOCAL}", "option --workers 2"]
+
+
 def test_options_that_differ() -> None:
     """A flag has no value. What was given with the default's value does not differ."""
     options = Options()
     options.parseOptions(
         ["--debug", "--max-unsent=7", "--hello-timeout=10.0", "--drain-timeout=2.50", f"--listen={ANY_PORT}"]
     )
-    assert differing(options) == {"debug": "", "max-unsent": "7", "drain-timeout": "2.5"}
+    assert changed(options) == {"debug": "", "max-unsent": "7", "drain-timeout": "2.5"}

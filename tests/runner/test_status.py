@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from twisted.application.service import MultiService
 
+from spoa_twisted.runner.changed import changed
 from spoa_twisted.runner.errors import CannotStart
-from spoa_twisted.runner.status import changed
 from spoa_twisted.service import SPOAService
 from spoa_twisted.tap import Options, makeService
 from tests.programs import TWISTD, Program

@@ -239,7 +239,9 @@ def test_a_service_that_fails(notify: Systemd, logged: Logged, monkeypatch: pyte
     """The reason is in the status."""
     monkeypatch.setattr(process, "stop_with_failure", lambda reactor: None)
     monkeypatch.setattr(ProcessService, "_limit_connections", lambda service: None)
-    monkeypatch.setattr(process.StopSignals, "install", lambda signals: None)
+    # The reactor of this test has no signal handlers.
+    for method in ("install", "uninstall"):
+        monkeypatch.setattr(process.StopSignals, method, lambda signals: None)
     handlers = Handlers()
     handlers.startup(lambda: 1 / 0)
     memory = MemoryReactorClock()

@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from spoa_twisted import Handlers, SPOAFactory, SPOAService
 from spoa_twisted.client import SPOEClient
@@ -48,10 +49,18 @@ def test_it_cannot_be_had(options: dict[str, Any], error: str) -> None:
 @pytest.mark.parametrize(("mode", "allows"), [("types", False), ("values", True)])
 def test_the_modes(mode: str, allows: bool) -> None:
     """Only one of them allows to see values."""
-    watch = watch_of(SPOAFactory(Handlers()), {"watch": mode, "status": "tcp:1"})
+    service = SPOAService(SPOAFactory(Handlers()), ["tcp:0"])
+    watch = watch_of(service, {"watch": mode, "status": "tcp:1"})
     assert watch is not None
     assert watch.allow_values is allows
-    assert watch_of(SPOAFactory(Handlers()), {"watch": None, "status": None}) is None
+    assert watch_of(service, {"watch": None, "status": None}) is None
+
+
+def test_an_endpoint_without_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names the option of this command."""
+    with pytest.raises(SystemExit):
+        watch_command.parser().parse_args(["unix:/run/status"])
+    assert "is an endpoint; write --status unix:/run/status" in capsys.readouterr().err
 
 
 @pytest_twisted.ensureDeferred
@@ -68,22 +77,16 @@ async def test_the_status_serves_it(
     options = watch_command.parser().parse_args(["--status", f"unix:{tmp_path}/status", "--count", "2"])
     done = Deferred.fromCoroutine(watch_command.run(reactor, options))
     while not isinstance(factory.handlers, WatchedHandlers):
-        await sleep(0.001)
+        await deferLater(reactor, 0.001)
     client = SPOEClient(f"unix:{tmp_path}/agent")
     await client.notify("check")
     reported = status._source.status()
     assert not isinstance(reported, Deferred)
     assert "check" in reported["messages"]
-    await sleep(0.2)
+    await deferLater(reactor, 0.2)
     await client.notify("check")
     await done
     assert [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()] == ["check() -> txn.a=int64"] * 2
     await client.disconnect()
     await agent.stopService()
     await status.stopService()
-
-
-def sleep(seconds: float) -> Deferred[None]:
-    slept: Deferred[None] = Deferred()
-    reactor.callLater(seconds, slept.callback, None)
-    return slept

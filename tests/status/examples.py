@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from spoa_twisted.status.merged import no_reloads
 from spoa_twisted.status.report import BOUNDS, Engine, Histogram, MessageTotals, Problem, Process, Status, Totals
 
 #: The time of all statuses: 2026-03-05 07:08:09 UTC.
@@ -106,6 +107,7 @@ def _well() -> Status:
         "version": "0.1.0",
         "python": "3.11.2",
         "twisted": "26.10.0",
+        "pid": 4_710,
         "time": NOW,
         "started": NOW - UPTIME,
         "state": "ready",
@@ -129,7 +131,14 @@ def _well() -> Status:
         ],
         "engines": [engine(1), engine(2)],
         "messages": ["check-dnsbl", "check-token", "get-ip-reputation"],
-        "reloads": {"results": {"ok": 2}, "last_ok": True, "last_time": NOW - 90_000, "reason": ""},
+        "reloads": {
+            "results": {"ok": 2},
+            "last_ok": True,
+            "last_time": NOW - 90_000,
+            "reason": "",
+            "requested": 2,
+            "answered": 2,
+        },
         "restarts": {"reload": 8},
     }
 
@@ -140,7 +149,7 @@ def _single() -> Status:
     status["workers"] = False
     status["processes"] = [process()]
     status["options"] = {"handlers": "iprep", "status": "unix:/run/spoa/status"}
-    status["reloads"] = {"results": {}, "last_ok": True, "last_time": 0.0, "reason": ""}
+    status["reloads"] = no_reloads()
     status["restarts"] = {}
     return status
 
@@ -237,6 +246,8 @@ def _reload_refused() -> Status:
         "last_ok": False,
         "last_time": NOW - 725,
         "reason": "SyntaxError: expected ':' (iprep.py, line 12)",
+        "requested": 3,
+        "answered": 3,
     }
     return status
 
@@ -280,7 +291,7 @@ def _starting() -> Status:
     status["recent"] = totals(health_checks=0)
     status["recent_seconds"] = 2.2
     status["problems"] = []
-    status["reloads"] = {"results": {}, "last_ok": True, "last_time": 0.0, "reason": ""}
+    status["reloads"] = no_reloads()
     status["restarts"] = {}
     return status
 

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from spoa_twisted import Handlers, IHandlers, SPOAFactory, SPOAService
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.status.lag import INTERVAL, Lag
-from spoa_twisted.status.local import report, resident_memory, state_of
+from spoa_twisted.status.local import LocalSource, report, resident_memory, state_of
 from spoa_twisted.status.report import Process, Report
 from tests.agent.memory import OLD, Session
 
@@ -47,6 +47,14 @@ def test_all_fields(agent: Agent) -> None:
     assert (process["worker"], process["pid"], process["lag"], process["age"]) == (3, os.getpid(), 0.5, 0.0)
     assert process["cpu_seconds"] > 0
     assert process["resident_memory"] > 2**20
+
+
+def test_where_the_agent_listens(agent: Agent) -> None:
+    """A service knows it. A factory does not: the application opens the ports."""
+    service = SPOAService(agent.factory, "tcp:12345:interface=127.0.0.1")
+    assert LocalSource(service).status()["listen"] == ["tcp:12345:interface=127.0.0.1"]
+    assert LocalSource(service, ["tcp:1"]).status()["listen"] == ["tcp:1"]
+    assert LocalSource(agent.factory).status()["listen"] == []
 
 
 def test_registered_messages(agent: Agent) -> None:

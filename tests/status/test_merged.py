@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from spoa_twisted.status.merged import Merged, state_of_all, why_not_ready
+from spoa_twisted.status.merged import Merged, no_reloads, state_of_all, why_not_ready
 from spoa_twisted.status.report import Report, Status
 from tests.status.reports import engine, problem, process, report, status
 from tests.status.test_totals import some
@@ -27,7 +28,8 @@ def test_one_process() -> None:
     assert made["totals"] == made["recent"] == some(1)
     assert (made["time"], made["started"], made["recent_seconds"]) == (1010.0, 1000.0, 10.0)
     assert made["longest"] == {"m": 0.1}
-    assert made["reloads"] == {"results": {}, "last_ok": True, "last_time": 0.0, "reason": ""}
+    assert made["reloads"] == no_reloads()
+    assert made["pid"] == os.getpid()
     assert json.loads(json.dumps(made)) == made
     assert set(made) == set(Status.__annotations__)
 
@@ -58,6 +60,13 @@ class TestRetirement:
         agent.retire(report(1, cpu_seconds=5.0))
         made = agent.status([report(1, cpu_seconds=1.0), report(2, cpu_seconds=1.0)], 1010.0)
         assert [each["cpu_seconds"] for each in made["processes"]] == [6.0, 1.0]
+
+    def test_the_cpu_time_of_a_number_that_two_processes_have(self) -> None:
+        """A worker drains, and the next one with its number runs: the sum has the time of earlier ones once."""
+        agent = merged()
+        agent.retire(report(1, cpu_seconds=5.0))
+        made = agent.status([report(1, cpu_seconds=2.0), report(1, pid=2000, cpu_seconds=1.0)], 1010.0)
+        assert sum(each["cpu_seconds"] for each in made["processes"]) == 8.0
 
     def test_the_problems_of_a_worker_that_has_ended(self) -> None:
         """They may say why."""

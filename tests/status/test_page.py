@@ -184,7 +184,7 @@ def test_an_agent_without_anything() -> None:
         "The agent has no handlers.",
         "The agent has no process.",
         "No engine of a HAProxy is connected.",
-        "nothing yet",
+        "ports of the application",
         "all at their defaults",
     ):
         assert text in texts

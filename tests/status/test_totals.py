@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spoa_twisted.status.history import INTERVAL, History
 from spoa_twisted.status.report import Totals
-from spoa_twisted.status.totals import add, count, empty, empty_histogram, subtract
+from spoa_twisted.status.totals import add, empty, empty_histogram, subtract
 
 
 def some(number: int, name: str = "m") -> Totals:
@@ -58,10 +58,6 @@ def test_the_arguments_stay_as_they_are() -> None:
     add([one, two])
     subtract(two, one)
     assert (one, two) == (some(1), some(2))
-
-
-def test_the_count_of_a_histogram() -> None:
-    assert count(some(5)["notify"]) == 5
 
 
 class TestHistory:

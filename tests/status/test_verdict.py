@@ -307,6 +307,13 @@ def test_other_problems_are_notes() -> None:
     assert assess(status).sentence == "The function 'iprep.refresh' failed"
 
 
+def test_a_factory_without_a_service() -> None:
+    """It does not know where the application listens."""
+    status = example("just started")
+    status["started"], status["listen"] = NOW - 180, []
+    assert assess(status).problems[0].hint.startswith("The agent listens on ports of the application: ")
+
+
 def test_texts_are_escaped() -> None:
     """Also those of an agent of another version, which has not done it."""
     status = example("standing still")

@@ -15,6 +15,7 @@ from twisted.internet.testing import StringTransport
 from spoa_twisted import Handlers, SPOAFactory
 from spoa_twisted.status.local import report as report_process
 from spoa_twisted.workers import control
+from spoa_twisted.workers.child import Owner, Rules, Worker
 from spoa_twisted.workers.collecting import ANSWER_TIMEOUT, Collector
 from spoa_twisted.workers.control import Compressed, ControlProtocol
 
@@ -73,6 +74,33 @@ def test_collect() -> None:
     assert [process["detail"] for process in processes[:2]] == ["", "mymod.py, line 3, in get"]
     assert processes[2]["started"] == 1995
     assert processes[3]["detail"] == "it was ended by the signal SIGKILL"
+
+
+def test_a_report_shows_that_a_worker_runs() -> None:
+    """Pings are a second apart, and a worker that drains gets none: a report that comes now is a sign of life too."""
+    clock = Clock()
+    settings: Any = {}
+    worker = Worker(1, clock, settings, Rules(start_timeout=0, stall_timeout=0, reports=True), Owner())
+    worker.state, worker.answered = "draining", clock.seconds()
+    connection: Any = worker._control
+    connection.transport = StringTransport()
+    connection.ask = lambda command: succeed({"report": report()})
+    clock.advance(7)
+    reports: list[Any] = []
+    Collector(clock, [worker], [], lambda: 0.0).collect().addCallback(reports.extend)
+    assert reports[0]["process"]["age"] == 0
+
+
+def test_a_worker_that_ends_while_another_one_is_silent() -> None:
+    """Its last report is with those of ``retired`` already: the sum must not have its numbers twice."""
+    clock = Clock()
+    ending = FakeWorker(1, "ready", succeed(report()))
+    workers: Any = [ending, FakeWorker(2, "ready", Deferred())]
+    reports: list[Any] = []
+    Collector(clock, workers, [], lambda: 0.0).collect().addCallback(reports.extend)
+    ending.state = "ended"
+    clock.advance(ANSWER_TIMEOUT)
+    assert [made["process"]["worker"] for made in reports] == [2]
 
 
 def test_the_last_report_of_a_worker() -> None:

@@ -173,6 +173,8 @@ def test_reload_one_after_the_other(agent: Agent) -> None:
         "last_ok": True,
         "last_time": 1234.0,
         "reason": "",
+        "requested": 1,
+        "answered": 1,
     }
     assert agent.restarts["reload"] == 2
 
@@ -186,6 +188,7 @@ def test_a_failed_reload(agent: Agent, logged: Logged) -> None:
     agent.clock.advance(100)
     assert (agent.reload.running, len(agent.started)) == (False, 3)
     assert agent.reload.results["results"] == {"ok": 0, "failed": 1}
+    assert agent.reload.results["answered"] == 1
     assert (agent.reload.results["last_ok"], agent.reload.results["reason"]) == (False, "no such module")
 
 
@@ -202,11 +205,26 @@ def test_requests_during_a_reload(agent: Agent) -> None:
     """Any number of them is one more reload."""
     for _ in range(5):
         agent.reload.request()
+    results = agent.reload.results
     for number in range(4):
+        assert results["answered"] == (0 if number < 2 else 1)
         agent.started[number + 2].is_ready()
         agent.started[number].ends()
+    # The first reload had begun when the others were asked for.
+    assert (results["requested"], results["answered"]) == (5, 5)
     assert (agent.reload.running, len(agent.started)) == (False, 6)
     assert agent.reload.results["results"]["ok"] == 2
+
+
+def test_a_fault_of_the_reload_itself(agent: Agent, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for the reload learns that it has ended."""
+    monkeypatch.delattr(Slot, "replace")
+    agent.reload.request()
+    (line,) = logged.take()
+    assert line.startswith("critical: the reload ended")
+    results = agent.reload.results
+    assert (agent.reload.running, results["answered"], results["last_ok"]) == (False, 1, False)
+    assert results["reason"] == "AttributeError; the log has its traceback"
 
 
 def test_a_worker_dies_during_its_replacement(agent: Agent, logged: Logged) -> None:
@@ -261,6 +279,14 @@ def test_stop_during_a_reload(agent: Agent) -> None:
         worker.ends()
     agent.clock.advance(100)
     assert (agent.reload.running, len(agent.started)) == (False, 3)
+
+
+def test_a_reload_while_the_agent_stops(agent: Agent) -> None:
+    """SIGHUP after SIGTERM starts no worker: nobody would wait for its end."""
+    for slot in agent.slots:
+        slot.stop()
+    agent.reload.request()
+    assert (agent.reload.running, len(agent.started)) == (False, 2)
 
 
 def test_stop_of_a_lost_worker(agent: Agent, logged: Logged) -> None:

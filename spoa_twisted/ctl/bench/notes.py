@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Final
 
-from spoa_twisted.ctl.values import show_text
+from spoa_twisted.shown import show_text
 
 #: From this share of a core on, a process is busy: it may have been the bottleneck.
 BUSY: Final = 0.9

@@ -13,7 +13,7 @@ from spoa_twisted.ctl.cpu import CPUMeter
 from spoa_twisted.ctl.latency import Latencies
 from spoa_twisted.ctl.load.errors import OTHER_VARIABLES
 from spoa_twisted.ctl.load.plan import Outcome, Plan
-from spoa_twisted.ctl.values import show_text, show_value
+from spoa_twisted.shown import show_text, show_value
 from spoa_twisted.spop.typeddata import decode_typed_data
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from spoa_twisted.ctl.values import show_text
+from spoa_twisted.shown import show_text
 
 # In characters. A longer list of variables is cut off here; the JSON report has all of it.
 _MAX_LIST: Final = 500

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.task import deferLater
 
 from spoa_twisted.ctl.arguments import add_agent, no_argument, positive, seconds
 from spoa_twisted.ctl.endpoint import listening_endpoint
@@ -142,22 +143,16 @@ async def _drain(reactor: Any, relay: Relay, report: Report) -> None:
         relayed.pause()
     deadline = reactor.seconds() + DRAIN_SECONDS
     while report.pending and reactor.seconds() < deadline:
-        await _sleep(reactor, 0.01)
+        await deferLater(reactor, 0.01)
     closing = list(relay.connections)
     for relayed in closing:
         relayed.close()
     # The transports write their buffers, unless the peer does not read.
     deadline = reactor.seconds() + DRAIN_SECONDS
     while not all(relayed.is_closed for relayed in closing) and reactor.seconds() < deadline:
-        await _sleep(reactor, 0.01)
+        await deferLater(reactor, 0.01)
     for relayed in closing:
         relayed.abort()
-
-
-def _sleep(reactor: Any, seconds: float) -> Deferred[None]:
-    slept: Deferred[None] = Deferred()
-    reactor.callLater(seconds, slept.callback, None)
-    return slept
 
 
 def _dropped_line(as_json: bool) -> Any:

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IAddress
 from spoa_twisted.ctl.traffic.conversation import Conversation
 from spoa_twisted.ctl.traffic.frame import DecodedFrame
 from spoa_twisted.ctl.traffic.show import frame_to_json, show_faults, show_frame
-from spoa_twisted.ctl.values import show_text
+from spoa_twisted.shown import show_text
 from spoa_twisted.spop.reassembly import ReassemblyBudget
 
 #: Prints one line.

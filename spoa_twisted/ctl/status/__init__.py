@@ -15,16 +15,13 @@ from typing import Any, Final, NoReturn
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from spoa_twisted.ctl.arguments import add_timeout, no_argument, seconds
-from spoa_twisted.ctl.endpoint import endpoint
+from spoa_twisted.ctl.arguments import add_no_argument, add_timeout, seconds
+from spoa_twisted.ctl.endpoint import DEFAULT_STATUS, endpoint
 from spoa_twisted.ctl.status.text import Answer, Style, as_lines, clear, wants_colours
 
 __all__ = ["SUMMARY", "parser", "run"]
 
 SUMMARY = "show how agents are, once or every second"
-
-#: Where the agent serves its status, if it was started as the documentation shows.
-DEFAULT_STATUS: Final = "tcp:127.0.0.1:8404"
 
 #: Seconds between two looks with ``--watch``.
 INTERVAL: Final = 1.0
@@ -94,17 +91,8 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print each agent as a line of JSON")
     add_timeout(parser, "each answer")
-    # Only for the error text: a user may write the endpoint without --status.
-    parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?", type=_no_endpoint, help=argparse.SUPPRESS)
+    add_no_argument(parser)
     return parser
-
-
-def _no_endpoint(text: str) -> NoReturn:
-    """Refuse an argument that is not an option. For an endpoint, the error says where it belongs."""
-    try:
-        no_argument(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(str(error).replace("--agent", "--status")) from error
 
 
 async def run(reactor: Any, options: argparse.Namespace) -> None:

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final, NoReturn, final
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, ResponseDone, ResponseFailed
-from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
-from zope.interface import implementer
+from twisted.web.client import ResponseFailed
 
+from spoa_twisted.ctl.http import get, read_body
 from spoa_twisted.ctl.status.checking import check_status
 from spoa_twisted.ctl.status.text import Answer
-from spoa_twisted.ctl.values import show_text
-from spoa_twisted.version import version
+from spoa_twisted.shown import show_text
+from spoa_twisted.status.report import Status
 
-#: Bytes. A longer answer is none of an agent: the status of 1,000 messages and 100 workers has less than one MiB.
+#: Bytes. A longer answer is not from an agent: the status of 1,000 messages and 100 workers has less than one MiB.
 MAX_LENGTH: Final = 16 * 2**20
-
-# The host is not used: the endpoint says where to connect. The agent answers to this name of its own machine.
-_URL: Final = b"http://localhost/status.json"
 
 _OK: Final = 200
 
@@ -34,15 +26,29 @@ _WHICH: Final = "is this the endpoint of --status?"
 
 async def fetch(reactor: Any, agent: str, timeout: float) -> Answer:
     """Return the status of ``agent``, a client endpoint, or the reason why there is none."""
-    request = _request(reactor, agent)
+    try:
+        return Answer(agent, await ask(reactor, agent, timeout))
+    except ValueError as error:
+        return Answer(agent, None, str(error))
+
+
+async def ask(
+    reactor: Any, agent: str, timeout: float, on_connect: Callable[[Any], None] = lambda transport: None
+) -> Status:
+    """Return the status of ``agent``, a client endpoint.
+
+    :param on_connect: gets the transport of the connection.
+    :raises ValueError: when there is none. The text is the reason, in one line.
+    """
+    request: Deferred[bytes] = get(reactor, agent, "/status.json", on_connect).addCallback(_read)
     # Not addTimeout(): what a request that is cancelled raises depends on how far it has come.
     limit = reactor.callLater(timeout, request.cancel)
     try:
-        return Answer(agent, check_status(json.loads(await request, parse_constant=_no_constant)))
+        return check_status(json.loads(await request, parse_constant=_no_constant))
     except Exception as error:
         # Endpoints, name resolution, TLS and HTTP each raise exceptions of their own.
         reason = _reason(error) if limit.active() else f"no answer within {timeout:g} s: does the agent stand still?"
-        return Answer(agent, None, show_text(reason))
+        raise ValueError(show_text(reason)) from error
     finally:
         if limit.active():
             limit.cancel()
@@ -66,13 +72,6 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _request(reactor: Any, agent: str) -> Deferred[bytes]:
-    client = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, agent))
-    headers = Headers({b"User-Agent": [f"spoactl/{version()}".encode("ascii", "replace")]})
-    response: Deferred[Any] = client.request(b"GET", _URL, headers)
-    return response.addCallback(_read)
-
-
 def _read(response: Any) -> Deferred[bytes]:
     """Return the body of the response.
 
@@ -80,58 +79,4 @@ def _read(response: Any) -> Deferred[bytes]:
     """
     if response.code != _OK:
         raise ValueError(f"HTTP status {response.code} for /status.json: {_WHICH}")
-    body = _Body()
-    response.deliverBody(body)
-    return body.finished
-
-
-@final
-@implementer(IAgentEndpointFactory)
-class _Endpoints:
-    """Connects to the endpoint of the agent, whatever the URL is."""
-
-    def __init__(self, reactor: Any, agent: str) -> None:
-        self._reactor = reactor
-        self._agent = agent
-
-    def endpointForURI(self, uri: object) -> Any:
-        """Return the endpoint."""
-        return clientFromString(self._reactor, self._agent)
-
-
-@final
-class _Body(Protocol):
-    """Collects the body of a response. One that is too long ends the connection."""
-
-    def __init__(self) -> None:
-        #: Fires with the body.
-        self.finished: Deferred[bytes] = Deferred(self._cancel)
-        self._parts: list[bytes] = []
-        self._length = 0
-
-    def _cancel(self, finished: Deferred[bytes]) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        # The transport of a body is only a producer. To stop it closes the connection.
-        assert self.transport is not None
-        self.transport.stopProducing()  # type: ignore[attr-defined]
-
-    def dataReceived(self, data: bytes) -> None:
-        """Collect ``data``."""
-        self._length += len(data)
-        if self._length <= MAX_LENGTH:
-            self._parts.append(data)
-        elif not self.finished.called:
-            self.finished.errback(ValueError(f"the answer is longer than {MAX_LENGTH} bytes, so it is no status"))
-            self._close()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Pass the body on if it is complete."""
-        if self.finished.called:
-            return
-        # An answer without a length ends with the connection.
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.finished.callback(b"".join(self._parts))
-        else:
-            self.finished.errback(reason)
+    return read_body(response, MAX_LENGTH)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TextIO, final
 
-from spoa_twisted.ctl.values import show_text
+from spoa_twisted.shown import show_text
 from spoa_twisted.status.report import Status
 from spoa_twisted.status.verdict import Finding, Level
 from spoa_twisted.status.view import NOTHING, Cell, Table, View, view
