@@ -90,7 +90,7 @@ class Worker:
         #: The times, by the reactor's clock, at which the process was started, and became ready; 0 if it did not.
         self.started: float = reactor.seconds()
         self.ready_since = 0.0
-        #: When it has last answered a ping, or has sent a report.
+        #: When it has last answered.
         self.answered = 0.0
         #: The line of code in which it stands still, if it does, and has told.
         self.stands_in = ""
@@ -178,8 +178,8 @@ class Worker:
         asked: Deferred[dict[str, Any]] = self._control.ask(control.GetReport)
 
         def on_answer(answer: dict[str, Any]) -> bytes:
-            self.on_report(answer["report"])
             self._on_answered()
+            self.on_report(answer["report"])
             return self.last_report
 
         return asked.addCallback(on_answer)
