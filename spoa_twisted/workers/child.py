@@ -28,6 +28,9 @@ GRACE: Final = 5.0
 #: Seconds to read what an ended worker has left in its pipes. They stay open longer if it has started processes.
 _READ_REST: Final = 0.2
 
+# How often to read what it has left in the control socket. Linux keeps a few hundred kilobytes, and Twisted reads 64.
+_MOST_READS: Final = 16
+
 #: Seconds between two pings.
 PING_INTERVAL: Final = 1.0
 
@@ -251,6 +254,7 @@ class Worker:
     def _end(self) -> None:
         if self.state == "ended":
             return
+        self._control.read_rest()
         for name in list(self._timers):
             self._stop_timer(name)
         if self._control.transport is not None:
@@ -326,6 +330,16 @@ class MasterControl(ControlProtocol):
     def __init__(self, worker: Worker) -> None:
         super().__init__(worker.on_control_lost)
         self._worker = worker
+
+    def read_rest(self) -> None:
+        """Read what an ended process has sent: its last report, and which connections it has taken.
+
+        The reactor may tell of the end of a process before it reads the last bytes of the socket.
+        """
+        for _ in range(_MOST_READS):
+            transport: Any = self.transport
+            if transport is None or transport.doRead() is not None:
+                return
 
     @control.Ready.responder
     def _ready(self, facts: bytes) -> dict[str, Any]:

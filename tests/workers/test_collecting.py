@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+import socket
+from typing import Any, ClassVar, cast
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
@@ -86,6 +88,36 @@ def test_a_report_shows_that_a_worker_runs() -> None:
     reports: list[Any] = []
     Collector(clock, [worker], [], lambda: 0.0).collect().addCallback(reports.extend)
     assert reports[0]["process"]["age"] == 0
+
+
+def test_the_last_words_of_a_process() -> None:
+    """The reactor may tell of the end of a process before it reads the rest of the control socket."""
+    from twisted.internet import reactor
+
+    class Recorder(Owner):
+        taken: ClassVar[list[int]] = []
+
+        def on_taken(self, worker: Worker, number: int) -> None:
+            assert worker.state != "ended"
+            self.taken.append(number)
+
+    settings: Any = {}
+    worker = Worker(1, reactor, settings, Rules(start_timeout=0, stall_timeout=0, reports=True), Recorder())
+    parent, child = socket.socketpair()
+    with parent, child:
+        parent.setblocking(False)
+        cast("Any", reactor).adoptStreamConnection(
+            parent.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: worker._control)
+        )
+        transport = StringTransport()
+        sender = ControlProtocol(lambda: None)
+        sender.makeConnection(transport)
+        sender.send(control.Taken, number=7)
+        sender.send(control.LastReport, report=os.urandom(150_000))
+        child.sendall(transport.value())
+    worker.on_exit(0, None)
+    worker.on_pipes_closed()
+    assert (worker.state, len(worker.last_report), Recorder.taken) == ("ended", 150_000, [7])
 
 
 def test_a_worker_that_ends_while_another_one_is_silent() -> None:

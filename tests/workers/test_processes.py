@@ -60,6 +60,8 @@ def test_it_serves_and_drains(start: Start, folder: Path) -> None:
     """The workers answer, not the master. On SIGTERM, they send AGENT-DISCONNECT, and the agent ends."""
     agent = start(workers=2)
     with Engine(address_of(agent)) as one:
+        # Either may be the first.
+        agent.said("worker 1 is ready")
         agent.said("worker 2 is ready")
         pid = ask(agent)["sess.pid"]
         agent.signal(signal.SIGTERM)
