@@ -28,6 +28,16 @@ GRACE: Final = 5.0
 #: Seconds to read what an ended worker has left in its pipes. They stay open longer if it has started processes.
 _READ_REST: Final = 0.2
 
+# How often to read what it has left in the control socket. Linux keeps a few hundred kilobytes, and Twisted reads 64.
+_MOST_READS: Final = 16
+
+# The timers of limits for a worker, and the seconds that one may come late without another chance for the worker.
+_LIMITS: Final = ("start", "stall")
+_LATE: Final = 0.5
+
+# How many reports may be asked for at the same time. A worker that stands still answers none, for as long as it likes.
+_MOST_ASKED: Final = 64
+
 #: Seconds between two pings.
 PING_INTERVAL: Final = 1.0
 
@@ -107,6 +117,8 @@ class Worker:
         self._rules = rules
         self._owner = owner
         self._timers: dict[str, IDelayedCall] = {}
+        # How many reports it was asked for and has not sent.
+        self._asked = 0
         self._ended: list[Deferred[None]] = []
         self._process: Any = None
         self._control = MasterControl(self)
@@ -172,17 +184,28 @@ class Worker:
                 self._process.signalProcess(number)
 
     def get_report(self) -> Deferred[bytes]:
-        """Return a Deferred of the process's report, as JSON. It fails if the process ends before."""
+        """Return a Deferred of the process's report, as JSON. It fails if the process ends before.
+
+        It does not fire if the process has been asked very often already, and has not answered.
+        """
         if self._control.transport is None or self.state == "starting":
             return fail(ProcessExitedAlready())
-        asked: Deferred[dict[str, Any]] = self._control.ask(control.GetReport)
+        return self._ask_report() if self._asked < _MOST_ASKED else Deferred()
 
-        def on_answer(answer: dict[str, Any]) -> bytes:
+    def _ask_report(self) -> Deferred[bytes]:
+        self._asked += 1
+        asked: Deferred[dict[str, Any]] = self._control.ask(control.GetReport)
+        # In front of the caller's Deferred, which may be cancelled: a late answer counts too.
+        result: Deferred[bytes] = Deferred()
+
+        def on_answer(answer: dict[str, Any]) -> None:
+            self._asked -= 1
             self._on_answered()
             self.on_report(answer["report"])
-            return self.last_report
+            result.callback(self.last_report)
 
-        return asked.addCallback(on_answer)
+        asked.addCallbacks(on_answer, result.errback)
+        return result
 
     def when_ended(self) -> Deferred[None]:
         """Return a Deferred that fires when the process has ended."""
@@ -257,6 +280,7 @@ class Worker:
     def _end(self) -> None:
         if self.state == "ended":
             return
+        self._control.read_rest()
         for name in list(self._timers):
             self._stop_timer(name)
         if self._control.transport is not None:
@@ -281,7 +305,7 @@ class Worker:
 
     def _ping(self) -> None:
         asked: Deferred[Any]
-        asked = self.get_report() if self._rules.reports else self._control.ask(control.Ping)
+        asked = self._ask_report() if self._rules.reports else self._control.ask(control.Ping)
         if self._rules.stall_timeout:
             self._set_timer("stall", self._rules.stall_timeout, self._on_stall)
 
@@ -316,9 +340,14 @@ class Worker:
 
     def _set_timer(self, name: str, delay: float, function: Callable[[], None]) -> None:
         self._stop_timer(name)
+        due = self._reactor.seconds() + delay
 
         def run() -> None:
             del self._timers[name]
+            if name in _LIMITS and self._reactor.seconds() - due > _LATE:
+                # This process has stood still itself: what the worker has sent meanwhile is still to be read.
+                self._set_timer(name, delay, function)
+                return
             function()
 
         self._timers[name] = self._reactor.callLater(delay, run)
@@ -336,6 +365,16 @@ class MasterControl(ControlProtocol):
     def __init__(self, worker: Worker) -> None:
         super().__init__(worker.on_control_lost)
         self._worker = worker
+
+    def read_rest(self) -> None:
+        """Read what an ended process has sent: its last report, and which connections it has taken.
+
+        The reactor may tell of the end of a process before it reads the last bytes of the socket.
+        """
+        for _ in range(_MOST_READS):
+            transport: Any = self.transport
+            if transport is None or transport.doRead() is not None:
+                return
 
     @control.Ready.responder
     def _ready(self, facts: bytes) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+import socket
+from typing import Any, ClassVar, cast
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
@@ -18,6 +20,7 @@ from spoa_twisted.workers import control
 from spoa_twisted.workers.child import Owner, Rules, Worker
 from spoa_twisted.workers.collecting import ANSWER_TIMEOUT, Collector
 from spoa_twisted.workers.control import Compressed, ControlProtocol
+from tests.conftest import Logged
 
 
 class FakeWorker:
@@ -89,6 +92,81 @@ def test_a_report_shows_that_a_worker_runs() -> None:
     reports: list[Any] = []
     Collector(clock, [worker], [], lambda: 0.0).collect().addCallback(reports.extend)
     assert reports[0]["process"]["age"] == 0
+
+
+def running(clock: Clock, stall_timeout: float) -> tuple[Any, list[Deferred[Any]], list[int]]:
+    """Return a worker that is ready, the Deferreds of its answers, and the signals that it gets."""
+    settings: Any = {}
+    worker: Any = Worker(1, clock, settings, Rules(start_timeout=0, stall_timeout=stall_timeout, reports=True), Owner())
+    asked: list[Deferred[Any]] = []
+    signals: list[int] = []
+
+    def ask(command: object) -> Deferred[Any]:
+        asked.append(Deferred())
+        return asked[-1]
+
+    worker._control.transport, worker._control.ask = StringTransport(), ask
+    worker.kill = lambda number=9: signals.append(number)
+    worker.on_control_ready(b"{}")
+    return worker, asked, signals
+
+
+def test_a_master_that_stands_still(logged: Logged) -> None:
+    """After SIGSTOP and SIGCONT, or on a machine that slept, the timers come before the answers of healthy workers."""
+    clock = Clock()
+    _, asked, signals = running(clock, 2.0)
+    clock.advance(60)
+    assert signals == []
+    asked[0].callback({"report": b"{}"})
+    clock.advance(1)
+    assert len(asked) == 2
+    clock.advance(2)
+    assert signals == [6]
+    assert len(logged.take()) == 1
+
+
+def test_a_worker_that_stands_still_for_long() -> None:
+    """The master does not ask it again and again: each question takes memory. A late answer counts."""
+    clock = Clock()
+    worker, asked, _ = running(clock, 0)
+    for _ in range(1000):
+        worker.get_report().addErrback(lambda failure: None).cancel()
+    assert len(asked) == 64
+    for answer in asked:
+        answer.callback({"report": b"late"})
+    assert worker.last_report == b"late"
+    worker.get_report()
+    assert len(asked) == 65
+
+
+def test_the_last_words_of_a_process() -> None:
+    """The reactor may tell of the end of a process before it reads the rest of the control socket."""
+    from twisted.internet import reactor
+
+    class Recorder(Owner):
+        taken: ClassVar[list[int]] = []
+
+        def on_taken(self, worker: Worker, number: int) -> None:
+            assert worker.state != "ended"
+            self.taken.append(number)
+
+    settings: Any = {}
+    worker = Worker(1, reactor, settings, Rules(start_timeout=0, stall_timeout=0, reports=True), Recorder())
+    parent, child = socket.socketpair()
+    with parent, child:
+        parent.setblocking(False)
+        cast("Any", reactor).adoptStreamConnection(
+            parent.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: worker._control)
+        )
+        transport = StringTransport()
+        sender = ControlProtocol(lambda: None)
+        sender.makeConnection(transport)
+        sender.send(control.Taken, number=7)
+        sender.send(control.LastReport, report=os.urandom(150_000))
+        child.sendall(transport.value())
+    worker.on_exit(0, None)
+    worker.on_pipes_closed()
+    assert (worker.state, len(worker.last_report), Recorder.taken) == ("ended", 150_000, [7])
 
 
 def test_a_worker_that_ends_while_another_one_is_silent() -> None:
