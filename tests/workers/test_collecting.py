@@ -174,7 +174,7 @@ def test_a_worker_that_ends_while_another_one_is_silent() -> None:
     reports: list[Any] = []
     Collector(clock, workers, [], lambda: 0.0).collect().addCallback(reports.extend)
     workers.remove(ending)
-    workers.append(FakeWorker(1, "starting", fail(ConnectionDone())))
+    workers.append(FakeWorker(1, "starting", Deferred()))
     clock.advance(ANSWER_TIMEOUT)
     assert [(made["process"]["worker"], made["process"]["state"]) for made in reports] == [
         (1, "starting"),
