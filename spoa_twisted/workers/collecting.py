@@ -44,14 +44,19 @@ class Collector:
 
     def collect(self) -> Deferred[list[Report]]:
         """Return a Deferred of one report for each process, and for each worker that is ``lost``."""
-        workers = sorted(self._workers, key=lambda worker: (worker.number, worker.pid))
+        workers = self._in_order()
 
-        def on_answers(reports: list[Report]) -> list[Report]:
-            # The numbers of a worker that has ended meanwhile are in ``retired`` already: do not count them twice.
-            running = [report for worker, report in zip(workers, reports, strict=True) if worker.state != "ended"]
-            return [*running, *self._lost()]
+        def on_answers(answers: list[Report]) -> list[Report]:
+            reports = dict(zip(workers, answers, strict=True))
+            # The numbers of a worker that has ended meanwhile are in ``retired`` already: do not count them twice. Its
+            # successor was not asked.
+            present = [reports.get(worker) or self._last(worker, worker.state) for worker in self._in_order()]
+            return [*present, *self._lost()]
 
         return gatherResults([self._ask(worker) for worker in workers]).addCallback(on_answers)
+
+    def _in_order(self) -> list[Worker]:
+        return sorted(self._workers, key=lambda worker: (worker.number, worker.pid))
 
     def on_ended(self, worker: Worker) -> None:
         """Pass on the last report of ``worker``."""

@@ -170,15 +170,19 @@ def test_the_last_words_of_a_process() -> None:
 
 
 def test_a_worker_that_ends_while_another_one_is_silent() -> None:
-    """Its last report is with those of ``retired`` already: the sum must not have its numbers twice."""
+    """Its last report is in ``retired`` already: the sum must not have its numbers twice. Its successor is there."""
     clock = Clock()
     ending = FakeWorker(1, "ready", succeed(report()))
     workers: Any = [ending, FakeWorker(2, "ready", Deferred())]
     reports: list[Any] = []
     Collector(clock, workers, [], lambda: 0.0).collect().addCallback(reports.extend)
-    ending.state = "ended"
+    workers.remove(ending)
+    workers.append(FakeWorker(1, "starting", Deferred()))
     clock.advance(ANSWER_TIMEOUT)
-    assert [made["process"]["worker"] for made in reports] == [2]
+    assert [(made["process"]["worker"], made["process"]["state"]) for made in reports] == [
+        (1, "starting"),
+        (2, "silent"),
+    ]
 
 
 def test_the_last_report_of_a_worker() -> None:
