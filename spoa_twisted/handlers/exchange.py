@@ -32,6 +32,7 @@ class PendingCall:
         "started",
         "tally",
         "threads",
+        "weight",
     )
 
     #: See :class:`~spoa_twisted.handlers.deadlines.Expiring`. A call without a timeout does not have this attribute.
@@ -45,6 +46,7 @@ class PendingCall:
         deferred: Deferred[Any],
         tally: Tally,
         started: float,
+        weight: int,
         threads: BlockingThreads | None = None,
     ) -> None:
         self.handler = handler
@@ -55,8 +57,10 @@ class PendingCall:
         self.threads = threads
         #: The numbers of the message.
         self.tally = tally
-        #: The value of ``reactor.seconds()`` before the call.
+        #: The value of ``reactor.seconds()`` before the call, and for how many calls this one stands in the durations;
+        #: 0 if its time is not taken.
         self.started = started
+        self.weight = weight
         self.seconds = 0.0
         #: The exchange to notify; None after the call has finished, timed out, or was cancelled.
         self.exchange: Exchange | None = None
@@ -127,8 +131,13 @@ class Exchange:
             call.deferred.addBoth(call.on_result)
             seconds = timeout if call.handler.timeout is None else call.handler.timeout
             # If the Deferred has already fired, on_result was called by addBoth, and call.exchange is None.
-            if seconds and call.exchange is not None:
-                self._deadlines.add(call, seconds)
+            if call.exchange is not None:
+                if seconds:
+                    self._deadlines.add(call, seconds)
+                if not call.weight:
+                    call.started = call.deadline - seconds if seconds else self._deadlines.reactor.seconds()
+                # A call that waits is timed always, and stands for itself only.
+                call.weight = 1
         if not self._unfinished:
             return self._join()
         self._result = Deferred(self._cancel)
@@ -141,7 +150,8 @@ class Exchange:
         """
         self._deadlines.discard(call)
         call.tally.calls += 1
-        self._add_duration(call)
+        if call.weight:
+            self._add_duration(call)
         if call.threads is not None:
             self._outcomes.awaited_thread(call.message, call.threads.wait_of(call.deferred))
         to_actions = self._outcomes.failed if isinstance(result, Failure) else self._outcomes.returned
@@ -160,7 +170,7 @@ class Exchange:
         self._on_finished()
 
     def _add_duration(self, call: PendingCall) -> None:
-        call.tally.durations.end(call.started, 1, self._deadlines.reactor.seconds())
+        call.tally.durations.end(call.started, call.weight, self._deadlines.reactor.seconds())
 
     def _on_finished(self) -> None:
         self._unfinished -= 1

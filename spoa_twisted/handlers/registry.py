@@ -253,9 +253,7 @@ class Handlers(LifeCycle):
                     if isinstance(result, Deferred):
                         pending = pending or []
                         threads = self._threads if handler.blocking else None
-                        # Handlers that wait are timed always: it costs little compared to a Deferred.
-                        began = started or reactor.seconds()
-                        call = PendingCall(handler, message, len(parts), result, tally, began, threads)
+                        call = PendingCall(handler, message, len(parts), result, tally, started, weight, threads)
                         pending.append(call)
                         # The exchange replaces it when the call has finished.
                         parts.append(b"")

@@ -39,7 +39,7 @@ class Direct:
         handler = Handler("m", lambda: None, handler_timeout, {"sess.e": 1}, blocking=False)
         messages = [Message(name) for name in "abc"]
         calls = [
-            PendingCall(handler, messages[position], position, deferred, Tally(), 0.0)
+            PendingCall(handler, messages[position], position, deferred, Tally(), 0.0, 0)
             for position, deferred in zip((0, 2), self.deferreds, strict=True)
         ]
         parts = [b"", encode_actions({"sess.b": 1}), b""]
