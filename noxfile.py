@@ -121,6 +121,9 @@ def coverage(session: nox.Session) -> None:
     # The tests start programs in other folders. With this path, they find coverage.py's plugin, tests/measuring.py.
     environment = with_haproxy(session, newest=True) | {"PYTHONPATH": str(copy)}
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=environment)
+    # Workers are processes of their own. The tests that start them take a minute, so they do not run by default.
+    workers = ["-m", "soak or not soak", "tests/workers"]
+    session.run("coverage", "run", "-m", "pytest", *workers, *session.posargs, env=environment)
     session.run("coverage", "combine", "--quiet", env=environment)
     session.run("coverage", "report", env=environment)
 
