@@ -312,10 +312,9 @@ class WorkerControl(ControlProtocol):
         self._service = service
 
     def flush(self) -> None:
-        """Write what is buffered to the socket now, and not in the reactor's next turn."""
+        """Write what is buffered to the socket now, and not in the reactor's next turn. The socket must be open."""
         transport: Any = self.transport
-        if transport is not None:
-            transport.doWrite()
+        transport.doWrite()
 
     @control.Connection.responder
     def _connection(self, descriptor: int, number: int, endpoint: int) -> dict[str, Any]:
