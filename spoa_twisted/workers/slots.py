@@ -131,9 +131,9 @@ class Slot(Owner):
             pid=worker.pid,
         )
         self._retire(worker)
-        if worker is self.current:
-            self.current = None
-            self._replace_lost(worker, "it was stopped", "exit")
+        # It was the current one: a worker that is not ready yet, or that drains already, does not report this.
+        self.current = None
+        self._replace_lost(worker, "it was stopped", "exit")
 
     def on_taken(self, worker: Worker, number: int) -> None:
         """Pass it on."""

@@ -21,7 +21,6 @@ from twisted.internet.protocol import Factory
 from twisted.logger import globalLogBeginner
 
 from spoa_twisted.agent.protocol import SPOAFactory
-from spoa_twisted.endpoints import server_endpoint
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.runner.errors import CannotStart, place_of
 from spoa_twisted.runner.process import ProcessService, handle_signal
@@ -133,10 +132,8 @@ class WorkerService(ProcessService):
         log: PipeObserver,
         reactor: Any,
     ) -> None:
-        stand_in = CatchingReactor(reactor)
-        texts = map(without_inherited, settings["endpoints"])
-        endpoints = [server_endpoint(cast("IReactorCore", stand_in), text) for text in texts]
-        super().__init__(factory, endpoints, reactor=reactor)
+        stand_in = cast("IReactorCore", CatchingReactor(reactor))
+        super().__init__(factory, map(without_inherited, settings["endpoints"]), reactor=stand_in)
         #: The exit status of this process.
         self.exit_status = 0
         self._number = settings["number"]
@@ -312,10 +309,9 @@ class WorkerControl(ControlProtocol):
         self._service = service
 
     def flush(self) -> None:
-        """Write what is buffered to the socket now, and not in the reactor's next turn."""
+        """Write what is buffered to the socket now, and not in the reactor's next turn. The socket must be open."""
         transport: Any = self.transport
-        if transport is not None:
-            transport.doWrite()
+        transport.doWrite()
 
     @control.Connection.responder
     def _connection(self, descriptor: int, number: int, endpoint: int) -> dict[str, Any]:

@@ -94,6 +94,18 @@ def test_a_report_shows_that_a_worker_runs() -> None:
     assert reports[0]["process"]["age"] == 0
 
 
+def test_a_report_of_a_worker_that_was_never_ready() -> None:
+    """It was told to end while it started, and has sent its last report: nothing says how old its numbers are."""
+    clock = Clock()
+    clock.advance(7)
+    worker: Any = FakeWorker(1, "draining", fail(ConnectionDone()))
+    worker.last_report, worker.answered = report(connections=2), 0.0
+    reports: list[Any] = []
+    Collector(clock, [worker], [], lambda: 0.0).collect().addCallback(reports.extend)
+    process = reports[0]["process"]
+    assert (process["state"], process["connections"], process["age"]) == ("draining", 2, 0)
+
+
 def running(clock: Clock, stall_timeout: float) -> tuple[Any, list[Deferred[Any]], list[int]]:
     """Return a worker that is ready, the Deferreds of its answers, and the signals that it gets."""
     settings: Any = {}

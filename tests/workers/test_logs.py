@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from twisted.logger import Logger, LogLevel, formatEvent
+from twisted.python.failure import Failure
 
+from spoa_twisted.escaping import log_failure
 from spoa_twisted.workers.logs import OUTPUT, PipeObserver, WorkerLog
 from spoa_twisted.workers.stacks import find_line
 
@@ -69,6 +71,18 @@ def test_a_failure_arrives_with_its_traceback() -> None:
     (event,) = pipe.events
     assert formatEvent(event).startswith("worker 3: it failed\nTraceback")
     assert event["traceback"].endswith("LookupError: boom {x}")
+    pipe.close()
+
+
+def test_a_failure_with_control_characters() -> None:
+    """Its traceback is in the text of the event. It arrives apart from the text, as any other one."""
+    pipe = Pipe()
+    log_failure(Logger("mine", observer=pipe.observer), "{name} failed", Failure(LookupError("boom\x1b")), name="it")
+    pipe.pass_on()
+    (event,) = pipe.events
+    assert event["log_text"] == "it failed"
+    assert event["traceback"].endswith("LookupError: boom\\x1b")
+    assert formatEvent(event) == f"worker 3: it failed\n{event['traceback']}"
     pipe.close()
 
 
