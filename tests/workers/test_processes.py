@@ -37,7 +37,7 @@ BAD = {
     "exit": ("raise SystemExit(0)\n", r"cannot import mymod: SystemExit: 0 \(.*mymod.py, line 17\)"),
     "_exit": ("os._exit(3)\n", r"it ended with exit status 3"),
     "segfault": (
-        "os.kill(os.getpid(), 11)\n",
+        "import signal\nsignal.raise_signal(signal.SIGSEGV)\n",
         r"it was ended by the signal SIGSEGV in mymod.py, line \d+, in <module>",
     ),
     "endless": (
