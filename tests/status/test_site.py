@@ -431,6 +431,23 @@ class TestService:
         assert logged.take() == [f"critical: the status cannot listen on {TCP}: too late"]
         assert service.address is None
 
+    def test_an_endpoint_that_listens_too_late(self, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
+        """Its port is closed at once."""
+        endpoint = SlowEndpoint()
+        monkeypatch.setattr(service_module, "server_endpoint", lambda reactor, text: endpoint)
+        memory: Any = MemoryReactorClock()
+        service = StatusService(SPOAFactory(Handlers(), reactor=memory), TCP, reactor=memory)
+        service.startService()
+        service.stopService()
+        memory.advance(0)
+        port = memory.listenTCP(1, Site(Resource()))
+        stopped: list[bool] = []
+        port.stopListening = lambda: stopped.append(True)
+        endpoint.listening.callback(port)
+        assert stopped == [True]
+        assert service.address is None
+        assert logged.take() == []
+
     # Old versions of Twisted leave the socket that cannot be bound to the garbage collector.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
     @pytest_twisted.ensureDeferred
