@@ -78,6 +78,15 @@ def closing(memory: Any) -> list[int]:
     return closed
 
 
+def test_they_listen_once() -> None:
+    """twistd calls ``privilegedStartService``, and then ``startService``: both listen."""
+    listening = Listening("tcp:1", "unix:agent")
+    for _ in range(2):
+        listening.ports.listen()
+    assert (len(listening.memory.tcpServers), len(listening.memory.unixServers)) == (1, 1)
+    assert len(listening.ports.ports) == 2
+
+
 def test_one_endpoint_that_cannot_listen_closes_all() -> None:
     """The error names it."""
     listening = Listening("tcp:1", "tcp:2", "tcp:3")
@@ -164,16 +173,23 @@ def test_the_stand_in_of_the_master() -> None:
 
 
 def test_the_stand_in_of_a_worker(tmp_path: Path) -> None:
-    """TLS is done here: the factory is wrapped, as the real ``listenSSL`` does it."""
+    """It binds nothing. TLS is done here: the factory is wrapped, as the real ``listenSSL`` does it."""
     skip_without_tls()
     from twisted.protocols.tls import TLSMemoryBIOFactory
 
     factory = Factory()
-    port = CatchingReactor(MemoryReactorClock()).listenSSL(1, factory, tls_context(tmp_path))
+    memory: Any = MemoryReactorClock()
+    stand_in = CatchingReactor(memory)
+    for plain in (stand_in.listenTCP(1, factory), stand_in.listenUNIX("agent", factory)):
+        assert isinstance(plain, TakenOver)
+        assert plain._factory is factory
+        plain.stopListening()
+    port = stand_in.listenSSL(1, factory, tls_context(tmp_path))
     assert isinstance(port, TakenOver)
     assert isinstance(port._factory, TLSMemoryBIOFactory)
     assert port._factory.wrappedFactory is factory
     assert factory.numPorts == 1
+    assert memory.tcpServers == memory.unixServers == memory.sslServers == []
 
 
 def adopting(adopt: Callable[..., Any]) -> list[str]:
