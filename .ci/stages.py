@@ -31,8 +31,8 @@ CORES = 2
 #: Lines of a failed stage's log that are printed.
 TAIL = 80
 
-#: Seconds after which a stage is ended, because it hangs. On an idle machine the longest stage takes a fifth of this.
-STAGE_LIMIT = 1800.0
+#: Seconds after which a stage is ended, because it hangs. The longest ones are those of PyPy.
+STAGE_LIMIT = 2700.0
 
 #: Seconds between two checks of the running stages.
 INTERVAL = 0.2

@@ -84,8 +84,7 @@ class Problems:
 def describe(failure: Failure) -> str:
     """Return the exception in one line: ``ValueError: no such user (users.py, line 14, in find)``."""
     error = failure.value
-    if error is None:
-        return ""
+    assert error is not None
     text = safe_str(error)
     name = type(error).__name__
     # Of a long text, the place must be left.

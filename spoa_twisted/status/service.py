@@ -150,6 +150,10 @@ class StatusService(Service):
             self._cannot_listen(self._endpoint_text, failures[0])
 
     def _opened(self, port: IListeningPort) -> None:
+        if not self._listening:
+            # The service was stopped before the endpoint was ready.
+            port.stopListening()
+            return
         self._port = port
         self._log.info("the status is at {address}", address=describe(port.getHost()))
 

@@ -17,7 +17,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
@@ -217,17 +216,15 @@ class _OneRequest(Request):
     def gotLength(self, length: int | None) -> None:
         """Expect no body; see ``http.Request``. Without this, Twisted would wait for the whole body."""
         super().gotLength(0)  # type: ignore[no-untyped-call]
-        if isinstance(self.channel, HTTPChannel):
-            self.channel.length = 0
+        self.channel.length = 0
 
     def handleContentChunk(self, data: bytes) -> None:
         """Drop ``data``, which Twisted would write to a file of any size."""
 
     def process(self) -> None:
         """Close the connection after the answer."""
-        if isinstance(self.channel, HTTPChannel):
-            self.channel.persistent = False
-            self.setHeader(b"connection", b"close")  # type: ignore[no-untyped-call]
+        self.channel.persistent = False
+        self.setHeader(b"connection", b"close")  # type: ignore[no-untyped-call]
         super().process()  # type: ignore[no-untyped-call]
 
 

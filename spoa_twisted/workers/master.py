@@ -207,7 +207,7 @@ class MasterService(Service):
         self.collector.on_ended(worker)
 
     def _start_workers(self) -> None:
-        if not self._stopping:
+        if self.running:
             for slot in self.slots:
                 slot.start()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -184,3 +185,12 @@ def test_the_round_trip_time(ends: Ends) -> None:
     is_tcp = transport.socket.family != socket.AF_UNIX
     assert (0 < round_trip_time(transport) < 1) is is_tcp
     assert round_trip_time(StringTransport()) == 0
+
+
+@pytest.mark.parametrize("ends", ["tcp"], indirect=True)
+def test_another_system(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only Linux tells what the peer has read, and the round-trip time."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    transport, _ = ends
+    assert receipt(transport) is Receipt.UNKNOWN
+    assert round_trip_time(transport) == 0

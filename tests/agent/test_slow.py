@@ -8,12 +8,16 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
+from zope.interface.verify import verifyObject
 
 from spoa_twisted import Handlers, IHandlers, SPOAFactory
 from spoa_twisted.agent.lateness import INTERVAL
+from spoa_twisted.agent.observation import Observation
+from spoa_twisted.agent.protocol import ABORT_TIMEOUT, DISCONNECT_TIMEOUT
 from spoa_twisted.handlers.threads import Wait
 from spoa_twisted.limits import Limits
 from spoa_twisted.observer import MessageTime, NotifySlow
+from spoa_twisted.spop.connection import Notify
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.unread import READ_INTERVAL
@@ -264,6 +268,89 @@ def test_the_wait_for_a_thread(agent: Agent, lines: Lines) -> None:
     (event,) = agent.slow()
     assert event.messages == (MessageTime("m", 1.0, 0.2),)
     assert "'m' 1.000 s, 0.200 s of it to get a thread" in lines.take()[-1]
+
+
+def test_a_message_that_timed_out_before_it_got_a_thread(agent: Agent, lines: Lines) -> None:
+    """Each message has the time that it waited for a thread."""
+    (handler,) = Handlers({"m": lambda: None}, on_error={"sess.failed": 1})._by_name.values()
+
+    @implementer(IHandlers)
+    class Threads(OtherHandlers):
+        def respond(self, messages: Any, max_size: int, reactor: Any, timeout: float, outcomes: Any) -> bytes:
+            agent.block()
+            outcomes.awaited_thread(messages[0], Wait(0.2, True, 4))
+            outcomes.returned(0, handler, messages[0], None)
+            actions: bytes = outcomes.timed_out(1, handler, messages[1], 1.0, Wait(1.0, False, 4))
+            return actions
+
+    agent.factory.handlers = Threads(b"")
+    session = Session(agent.factory, OLD)
+    session.notify_together("m", "m")
+    assert session.acks()[0].variables == {"sess.failed": 1}
+    (event,) = agent.slow()
+    assert event.messages == (MessageTime("m", 1.0, 0.2), MessageTime("m", 0.0, 1.0))
+    assert "'m' 0.000 s, 1.000 s of it to get a thread" in lines.take()[-1]
+
+
+def test_results_that_are_too_big(agent: Agent) -> None:
+    """A message has its time also if its variables do not fit into the ACK. Its outcome is not lost."""
+
+    def big() -> dict[str, str]:
+        agent.block()
+        return {"sess.a": "x" * 100_000}
+
+    agent.factory.handlers = Handlers({"big": big})
+    session = Session(agent.factory, OLD)
+    session.notify_together("big", "big")
+    (event,) = agent.slow()
+    assert event.messages == (MessageTime("big", 1.0), MessageTime("big", 1.0))
+    assert [ack.variables for ack in session.acks()] == [{}]
+
+
+def test_acks_that_leave_together(agent: Agent) -> None:
+    """While other handlers are pending, an ACK waits for the next turn. Its NOTIFY ends when it is queued."""
+    session = Session(agent.factory, OLD)
+    session.notify("wait", "wait")
+    agent.pass_time(0.2)
+    agent.deferreds[0].callback({})
+    (event,) = agent.slow()
+    assert close(event)["seconds"] == 0.2
+    agent.deferreds[1].callback({})
+    assert len(agent.slow()) == 1
+    assert len(session.acks()) == 2
+
+
+def test_without_an_observer(turns: TurnClock, lines: Lines) -> None:
+    """The NOTIFYs of a connection share an object that takes the time. Each has its own time."""
+    agent = Agent(turns, lines, observer=None)
+    session = Session(agent.factory, OLD)
+    lines.take()
+    session.notify("now")
+    session.notify("block")
+    (line,) = lines.take()
+    assert line.startswith(f"warn: {PEER}: a NOTIFY took 1.000 s: 'block' 1.000 s;")
+
+
+def test_the_agent_closes_a_connection(agent: Agent, turns: TurnClock) -> None:
+    """If all bytes are written, it has a second to close, not ten."""
+    session = Session(agent.factory, OLD)
+    session.agent.disconnect()
+    turns.advance(DISCONNECT_TIMEOUT)
+    assert session.wire.disconnecting
+    assert not session.wire.aborted
+    turns.advance(ABORT_TIMEOUT)
+    assert session.wire.aborted
+
+
+def test_a_wrapper_of_handlers_is_complete(agent: Agent) -> None:
+    """It provides the whole interface, although the agent passes a NOTIFY that is too long to the handlers alone."""
+    handlers = Handlers({"m": lambda: None}, on_error={"sess.failed": 1})
+    stopwatch = Session(agent.factory, OLD).agent._answering.stopwatch
+    assert stopwatch is not None
+    notify = Notify(b"", [])
+    for wrapper in (stopwatch.timing(handlers, notify), Observation(agent.recorder, handlers, PEER, notify)):
+        assert verifyObject(IHandlers, wrapper)
+        assert wrapper.refuse(("m",), 100) == handlers.refuse(("m",), 100) != b""
 
 
 def test_other_handlers(agent: Agent, lines: Lines) -> None:

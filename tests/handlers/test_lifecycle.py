@@ -224,6 +224,20 @@ class TestStartup:
         handlers.startup(make("a", SystemExit(3)))
         assert str(Run(handlers).start().failure()).endswith("failed: SystemExit: 3")
 
+    def test_a_running_event_loop(self, handlers: Handlers, calls: list[str]) -> None:
+        """An application may start the agent in its event loop. The functions run at once."""
+
+        @handlers.startup
+        async def connect() -> None:
+            asyncio.get_running_loop()
+            calls.append("connect")
+
+        async def application() -> list[Any]:
+            return Run(handlers).start().started
+
+        assert asyncio.run(application()) == [None]
+        assert calls == ["connect"]
+
     @pytest.mark.parametrize("waits", [False, True])
     def test_asyncio_on_another_reactor(self, waits: bool, handlers: Handlers) -> None:
         """The reason says which reactor is needed. The cause is the exception of asyncio, for its line."""

@@ -155,6 +155,7 @@ class TestWaiting:
         running = threads.run(clock, lambda: release.wait(30))
         waiting = threads.run(clock, lambda: None)
         clock.advance(3)
+        assert threads.waiting == 1
         assert threads.wait_of(running) == (0, True, 1)
         assert threads.wait_of(waiting) == (3, False, 1)
         waits: list[Any] = []
@@ -165,6 +166,7 @@ class TestWaiting:
         release.set()
         await waiting
         assert waits == [(4, True, 1)]
+        assert threads.waiting == 0
         threads.end()
 
     @pytest_twisted.ensureDeferred

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,6 +196,44 @@ class TestFrameReader:
         reader._thread.join(30)
         assert not reader._thread.is_alive()
         assert reader.take() == []
+
+    def test_a_long_standstill(self, reader: FrameReader, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The frames are read once, however long it is."""
+        monkeypatch.setattr(stalls, "SHORTEST", 0.01)
+        reads: list[list[Frame]] = []
+        monkeypatch.setattr(reader, "_on_read", reads.append)
+        self.wait_three_times(reader, monkeypatch, lambda seconds: time.sleep(0.02))
+        assert len(reads) == 1
+
+    def test_a_reactor_that_is_on_time(self, reader: FrameReader, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It moves the deadline before that has come. The thread waits for the rest of the time, and reads nothing."""
+        monkeypatch.setattr(stalls, "SHORTEST", 30)
+        waited: list[float] = []
+
+        def wait(seconds: float) -> None:
+            waited.append(seconds)
+            reader.arm()
+
+        self.wait_three_times(reader, monkeypatch, wait)
+        assert all(29 < seconds <= 30 for seconds in waited)
+        assert reader.take() == []
+
+    @staticmethod
+    def wait_three_times(reader: FrameReader, monkeypatch: pytest.MonkeyPatch, wait: Callable[[float], object]) -> None:
+        """Let the thread of ``reader`` call ``wait`` three times instead of waiting. Then it ends."""
+        left = 3
+
+        def fake(seconds: float) -> bool:
+            nonlocal left
+            wait(seconds)
+            left -= 1
+            return not left
+
+        monkeypatch.setattr(reader, "_closed", SimpleNamespace(wait=fake, set=lambda: None))
+        reader.arm()
+        assert reader._thread is not None
+        reader._thread.join(30)
+        assert left == 0
 
     def test_a_system_that_allows_no_more_threads(self, reader: FrameReader, monkeypatch: pytest.MonkeyPatch) -> None:
         """Standstills are reported without their place."""

@@ -16,18 +16,22 @@ from twisted.application.service import MultiService
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from spoa_twisted import Handlers, SPOAFactory, SPOAService
+from spoa_twisted.status import service as service_module
 from spoa_twisted.status import site as site_module
 from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.report import Status
 from spoa_twisted.status.service import StatusService, check_interface
 from spoa_twisted.status.site import LONGEST_CONNECTION, MAX_CONNECTIONS, PATIENCE, StatusResource, site
 from tests.agent.memory import OLD, Session
+from tests.conftest import Logged
 from tests.status.reports import report, status
+from tests.test_service import SlowEndpoint
 
 reactor: Any = default_reactor
 
@@ -265,6 +269,12 @@ class TestBounds:
         assert not aborted
         clock.advance(1)
         assert aborted
+        # Until the transport says that it is closed, a watcher may ask for more time.
+        kept = protocol.keeps_until
+        protocol.extend(100)
+        assert protocol.keeps_until == kept
+        protocol.connectionLost(None)
+        assert clock.getDelayedCalls() == []
 
     def test_a_connection_that_ends_leaves_no_timer(self) -> None:
         from twisted.internet.testing import StringTransport
@@ -400,6 +410,43 @@ class TestService:
         assert service.address is None
         assert agent.state == "ready"
         await agent.stopService()
+
+    @pytest_twisted.ensureDeferred
+    async def test_it_may_stop_before_it_has_started(self) -> None:
+        """If another service fails after ``privilegedStartService``, the port is closed."""
+        service = StatusService(SPOAFactory(Handlers(), reactor=reactor), TCP)
+        service.privilegedStartService()
+        assert service.address.port
+        await service.stopService()
+        assert service.address is None
+
+    def test_an_endpoint_that_fails_later(self, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
+        """The agent goes on without its status. The log says why."""
+        endpoint = SlowEndpoint()
+        monkeypatch.setattr(service_module, "server_endpoint", lambda reactor, text: endpoint)
+        memory = MemoryReactorClock()
+        service = StatusService(SPOAFactory(Handlers(), reactor=memory), TCP, reactor=memory)
+        service.startService()
+        endpoint.listening.errback(OSError("too late"))
+        assert logged.take() == [f"critical: the status cannot listen on {TCP}: too late"]
+        assert service.address is None
+
+    def test_an_endpoint_that_listens_too_late(self, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
+        """Its port is closed at once."""
+        endpoint = SlowEndpoint()
+        monkeypatch.setattr(service_module, "server_endpoint", lambda reactor, text: endpoint)
+        memory: Any = MemoryReactorClock()
+        service = StatusService(SPOAFactory(Handlers(), reactor=memory), TCP, reactor=memory)
+        service.startService()
+        service.stopService()
+        memory.advance(0)
+        port = memory.listenTCP(1, Site(Resource()))
+        stopped: list[bool] = []
+        port.stopListening = lambda: stopped.append(True)
+        endpoint.listening.callback(port)
+        assert stopped == [True]
+        assert service.address is None
+        assert logged.take() == []
 
     # Old versions of Twisted leave the socket that cannot be bound to the garbage collector.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from twisted.internet.task import Clock
@@ -26,6 +27,24 @@ def options(*arguments: str) -> Options:
 def test_defaults() -> None:
     parsed = options()
     assert (parsed["workers"], parsed["start-timeout"], parsed["stall-timeout"]) == (None, 30, 30)
+
+
+def test_values() -> None:
+    parsed = options("--workers=1024", "--start-timeout=0", "--stall-timeout=0.5")
+    assert (parsed["workers"], parsed["start-timeout"], parsed["stall-timeout"]) == (1024, 0, 0.5)
+
+
+@pytest.mark.parametrize("workers", [True, False])
+def test_chroot(workers: bool) -> None:
+    """This option of twistd is refused with workers only."""
+    parsed = Options()
+    parsed.parent = cast("Any", {"chroot": "/srv"})
+    if workers:
+        with pytest.raises(CannotStart, match="--workers and twistd's --chroot cannot be used together"):
+            parsed.parseOptions(["--workers=1"])
+    else:
+        parsed.parseOptions([])
+        assert parsed["workers"] is None
 
 
 @pytest.mark.parametrize(
