@@ -254,7 +254,7 @@ WHICH = "is this the endpoint of --status?"
         (b"NaN", "the answer is no JSON: it has NaN"),
         (b"[]", "the answer is not the status of an agent of this version: it is of the type list, not dict"),
         (b"{}", "the answer is not the status of an agent of this version: version is missing"),
-        (b"[" * 100_000, "maximum recursion depth exceeded"),
+        (b"[" * 100_000, f"the answer is no JSON: {WHICH}"),
     ],
     ids=lambda value: type(value).__name__,
 )

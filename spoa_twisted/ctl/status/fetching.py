@@ -67,7 +67,8 @@ def _reason(error: Exception) -> str:
         return f"the answer is no HTTP: {_WHICH}"
     if isinstance(error, ConnectError):
         return f"{str(error).rstrip('.')}; does an agent run with --status there?"
-    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+    # RecursionError: thousands of lists in each other.
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError, RecursionError)):
         return f"the answer is no JSON: {_WHICH}"
     return str(error) or type(error).__name__
 
