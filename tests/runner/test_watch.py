@@ -20,6 +20,7 @@ from spoa_twisted.status import site
 from spoa_twisted.status.service import StatusService
 from spoa_twisted.status.watch import Watch, WatchedHandlers
 from spoa_twisted.tap import Options
+from tests.buffers import needs_chunks
 
 reactor: Any = default_reactor
 
@@ -63,6 +64,7 @@ def test_an_endpoint_without_its_option(capsys: pytest.CaptureFixture[str]) -> N
     assert "is an endpoint; write --status unix:/run/status" in capsys.readouterr().err
 
 
+@needs_chunks
 @pytest_twisted.ensureDeferred
 async def test_the_status_serves_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.status.watch import MAX_WATCHERS, TooManyWatchers, ValuesNotAllowed, Watch, WatchedHandlers
 from spoa_twisted.status.watch_resource import WatchResource
+from tests.buffers import needs_chunks
 from tests.conftest import Logged
 
 reactor: Any = default_reactor
@@ -328,6 +329,7 @@ def run(server: Server, *options: str) -> Deferred[None]:
     return Deferred.fromCoroutine(watch_command.run(reactor, arguments))
 
 
+@needs_chunks
 @pytest_twisted.ensureDeferred
 async def test_the_command(serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]) -> None:
     """It prints the next NOTIFYs, and ends."""
@@ -347,6 +349,7 @@ async def test_the_command(serve: Callable[..., Server], capsys: pytest.CaptureF
     assert server.factory.handlers is own
 
 
+@needs_chunks
 @pytest_twisted.ensureDeferred
 async def test_the_command_with_values(serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]) -> None:
     """If the agent allows it."""
@@ -359,6 +362,7 @@ async def test_the_command_with_values(serve: Callable[..., Server], capsys: pyt
     assert f"check(token=str:{shown}...(900)) -> txn.user=str:{shown}...(900)" in capsys.readouterr().out
 
 
+@needs_chunks
 @pytest_twisted.ensureDeferred
 async def test_the_command_with_json(serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]) -> None:
     """It ends after a time, too."""
