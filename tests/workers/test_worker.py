@@ -34,6 +34,8 @@ class FakeReactor(MemoryReactorClock):
 
     def __init__(self) -> None:
         super().__init__()
+        # True from the beginning in Twisted 22.4.
+        self.hasStopped = False
         self.sigTerm = signal.getsignal(signal.SIGTERM)
         self.socket: Socket | None = None
 
