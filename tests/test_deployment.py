@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from spoa_twisted.ctl import COMMANDS
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT, endpoint_options
 from spoa_twisted.tap import Options
+from tests.needs import needs_program
 from tests.programs import ENVIRONMENT, ROOT, SPOACTL
 
 EXAMPLES = ROOT / "examples"
@@ -71,9 +71,7 @@ def test_the_unit_starts_an_agent() -> None:
     assert {"AF_NETLINK", "AF_UNIX"} <= set(settings["RestrictAddressFamilies"][0].split())
 
 
-needs_systemd_analyze = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze; Debian's package systemd has it"
-)
+needs_systemd_analyze = needs_program("systemd-analyze", "systemd")
 
 
 @needs_systemd_analyze

@@ -21,7 +21,7 @@ COMMAND = "python -m tests.log_lines"
 
 
 def test_each_line_is_described() -> None:
-    """Whoever adds a line to the log says in the document what an operator has to do about it."""
+    """The document explains each line of the log. If you add a line, explain it there."""
     known = described(TEXT)
     missing = [f"{place}: {line.level}: {line.text}" for line, place in lines().items() if line not in known]
     assert not missing, f"docs/log.rst lacks lines of the log; run {COMMAND}, and explain:\n" + "\n".join(missing)

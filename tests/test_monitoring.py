@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.needs import needs_program
 from tests.programs import ROOT
 from tests.status.metric_names import METRICS
 
@@ -100,7 +100,7 @@ def test_a_name_that_does_not_exist_is_found() -> None:
         list(check_names('spoa_messages_total{result="failed"}'))
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool; Debian's package prometheus has it")
+@needs_program("promtool", "prometheus")
 @pytest.mark.parametrize(
     "arguments", ["check config prometheus.yaml", "test rules alerts_test.yaml"], ids=["syntax", "behaviour"]
 )

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.haproxy.summary import NOT_TESTED
 from tests.programs import LIMIT, ROOT, Program
 from tests.test_deployment import UNIT
 
@@ -119,11 +120,12 @@ def cgroups() -> Path | None:
 def why_not() -> str:
     """Return what this machine lacks, or an empty text."""
     if os.geteuid() != 0:
-        return "it needs root"
+        return "systemd as process 1 needs root: run the tests as root"
     for program in ("unshare", "ip", SYSTEMD):
         if shutil.which(program) is None:
-            return f"there is no {program}"
-    return "" if cgroups() else "there is no cgroup v2 file system that may be written"
+            package = {"unshare": "util-linux", "ip": "iproute2"}.get(str(program), "systemd")
+            return f"{program} is not installed: apt-get install {package}"
+    return "" if cgroups() else "no cgroup v2 file system can be written: use a machine, or a container, that has one"
 
 
 @pytest.fixture
@@ -169,7 +171,7 @@ def write_programs(folder: Path) -> None:
 
 # It boots systemd, and waits for its watchdog.
 @pytest.mark.soak
-@pytest.mark.skipif(bool(why_not()), reason=f"the unit is NOT TESTED with systemd: {why_not()}")
+@pytest.mark.skipif(bool(why_not()), reason=NOT_TESTED + why_not())
 def test_the_unit_with_systemd(tmp_path: Path, cgroup: Path) -> None:
     """The hardened agent starts, reloads, is restarted when it stands still, stops, and fails with a reason."""
     write_units(tmp_path)

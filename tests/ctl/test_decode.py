@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -17,6 +17,7 @@ from spoa_twisted.ctl.decode.packets import streams
 from spoa_twisted.spop.actions import encode_actions
 from spoa_twisted.spop.frames import NO_IDS, AgentHello, Disconnect, FrameType, HAProxyHello, encode_frame
 from spoa_twisted.spop.messages import Message, encode_messages
+from tests.needs import needs_program
 
 HELLO = encode_frame(FrameType.HAPROXY_HELLO, 1, NO_IDS, HAProxyHello(engine_id="e").encode())
 AGENT_HELLO = encode_frame(FrameType.AGENT_HELLO, 1, NO_IDS, AgentHello().encode())
@@ -112,11 +113,24 @@ def test_all_forms(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert finished(decode(capsys, FORMS[form])) == (LINES, 0)
 
 
-@pytest.mark.parametrize("command", [["xxd"], ["xxd", "-p"], ["hexdump", "-C"], ["xxd", "-a"], ["xxd", "-c", "8"]])
-def test_the_programs_themselves(command: list[str]) -> None:
+def dumped_by(*command: str) -> Any:
+    """Return a parameter that is left out if its program is not installed."""
+    package = {"xxd": "xxd", "hexdump": "bsdextrautils"}[command[0]]
+    return pytest.param(command, marks=needs_program(command[0], package), id=" ".join(command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        dumped_by("xxd"),
+        dumped_by("xxd", "-p"),
+        dumped_by("hexdump", "-C"),
+        dumped_by("xxd", "-a"),
+        dumped_by("xxd", "-c", "8"),
+    ],
+)
+def test_the_programs_themselves(command: Sequence[str]) -> None:
     """The output of the installed program is read. Both leave out lines that repeat, and write "*" for them."""
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
     out = subprocess.run(command, input=ALL, capture_output=True, check=True).stdout.decode()
     assert read_hexadecimal(out) == [ALL]
 

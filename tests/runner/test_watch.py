@@ -20,7 +20,7 @@ from spoa_twisted.status import site
 from spoa_twisted.status.service import StatusService
 from spoa_twisted.status.watch import Watch, WatchedHandlers
 from spoa_twisted.tap import Options
-from tests.buffers import needs_chunks
+from tests.needs import needs_chunks
 
 reactor: Any = default_reactor
 

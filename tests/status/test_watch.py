@@ -26,8 +26,8 @@ from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.status.watch import MAX_WATCHERS, TooManyWatchers, ValuesNotAllowed, Watch, WatchedHandlers
 from spoa_twisted.status.watch_resource import WatchResource
-from tests.buffers import needs_chunks
 from tests.conftest import Logged
+from tests.needs import needs_chunks
 
 reactor: Any = default_reactor
 
