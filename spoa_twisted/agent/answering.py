@@ -27,9 +27,9 @@ _FIN: Final = int(Flags.FIN)
 
 
 class Agent(Protocol):
-    """The attributes of ``SPOAFactory`` that :class:`Answering` reads. ``SPOAFactory.use`` replaces ``handlers``."""
+    """The attributes of ``SPOAFactory`` that :class:`Answering` reads. ``SPOAFactory.use`` replaces ``responder``."""
 
-    handlers: IHandlers
+    responder: IHandlers
     limits: Limits
     outcomes: Outcomes
     reactor: IReactorTime
@@ -94,7 +94,7 @@ class Answering:
         :return: whether the ACK is queued.
         """
         agent = self._agent
-        handlers = agent.handlers
+        handlers = agent.responder
         if self.stopwatch is not None:
             handlers = self.stopwatch.timing(handlers, notify)
         if agent.notify_observer is not None:
@@ -136,7 +136,7 @@ class Answering:
         agent = self._agent
         agent.observer.on_event(PayloadRefused(self._peer, refused.names, refused.limit, refused.max_size))
         try:
-            actions = agent.handlers.refuse(refused.names, self._connection.ack_room - len(refused.ids))
+            actions = agent.responder.refuse(refused.names, self._connection.ack_room - len(refused.ids))
         except BaseException:
             actions = self._actions(Failure())
         self._queue_ack(refused.ids, actions, ABORTED_ACK)

@@ -7,6 +7,7 @@ the place of the last one when the peer has left bytes unsent, or ACKs are held 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, cast, final
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
@@ -451,7 +452,7 @@ class SPOAFactory(Factory):
         self._drain: Drain | None = None
         # The Deferreds that drain() has returned.
         self._drained: list[Deferred[None]] = []
-        #: Answers NOTIFYs.
+        self._wrapper: Callable[[IHandlers], IHandlers] | None = None
         self.handlers = checked(handlers)
         #: True if a ``SPOAService`` runs the startup, every and shutdown functions of the handlers.
         self.has_service = False
@@ -460,6 +461,22 @@ class SPOAFactory(Factory):
         """Report if no service runs the functions of the handlers. Twisted calls this before the first port opens."""
         if not self.has_service and lifespan_of(self.handlers, self.reactor, self.observer) is not None:
             self.observer.on_event(LifeCycleIgnored())
+
+    @property
+    def handlers(self) -> IHandlers:
+        """The handlers, without a wrapper."""
+        return self._handlers
+
+    @handlers.setter
+    def handlers(self, handlers: IHandlers) -> None:
+        self._handlers = handlers
+        self.wrap(self._wrapper)
+
+    def wrap(self, wrapper: Callable[[IHandlers], IHandlers] | None) -> None:
+        """Let ``wrapper(handlers)`` answer new NOTIFYs, after :meth:`use` too. With ``None``, there is no wrapper."""
+        self._wrapper = wrapper
+        #: Answers NOTIFYs: the handlers, or their wrapper.
+        self.responder = self._handlers if wrapper is None else wrapper(self._handlers)
 
     def use(self, handlers: IHandlers) -> None:
         """Answer new NOTIFYs with ``handlers`` from now on. Pending NOTIFYs finish with the old handlers.

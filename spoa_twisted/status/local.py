@@ -17,7 +17,6 @@ from spoa_twisted.status.lag import Lag
 from spoa_twisted.status.merged import Merged
 from spoa_twisted.status.report import DEFAULT, NONE, Engine, MessageTotals, Process, Report, Status, Totals
 from spoa_twisted.status.totals import empty_histogram
-from spoa_twisted.status.watch import unwrapped
 
 # HAProxy has one engine for each agent section, and HAProxy <= 3.0 one for each thread. A peer could invent more.
 _MAX_ENGINES: Final = 256
@@ -112,7 +111,7 @@ def _read_statm() -> str:
 def _process(agent: Agent, worker: int, lag: float) -> Process:
     factory = factory_of(agent)
     connections = factory.connections
-    handlers = unwrapped(factory.handlers)
+    handlers = factory.handlers
     return {
         "worker": worker,
         "pid": os.getpid(),
@@ -153,7 +152,7 @@ def _totals(factory: SPOAFactory) -> Totals:
 
 def _messages(factory: SPOAFactory) -> list[str]:
     """Return the names of the messages that have a handler. Another ``IHandlers`` than ``Handlers`` has no names."""
-    handlers = unwrapped(factory.handlers)
+    handlers = factory.handlers
     if not isinstance(handlers, Handlers):
         return []
     return [*sorted(handlers), *([DEFAULT] if handlers.has_default else [])]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -27,9 +27,6 @@ MAX_WATCHERS: Final = 4
 #: Messages of a NOTIFY, and arguments of a message, that are shown. HAProxy's configuration seldom has as many.
 MAX_MESSAGES: Final = 20
 MAX_ARGUMENTS: Final = 50
-
-# Seconds. A reload replaces the handlers. At this interval, Watch checks whether it must wrap new handlers.
-_CHECK_INTERVAL: Final = 0.5
 
 #: One NOTIFY and its answer, as a JSON object.
 Seen = dict[str, Any]
@@ -97,7 +94,6 @@ class Watch:
         self.allow_values = allow_values
         self._agent = agent
         self._watchers: list[Watcher] = []
-        self._check: IDelayedCall | None = None
 
     def begin(self, count: int, *, values: bool, deliver: Callable[[Seen], None]) -> Watcher:
         """Begin to deliver the next ``count`` NOTIFYs.
@@ -111,27 +107,15 @@ class Watch:
             raise TooManyWatchers(f"{MAX_WATCHERS} clients watch already, which is the most")
         watcher = Watcher(self, count, values, deliver)
         self._watchers.append(watcher)
-        if self._check is None:
-            self._wrap()
+        if len(self._watchers) == 1:
+            self._agent.wrap(lambda handlers: WatchedHandlers(handlers, self._taking))
         return watcher
 
     def forget(self, watcher: Watcher) -> None:
         """Remove ``watcher``; the last one takes the wrapper with it. :meth:`Watcher.end` calls this."""
         self._watchers.remove(watcher)
         if not self._watchers:
-            assert self._check is not None
-            self._check.cancel()
-            self._check = None
-            # A reload may have replaced the wrapper.
-            handlers: object = self._agent.handlers
-            if isinstance(handlers, WatchedHandlers):
-                self._agent.use(handlers.handlers)
-
-    def _wrap(self) -> None:
-        """Wrap the handlers; after a reload, wrap the new handlers."""
-        if not isinstance(self._agent.handlers, WatchedHandlers):
-            self._agent.use(WatchedHandlers(self._agent.handlers, self._taking))
-        self._check = self._agent.reactor.callLater(_CHECK_INTERVAL, self._wrap)
+            self._agent.wrap(None)
 
     def _taking(self) -> list[Watcher]:
         """Return the watchers that take the present NOTIFY."""
@@ -149,8 +133,7 @@ class WatchedHandlers:
     _log = Logger()
 
     def __init__(self, handlers: IHandlers, taking: Callable[[], list[Watcher]]) -> None:
-        #: The wrapped handlers.
-        self.handlers = handlers
+        self._handlers = handlers
         self._taking = taking
 
     def respond(
@@ -160,7 +143,7 @@ class WatchedHandlers:
         watchers = self._taking()
         began = reactor.seconds()
         try:
-            answer = self.handlers.respond(messages, max_size, reactor, timeout, outcomes)
+            answer = self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
         except BaseException:
             # The agent reports it.
             self._show(None, watchers, messages, reactor, began)
@@ -174,7 +157,7 @@ class WatchedHandlers:
 
     def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
         """Answer a NOTIFY that is too long, and show its names; see :meth:`IHandlers.refuse`."""
-        answer = self.handlers.refuse(names, max_size)
+        answer = self._handlers.refuse(names, max_size)
         seen = {"refused": [show_name(name) for name in names[:MAX_MESSAGES]]}
         for watcher in self._taking():
             self._deliver(watcher, seen)
@@ -201,12 +184,6 @@ class WatchedHandlers:
         except Exception:
             self._log.failure("a watcher of NOTIFYs has failed")
             watcher.end()
-
-
-def unwrapped(handlers: IHandlers) -> IHandlers:
-    """Return the wrapped handlers if ``handlers`` is a wrapper, else ``handlers``."""
-    found: object = handlers
-    return found.handlers if isinstance(found, WatchedHandlers) else handlers
 
 
 def _describe(messages: list[Message], answer: Any, *, values: bool) -> Seen:

@@ -78,7 +78,7 @@ async def test_the_status_serves_it(
         service.startService()
     options = watch_command.parser().parse_args(["--status", f"unix:{tmp_path}/status", "--count", "2"])
     done = Deferred.fromCoroutine(watch_command.run(reactor, options))
-    while not isinstance(factory.handlers, WatchedHandlers):
+    while not isinstance(factory.responder, WatchedHandlers):
         await deferLater(reactor, 0.001)
     client = SPOEClient(f"unix:{tmp_path}/agent")
     await client.notify("check")

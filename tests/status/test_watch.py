@@ -27,6 +27,7 @@ from spoa_twisted.spop.messages import Message
 from spoa_twisted.status.watch import MAX_WATCHERS, TooManyWatchers, ValuesNotAllowed, Watch, WatchedHandlers
 from spoa_twisted.status.watch_resource import WatchResource
 from tests.conftest import Logged
+from tests.handlers.answers import Recorder
 from tests.needs import needs_chunks
 
 reactor: Any = default_reactor
@@ -37,9 +38,9 @@ SECRET = "swordfish"
 class Agent:
     """A factory with a Clock, and the watch of it."""
 
-    def __init__(self, handlers: IHandlers, *, allow_values: bool = False) -> None:
+    def __init__(self, handlers: IHandlers, observer: Recorder | None = None, *, allow_values: bool = False) -> None:
         self.clock = Clock()
-        self.factory = SPOAFactory(handlers, reactor=self.clock)
+        self.factory = SPOAFactory(handlers, reactor=self.clock, observer=observer)
         self.watch = Watch(self.factory, allow_values=allow_values)
         self.seen: list[dict[str, Any]] = []
 
@@ -47,7 +48,7 @@ class Agent:
         return self.watch.begin(count, values=values, deliver=self.seen.append)
 
     def notify(self, *messages: Message) -> Any:
-        return self.factory.handlers.respond(list(messages), 1000, self.clock, 0, self.factory.outcomes)
+        return self.factory.responder.respond(list(messages), 1000, self.clock, 0, self.factory.outcomes)
 
 
 CHECK = Message("check", [("token", SECRET), ("ip", None)])
@@ -64,15 +65,15 @@ def test_nothing_is_wrapped_when_nobody_looks() -> None:
     """The agent has its own handlers before and after, and no timer is left."""
     own: Any = handlers()
     agent = Agent(own)
-    assert agent.factory.handlers is own
+    assert agent.factory.responder is own
     first, second = agent.begin(1), agent.begin(2)
-    assert agent.factory.handlers is not own
+    assert agent.factory.responder is not own
     agent.notify(CHECK)
     assert first.is_over
-    assert agent.factory.handlers is not own
+    assert agent.factory.responder is not own
     agent.notify(CHECK)
     assert second.is_over
-    assert agent.factory.handlers is own
+    assert agent.factory.responder is own
     assert agent.clock.getDelayedCalls() == []
     agent.notify(CHECK)
     assert len(agent.seen) == 3
@@ -104,7 +105,7 @@ def test_values_are_seen_if_allowed() -> None:
     agent = Agent(own)
     with pytest.raises(ValuesNotAllowed):
         agent.begin(values=True)
-    assert agent.factory.handlers is own
+    assert agent.factory.responder is own
     agent = Agent(own, allow_values=True)
     agent.begin()
     agent.begin(values=True)
@@ -157,28 +158,24 @@ def test_an_end_before_the_answer() -> None:
 
 
 def test_a_reload() -> None:
-    """New handlers are watched soon, and stay when the watch ends."""
+    """New handlers are watched at once, and stay when the watch ends."""
     agent = Agent(handlers())
     watcher = agent.begin()
     new: Any = Handlers({"check": lambda token: {"txn.new": True}})
     agent.factory.use(new)
-    agent.notify(CHECK)
-    assert agent.seen == []
-    agent.clock.advance(0.5)
+    assert agent.factory.handlers is new
     agent.notify(CHECK)
     assert agent.seen[0]["actions"] == [{"set": "txn.new", "type": "bool"}]
     watcher.end()
-    assert agent.factory.handlers is new
+    assert agent.factory.responder is new
 
 
-def test_a_reload_just_before_the_end() -> None:
-    """The new handlers, which were not yet wrapped, stay."""
-    agent = Agent(handlers())
-    watcher = agent.begin()
-    new: Any = handlers()
-    agent.factory.use(new)
-    watcher.end()
-    assert agent.factory.handlers is new
+def test_a_watch_is_no_reload() -> None:
+    """An observer does not hear of new handlers, and the log does not begin anew."""
+    recorder = Recorder()
+    agent = Agent(handlers(), recorder)
+    agent.begin().end()
+    assert recorder.take() == []
 
 
 def test_watchers_are_limited() -> None:
@@ -195,7 +192,7 @@ def test_a_notify_that_is_too_long() -> None:
     """Its names are seen."""
     agent = Agent(handlers())
     agent.begin(1)
-    agent.factory.handlers.refuse(("check", "x\n"), 1000)
+    agent.factory.responder.refuse(("check", "x\n"), 1000)
     assert agent.seen == [{"refused": ["check", "x\\n"]}]
 
 
@@ -204,7 +201,7 @@ def test_what_is_shown_is_bounded() -> None:
     agent = Agent(Handlers(default=lambda message: {f"txn.v{number}": number for number in range(60)}))
     agent.begin()
     many = Message("m" * 1000, [("a" * 1000, "v")] * 255)
-    agent.factory.handlers.respond([many] * 30, 10**6, agent.clock, 0, agent.factory.outcomes)
+    agent.factory.responder.respond([many] * 30, 10**6, agent.clock, 0, agent.factory.outcomes)
     (seen,) = agent.seen
     assert len(seen["messages"]) == 20
     assert seen["more_messages"] == 10
@@ -262,7 +259,7 @@ def test_a_watcher_that_fails(logged: Logged) -> None:
 
     agent.watch.begin(5, values=False, deliver=fail)
     assert isinstance(agent.notify(CHECK), bytes)
-    assert agent.factory.handlers is own
+    assert agent.factory.responder is own
     assert logged.take() == ["critical: a watcher of NOTIFYs has failed: RuntimeError: boom"]
 
 
@@ -300,7 +297,7 @@ class Server:
 
     async def watched(self) -> None:
         """Return when the handlers are wrapped."""
-        while not isinstance(self.factory.handlers, WatchedHandlers):
+        while not isinstance(self.factory.responder, WatchedHandlers):
             await turn()
 
 
@@ -346,7 +343,7 @@ async def test_the_command(serve: Callable[..., Server], capsys: pytest.CaptureF
     assert lines[0].endswith(" ms: check(token=str(9)) -> txn.user=str(9) unset sess.old")
     assert lines[1].endswith(" ms: other() -> no variables")
     assert err.splitlines()[1] == "spoactl: 2 NOTIFYs"
-    assert server.factory.handlers is own
+    assert server.factory.responder is own
 
 
 @needs_chunks
@@ -390,7 +387,7 @@ async def test_the_agent_refuses(options: list[str], error: str, serve: Callable
     server = serve(own)
     with pytest.raises(ValueError, match=error):
         await run(server, *options)
-    assert server.factory.handlers is own
+    assert server.factory.responder is own
 
 
 @pytest_twisted.ensureDeferred
@@ -406,7 +403,7 @@ async def test_the_client_goes(serve: Callable[..., Server], capsys: pytest.Capt
     channel.abortConnection()
     with pytest.raises(Exception, match="has closed the connection before the end"):
         await done
-    while isinstance(server.factory.handlers, WatchedHandlers):
+    while isinstance(server.factory.responder, WatchedHandlers):
         await turn()
 
 
@@ -511,7 +508,7 @@ def test_a_client_that_goes() -> None:
     request = Requested()
     WatchResource(agent.watch, agent.clock).render(request)  # type: ignore[arg-type]
     request.producer.stopProducing()
-    assert agent.factory.handlers is own
+    assert agent.factory.responder is own
     assert request.written == [b""]
     assert not request.finished
 
