@@ -7,7 +7,6 @@ from typing import Any, Final, NoReturn, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorCore, IReadDescriptor, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,9 +18,9 @@ from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.lifespans import MIN_SHUTDOWN_TIMEOUT, Lifespans
 from spoa_twisted.limits import LIMITS
+from spoa_twisted.listening import first_failure, listen
 from spoa_twisted.readiness import Readiness
 from spoa_twisted.spop.hints import type_of
-from spoa_twisted.unix_lock import remove_stale_lock
 
 #: The largest number of connections that the kernel queues until the agent accepts them. Twisted's default is 50. When
 #: the queue is full, a new TCP connection is tried again after a second, and a new connection to a Unix socket fails.
@@ -264,42 +263,19 @@ class SPOAService(Service):
             self._lifespans = Lifespans(self.factory)
 
     def _listen(self) -> None:
-        """Listen on all endpoints, or on none of them if one fails.
-
-        Endpoints return Deferreds. Those of Twisted itself have fired when ``listen`` returns, so their errors can be
-        raised here. Later errors go to :meth:`listening_failed`.
-        """
+        """Listen on all endpoints, or on none of them if one fails at once."""
         if self._listening:
             # twistd has called privilegedStartService before startService.
             return
         self._listening = True
-        failures: list[tuple[str, BaseException]] = []
-        starting = True
-
-        def failed(failure: Failure, description: str) -> None:
-            assert failure.value is not None
-            if starting:
-                failures.append((description, failure.value))
-            else:
-                self.listening_failed(description, failure.value)
-
-        for description, endpoint in self._endpoints:
-            listening = maybeDeferred(endpoint.listen, self.factory)
-            listening.addErrback(self._listen_again, endpoint)
-            listening.addCallback(self._opened)
-            listening.addErrback(failed, description)
-        starting = False
-        if failures:
+        failure = first_failure(
+            ((text, listen(endpoint, self.factory).addCallback(self._opened)) for text, endpoint in self._endpoints),
+            self.listening_failed,
+        )
+        if failure is not None:
             self._listening = False
             self._close_ports()
-            self._cannot_listen(*failures[0])
-
-    def _listen_again(self, failure: Failure, endpoint: IStreamServerEndpoint) -> Deferred[IListeningPort]:
-        """Remove the lock of a killed agent, if that made ``endpoint`` fail, and try ``endpoint`` a second time."""
-        failure.trap(CannotListenError)
-        assert isinstance(failure.value, CannotListenError)
-        remove_stale_lock(failure.value)
-        return endpoint.listen(self.factory)
+            self._cannot_listen(*failure)
 
     def _opened(self, port: IListeningPort) -> None:
         self._ports.append(port)

@@ -79,6 +79,7 @@ ORDER = [
     "status.view",
     "status.page",
     "unix_lock",
+    "listening",
     "endpoints",
     "lifespans",
     "readiness",

@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from spoa_twisted.agent.peers import describe
 from spoa_twisted.endpoints import describe_failure, endpoint_options, server_endpoint
+from spoa_twisted.listening import first_failure, listen
 from spoa_twisted.status.history import INTERVAL
 from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.report import Status
@@ -128,26 +128,14 @@ class StatusService(Service):
         if self._listening:
             return
         self._listening = True
-        failures: list[BaseException] = []
-        starting = True
-
-        def failed(failure: Failure) -> None:
-            assert failure.value is not None
-            if starting:
-                failures.append(failure.value)
-            else:
-                reason = describe_failure(failure.value)
-                self._log.critical(
-                    "the status cannot listen on {text}: {reason}", text=self._endpoint_text, reason=reason
-                )
-
-        listening = maybeDeferred(self._endpoint.listen, site(self._resource, self._reactor))
-        listening.addCallback(self._opened)
-        listening.addErrback(failed)
-        starting = False
-        if failures:
+        listening = listen(self._endpoint, site(self._resource, self._reactor)).addCallback(self._opened)
+        failure = first_failure([(self._endpoint_text, listening)], self._failed_later)
+        if failure is not None:
             self._listening = False
-            self._cannot_listen(self._endpoint_text, failures[0])
+            self._cannot_listen(*failure)
+
+    def _failed_later(self, text: str, error: BaseException) -> None:
+        self._log.critical("the status cannot listen on {text}: {reason}", text=text, reason=describe_failure(error))
 
     def _opened(self, port: IListeningPort) -> None:
         if not self._listening:

@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, cast, final
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
-from twisted.python.failure import Failure
 
 from spoa_twisted.endpoints import describe_failure, server_endpoint
+from spoa_twisted.listening import first_failure, listen
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.service import accept_queued, enlarge_backlog
-from spoa_twisted.unix_lock import remove_stale_lock
 from spoa_twisted.workers.binding import AcceptingReactor
 
 
@@ -59,27 +57,17 @@ class Ports:
         if self._listening:
             return
         self._listening = True
-        failures: list[tuple[str, BaseException]] = []
-        starting = True
-
-        def failed(failure: Failure, text: str) -> None:
-            assert failure.value is not None
-            if starting:
-                failures.append((text, failure.value))
-            else:
-                self._on_failed(_cannot_listen(text, failure.value))
-
-        for text, stand_in, endpoint in self._endpoints:
-            # The stand-in does not use this factory.
-            factory = Factory()
-            listening = maybeDeferred(endpoint.listen, factory)
-            listening.addErrback(_listen_again, endpoint, factory)
-            listening.addCallback(self._opened, text, stand_in)
-            listening.addErrback(failed, text)
-        starting = False
-        if failures:
+        failure = first_failure(
+            (
+                # The stand-in does not use this factory.
+                (text, listen(endpoint, Factory()).addCallback(self._opened, text, stand_in))
+                for text, stand_in, endpoint in self._endpoints
+            ),
+            lambda text, error: self._on_failed(_cannot_listen(text, error)),
+        )
+        if failure is not None:
             self.close()
-            _raise(*failures[0])
+            _raise(*failure)
 
     def pause(self, paused: bool) -> None:
         """Accept no more connections, or accept them again. The kernel queues those that come meanwhile."""
@@ -105,14 +93,6 @@ class Ports:
         if not self._listening:
             # The agent was stopped, or another endpoint failed, before this endpoint was ready.
             self.close()
-
-
-def _listen_again(failure: Failure, endpoint: IStreamServerEndpoint, factory: Factory) -> Deferred[IListeningPort]:
-    """Remove the lock of a killed agent, if that made ``endpoint`` fail, and try ``endpoint`` a second time."""
-    failure.trap(CannotListenError)
-    assert isinstance(failure.value, CannotListenError)
-    remove_stale_lock(failure.value)
-    return endpoint.listen(factory)
 
 
 def _pause(port: Any, paused: bool) -> None:
