@@ -17,6 +17,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 
 from spoa_twisted import Handlers, SPOAFactory, SPOAService, SPOEClient
+from spoa_twisted.status.service import StatusService
 from spoa_twisted.unix_lock import remove_stale_lock
 
 
@@ -48,6 +49,16 @@ class TestLocks:
         assert await client.notify("m") == {"sess.a": 1}
         await client.disconnect()
         await service.stopService()
+        assert list(path.parent.iterdir()) == []
+
+    @pytest_twisted.ensureDeferred
+    async def test_the_status_takes_over_too(self, path: Path) -> None:
+        """Its endpoint may be a Unix socket as well."""
+        status = StatusService(factory(), f"unix:{path}", reactor=reactor)
+        status.startService()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        await status.stopService()
         assert list(path.parent.iterdir()) == []
 
     @pytest_twisted.ensureDeferred

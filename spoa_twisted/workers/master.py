@@ -16,7 +16,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from spoa_twisted.agent.peers import describe
-from spoa_twisted.flood import OncePerMinute
+from spoa_twisted.log import LogObserver, agent_log
+from spoa_twisted.observer import ConnectionRefused
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.exit_status import stop_with_failure
 from spoa_twisted.runner.process import StopSignals, handle_signal
@@ -89,7 +90,8 @@ class MasterService(Service):
         self.workers: set[Worker] = set()
         self._options = options
         self._reactor = reactor
-        self._faults = OncePerMinute(reactor)
+        # Writes what an agent without workers writes.
+        self._agent_log = LogObserver(agent_log(), reactor)
         self._ports = Ports(reactor, endpoints, self._on_accepted, self._on_listening_failed)
         self._handing_over = HandingOver(reactor, options["max-connections"], self._on_refused, self._ports.pause)
         self.slots = [
@@ -247,13 +249,7 @@ class MasterService(Service):
 
     def _on_refused(self) -> None:
         self.refused += 1
-        # One line a minute, because HAProxy may try again hundreds of times a second.
-        if self._faults.admits("refused"):
-            self._log.warn(
-                "{limit} connections are open, as many as max_connections allows: new ones are refused; find out who"
-                " opens them, or raise --max-connections",
-                limit=self._options["max-connections"],
-            )
+        self._agent_log.on_event(ConnectionRefused(self._options["max-connections"]))
 
     def _on_listening_failed(self, text: str) -> None:
         self._log.critical("{text}", text=text)
