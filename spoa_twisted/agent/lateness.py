@@ -18,8 +18,8 @@ class Lateness:
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
         self._timer: IDelayedCall | None = None
-        #: The time at which the timer is due. spoa_twisted.agent.slow reads it and the next two, as :meth:`total` and
-        #: :meth:`before` do: a call for each NOTIFY would cost time.
+        #: The time at which the timer is due. :mod:`spoa_twisted.agent.slow` reads it and the next two for each NOTIFY,
+        #: because a call would cost time.
         self.due = inf
         #: The sum of all delays so far.
         self.sum = 0.0
@@ -41,10 +41,6 @@ class Lateness:
     def total(self, now: float) -> float:
         """Return for how many seconds the reactor was late so far. A difference of two values is a duration."""
         return self.sum + self._delay(now)
-
-    def before(self, now: float) -> float:
-        """Return for how many seconds bytes that are read now may have waited, because the reactor was late."""
-        return self.in_this_turn + self._delay(now)
 
     def _delay(self, now: float) -> float:
         return max(0.0, now - self.due)

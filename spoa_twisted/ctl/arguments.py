@@ -16,6 +16,18 @@ from spoa_twisted.spop.typeddata import Value
 DEFAULT_TIMEOUT: Final = 5.0
 
 
+def new_parser(
+    command: str, description: str, epilog: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    """Return the parser of a subcommand. ``description`` and ``epilog`` keep their line breaks."""
+    return kind(
+        prog=f"spoactl {command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def add_agent(parser: argparse.ArgumentParser) -> None:
     """Add ``--agent``: an option, so that it can stand anywhere between the arguments of a message."""
     parser.add_argument(

@@ -14,7 +14,11 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from spoa_twisted.ctl.arguments import add_status, add_timeout
+from spoa_twisted.ctl.arguments import (
+    add_status,
+    add_timeout,
+    new_parser,
+)
 from spoa_twisted.shown import show_text
 from spoa_twisted.status.report import Status
 
@@ -54,12 +58,7 @@ Exit status: 0 if the agent has reloaded; 1 if not; 2 if the command line is wro
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="spoactl reload",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("reload", DESCRIPTION, EPILOG)
     add_status(parser)
     add_timeout(parser, "the end of the reload", DEFAULT_TIMEOUT)
     return parser

@@ -9,7 +9,14 @@ from collections import Counter
 from typing import Any
 
 from spoa_twisted.client import SPOEClient
-from spoa_twisted.ctl.arguments import add_agent, add_expect, add_message, add_timeout, positive
+from spoa_twisted.ctl.arguments import (
+    add_agent,
+    add_expect,
+    add_message,
+    add_timeout,
+    new_parser,
+    positive,
+)
 from spoa_twisted.ctl.values import NO_TYPES, TYPES
 from spoa_twisted.ctl.variables import canonical, differences, show_variable, variables_to_json
 from spoa_twisted.spop.actions import Variables
@@ -58,12 +65,7 @@ Exit status: 0 if the agent has answered, as expected; 1 if not; 2 if the comman
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="spoactl send",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("send", DESCRIPTION, EPILOG)
     add_agent(parser)
     add_timeout(parser, "each answer")
     add_expect(parser, "a variable that the agent must set, in this type; null for an unset one; repeatable")

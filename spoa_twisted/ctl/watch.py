@@ -12,7 +12,12 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from spoa_twisted.ctl.arguments import add_status, positive, seconds
+from spoa_twisted.ctl.arguments import (
+    add_status,
+    new_parser,
+    positive,
+    seconds,
+)
 from spoa_twisted.shown import show_text
 
 SUMMARY = "see the next NOTIFYs of a running agent"
@@ -47,12 +52,7 @@ Exit status: 0 if as many NOTIFYs were printed, or the time is over; 1 for an er
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="spoactl watch",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("watch", DESCRIPTION, EPILOG)
     add_status(parser)
     parser.add_argument(
         "--count", metavar="N", type=positive, default=DEFAULT_COUNT, help=f"NOTIFYs (default: {DEFAULT_COUNT})"

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from spoa_twisted.ctl.arguments import Collect, add_agent, add_expect, add_message, add_timeout, positive, seconds
+from spoa_twisted.ctl.arguments import (
+    Collect,
+    add_agent,
+    add_expect,
+    add_message,
+    add_timeout,
+    new_parser,
+    positive,
+    seconds,
+)
 from spoa_twisted.ctl.bench.notes import BUSY
 from spoa_twisted.ctl.bench.shapes import SHAPES
 from spoa_twisted.ctl.load.plan import MAX_IN_FLIGHT
@@ -75,12 +84,7 @@ _MAX_PID: Final = 2**31 - 1
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="spoactl bench",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("bench", DESCRIPTION, EPILOG)
     add_agent(parser)
     add_message(parser, optional=True)
     parser.add_argument("--shape", choices=SHAPES, help="the message to send without MESSAGE (default: small)")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
+from spoa_twisted.ctl.arguments import new_parser
 from spoa_twisted.ctl.decode.hexadecimal import read_hexadecimal
 from spoa_twisted.ctl.decode.packets import streams
 from spoa_twisted.ctl.traffic.cutter import LENGTH_SIZE, MAX_DECODED_SIZE, Cut, Cutter
@@ -50,12 +51,7 @@ line is wrong.
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="spoactl decode",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("decode", DESCRIPTION, EPILOG)
     parser.add_argument("--json", action="store_true", help="print each frame as a line of JSON")
     parser.add_argument("hexadecimal", metavar="HEX", nargs="*", help="the bytes; stdin is read if there is none")
     return parser

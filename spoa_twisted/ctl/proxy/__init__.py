@@ -12,7 +12,13 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import deferLater
 
-from spoa_twisted.ctl.arguments import add_agent, no_argument, positive, seconds
+from spoa_twisted.ctl.arguments import (
+    add_agent,
+    new_parser,
+    no_argument,
+    positive,
+    seconds,
+)
 from spoa_twisted.ctl.endpoint import listening_endpoint
 from spoa_twisted.ctl.proxy.output import Output
 from spoa_twisted.ctl.proxy.relay import Relay
@@ -74,12 +80,7 @@ Exit status: 0 if it has ended as described; 1 if it cannot listen; 2 if the com
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="spoactl proxy",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("proxy", DESCRIPTION, EPILOG)
     parser.add_argument(
         "--listen",
         metavar="ENDPOINT",

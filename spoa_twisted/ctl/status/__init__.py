@@ -15,7 +15,12 @@ from typing import Any, Final, NoReturn
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from spoa_twisted.ctl.arguments import add_no_argument, add_timeout, seconds
+from spoa_twisted.ctl.arguments import (
+    add_no_argument,
+    add_timeout,
+    new_parser,
+    seconds,
+)
 from spoa_twisted.ctl.endpoint import DEFAULT_STATUS, endpoint
 from spoa_twisted.ctl.status.text import Answer, Style, as_lines, clear, wants_colours
 
@@ -68,12 +73,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
-    parser = _Parser(
-        prog="spoactl status",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("status", DESCRIPTION, EPILOG, _Parser)
     parser.add_argument(
         "--status",
         metavar="ENDPOINT",
