@@ -17,19 +17,13 @@ from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.tap import Options
 from tests.programs import TWIST, TWISTD
-from tests.runner.conftest import Start, folder, start
+from tests.runner.conftest import Start, folder, options, start
 
 # pytest finds the fixtures by these names. Without __all__, ruff would remove the imports as unused.
 __all__ = ["folder", "start"]
 
 #: The end of the error text about an option that has no similar one.
 UNKNOWN = "twistd spoa --help lists the options; the options of twistd and twist stand before spoa"
-
-
-def options(*arguments: str) -> Options:
-    parsed = Options()
-    parsed.parseOptions(arguments)
-    return parsed
 
 
 def make(parsed: Options) -> SPOAService:
@@ -169,15 +163,6 @@ class TestMakeService:
 
     def test_other_implementations_cannot_be_merged(self, folder: Path) -> None:
         """Another implementation of IHandlers works alone, but only instances of Handlers can be merged."""
-        (folder / "own.py").write_text(
-            "from zope.interface import implementer\n"
-            "from spoa_twisted import IHandlers\n"
-            "@implementer(IHandlers)\n"
-            "class Own:\n"
-            "    def respond(self, messages, max_size, reactor, timeout, outcomes): return b''\n"
-            "    def refuse(self, names, max_size): return b''\n"
-            "handlers = Own()\n"
-        )
         assert make(options("--handlers=own")).factory.handlers.respond([], 0, None, 0, None) == b""  # type: ignore[arg-type]
         with pytest.raises(CannotStart, match="only instances of Handlers"):
             make(options("--handlers=own", "--handlers=mymod"))

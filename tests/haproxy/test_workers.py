@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,14 @@ async def test_a_killed_worker(
         assert load.failed == failed
 
 
-@bounded
-async def test_a_killed_master(start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]) -> None:
-    """Its workers drain. Another agent, which has the same socket, gets the other requests: none fails."""
+@asynccontextmanager
+async def two_agents(
+    start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
+) -> AsyncIterator[tuple[AgentProcess, Load]]:
+    """Start a load on HAProxy, whose agent is in trouble in the block. Another agent has the same socket.
+
+    At the end, no request may have failed.
+    """
     with listening_socket() as agents_socket:
         agent = start_agent("--workers=2", socket=agents_socket)
         haproxy = start_haproxy(await agent.address(), spoe=PID, web=SHOW_PID)
@@ -103,15 +109,23 @@ async def test_a_killed_master(start_agent: StartAgent, start_haproxy: StartHAPr
         await other.address()
         async with haproxy.load(CLIENTS, *PATHS) as load:
             await load.wait_for_more(REQUESTS_PER_STEP)
-            before = set(await pids(agent, 2))
-            agent.signal(signal.SIGKILL)
-            await agent.ended()
+            yield agent, load
             await load.wait_for_more(REQUESTS_PER_STEP)
-            middle = load.answers.copy()
-            await load.wait_for_more(REQUESTS_PER_STEP)
-            assert not before & set(load.answers - middle)
         figures.append(f"{dict(load.failures)} failed of {load.requests} requests")
         assert load.failures == {}
+
+
+@bounded
+async def test_a_killed_master(start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]) -> None:
+    """Its workers drain. Another agent, which has the same socket, gets the other requests: none fails."""
+    async with two_agents(start_agent, start_haproxy, figures) as (agent, load):
+        before = set(await pids(agent, 2))
+        agent.signal(signal.SIGKILL)
+        await agent.ended()
+        await load.wait_for_more(REQUESTS_PER_STEP)
+        middle = load.answers.copy()
+        await load.wait_for_more(REQUESTS_PER_STEP)
+        assert not before & set(load.answers - middle)
 
 
 BAD = {
@@ -181,24 +195,15 @@ def children_of(pid: int) -> list[int]:
 @bounded
 async def test_stop_amid_a_reload(start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]) -> None:
     """SIGTERM while a reload runs: the workers drain, the new one is ended, and no request fails."""
-    with listening_socket() as agents_socket:
-        agent = start_agent("--workers=2", socket=agents_socket)
-        haproxy = start_haproxy(await agent.address(), spoe=PID, web=SHOW_PID)
-        other = start_agent("--workers=2", socket=agents_socket)
-        await other.address()
-        async with haproxy.load(CLIENTS, *PATHS) as load:
-            await load.wait_for_more(REQUESTS_PER_STEP)
-            agent.signal(signal.SIGHUP)
-            await agent.says("reloading: 2 workers")
-            children = children_of(agent.pid)
-            agent.signal(signal.SIGTERM)
-            assert await agent.ended() in STOPPED
-            for pid in children:
-                with pytest.raises(ProcessLookupError):
-                    os.kill(pid, 0)
-            await load.wait_for_more(REQUESTS_PER_STEP)
-        figures.append(f"{dict(load.failures)} failed of {load.requests} requests")
-        assert load.failures == {}
+    async with two_agents(start_agent, start_haproxy, figures) as (agent, _):
+        agent.signal(signal.SIGHUP)
+        await agent.says("reloading: 2 workers")
+        children = children_of(agent.pid)
+        agent.signal(signal.SIGTERM)
+        assert await agent.ended() in STOPPED
+        for pid in children:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
 
 
 @bounded

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from spoa_twisted.tap import Options
 from tests.programs import Program
 
 MODULE = """\
@@ -55,6 +56,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "stand_in.py").write_text(
         "class _StandIn:\n    def __getattr__(self, name): raise RuntimeError('not there yet')\nanything = _StandIn()\n"
     )
+    (tmp_path / "own.py").write_text(
+        "from zope.interface import implementer\n"
+        "from spoa_twisted import IHandlers\n"
+        "@implementer(IHandlers)\n"
+        "class Own:\n"
+        "    def respond(self, messages, max_size, reactor, timeout, outcomes): return b''\n"
+        "    def refuse(self, names, max_size): return b''\n"
+        "handlers = Own()\n"
+    )
     (tmp_path / "lazy.py").write_text("def __getattr__(name): raise LookupError(name)\n")
     (tmp_path / "syntax.py").write_text("def 1\n")
     (tmp_path / "empty.py").write_text("")
@@ -71,6 +81,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # The next test has modules of the same names in another folder.
     for name in set(sys.modules) - modules:
         del sys.modules[name]
+
+
+def options(*arguments: str) -> Options:
+    """Return the options of ``twistd spoa`` that ``arguments`` set."""
+    parsed = Options()
+    parsed.parseOptions(arguments)
+    return parsed
 
 
 Start = Callable[..., Program]

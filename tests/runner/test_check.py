@@ -13,7 +13,7 @@ from spoa_twisted.runner.changed import changed
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.tap import Options, makeService
 from tests.programs import ANY_PORT, TWIST, TWISTD
-from tests.runner.conftest import Start
+from tests.runner.conftest import Start, options
 
 HANDLERS = """\
 from pathlib import Path
@@ -118,22 +118,11 @@ def check(*arguments: str) -> None:
 
 def start_service(*arguments: str) -> None:
     """Make the service, as without ``--check``."""
-    parsed = Options()
-    parsed.parseOptions(arguments)
-    makeService(parsed)
+    makeService(options(*arguments))
 
 
 def test_another_implementation_of_handlers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its messages are not known, so its class is shown."""
-    (folder / "own.py").write_text(
-        "from zope.interface import implementer\n"
-        "from spoa_twisted import IHandlers\n"
-        "@implementer(IHandlers)\n"
-        "class Own:\n"
-        "    def respond(self, messages, max_size, reactor, timeout, outcomes): return b''\n"
-        "    def refuse(self, names, max_size): return b''\n"
-        "handlers = Own()\n"
-    )
     check("--handlers=own")
     assert capsys.readouterr().out.startswith("handlers  own.Own\nlistens on tcp:12345:interface=127.0.0.1\nall valid;")
 
@@ -190,8 +179,7 @@ def test_status_and_workers(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_options_that_differ() -> None:
     """A flag has no value. What was given with the default's value does not differ."""
-    options = Options()
-    options.parseOptions(
-        ["--debug", "--max-unsent=7", "--hello-timeout=10.0", "--drain-timeout=2.50", f"--listen={ANY_PORT}"]
+    parsed = options(
+        "--debug", "--max-unsent=7", "--hello-timeout=10.0", "--drain-timeout=2.50", f"--listen={ANY_PORT}"
     )
-    assert changed(options) == {"debug": "", "max-unsent": "7", "drain-timeout": "2.5"}
+    assert changed(parsed) == {"debug": "", "max-unsent": "7", "drain-timeout": "2.5"}

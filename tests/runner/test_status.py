@@ -12,21 +12,15 @@ from twisted.application.service import MultiService
 from spoa_twisted.runner.changed import changed
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.service import SPOAService
-from spoa_twisted.tap import Options, makeService
+from spoa_twisted.tap import makeService
 from tests.programs import TWISTD, Program
-from tests.runner.conftest import Start, folder, start
+from tests.runner.conftest import Start, folder, options, start
 from tests.status.test_site import Answer, exchange
 
 # pytest finds the fixtures by these names. Without __all__, ruff would remove the imports as unused.
 __all__ = ["folder", "start"]
 
 LOCAL = "tcp:0:interface=127.0.0.1"
-
-
-def options(*arguments: str) -> Options:
-    parsed = Options()
-    parsed.parseOptions(arguments)
-    return parsed
 
 
 def test_without_it_there_is_the_agent_alone(folder: Path) -> None:
