@@ -242,6 +242,14 @@ _CHECKS: Final[Mapping[str, Callable[[str, Mapping[str, str], Exception | None],
 }
 
 
+def cannot_listen(text: str, error: BaseException) -> str:
+    """Return one line about an endpoint that cannot listen, from the error of its ``listen``.
+
+    :param text: the endpoint.
+    """
+    return f"cannot listen on {text}: {describe_failure(error)}"
+
+
 def describe_failure(error: BaseException) -> str:
     """Return the reason why an endpoint cannot listen, in one line, from the error of its ``listen``."""
     cause = error.socketError if isinstance(error, CannotListenError) else error

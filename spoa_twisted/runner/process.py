@@ -19,7 +19,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 from spoa_twisted.agent.peers import describe
-from spoa_twisted.endpoints import describe_failure
+from spoa_twisted.endpoints import cannot_listen
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.runner.errors import CannotStart, place_of
 from spoa_twisted.runner.exit_status import stop_with_failure
@@ -79,7 +79,7 @@ class ProcessService(SPOAService):
     def listening_failed(self, description: str, error: BaseException) -> None:
         """Log that an endpoint cannot listen, and end the process: a supervisor notices an agent that has ended."""
         super().listening_failed(description, error)
-        self.supervisor.status(f"cannot listen on {description}: {describe_failure(error)}")
+        self.supervisor.status(cannot_listen(description, error))
         stop_with_failure(self._process_reactor)
 
     @property
@@ -108,7 +108,7 @@ class ProcessService(SPOAService):
         return FrameReader()
 
     def _cannot_listen(self, description: str, error: BaseException) -> NoReturn:
-        failed = CannotStart(f"cannot listen on {description}: {describe_failure(error)}")
+        failed = CannotStart(cannot_listen(description, error))
         self.supervisor.status(str(failed))
         raise failed from error
 

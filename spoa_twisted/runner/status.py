@@ -9,7 +9,7 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.interfaces import IReactorCore
 from twisted.python.usage import Options
 
-from spoa_twisted.endpoints import check_endpoint, describe_failure
+from spoa_twisted.endpoints import cannot_listen, check_endpoint
 from spoa_twisted.runner.changed import changed
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.watch import check_watch, watch_of
@@ -42,7 +42,7 @@ def with_status(agent: Any, options: Options, make_source: Any = None) -> IServi
 
     class ProcessStatus(StatusService):
         def _cannot_listen(self, description: str, error: BaseException) -> Any:
-            raise CannotStart(f"cannot listen on {description}: {describe_failure(error)}") from error
+            raise CannotStart(cannot_listen(description, error)) from error
 
     both = MultiService()
     both.name = agent.name

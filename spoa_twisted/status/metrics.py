@@ -114,7 +114,10 @@ def _processes(processes: Iterable[Process]) -> Iterator[Metric]:
     yield GaugeMetricFamily("spoa_blocking_waiting", "Calls that wait for one of the blocking_threads.", waiting)
     held_back = sum(process["held_back"] for process in processes)
     yield GaugeMetricFamily("spoa_held_back_bytes", "ACKs that wait until HAProxy has read others.", held_back)
-    yield gauge("reactor_lag_seconds", "How late the last timer came.", sums(p["lag"] for p in processes))
+    lag: dict[int, float] = {}
+    for process in processes:
+        lag[process["worker"]] = max(process["lag"], lag.get(process["worker"], 0.0))
+    yield gauge("reactor_lag_seconds", "How late the last timer came.", lag)
     memory = sums(process["resident_memory"] for process in processes)
     yield gauge("worker_resident_memory_bytes", "Resident memory.", memory)
     cpu = CounterMetricFamily("spoa_worker_cpu_seconds", "CPU time.", labels=["worker"])

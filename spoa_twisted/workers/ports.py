@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorCore, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 
-from spoa_twisted.endpoints import describe_failure, server_endpoint
+from spoa_twisted.endpoints import cannot_listen, server_endpoint
 from spoa_twisted.listening import first_failure, listen
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.service import accept_queued, enlarge_backlog
@@ -63,7 +63,7 @@ class Ports:
                 (text, listen(endpoint, Factory()).addCallback(self._opened, text, stand_in))
                 for text, stand_in, endpoint in self._endpoints
             ),
-            lambda text, error: self._on_failed(_cannot_listen(text, error)),
+            lambda text, error: self._on_failed(cannot_listen(text, error)),
         )
         if failure is not None:
             self.close()
@@ -100,9 +100,5 @@ def _pause(port: Any, paused: bool) -> None:
         (port.stopReading if paused else port.startReading)()
 
 
-def _cannot_listen(text: str, error: BaseException) -> str:
-    return f"cannot listen on {text}: {describe_failure(error)}"
-
-
 def _raise(text: str, error: BaseException) -> NoReturn:
-    raise CannotStart(_cannot_listen(text, error)) from error
+    raise CannotStart(cannot_listen(text, error)) from error

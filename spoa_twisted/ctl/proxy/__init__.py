@@ -23,7 +23,7 @@ from spoa_twisted.ctl.endpoint import listening_endpoint
 from spoa_twisted.ctl.proxy.output import Output
 from spoa_twisted.ctl.proxy.relay import Relay
 from spoa_twisted.ctl.proxy.report import Report
-from spoa_twisted.endpoints import describe_failure, server_endpoint
+from spoa_twisted.endpoints import cannot_listen, server_endpoint
 
 SUMMARY = "stand between HAProxy and any agent, and print each frame"
 
@@ -117,7 +117,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
     try:
         port = await server_endpoint(reactor, options.listen).listen(relay)
     except Exception as error:
-        raise ValueError(f"cannot listen on {options.listen}: {describe_failure(error)}") from error
+        raise ValueError(cannot_listen(options.listen, error)) from error
     _print_note(f"listening on {options.listen}; frames go to {options.agent}; Ctrl-C ends it")
     closed: Deferred[None] = Deferred()
     # Ctrl-C stops the reactor. It waits for the Deferred.
