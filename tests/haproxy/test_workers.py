@@ -248,7 +248,8 @@ async def test_transports(
         elif kind == "systemd":
             agent = start_agent("--workers=2", socket=agents_socket)
         else:
-            agent = start_agent("--workers=2", LISTEN, program=[*TWISTD, "-n"])
+            # Without a pidfile: the tests of all branches run at once, in one folder.
+            agent = start_agent("--workers=2", LISTEN, program=[*TWISTD, "-n", "--pidfile="])
         haproxy = start_haproxy(f"{await agent.address()} {options}", spoe=PID, web=SHOW_PID)
         async with haproxy.load(CLIENTS, *PATHS) as load:
             await load.wait_for_more(REQUESTS_PER_STEP)
