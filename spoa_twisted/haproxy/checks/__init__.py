@@ -1,0 +1,1 @@
+"""The checks of a configuration, one module for each family."""

@@ -1,0 +1,1 @@
+"""HAProxy's configuration language: lines, words, conditional blocks, sections and sample expressions."""
