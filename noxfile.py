@@ -22,7 +22,7 @@ DOWNLOADS = ROOT / ".nox" / "downloads"
 #: speed.
 SMOKE = [
     *("tests/spop", "tests/handlers", "tests/agent", "tests/runner", "tests/ctl", "tests/conformance", "tests/status"),
-    "tests/workers",
+    *("tests/workers", "tests/haproxy_side"),
     *[f"tests/haproxy/test_{name}.py" for name in ("asyncio", "handlers", "values", "transports", "wedge")],
 ]
 
