@@ -8,17 +8,20 @@ from types import NoneType, UnionType
 from typing import Any, Final, Union, get_args, get_origin
 
 from spoa_twisted.spop.hints import type_of
-from spoa_twisted.spop.typeddata import Null
+from spoa_twisted.spop.typeddata import Int32, Int64, Null, UInt32, UInt64
 
-# The types that SPOP has. bool stands before int, because it is a subclass of int.
-_TYPES: Final = (bool, int, str, bytes, bytearray, memoryview, IPv4Address, IPv6Address, Null, NoneType)
+# The types that SPOP has. The subclasses of int stand before int.
+_TYPES: Final = (
+    *(bool, Int32, Int64, UInt32, UInt64, int),
+    *(str, bytes, bytearray, memoryview, IPv4Address, IPv6Address, Null, NoneType),
+)
 
-# The types that arrive as bytes.
-_BINARY: Final = (bytes, bytearray, memoryview)
+# Types that arrive as another one.
+_ARRIVES_AS: Final[dict[type, type]] = {Int64: int, bytearray: bytes, memoryview: bytes}
 
 
 def members_of(declared: object) -> tuple[type, ...]:
-    """Return the types of ``declared``: those of ``str | None``, or the type itself.
+    """Return the types, as they arrive, of ``declared``: those of ``str | None``, or of a type by itself.
 
     :raises TypeError: for anything else, and for a type that SPOP does not have.
     """
@@ -33,15 +36,20 @@ def members_of(declared: object) -> tuple[type, ...]:
         )
     if not issubclass(declared, _TYPES):
         raise TypeError(
-            f"SPOP has no type for {declared.__name__}; use bool, int, str, bytes, IPv4Address, IPv6Address, or one with"
-            " | None"
+            f"SPOP has no type for {declared.__name__}; use bool, int, str, bytes, IPv4Address or IPv6Address, or"
+            " one of these with | None"
         )
-    return (declared,)
+    # A subclass arrives as its base, and bytearray as bytes.
+    base = next(base for base in _TYPES if issubclass(declared, base))
+    return (_ARRIVES_AS.get(base, base),)
 
 
 def has_type(value: object, declared: object) -> bool:
-    """Return whether ``value`` arrives at HAProxy as one of the types of ``declared``."""
-    return any(_has_type(value, member) for member in members_of(declared))
+    """Return whether ``value``, which has been decoded, has one of the types of ``declared``."""
+    # bool is a subclass of int, but not the same type for HAProxy.
+    return any(
+        member is bool if isinstance(value, bool) else isinstance(value, member) for member in members_of(declared)
+    )
 
 
 def show_type(declared: object) -> str:
@@ -55,14 +63,6 @@ def joined(types: Iterable[Any]) -> Any:
     for member in dict.fromkeys(types):
         union = member if union is None else union | member
     return union
-
-
-def _has_type(value: object, member: type) -> bool:
-    if isinstance(value, bool):
-        return member is bool
-    if isinstance(value, _BINARY):
-        return issubclass(member, _BINARY)
-    return isinstance(value, member)
 
 
 def _show(member: type) -> str:
