@@ -28,6 +28,18 @@ ORDER = [
     "spop.connection",
     "shown",
     "version",
+    "haproxy.grammar",
+    "haproxy.times",
+    "haproxy.configuration",
+    "haproxy.finding",
+    "haproxy.environment",
+    "haproxy.files",
+    "haproxy.scopes",
+    "haproxy.rules",
+    "haproxy.inheritance",
+    "haproxy.proxies",
+    "haproxy.readings",
+    "haproxy.reading",
     "limits",
     "observer",
     "status.report",
@@ -155,7 +167,7 @@ LONGEST_CLASS = 300
 
 # A package's __init__.py that only describes the package, and one that gives the public names.
 DOCUMENTATION = {"__init__", "spop.__init__", "handlers.__init__", "agent.__init__", "runner.__init__"}
-DOCUMENTATION |= {"status.__init__", "workers.__init__"}
+DOCUMENTATION |= {"status.__init__", "workers.__init__", "haproxy.__init__", "haproxy.grammar.__init__"}
 
 
 def imports_of(path: Path) -> set[str]:
