@@ -59,10 +59,7 @@ def _after_request(reading: Reading) -> str | None:
     """Return where a variable is read, if ``req`` no longer exists there."""
     if reading.rule is not None:
         return f"{reading.rule.ruleset} rules" if "response" in reading.rule.ruleset else None
-    for setting in reading.proxy.settings:
-        if setting.texts[0] in _LOGS and reading.word in setting.words:
-            return "the log"
-    return None
+    return "the log" if reading.setting.texts[0] in _LOGS else None
 
 
 def check_sticks(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:

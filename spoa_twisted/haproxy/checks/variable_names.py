@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
@@ -18,58 +17,37 @@ from spoa_twisted.haproxy.grammar.lines import Place
 _ERROR: Final = re.compile(r"(?:\w+[._])?(?:err|errors?|failed|failure)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """A variable that is read, and where."""
-
-    variable: str
-    place: Place
-    #: ``None`` for an argument of a message.
-    reading: Reading | None = None
-
-
-def _read(configuration: Configuration) -> Iterator[_Read]:
-    """Yield the variables that haproxy.cfg reads, and those that messages send as arguments."""
-    for reading in configuration.readings:
-        yield _Read(reading.variable, reading.word.place, reading)
-    for engine in configuration.engines:
-        for message in () if engine.scope is None else engine.scope.messages:
-            for argument in message.arguments:
-                if argument.expression is not None and argument.expression.variable is not None:
-                    yield _Read(argument.expression.variable, argument.word.place)
-
-
 def check_unset(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
     """Find variables that nothing sets: ``variable-unset`` and ``error-never-set``."""
     names = Names(configuration, answers)
     if not names.are_complete:
         return
     found = {}
-    for read in _read(configuration):
-        if read.variable not in names.set_by_rules:
-            text = _error_never_set(names, read)
-            id_ = "error-never-set"
+    for reading in configuration.readings:
+        if reading.variable not in names.set_by_rules:
+            place = reading.word.place
+            text, id_ = _error_never_set(names, reading), "error-never-set"
             if text is None:
-                text, id_ = _unset(names, read.variable), "variable-unset"
+                text, id_ = _unset(names, reading.variable), "variable-unset"
             if text is not None:
                 # A line that reads a variable twice is one finding.
-                found[id_, read.place.file, read.place.line, text] = Finding(id_, Severity.ERROR, read.place, text)
+                found[id_, place.file, place.line, text] = Finding(id_, Severity.ERROR, place, text)
     yield from found.values()
 
 
-def _error_never_set(names: Names, read: _Read) -> str | None:
+def _error_never_set(names: Names, reading: Reading) -> str | None:
     """Return what is wrong with a variable that was meant to be that of ``set-on-error``."""
-    owners = names.owners(read.variable)
-    if any(read.variable in prefix.made for prefix in owners):
+    owners = names.owners(reading.variable)
+    if any(reading.variable in prefix.made for prefix in owners):
         return None
     if not owners:
-        return _error_without_prefix(names, read.variable)
-    return next(filter(None, (_error_of(names, prefix, read) for prefix in owners)), None)
+        return _error_without_prefix(names, reading.variable)
+    return next(filter(None, (_error_of(names, prefix, reading) for prefix in owners)), None)
 
 
-def _error_of(names: Names, prefix: Prefix, read: _Read) -> str | None:
+def _error_of(names: Names, prefix: Prefix, reading: Reading) -> str | None:
     """Return what is wrong with a variable of this prefix, if it was meant to be that of ``set-on-error``."""
-    variable, setters, right = read.variable, prefix.setters, _error_variables(prefix)
+    variable, setters, right = reading.variable, prefix.setters, _error_variables(prefix)
     own = prefix.own(variable).partition(".")[2]
     if setters is not None and variable in setters:
         return None
@@ -82,7 +60,7 @@ def _error_of(names: Names, prefix: Prefix, read: _Read) -> str | None:
     # The handlers are not known, and may set this variable. But they hardly do if no rule reads the variable of
     # set-on-error, or if the condition compares a number, as only set-on-error sets it.
     unread = [error for error in right if not names.mentions(error)]
-    return _no_error(variable, unread, own) if unread or (not right and _is_numeric(read.reading)) else None
+    return _no_error(variable, unread, own) if unread or (not right and _is_numeric(reading)) else None
 
 
 def _error_without_prefix(names: Names, variable: str) -> str | None:
@@ -108,9 +86,9 @@ def _error_variables(prefix: Prefix) -> list[str]:
     return [agent.error_variable for agent in prefix.agents if agent.error_variable is not None]
 
 
-def _is_numeric(reading: Reading | None) -> bool:
+def _is_numeric(reading: Reading) -> bool:
     """Return whether a condition compares a number, as the one of an error."""
-    return reading is not None and reading.term is not None and reading.term.flags[:2] == ("-m", "int")
+    return reading.term is not None and reading.term.flags[:2] == ("-m", "int")
 
 
 def _is_meant(prefix: Prefix, head: str) -> bool:
@@ -190,9 +168,9 @@ def check_too_long(configuration: Configuration, answers: Answers | None) -> Ite
                 found.setdefault(prefix.whole(name), sent.place)
         for name, word in prefix.made.items():
             found.setdefault(name, word.place)
-    for read in _read(configuration):
-        if names.owners(read.variable) and read.variable not in names.set_by_rules and not names.has_lua:
-            found.setdefault(read.variable, read.place)
+    for reading in configuration.readings:
+        if names.owners(reading.variable) and reading.variable not in names.set_by_rules and not names.has_lua:
+            found.setdefault(reading.variable, reading.word.place)
     for name, place in found.items():
         if len(name) > MAX_NAME:
             text = f"{name} has {len(name)} characters: HAProxy drops a variable with more than {MAX_NAME}"
