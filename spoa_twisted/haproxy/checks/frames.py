@@ -68,6 +68,11 @@ class Moment:
         return self.step >= _RESPONSE
 
     @property
+    def precedes_backends(self) -> bool:
+        """Whether HAProxy has not yet chosen a backend."""
+        return self.step <= _BEFORE_BACKEND
+
+    @property
     def is_once(self) -> bool:
         """Whether it comes once for a connection, and not once for each request."""
         return self.proxy.mode == "tcp" or self.step <= _NUMBERS["on-client-session"]
