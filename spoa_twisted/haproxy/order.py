@@ -83,7 +83,7 @@ SETTINGS = {
 
 
 def event_in(event: str, proxy: Proxy) -> str:
-    """Return the event that sends the message in a proxy: in a ``listen``, ``on-backend-...`` is ``on-frontend-...``."""
+    """Return the event as the proxy has it: in a ``listen``, ``on-backend-...`` is ``on-frontend-...``."""
     return event.replace("on-backend-", "on-frontend-") if proxy.kind == "listen" else event
 
 
