@@ -30,9 +30,13 @@ def check_failures(configuration: Configuration, answers: Answers | None) -> Ite
     for prefix in names.prefixes.values():
         refusing = _open(names, prefix, all_uses)
         if refusing is not None:
-            mend = next((f"txn.{prefix.name}.{word.text}" for word in prefix.errors), f"txn.{prefix.name}.error")
+            error = next((word.text for word in prefix.errors), "error")
             option = "" if prefix.errors else "'option set-on-error error' and "
-            text = f"passes when the agent fails: add {option}'http-request deny if {{ var({mend}) -m found }}'"
+            rule = "http-request deny" if refusing.rule.ruleset.startswith("http") else "tcp-request content reject"
+            text = (
+                "if the agent fails, requests pass this rule: add"
+                f" {option}'{rule} if {{ var(txn.{prefix.name}.{error}) -m found }}'"
+            )
             found[refusing.place] = Finding("fail-open", Severity.WARNING, refusing.place, text)
         for agent in prefix.agents:
             variable, word = agent.error_variable, agent.set_on_error

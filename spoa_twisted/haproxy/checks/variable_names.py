@@ -16,6 +16,9 @@ from spoa_twisted.haproxy.grammar.lines import Place
 #: Names that are given to the variable of ``option set-on-error``, and hardly to another one.
 _ERROR: Final = re.compile(r"(?:\w+[._])?(?:err|errors?|failed|failure)", re.IGNORECASE)
 
+#: From this ratio on a name is proposed instead of one that nothing sets.
+_CLOSE: Final = 0.75
+
 
 def check_unset(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
     """Find variables that nothing sets: ``variable-unset`` and ``error-never-set``."""
@@ -118,11 +121,16 @@ def _unset(names: Names, variable: str) -> str | None:
 
 def _nearest(owners: list[Prefix], variable: str) -> str:
     """Return the name that was probably meant, as the end of a sentence."""
-    known = [name for prefix in owners for name in [*(prefix.setters or {}), *prefix.made]]
-    rest = variable.partition(".")[2]
-    in_other_scope = [name for name in known if name.partition(".")[2] == rest]
-    near = in_other_scope or get_close_matches(variable, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ": conditions on it are always false"
+    for prefix in owners:
+        known = [*(prefix.setters or {}), *prefix.made]
+        rest = variable.partition(".")[2]
+        other_scope = [name for name in known if name.partition(".")[2] == rest]
+        # Without the prefix, which would make all names similar.
+        own = {prefix.own(name): name for name in known}
+        near = [own[name] for name in get_close_matches(prefix.own(variable), own, n=1, cutoff=_CLOSE)]
+        for name in (*other_scope, *near):
+            return f"; did you mean {name}?"
+    return ": conditions on it are always false"
 
 
 def check_wrong_proxy(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
