@@ -169,6 +169,11 @@ SPEAKS = {
             SENT.before(RETURN, "http-request set-src req.hdr(x-real-ip)"),
             "spoe.conf:14: error: 'ip' is read by the rule in line 14, before set-src in line 17",
         ),
+        # The agent's own prefix, as if the agent set it: it is meant for the agent.
+        Case(
+            rules("http-request set-var(txn.rep.app) str(x)", files=named("var(txn.rep.app)")),
+            "spoe.conf:14: error: 'value' is read at on-frontend-http-request, before a rule sets txn.rep.app, in",
+        ),
         # Of two engines at one event, that of the first filter asks first.
         Case(
             Files(
@@ -380,7 +385,7 @@ SILENT = {
         Case(rules("http-request lua.real", "http-request set-var(txn.real) str(x)", files=named("var(txn.real)"))),
         # Another frontend sets it.
         Case(named("var(txn.real)").plus(haproxy="\nfrontend other\n    http-request set-var(txn.real) str(x)\n")),
-        # Another message of the same frame sets it, which is another check.
+        # A message of the same frame sets it, which is another check.
         Case(named("var(txn.rep.allowed)")),
         # The client's own header is meant, or the agent sets the header.
         Case(rules("http-request set-header Host example", files=named("req.hdr(host)"))),
