@@ -330,6 +330,15 @@ SILENT: dict[str, list[Case]] = {
         Case(rules("http-request deny if { var(check.error) -m found }")),
     ],
     "variable-lost": [
+        # A message and a group that the agent does not have, a section of a message that it does not list, and a scope
+        # without an agent.
+        Case(
+            GOOD.replaced("    messages lookup\n", "    messages lookup gone\n    groups gone\n").plus(
+                spoe="\nspoe-group g\n    messages other\nspoe-message other\n[empty]\nspoe-message other\n",
+                haproxy="frontend empty\n    filter spoe engine empty config spoe.conf\n",
+            ),
+            sets(req_score=int),
+        ),
         Case(GOOD.replaced(EVENT, "event on-http-response"), sets(res_score=int)),
         Case(GOOD, sets(req_score=int)),
         Case(GOOD),
@@ -417,6 +426,8 @@ SILENT: dict[str, list[Case]] = {
         Case(rules("http-request deny if { var(sess.mine) -m bool }"), SESS_SET),
         Case(rules("http-request deny if { var(txn.rep.allowed) -m bool }"), SESS_SET),
         Case(rules(SESS_RULE), sets()),
+        # A message that is never sent.
+        Case(rules(SESS_RULE).without(EVENT), SESS_SET),
         Case(GOOD, SESS_SET),
         Case(GOOD.alone(), SESS_SET),
     ],

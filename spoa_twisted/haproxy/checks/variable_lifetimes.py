@@ -89,8 +89,9 @@ def _sticks(prefix: Prefix, variable: str, variable_uses: list[Use]) -> Iterator
     # A message of the connection, or one that depends on a variable of the connection, is meant to set what lasts.
     if any(_is_of_connection(way) or _reads_session(way.terms) for way in ways) or any(map(_sends_session, setters)):
         return
-    some_requests = [way for way in ways if _varies(way) and not all(_asks_same(way, use) for use in variable_uses)]
-    if len(some_requests) == len(ways):
+    # A rule with the terms of a message's condition applies only to requests for which the message was sent.
+    is_read_without = any(not any(_asks_same(way, use) for way in ways) for use in variable_uses)
+    if is_read_without and all(map(_varies, ways)):
         for way in ways:
             text = (
                 f"{variable} stays set for later requests of a connection that do not fulfil this condition: use txn."
