@@ -35,7 +35,7 @@ def test_haproxy_accepts(name: str, branch: Branch, tmp_path: Path) -> None:
     """The configurations are of some use for the other test only if HAProxy accepts them."""
     ALL[name].write(tmp_path)
     # HAProxy looks for the second file of an engine in its working folder, also with "default-path config".
-    command = [branch.executable, "-q", "-c", "-f", "haproxy.cfg"]
+    command = [str(branch.executable), "-q", "-c", "-f", "haproxy.cfg"]
     subprocess.run(command, cwd=tmp_path, timeout=CHECK_LIMIT, check=True)
 
 
