@@ -40,6 +40,8 @@ ORDER = [
     "haproxy.proxies",
     "haproxy.readings",
     "haproxy.reading",
+    "haproxy.order",
+    "haproxy.fetches",
     "limits",
     "observer",
     "status.report",
