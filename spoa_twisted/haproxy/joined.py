@@ -15,6 +15,12 @@ GENERATIONS: Final[tuple[Version, Version]] = ((2, 8), (3, 2))
 _REWRITTEN: Final[Version] = (3, 1)
 
 
+def with_other_generation(version: Version) -> tuple[Version, Version]:
+    """Return ``version``, and one of the other SPOE: a configuration has to survive an upgrade."""
+    old, new = GENERATIONS
+    return (old, version) if version >= _REWRITTEN else (version, new)
+
+
 @dataclass(frozen=True)
 class Joined:
     """A finding, and the versions of HAProxy for which it was found."""

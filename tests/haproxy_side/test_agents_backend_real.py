@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 
 from spoa_twisted import Handlers, SPOAFactory, Variables
 from tests.haproxy.branches import Branch
-from tests.haproxy.conftest import Serve, StartHAProxy
-from tests.haproxy.harness import bound_socket, bounded, shown
+from tests.haproxy.harness import shown
 
 from .configurations import GOOD
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -26,10 +27,13 @@ _SUMMARY: Final = re.compile(
 
 # The error is about this machine: a certificate, a user or a name is elsewhere. So it says nothing about the text.
 _MACHINE: Final = re.compile(
-    r"No such file or directory|Permission denied|(?:unable|failed|cannot|can't|could not) (?:to )?(?:open|load|stat|read)"
-    r"|cannot find (?:user|group) id|could not resolve|unable to find .* in|does not exist",
+    r"No such file or directory|Permission denied|cannot find (?:user|group) id|could not resolve|does not exist"
+    r"|(?:unable|failed|cannot|can't|could not) (?:to )?(?:open|load|stat|read)",
     re.IGNORECASE,
 )
+
+# HAProxy 3.4 writes a second error about a file that it cannot open.
+_FOLLOWS: Final = re.compile("error encountered while processing")
 
 
 class NoHAProxy(ValueError):
@@ -54,7 +58,6 @@ class Verdict:
     lines: tuple[str, ...]
     #: Errors that are only about files, users and names that this machine does not have.
     machine: tuple[str, ...]
-    accepted: bool
 
 
 def find(path: str | None) -> Binary | None:
@@ -90,10 +93,11 @@ def _binary(path: str) -> Binary:
     return Binary(path, (int(major), int(minor)), f"{major}.{minor}{rest.partition('-')[0]}")
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], folder: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(  # noqa: S603 - the user names the program
             command,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -113,9 +117,28 @@ def check(binary: Binary, files: Sequence[str]) -> Verdict:
 
     :raises NoHAProxy: if it cannot be run.
     """
-    ended = _run([binary.path, "-c", *[word for file in files for word in ("-f", file)]])
-    found = [match for match in map(_LINE.match, ended.stdout.splitlines()) if match]
-    said = [(match[1], match[2]) for match in found if not _SUMMARY.match(match[2])]
-    machine = [text for level, text in said if level == "ALERT" and _MACHINE.search(text)]
-    lines = [f"haproxy: {level.lower()}: {text}" for level, text in said if text not in machine]
-    return Verdict(tuple(lines), tuple(machine), accepted=ended.returncode == 0)
+    verdict = _check(binary, files, None)
+    # A service starts in a folder of its own, often that of haproxy.cfg. Relative paths may be relative to that folder.
+    folder = os.path.dirname(files[0])
+    if verdict.machine and folder and not os.path.samefile(folder, os.curdir):
+        beside = _check(binary, [os.path.relpath(file, folder) for file in files], folder)
+        if len(beside.machine) < len(verdict.machine):
+            return beside
+    return verdict
+
+
+def _check(binary: Binary, files: Sequence[str], folder: str | None) -> Verdict:
+    ended = _run([binary.path, "-c", *[word for file in files for word in ("-f", file)]], folder)
+    lines: list[str] = []
+    machine: list[str] = []
+    was_machine = False
+    for match in filter(None, map(_LINE.match, ended.stdout.splitlines())):
+        level, text = match[1].lower(), match[2]
+        if _SUMMARY.match(text) or (was_machine and _FOLLOWS.search(text)):
+            continue
+        was_machine = level == "alert" and _MACHINE.search(text) is not None
+        if was_machine:
+            machine.append(text)
+        else:
+            lines.append(f"haproxy: {level}: {text}")
+    return Verdict(tuple(lines), tuple(machine))

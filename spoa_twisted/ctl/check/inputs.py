@@ -77,7 +77,11 @@ def _in_folder(folder: str) -> Inputs:
         names = sorted(os.listdir(folder), key=os.fsencode)
     except OSError as error:
         raise ValueError(f"cannot read {folder}: {error.strerror}") from error
-    paths = [os.path.join(folder, name) for name in names if name.endswith(_SUFFIXES) and not name.startswith(".")]
+    paths = [
+        os.path.normpath(os.path.join(folder, name))
+        for name in names
+        if name.endswith(_SUFFIXES) and not name.startswith(".")
+    ]
     kinds = {path: kind_of(_load(path)) for path in paths if os.path.isfile(path)}
     found = {kind: tuple(path for path in kinds if kinds[path] is kind) for kind in Kind}
     if not found[Kind.ENGINE] and not found[Kind.HAPROXY]:

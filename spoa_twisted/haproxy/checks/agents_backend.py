@@ -100,7 +100,7 @@ def _flags(words: Sequence[Word]) -> dict[str, Word]:
 
 def _timeout(backend: Proxy, name: str) -> tuple[float, Setting] | None:
     """Return the seconds of a timeout that counts, and its line. ``None`` if there is none, or its value is unknown."""
-    setting = next((setting for setting in backend.settings[::-1] if setting.starts("timeout", name)), None)
+    setting = backend.last("timeout", name)
     if setting is None or len(setting.words) < 3:
         return None
     time = seconds(setting.texts[2])
@@ -158,11 +158,7 @@ def server_checks(configuration: Configuration, answers: Answers | None) -> Iter
 
 def _check_kind(backend: Proxy) -> Setting | None:
     """Return the line that chooses the kind of check."""
-    kinds = [
-        setting
-        for setting in backend.settings
-        if setting.starts("option") and len(setting.words) > 1 and setting.texts[1] in _KINDS
-    ]
+    kinds = [option for option in backend.all("option") if len(option.words) > 1 and option.texts[1] in _KINDS]
     return kinds[-1] if kinds else None
 
 
@@ -170,7 +166,7 @@ def _unchecked(backend: Proxy, servers: list[_Server]) -> Iterator[Finding]:
     if any(server.first("check", "agent-check", "track") for server in servers):
         return
     # One server without a check may be meant: a connection that fails is noticed, and there is no other server to take.
-    meant = [setting for setting in backend.section.settings if setting.starts("option", "spop-check")]
+    meant = backend.section.last("option", "spop-check")
     severity = Severity.WARNING if meant or len({server.address for server in servers}) > 1 else Severity.INFO
     setting = servers[0].setting
     text = f"no server of {backend.name!r} has 'check': HAProxy does not notice that an agent has gone or hangs"
@@ -183,8 +179,7 @@ def _wrongly_checked(backend: Proxy, servers: list[_Server]) -> Iterator[Finding
         return
     option = _check_kind(backend)
     kind = None if option is None else option.texts[1]
-    has_rules = any(setting.starts("tcp-check") for setting in backend.settings)
-    if kind is None or (kind == "tcp-check" and not has_rules):
+    if kind is None or (kind == "tcp-check" and not backend.all("tcp-check")):
         word = checked[0].flags["check"]
         text = f"this check only connects: add 'option spop-check' to {backend.name!r}, so that the agent must answer"
         yield Finding("check-without-spop", Severity.WARNING, word.place, text)

@@ -46,9 +46,7 @@ def mismatch(annotation: str, expression: Expression, *, present: bool) -> str |
     if arrives is not None and _keeps_type(expression, arrives) and not _fits(allowed, arrives):
         return f"annotated {annotation}, but {expression.text} arrives as {' or '.join(sorted(arrives))}"
     if fetch in _OPTIONAL and not present and "None" not in allowed:
-        return (
-            f"annotated {annotation}, but arrives as None when absent: annotate {annotation} | None, or give a default"
-        )
+        return f"annotated {annotation}, but arrives as None when absent: write {annotation} | None, or give a default"
     return None
 
 
