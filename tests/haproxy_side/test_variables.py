@@ -93,7 +93,9 @@ USER_HEADER = "http-request set-header X-User %[var(txn.rep.user)] if { var(txn.
 
 SPEAKS: dict[str, list[Case]] = {
     "wrong-proxy": [
-        Case(GOOD.plus(haproxy=OTHER), found=("haproxy.cfg:30: warning: frontend 'other' reads txn.rep.allowed")),
+        Case(GOOD.plus(haproxy=OTHER), found="haproxy.cfg:30: warning: frontend 'other' reads txn.rep.allowed"),
+        Case(GOOD.plus(haproxy=OTHER + "    default_backend rep-agents\n")),
+        Case(GOOD.plus(haproxy=OTHER + "    default_backend\n").replaced("frontend www", "listen www")),
     ],
     "variable-unset": [
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets()),
@@ -252,7 +254,8 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD.plus(haproxy=OTHER + "    http-request set-var(txn.rep.allowed) bool(true)\n")),
         Case(GOOD.plus(haproxy="frontend other\n    log-format %[var(txn.rep.allowed)]\n")),
         # The frontend may use the backend.
-        Case(GOOD.plus(haproxy=OTHER).replaced("frontend www", "listen www")),
+        Case(GOOD.plus(haproxy=OTHER + "    default_backend www\n").replaced("frontend www", "listen www")),
+        Case(GOOD.plus(haproxy=OTHER + "    use_backend %[hdr(host)]\n").replaced("frontend www", "listen www")),
         # A rule of the defaults is not written for each of its frontends.
         Case(GOOD.plus(haproxy="frontend other\n").after("timeout server 5s", UNLESS)),
         Case(GOOD.plus(haproxy=OTHER + LUA)),
@@ -467,6 +470,12 @@ SILENT: dict[str, list[Case]] = {
             OPEN.before("http-request return status 200", "http-request lua.refuse unless { var(txn.rep.ok) -m bool }")
         ),
         Case(OPEN.before("http-request return status 200", "http-request lua.decide")),
+        Case(OPEN.replaced("http-request return status 200", "http-request deny")),
+        Case(
+            OPEN.before(
+                "http-request return status 200", "acl ok var(txn.rep.ok) -m bool", "http-request deny if { acl(!ok) }"
+            )
+        ),
         Case(OPEN.before("http-request return status 200", "http-request use-service lua.decide if { path /a }")),
         Case(
             OPEN.before(

@@ -9,12 +9,15 @@ from typing import Final
 
 from spoa_twisted.haproxy.answers import Answers
 from spoa_twisted.haproxy.checks.naming import MAX_NAME, SCOPES, Names, Prefix, is_similar
-from spoa_twisted.haproxy.configuration import Configuration, Engine, Reading
+from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy, Reading
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
 
 #: Names that are given to the variable of ``option set-on-error``, and hardly to another one.
 _ERROR: Final = re.compile(r"(?:\w+[._])?(?:err|errors?|failed|failure)", re.IGNORECASE)
+
+#: The settings of a frontend that name a backend.
+_USING: Final = frozenset({"use_backend", "default_backend"})
 
 #: From this ratio on a name is proposed instead of one that nothing sets.
 _CLOSE: Final = 0.75
@@ -160,10 +163,15 @@ def _engine_elsewhere(names: Names, reading: Reading) -> Engine | None:
     if rule.setting not in proxy.section.settings or reading.variable.startswith("proc."):
         return None
     engines = [engine for prefix in names.owners(reading.variable) for engine in prefix.engines]
-    # The frontend may send its requests to a backend with the filter, and read the variable in the response.
-    if any(engine.proxy.section == proxy.section or engine.proxy.kind != "frontend" for engine in engines):
+    if any(engine.proxy.section == proxy.section or _may_use(proxy, engine.proxy) for engine in engines):
         return None
     return next(iter(engines), None)
+
+
+def _may_use(proxy: Proxy, backend: Proxy) -> bool:
+    """Return whether a frontend may send requests to a backend, whose variables it may read in the response."""
+    used = [setting.texts[1] for setting in proxy.settings if setting.texts[0] in _USING and len(setting.texts) > 1]
+    return any(name == backend.name or "%" in name for name in used)
 
 
 def check_too_long(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
