@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from spoa_twisted.handlers.declaration import Declaration
+from spoa_twisted.haproxy.answers import Answer, Answers
 from spoa_twisted.haproxy.checks import variables
 from tests.haproxy.branches import Branch
 
@@ -16,6 +18,9 @@ from .configurations import NEW, OLD, Files
 
 #: Seconds for ``haproxy -c``. The limit only ends a HAProxy that hangs.
 CHECK_LIMIT = 20
+
+#: The types of variables, of which some are in the configurations, and a name without a scope.
+SETS = {"txn.code": int, "txn.allowed": bool, "sess.score": str | None, "req.x": None, "proc.hits": int, "x": int}
 
 #: The ids of warnings that are right. The bouncer lets requests pass when it fails, because its user wants it so.
 RIGHT = {"bouncer": {"fail-open", "error-unread"}}
@@ -45,10 +50,12 @@ def test_no_exception(name: str) -> None:
     """The checks also run on configurations that lack a line or a word."""
     files = ALL[name]
     assert files.haproxy is not None
-    for spoe in damaged(files.spoe):
-        replace(files, spoe=spoe).found(variables)
-    for haproxy in damaged(files.haproxy):
-        Files(files.spoe, haproxy).found(variables)
+    answer = Answer("", "agent.handler", (), False, True, 0, ("txn.error",), Declaration(), SETS)
+    for answers in (None, Answers({}, answer)):
+        for spoe in damaged(files.spoe):
+            replace(files, spoe=spoe).found(variables, answers=answers)
+        for haproxy in damaged(files.haproxy):
+            Files(files.spoe, haproxy).found(variables, answers=answers)
 
 
 def damaged(text: str) -> list[str]:

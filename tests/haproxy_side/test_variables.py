@@ -333,6 +333,7 @@ SILENT: dict[str, list[Case]] = {
         Case(rules("http-request deny if { var(check.error) -m found }")),
     ],
     "variable-lost": [
+        Case(GOOD, handlers(setting({"score": int, "other.score": int}))),
         # A message and a group that the agent does not have, a section of a message that it does not list, and a scope
         # without an agent.
         Case(

@@ -16,7 +16,7 @@ from spoa_twisted.haproxy.grammar.expressions import Expression, Term
 _LOGS: Final = frozenset({"log-format", "log-format-sd"})
 
 #: The beginnings of the fetches whose values are the same for all requests of a connection.
-_OF_CONNECTION: Final = ("src", "dst", "ssl_", "fc_", "so_", "fe_", "always_")
+_OF_CONNECTION: Final = ("src", "dst", "ssl_", "req.ssl_", "fc_", "so_", "fe_", "always_")
 _CONSTANT: Final = frozenset({"bool", "int", "str", "env", "date", "rand", "nbsrv", "hostname"})
 
 
