@@ -117,6 +117,7 @@ SPEAKS: dict[str, list[Case]] = {
         Case(GOOD.replaced("args ip=src", "args ip=src score=var(txn.rep.score)"), sets()),
     ],
     "error-never-set": [
+        Case(GOOD.without("option set-on-error error")),
         Case(GOOD.without("option set-on-error error"), sets()),
         Case(GOOD.replaced("set-on-error error", "set-on-error err")),
         Case(GOOD.replaced("set-on-error error", "set-on-error err"), sets()),
@@ -168,6 +169,11 @@ SPEAKS: dict[str, list[Case]] = {
         Case(GOOD.after("log global", "register-var-names proc.hits"), sets(proc_hits=int)),
     ],
     "sess-sticks": [
+        Case(
+            rules("http-request set-header x %[var(sess.rep.denied)]").replaced(EVENT, LOGIN),
+            SESS_SET,
+            "spoe.conf:15: warning: ",
+        ),
         Case(rules(SESS_RULE), SESS_SET, "spoe.conf:15: info: "),
         Case(rules(SESS_RULE).replaced(EVENT, LOGIN), SESS_SET, "spoe.conf:15: warning: "),
         Case(rules(SESS_RULE).replaced(EVENT, LOGIN), None, "spoe.conf:15: warning: "),
@@ -326,7 +332,23 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD, sets()),
         Case(GOOD.without("option set-on-error error"), sets(txn_error=int)),
         # The agent may set it.
-        Case(GOOD.without("option set-on-error error")),
+        Case(GOOD.without("option set-on-error error").replaced("503 if {", "503 if ! {")),
+        Case(
+            GOOD.without("option set-on-error error").replaced(
+                "{ var(txn.rep.error) -m found", "{ var(txn.rep.error) -m str x"
+            )
+        ),
+        Case(
+            GOOD.without("option set-on-error error").replaced(
+                "http-request deny deny_status 503 if", "http-request set-header x y if"
+            )
+        ),
+        Case(GOOD.without("option set-on-error error").replaced("txn.rep.error", "txn.rep.login_error")),
+        Case(
+            GOOD.without("option set-on-error error").replaced(
+                "deny deny_status 503 if { var(txn.rep.error) -m found }", "set-header x %[var(txn.rep.error)]"
+            )
+        ),
         Case(rules("http-request return status 500 if { var(txn.rep.login_error) -m found }")),
         Case(GOOD.replaced("txn.rep.error", "txn.mine.error").without("option set-on-error error")),
         Case(rules("http-request deny if { var(txn.mine.error) -m found }")),

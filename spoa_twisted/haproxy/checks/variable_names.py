@@ -9,6 +9,7 @@ from typing import Final
 
 from spoa_twisted.haproxy.answers import Answers
 from spoa_twisted.haproxy.checks.naming import MAX_NAME, SCOPES, Names, Prefix, is_similar
+from spoa_twisted.haproxy.checks.uses import refuses
 from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy, Reading
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
@@ -64,9 +65,11 @@ def _error_of(names: Names, prefix: Prefix, reading: Reading) -> str | None:
     if setters is not None:
         return _no_error(variable, right, own)
     # The handlers are not known, and may set this variable. But they hardly do if no rule reads the variable of
-    # set-on-error, or if the condition compares a number, as only set-on-error sets it.
+    # set-on-error, or if a rule refuses by this variable as by that of set-on-error.
     unread = [error for error in right if not names.mentions(error)]
-    return _no_error(variable, unread, own) if unread or (not right and _is_numeric(reading)) else None
+    if unread or (not right and _refuses_by_error(reading)):
+        return _no_error(variable, unread, own, unless=" unless the agent does")
+    return None
 
 
 def _error_without_prefix(names: Names, variable: str) -> str | None:
@@ -81,10 +84,10 @@ def _error_without_prefix(names: Names, variable: str) -> str | None:
     return None
 
 
-def _no_error(variable: str, right: list[str], name: str) -> str:
+def _no_error(variable: str, right: list[str], name: str, *, unless: str = "") -> str:
     if right:
-        return f"nothing sets {variable}: option set-on-error sets {right[0]}"
-    return f"no option set-on-error sets {variable}: this rule never applies; add 'option set-on-error {name}'"
+        return f"nothing sets {variable}{unless}: option set-on-error sets {right[0]}"
+    return f"nothing sets {variable}{unless}, so this rule never applies: add 'option set-on-error {name}'"
 
 
 def _error_variables(prefix: Prefix) -> list[str]:
@@ -92,9 +95,16 @@ def _error_variables(prefix: Prefix) -> list[str]:
     return [agent.error_variable for agent in prefix.agents if agent.error_variable is not None]
 
 
-def _is_numeric(reading: Reading) -> bool:
-    """Return whether a condition compares a number, as the one of an error."""
-    return reading.term is not None and reading.term.flags[:2] == ("-m", "int")
+def _refuses_by_error(reading: Reading) -> bool:
+    """Return whether a rule refuses if ``txn.PREFIX.error`` is found or a number, as HAProxy's errors are."""
+    return (
+        reading.rule is not None
+        and refuses(reading.rule)
+        and reading.term is not None
+        and not reading.term.negated
+        and reading.term.flags in {("-m", "found"), ("-m", "int")}
+        and re.fullmatch(r"txn\..*\.err(?:or)?", reading.variable) is not None
+    )
 
 
 def _is_meant(prefix: Prefix, head: str) -> bool:
