@@ -91,6 +91,9 @@ GROUP = (
 )
 USER_HEADER = "http-request set-header X-User %[var(txn.rep.user)] if { var(txn.rep.user) -m found }"
 
+#: The first one of the lines that rules() adds.
+FIRST = "haproxy.cfg:16: error: "
+
 SPEAKS: dict[str, list[Case]] = {
     "wrong-proxy": [
         Case(GOOD.plus(haproxy=OTHER), found="haproxy.cfg:30: warning: frontend 'other' reads txn.rep.allowed"),
@@ -98,16 +101,40 @@ SPEAKS: dict[str, list[Case]] = {
         Case(GOOD.plus(haproxy=OTHER + "    default_backend\n").replaced("frontend www", "listen www")),
     ],
     "variable-unset": [
-        Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets()),
-        Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets(sess_score=int)),
-        Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets(txn_scores=int)),
+        Case(
+            rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"),
+            sets(txn_user=str),
+            FIRST + "no handler sets txn.rep.score: ",
+        ),
+        Case(
+            rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"),
+            sets(sess_score=int),
+            FIRST + "no handler sets txn.rep.score; did you mean sess.rep.score?",
+        ),
+        Case(
+            rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"),
+            sets(sess_scores=int, txn_scores=int),
+            FIRST + "no handler sets txn.rep.score; did you mean txn.rep.scores?",
+        ),
         Case(rules("http-request deny if { var(txn.rep.Allowed) -m bool }"), sets()),
         Case(rules("http-request set-header x %[var(txn.rep.score)]"), sets()),
         # Without the prefix, or with another one.
-        Case(rules("http-request deny unless { var(txn.allowed) -m bool }"), sets()),
-        Case(rules("http-request deny unless { var(txn.any.allowed) -m bool }"), sets()),
+        Case(
+            rules("http-request deny unless { var(txn.allowed) -m bool }"),
+            sets(),
+            FIRST + "nothing sets txn.allowed; did you mean txn.rep.allowed?",
+        ),
+        Case(
+            rules("http-request deny unless { var(txn.any.allowed) -m bool }"),
+            sets(),
+            FIRST + "nothing sets txn.any.allowed; did you mean txn.rep.allowed?",
+        ),
         # A prefix that no engine has is wrong without handlers, too.
-        Case(rules("http-request deny if { var(txn.rep-agent.bad) -m bool }")),
+        Case(
+            rules("http-request deny if { var(txn.rep-agent.bad) -m bool }"),
+            None,
+            FIRST + "no engine has the prefix 'rep-agent'; did you mean txn.rep.bad?",
+        ),
         Case(GOOD.replaced("var(txn.rep.allowed)", "var(txn.REP.allowed)")),
         Case(
             GOOD.without("option var-prefix rep")

@@ -55,7 +55,7 @@ def _error_never_set(names: Names, reading: Reading) -> str | None:
 def _error_of(names: Names, prefix: Prefix, reading: Reading) -> str | None:
     """Return what is wrong with a variable of this prefix, if it was meant to be that of ``set-on-error``."""
     variable, setters, right = reading.variable, prefix.setters, _error_variables(prefix)
-    own = prefix.own(variable).partition(".")[2]
+    own = _bare(prefix, variable)
     if setters is not None and variable in setters:
         return None
     if own in {word.text for word in prefix.errors}:
@@ -78,7 +78,7 @@ def _error_without_prefix(names: Names, variable: str) -> str | None:
     head, _, name = rest.partition(".")
     for prefix in names.prefixes.values() if scope in SCOPES else ():
         for error in _error_variables(prefix):
-            own = prefix.own(error).partition(".")[2]
+            own = _bare(prefix, error)
             if rest == own or (name == own and _is_meant(prefix, head)):
                 return f"nothing sets {variable}: option set-on-error sets {error}"
     return None
@@ -135,15 +135,18 @@ def _unset(names: Names, variable: str) -> str | None:
 def _nearest(owners: list[Prefix], variable: str) -> str:
     """Return the name that was probably meant, as the end of a sentence."""
     for prefix in owners:
-        known = [*(prefix.setters or {}), *prefix.made]
-        rest = variable.partition(".")[2]
-        other_scope = [name for name in known if name.partition(".")[2] == rest]
-        # Without the prefix, which would make all names similar.
-        own = {prefix.own(name): name for name in known}
-        near = [own[name] for name in get_close_matches(prefix.own(variable), own, n=1, cutoff=_CLOSE)]
-        for name in (*other_scope, *near):
-            return f"; did you mean {name}?"
+        # The names without scope and prefix, which would make all of them similar.
+        known: dict[str, list[str]] = {}
+        for name in [*(prefix.setters or {}), *prefix.made]:
+            known.setdefault(_bare(prefix, name), []).append(name)
+        for bare in get_close_matches(_bare(prefix, variable), known, n=1, cutoff=_CLOSE):
+            in_scope = [name for name in known[bare] if name.partition(".")[0] == variable.partition(".")[0]]
+            return f"; did you mean {[*in_scope, *known[bare]][0]}?"
     return ": conditions on it are always false"
+
+
+def _bare(prefix: Prefix, variable: str) -> str:
+    return prefix.own(variable).partition(".")[2]
 
 
 def check_wrong_proxy(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
