@@ -17,16 +17,17 @@ from spoa_twisted.haproxy.rules import parse_rule
 #: Converters with arguments that are names of variables, and the positions of these arguments.
 _CONVERTERS = {
     **dict.fromkeys(("add", "and", "div", "mod", "mul", "or", "sub", "xor", "strcmp", "secure_memcmp"), (0,)),
-    **dict.fromkeys(("add_item", "concat", "jwt_verify"), (0, 1)),
+    **dict.fromkeys(("add_item", "concat", "hmac"), (1,)),
+    **dict.fromkeys(("bytes", "jwt_verify"), (0, 1)),
     "aes_gcm_dec": (1, 2, 3),
     "aes_gcm_enc": (1, 2, 3),
-    "bytes": (0, 1),
-    "hmac": (1,),
 }
 _VARIABLE = re.compile(r"(?:proc|sess|txn|req|res)\.[A-Za-z0-9_.]+", re.ASCII)
 
 #: Settings that are read elsewhere, or whose words are texts.
 _SKIPPED = frozenset({"acl", "description", "filter", "http-error", "id", "log-tag"})
+#: ACLs that one term may lead to, by way of ``acl(NAME)`` in other ACLs. More would be a recursion that is too deep.
+_MAX_ACLS = 100
 #: Behind these words of ``return`` and similar actions a text stands that is no log format.
 _TEXTS = frozenset({"errorfile", "errorfiles", "file", "string"})
 
@@ -127,7 +128,7 @@ class _Line:
     def _of_term(self, term: Term, seen: set[str]) -> Iterator[Reading]:
         """Return the readings of a term. ``seen`` are the names of ACLs that need not be resolved again."""
         if term.acl is not None:
-            if term.acl not in seen:
+            if term.acl not in seen and len(seen) < _MAX_ACLS:
                 seen.add(term.acl)
                 for inner in self.acls.get(term.acl, ()):
                     resolved = replace(inner, negated=term.negated)
