@@ -111,6 +111,7 @@ frontend web
     http-response redirect code 302 location %[var(txn.ruleset.data)] if { var(txn.ruleset.action) -m str redirect }
     acl blocked var(txn.ruleset.action) -m str deny
     http-request deny deny_status 403 hdr waf-block request if blocked
+    http-response wait-for-body time 5s
     http-response send-spoe-group ruleset ruleset-res
     http-response deny deny_status 403 hdr waf-block response if blocked
     http-request silent-drop if { var(txn.ruleset.action) -m str drop }
@@ -274,7 +275,7 @@ spoe-agent mirror
     messages mirror
     use-backend mirrors
     timeout hello 500ms
-    timeout idle 5s
+    timeout idle 30s
     timeout processing 5s
 
 spoe-message mirror

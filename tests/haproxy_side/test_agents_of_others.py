@@ -1,4 +1,4 @@
-"""The checks of variables say nothing wrong about correct configurations of other agents."""
+"""The checks say nothing wrong about correct configurations of other agents."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from spoa_twisted.handlers.declaration import Declaration
+from spoa_twisted.haproxy import checks
 from spoa_twisted.haproxy.answers import Answer, Answers
-from spoa_twisted.haproxy.checks import variables
 from tests.haproxy.branches import Branch
 
 from .agents_of_others import ALL
@@ -29,7 +29,7 @@ RIGHT = {"bouncer": {"fail-open", "error-unread"}}
 @pytest.mark.parametrize("version", [OLD, NEW], ids=["old", "new"])
 @pytest.mark.parametrize("name", ALL)
 def test_no_false_alarm(name: str, version: tuple[int, int]) -> None:
-    lines = ALL[name].found(variables, version=version)
+    lines = ALL[name].found(checks, version=version)
     ids = {line.rpartition("[")[2].rstrip("]") for line in lines if ": info: " not in line}
     assert ids == RIGHT.get(name, set()), lines
 
@@ -53,9 +53,9 @@ def test_no_exception(name: str) -> None:
     answer = Answer("", "agent.handler", (), False, True, 0, ("txn.error",), Declaration(), SETS)
     for answers in (None, Answers({}, answer)):
         for spoe in damaged(files.spoe):
-            replace(files, spoe=spoe).found(variables, answers=answers)
+            replace(files, spoe=spoe).found(checks, answers=answers)
         for haproxy in damaged(files.haproxy):
-            Files(files.spoe, haproxy).found(variables, answers=answers)
+            Files(files.spoe, haproxy).found(checks, answers=answers)
 
 
 def damaged(text: str) -> list[str]:
