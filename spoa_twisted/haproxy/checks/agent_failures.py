@@ -54,6 +54,9 @@ def _open(names: Names, prefix: Prefix, all_uses: list[Use]) -> Use | None:
     rules = [rule for proxy in names.configuration.proxies for rule in proxy.rules]
     if any(_closes(use, prefix) for use in own) or any(_may_close(rule, prefix, needing) for rule in rules):
         return None
+    # A rule without a condition refuses all that the rules above it did not let pass.
+    if any(refuses(rule) and rule.condition is None for use in own for rule in use.proxy.rules):
+        return None
     return next((use for use in own if refuses(use.rule) and use.variable not in names.set_by_rules), None)
 
 
@@ -73,6 +76,9 @@ def _may_close(rule: Rule, prefix: Prefix, needing: set[Place]) -> bool:
     """
     if is_lua(rule):
         return rule.setting.place not in needing
+    if rule.condition is not None and any(word.text.startswith("acl(") for word in rule.condition.words):
+        # The fetch "acl" may negate a named ACL.
+        return True
     return (allows(rule) or keeps(rule)) and any(f".{prefix.name}." in word.text for word in rule.arguments)
 
 
