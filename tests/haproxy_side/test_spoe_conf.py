@@ -264,8 +264,8 @@ SILENT = {
         Case(GOOD),
         Case(GOOD.plus(spoe=OTHER).alone()),
         Case(GOOD.plus(spoe="[other]\n")),
-        # The filter uses another file.
-        Case(GOOD.plus(spoe=OTHER).replaced("config spoe.conf", "config other.conf")),
+        # No filter uses the file.
+        Case(GOOD.plus(spoe=OTHER).without("filter spoe engine rep config spoe.conf")),
         Case(
             GOOD.plus(spoe=OTHER).after(
                 "filter spoe engine rep config spoe.conf", "filter spoe engine other config spoe.conf"
