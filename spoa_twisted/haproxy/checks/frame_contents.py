@@ -22,8 +22,11 @@ _FRAME_HEAD: Final = 32
 #: The longest string whose length takes one byte.
 _SHORT_STRING: Final = 239
 
-#: HAProxy needs these bytes of a buffer for the length of a frame.
-_LENGTH: Final = 4
+#: Bytes of a buffer that HAProxy needs for the length of a frame.
+_LENGTH_OF_FRAME: Final = 4
+
+#: Bytes of the length in front of a body, at most.
+_LENGTH_OF_BODY: Final = 3
 
 #: Fetches whose value may fill the buffer.
 BODIES: Final = frozenset({"req.body", "res.body"})
@@ -108,7 +111,7 @@ def room_for_bodies(configuration: Configuration) -> int:
 def _too_small(configuration: Configuration, agent: SpoeAgent, frame: Frame) -> Iterator[Finding]:
     bufsize = global_number(configuration, "tune.bufsize", _BUFSIZE)
     setting = agent.section.last("max-frame-size")
-    size = bufsize - _LENGTH
+    size = bufsize - _LENGTH_OF_FRAME
     if setting is not None:
         if len(setting.words) < 2 or not setting.texts[1].isdecimal():
             return
@@ -123,7 +126,7 @@ def _too_small(configuration: Configuration, agent: SpoeAgent, frame: Frame) -> 
         text = f"the names and constants {frame.when} take {least} bytes: they do not fit in max-frame-size, error 3"
         yield Finding("frame-too-small", Severity.ERROR, place, text)
     elif bodies and len(bodies) * room_for_bodies(configuration) > size:
-        left = (size - least) // len(bodies)
+        left = (size - least) // len(bodies) - _LENGTH_OF_BODY
         place = bodies[-1].word.place if setting is None else setting.place
         if setting is None:
             text = f"with {len(bodies)} bodies in a frame, bodies over {left} bytes are error 3: send the body once"

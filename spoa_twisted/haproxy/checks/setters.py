@@ -44,9 +44,15 @@ class Setters:
         ]
         #: False if an engine could not be read: it may set each variable, at any time.
         self.are_known = all(engine.agent is not None for engine in configuration.engines)
+        self._found: dict[str, list[Setter] | None] = {}
 
     def of(self, variable: str) -> list[Setter] | None:
         """Return what may set a variable. ``None`` if something else sets it, which has no place in the order."""
+        if variable not in self._found:
+            self._found[variable] = self._find(variable)
+        return self._found[variable]
+
+    def _find(self, variable: str) -> list[Setter] | None:
         rules = self._rules(variable)
         if rules is None or (not rules and variable in self.names.set_by_rules):
             return None
