@@ -264,8 +264,8 @@ SILENT = {
         Case(GOOD),
         Case(GOOD.plus(spoe=OTHER).alone()),
         Case(GOOD.plus(spoe="[other]\n")),
-        # The filter uses another file.
-        Case(GOOD.plus(spoe=OTHER).replaced("config spoe.conf", "config other.conf")),
+        # No filter uses the file.
+        Case(GOOD.plus(spoe=OTHER).without("filter spoe engine rep config spoe.conf")),
         Case(
             GOOD.plus(spoe=OTHER).after(
                 "filter spoe engine rep config spoe.conf", "filter spoe engine other config spoe.conf"
@@ -339,6 +339,7 @@ SILENT = {
         Case(small(4096, GOOD)),
         Case(small(4096, BODY.replaced("req.body", "req.body,sha1"))),
         Case(BODY.after("log global", "max-frame-size")),
+        Case(BODY.after("log global", f"max-frame-size {'9' * 5000}")),
         Case(BODY.after("default-path config", "tune.bufsize 65536", "tune.maxrewrite x")),
         Case(small(256, GOOD.replaced("ip=src", f"x=str({'x' * 200}) y=str({'y' * 240}),length"))),
         # Conditions may exclude each other.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from spoa_twisted.haproxy.configuration import Argument, Configuration, Engine, Proxy, Rule, SpoeMessage
+from spoa_twisted.haproxy.configuration import Argument, Configuration, Engine, Event, Proxy, Rule, SpoeMessage
 from spoa_twisted.haproxy.order import Stage, event_in, stage_of_event, stage_of_rule
 
 
@@ -63,6 +63,13 @@ class Frame:
         """When it is sent, for a text: ``at on-client-session`` or ``by the rule in line 12``."""
         return f"at {self.event}" if self.rule is None else f"by the rule in line {self.rule.setting.place.line}"
 
+    @property
+    def events(self) -> list[tuple[SpoeMessage, Event]]:
+        """The messages of the event, each with its ``event`` line. Empty for a group."""
+        if self.rule is not None:
+            return []
+        return [(message, message.event) for message in self.messages if message.event is not None]
+
     def arguments(self) -> Iterator[tuple[SpoeMessage, Argument]]:
         """Yield each argument, with its message."""
         for message in self.messages:
@@ -85,14 +92,13 @@ def sends_group(rule: Rule, engine: Engine) -> str | None:
     return texts[1] if rule.action == "send-spoe-group" and len(texts) > 1 and texts[0] == engine.name else None
 
 
-def listed(engine: Engine) -> Iterator[SpoeMessage]:
-    """Yield the messages that the ``messages`` lines of the agent name, in their order."""
+def listed(engine: Engine) -> list[SpoeMessage]:
+    """Return the messages that the ``messages`` lines of the agent name, in their order."""
     if engine.scope is None or engine.agent is None:
-        return
+        return []
     messages = {message.name: message for message in engine.scope.messages}
-    for name in dict.fromkeys(word.text for word in engine.agent.messages):
-        if name in messages:
-            yield messages[name]
+    names = dict.fromkeys(word.text for word in engine.agent.messages)
+    return [messages[name] for name in names if name in messages]
 
 
 def frames(configuration: Configuration, engine: Engine) -> list[Frame]:

@@ -107,4 +107,6 @@ def may_come_before(setter: Setter, moment: Moment) -> bool:
             return False
         if "listen" in kinds:
             return True
-    return setter.moment.precedes(moment)
+    # A rule may set the variable in its condition, and read it in its action.
+    is_same_rule = setter.frame is None and setter.moment == moment
+    return is_same_rule or setter.moment.precedes(moment)
