@@ -10,6 +10,7 @@ import pytest
 from spoa_twisted.handlers.declaration import Declaration
 from spoa_twisted.haproxy.answers import Answer, Answers
 from spoa_twisted.haproxy.checks import variables
+from spoa_twisted.haproxy.checks.naming import is_similar
 
 from .configurations import GOOD, NEW, OLD, Files
 
@@ -598,6 +599,27 @@ def test_each_id_has_both() -> None:
     assert {check.id for check in variables.CHECKS} == SPEAKS.keys() == SILENT.keys()
     assert all(SPEAKS.values())
     assert all(SILENT.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "similar"),
+    [
+        ("iprep", "iprep", False),
+        ("IpRep", "iprep", True),
+        ("ip_rep", "iprep", True),
+        ("iprepp", "iprep", True),
+        # The ratio of difflib is 0.8: four of five letters.
+        ("iprap", "iprep", True),
+        ("iprxx", "iprep", False),
+        # Short names are similar by chance.
+        ("rap", "rep", False),
+        ("reps", "rep", False),
+        ("a.b", "ab", True),
+        ("mine", "rep", False),
+    ],
+)
+def test_misspelt_names(name: str, other: str, similar: bool) -> None:
+    assert is_similar(name, other) is similar
 
 
 @pytest.mark.parametrize("answers", [None, sets(), handlers(setting(None))], ids=["unknown", "known", "any"])

@@ -78,7 +78,6 @@ class Way:
 class Sent:
     """A message that an engine sends, with the handler that answers it."""
 
-    scope: Scope
     message: SpoeMessage
     ways: tuple[Way, ...]
     #: ``None`` if no handler is known.
@@ -241,7 +240,7 @@ class Names:
         for message in scope.messages:
             if message.name in ways:
                 answer = self._answer(message.name)
-                prefix.sent.append(Sent(scope, message, tuple(ways[message.name]), answer))
+                prefix.sent.append(Sent(message, tuple(ways[message.name]), answer))
 
     def _answer(self, message: str) -> Answer | None:
         return None if self.answers is None else self.answers.by_message.get(message, self.answers.default)

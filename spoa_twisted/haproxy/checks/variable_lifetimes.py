@@ -16,6 +16,8 @@ _LOGS: Final = frozenset({"log-format", "log-format-sd"})
 
 #: The beginnings of the fetches whose values are the same for all requests of a connection.
 _OF_CONNECTION: Final = ("src", "dst", "ssl_", "req.ssl_", "fc_", "so_", "fe_", "always_")
+
+#: Other fetches whose values do not depend on the request.
 _CONSTANT: Final = frozenset({"bool", "int", "str", "env", "date", "rand", "nbsrv", "hostname"})
 
 
