@@ -113,6 +113,8 @@ class _Reader:
     def _lines(self, path: str, data: bytes) -> tuple[Document, tuple[Line, ...]]:
         document = parse_lines(data, path, self.environment)
         self.documents.append(document)
+        errors = ((line.place, line.error) for line in document.lines if line.error is not None)
+        self.not_read += [NotRead(place, f"HAProxy does not accept the line: {error}.") for place, error in errors]
         branches = select(document, self.version, self.environment)
         self.not_read += [NotRead(*unknown) for unknown in branches.unknown]
         return document, branches.lines

@@ -222,6 +222,15 @@ def test_environment() -> None:
     assert len(found.documents) == 1
 
 
+def test_lines_with_errors() -> None:
+    """A line that HAProxy does not accept is named, in a branch that does not count, too."""
+    write(haproxy=".if 0\n a 'b\n.endif\nlisten l")
+    assert unread(configuration([], ["haproxy.cfg"])) == [
+        "haproxy.cfg:2: HAProxy does not accept the line: the quote in column 4 has no end.",
+        "haproxy.cfg:4: HAProxy does not accept the line: the last line has no line feed at its end.",
+    ]
+
+
 def test_versions() -> None:
     """``.if`` is evaluated for the version, in the engine's file, too."""
     text = ENGINE.replace("args ip", ".if version_atleast(3.1)\n    args new\n.else\n    args old\n.endif\n#")
