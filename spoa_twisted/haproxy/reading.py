@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spoa_twisted.haproxy.configuration import Configuration, Engine, NotRead, Proxy, Scope
+from spoa_twisted.haproxy.content import load
 from spoa_twisted.haproxy.environment import with_own_variables, with_setenv
 from spoa_twisted.haproxy.files import default_path, expanded
 from spoa_twisted.haproxy.grammar.branches import select
@@ -100,8 +101,7 @@ class _Reader:
     def _load(self, path: str, place: Place) -> bytes | None:
         """Return the bytes of a file, or say at ``place`` why it cannot be read."""
         try:
-            with open(path, "rb") as file:
-                return file.read()
+            return load(path)
         except (OSError, ValueError) as reason:
             self._say_not_read(place, reason, path)
             return None
