@@ -166,10 +166,6 @@ class _Reader:
         beside = os.path.join(os.path.dirname(place.file), name)
         candidates += [each for each in (path, beside) if os.path.isfile(each)]
         candidates += with_scope[:1] if len(with_scope) == 1 else []
-        if not candidates and os.path.exists(path):
-            # A device or a pipe may have no end.
-            self.not_read.append(NotRead(place, f"{path} is no regular file."))
-            return None
         return self._engine_file((*candidates, path)[0], place)
 
 
