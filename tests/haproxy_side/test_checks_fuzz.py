@@ -113,7 +113,10 @@ def mutated(lines: list[str]) -> st.SearchStrategy[bytes]:
                 case "repeat":
                     text[at:at] = text[at : at + 1]
                 case "move":
-                    text.insert(draw(st.integers(0, len(text))), text.pop(min(at, len(text) - 1))) if text else None
+                    moved = text[at : at + 1]
+                    del text[at : at + 1]
+                    to = draw(st.integers(0, len(text)))
+                    text[to:to] = moved
                 case "word":
                     for line in text[at : at + 1]:
                         words = line.split(" ")

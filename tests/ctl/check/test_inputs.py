@@ -93,5 +93,5 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     """``filter spoe`` may name one."""
-    with pytest.raises(ValueError, match="it is not a regular file"):
+    with pytest.raises(IsADirectoryError):
         content.load(tmp_path)
