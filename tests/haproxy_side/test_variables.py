@@ -502,6 +502,7 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD.alone(), SESS_SET),
     ],
     "spoofable-header": [
+        Case(rules("http-request lua.refuse unless { var(txn.rep.user) -m found }", USER_HEADER)),
         Case(rules("http-request del-header X-User", USER_HEADER)),
         Case(rules("http-request del-header x- -m beg", USER_HEADER)),
         Case(rules(USER_HEADER, "http-request set-header x-user nobody unless { var(txn.rep.user) -m found }")),
@@ -515,6 +516,13 @@ SILENT: dict[str, list[Case]] = {
         Case(rules("http-response set-header X-User %[var(txn.rep.user)] if { var(txn.rep.user) -m found }")),
     ],
     "fail-open": [
+        Case(
+            OPEN.before(
+                "http-request return status 200",
+                "http-request allow if { var(txn.rep.ok) -m bool }",
+                "http-request deny if { method POST }",
+            )
+        ),
         Case(GOOD),
         Case(OPEN.after("log global", "").before("http-request return status 200", ERROR_RULE)),
         Case(OPEN.before("http-request return status 200", UNLESS)),
