@@ -151,6 +151,7 @@ ORDER = [
     "ctl.proxy",
     "ctl.decode",
     "ctl.watch",
+    "ctl.config",
     "ctl",
 ]
 
