@@ -289,7 +289,7 @@ def test_the_scope_of_what_allows(machine: Machine, branch: Branch, scope: str, 
     """A variable of the scope "sess" also allows the next request on the same connection. One of "txn" does not."""
     site = readme(machine, branch)
     site.without_on_error()
-    site.handlers = replaced(site.handlers, "txn.allowed", f"{scope}.allowed")
+    site.handlers = replaced(site.handlers, 'return {"txn.allowed"', f'return {{"{scope}.allowed"')
     site.haproxy_cfg = replaced(site.haproxy_cfg, "txn.iprep.allowed", f"{scope}.iprep.allowed")
     site.make_handlers_fail_on_demand()
     site.start()
