@@ -34,6 +34,7 @@ ORDER = [
     "haproxy.finding",
     "haproxy.environment",
     "haproxy.files",
+    "haproxy.content",
     "haproxy.scopes",
     "haproxy.rules",
     "haproxy.inheritance",

@@ -18,13 +18,13 @@ def load(path: str | os.PathLike[str]) -> bytes:
     """
     # Without O_NONBLOCK, a fifo would wait until another program opens it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise ValueError("it is a folder")
-        if not stat.S_ISREG(status.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is not a regular file")
-        data = file.read(MAX_SIZE + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_SIZE + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_SIZE:
         raise ValueError(f"it has more than {MAX_SIZE // 2**20} MiB")
     return data

@@ -44,9 +44,15 @@ class Setters:
         ]
         #: False if an engine could not be read: it may set each variable, at any time.
         self.are_known = all(engine.agent is not None for engine in configuration.engines)
+        self._found: dict[str, list[Setter] | None] = {}
 
     def of(self, variable: str) -> list[Setter] | None:
         """Return what may set a variable. ``None`` if something else sets it, which has no place in the order."""
+        if variable not in self._found:
+            self._found[variable] = self._find(variable)
+        return self._found[variable]
+
+    def _find(self, variable: str) -> list[Setter] | None:
         rules = self._rules(variable)
         if rules is None or (not rules and variable in self.names.set_by_rules):
             return None
@@ -101,4 +107,6 @@ def may_come_before(setter: Setter, moment: Moment) -> bool:
             return False
         if "listen" in kinds:
             return True
-    return setter.moment.precedes(moment)
+    # A rule may set the variable in its condition, and read it in its action.
+    is_same_rule = setter.frame is None and setter.moment == moment
+    return is_same_rule or setter.moment.precedes(moment)

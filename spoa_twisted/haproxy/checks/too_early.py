@@ -55,7 +55,7 @@ def _too_late(setters: Setters, configuration: Configuration, reading: Reading, 
     later = [setter for setter in all_setters if _may_come_after(setter, moment)]
     if not later or not any(setter.frame is not None for setter in later):
         return None
-    first = min(later, key=lambda setter: (setter.moment.step, setter.moment.number))
+    first = min(later, key=lambda setter: setter.moment.order)
     scope = reading.variable.partition(".")[0]
     if scope == "proc" or (scope == "sess" and _is_for_next_request(setters, configuration, reading, moment, first)):
         return None
@@ -119,13 +119,16 @@ def _early_variable(setters: Setters, frame: Frame, expression: Expression) -> s
     if scope == "proc" or (scope == "sess" and not frame.moment.is_once):
         return None
     all_setters = setters.of(variable)
-    if not all_setters or any(setter.frame is frame or may_come_before(setter, frame.moment) for setter in all_setters):
+    if not all_setters or any(may_come_before(setter, frame.moment) for setter in all_setters):
         return None
     later = [setter for setter in all_setters if _may_come_after(setter, frame.moment)]
-    if not later:
+    # Without the handlers, an agent may set each variable of its prefix. If a rule sets this one, it is meant for the
+    # agent.
+    by_rules = [setter for setter in later if setter.frame is None]
+    if not later or (not by_rules and any(setter.frame is frame for setter in all_setters)):
         return None
-    first = min(later, key=lambda setter: (setter.moment.step, setter.moment.number))
-    if first.frame is not None and first.moment.step == frame.moment.step and not first.frame.group:
+    first = min(by_rules or later, key=lambda setter: setter.moment.order)
+    if first.frame is not None and first.moment.stage == frame.moment.stage and not first.frame.group:
         engine = first.frame.engine
         return f"before the engine {engine.name!r} sets it: put the filter in line {engine.filter.place.line} first"
     by = "the agent" if first.frame is not None else "a rule"
