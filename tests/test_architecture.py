@@ -167,6 +167,7 @@ ORDER = [
     "ctl.proxy",
     "ctl.decode",
     "ctl.watch",
+    "ctl.config",
     "ctl",
 ]
 

@@ -267,6 +267,9 @@ SPEAKS: dict[str, list[Case]] = {
 
 LUA = "global\n    lua-load x.lua\n"
 
+#: A condition that the checks do not understand.
+UNKNOWN = '.if streq("$UNKNOWN",x) bad\n.endif\n'
+
 SILENT: dict[str, list[Case]] = {
     "wrong-proxy": [
         Case(
@@ -296,6 +299,9 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD.plus(haproxy=OTHER).replaced("engine rep config", "engine typo config")),
     ],
     "variable-unset": [
+        # Lua, or what is not known, may set it.
+        Case(rules("http-request lua.x", "http-request deny if { var(txn.rep.score) -m bool }"), sets()),
+        Case(rules("http-request deny if { var(txn.rep.score) -m bool }").plus(haproxy=UNKNOWN), sets()),
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets(txn_score=int)),
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }")),
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), handlers(setting(None))),
@@ -397,6 +403,16 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD, sets(req_score=int)),
         Case(GOOD),
         Case(GOOD, handlers(setting(None))),
+        # A response sends another group, and the group of another engine.
+        Case(
+            GROUP.before(
+                UNLESS,
+                "http-request send-spoe-group rep g",
+                "http-response send-spoe-group rep h",
+                "http-response send-spoe-group other g",
+            ),
+            sets(req_score=int),
+        ),
         # The group is sent in requests, too.
         Case(
             GROUP.before(UNLESS, "http-response send-spoe-group rep g", "http-request send-spoe-group rep g"),
@@ -486,6 +502,7 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD.alone(), SESS_SET),
     ],
     "spoofable-header": [
+        Case(rules("http-request lua.refuse unless { var(txn.rep.user) -m found }", USER_HEADER)),
         Case(rules("http-request del-header X-User", USER_HEADER)),
         Case(rules("http-request del-header x- -m beg", USER_HEADER)),
         Case(rules(USER_HEADER, "http-request set-header x-user nobody unless { var(txn.rep.user) -m found }")),
@@ -499,6 +516,13 @@ SILENT: dict[str, list[Case]] = {
         Case(rules("http-response set-header X-User %[var(txn.rep.user)] if { var(txn.rep.user) -m found }")),
     ],
     "fail-open": [
+        Case(
+            OPEN.before(
+                "http-request return status 200",
+                "http-request allow if { var(txn.rep.ok) -m bool }",
+                "http-request deny if { method POST }",
+            )
+        ),
         Case(GOOD),
         Case(OPEN.after("log global", "").before("http-request return status 200", ERROR_RULE)),
         Case(OPEN.before("http-request return status 200", UNLESS)),
@@ -558,7 +582,7 @@ SILENT: dict[str, list[Case]] = {
         Case(OPEN.replaced("http-request deny if {", "http-request return if {")),
         Case(OPEN.replaced("var(txn.rep.bad)", "var(txn.mine)")),
         Case(OPEN.alone()),
-        Case(OPEN.plus(haproxy='.if streq("$UNKNOWN",x) bad\n.endif\n')),
+        Case(OPEN.plus(haproxy=UNKNOWN)),
     ],
     "error-unread": [
         Case(GOOD),
