@@ -181,7 +181,7 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
         "none.cfg:1: The file none.cfg cannot be read: No such file or directory.",
         "a\0b:1: The file a\0b cannot be read: embedded null byte.",
         "none.conf:1: The file none.conf cannot be read: No such file or directory.",
-        "folder:1: The file folder cannot be read: it is not a regular file.",
+        "folder:1: The file folder cannot be read: Is a directory.",
         "haproxy.cfg:3: The file a\0b cannot be read: embedded null byte.",
         "haproxy.cfg:4: The file none cannot be read: No such file or directory.",
     ]
