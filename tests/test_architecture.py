@@ -34,6 +34,7 @@ ORDER = [
     "haproxy.finding",
     "haproxy.environment",
     "haproxy.files",
+    "haproxy.content",
     "haproxy.scopes",
     "haproxy.rules",
     "haproxy.inheritance",
@@ -166,6 +167,7 @@ ORDER = [
     "ctl.proxy",
     "ctl.decode",
     "ctl.watch",
+    "ctl.config",
     "ctl",
 ]
 

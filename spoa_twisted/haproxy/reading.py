@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spoa_twisted.haproxy.configuration import Configuration, Engine, NotRead, Proxy, Scope
+from spoa_twisted.haproxy.content import load
 from spoa_twisted.haproxy.environment import with_own_variables, with_setenv
 from spoa_twisted.haproxy.files import default_path, expanded
 from spoa_twisted.haproxy.grammar.branches import select
@@ -100,8 +101,7 @@ class _Reader:
     def _load(self, path: str, place: Place) -> bytes | None:
         """Return the bytes of a file, or say at ``place`` why it cannot be read."""
         try:
-            with open(path, "rb") as file:
-                return file.read()
+            return load(path)
         except (OSError, ValueError) as reason:
             self._say_not_read(place, reason, path)
             return None
@@ -113,6 +113,8 @@ class _Reader:
     def _lines(self, path: str, data: bytes) -> tuple[Document, tuple[Line, ...]]:
         document = parse_lines(data, path, self.environment)
         self.documents.append(document)
+        errors = ((line.place, line.error) for line in document.lines if line.error is not None)
+        self.not_read += [NotRead(place, f"HAProxy does not accept the line: {error}.") for place, error in errors]
         branches = select(document, self.version, self.environment)
         self.not_read += [NotRead(*unknown) for unknown in branches.unknown]
         return document, branches.lines
@@ -164,10 +166,6 @@ class _Reader:
         beside = os.path.join(os.path.dirname(place.file), name)
         candidates += [each for each in (path, beside) if os.path.isfile(each)]
         candidates += with_scope[:1] if len(with_scope) == 1 else []
-        if not candidates and os.path.exists(path):
-            # A device or a pipe may have no end.
-            self.not_read.append(NotRead(place, f"{path} is no regular file."))
-            return None
         return self._engine_file((*candidates, path)[0], place)
 
 

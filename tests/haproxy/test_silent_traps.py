@@ -186,8 +186,8 @@ async def test_two_messages_of_one_event(serve: Serve, start_haproxy: StartHAPro
 
     With two engines, it waits for the answer of the first filter's engine before it asks the second one.
     """
-    agent = Agent({"first": {"txn.x": 1, "sess.x": 1}})
-    arguments = "txn=var(txn.spoa.x) sess=var(sess.spoa.x)"
+    agent = Agent({"first": {"txn.x": 1, "sess.x": 1}, "fourth": {"txn.y": 1}})
+    arguments = "txn=var(txn.spoa.x) sess=var(sess.spoa.x) other=var(txn.after.y)"
     haproxy = start_haproxy(
         serve(agent.handlers),
         spoe="    messages first second third\n"
@@ -200,8 +200,9 @@ async def test_two_messages_of_one_event(serve: Serve, start_haproxy: StartHAPro
         options=["-C", str(tmp_path / "haproxy1")],
     )
     assert (await haproxy.get()).error is None
-    assert agent.arguments("second") == {"txn": None, "sess": None}
-    assert agent.arguments("third") == agent.arguments("fourth") == {"txn": 1, "sess": 1}
+    assert agent.arguments("second") == {"txn": None, "sess": None, "other": None}
+    assert agent.arguments("fourth") == {"txn": 1, "sess": 1, "other": None}
+    assert agent.arguments("third") == {"txn": 1, "sess": 1, "other": 1}
     assert agent.names == ["first", "second", "fourth", "third"]
 
 
@@ -271,18 +272,33 @@ async def test_continue_on_error(serve: Serve, start_haproxy: StartHAProxy, opti
 async def test_frames_that_are_too_small(
     branch: Branch, serve: Serve, start_haproxy: StartHAProxy, tmp_path: Path
 ) -> None:
-    """HAProxy >= 3.1 sends no fragments: the error is 3. Two bodies of one event need twice the room."""
+    """HAProxy >= 3.1 sends no fragments: the error is 3. Two bodies of one event need twice the room.
+
+    A frame has 32 bytes beside its messages, and 33 with HAProxy >= 3.1.
+    """
     agent = Agent()
+    room = 223 if branch.rewritten else 224
+    constant = "x" * (room - len("_m_") - len("_big") - len("T_"))
+    engines = {
+        "two": message("m", HTTP_REQUEST, "body=req.body") + message("m2", HTTP_REQUEST, "body=req.body"),
+        "full": "    no option send-frag-payload\n    max-frame-size 256\n"
+        + message("m", HTTP_REQUEST, f"big=str({constant})"),
+        "over": "    no option send-frag-payload\n    max-frame-size 256\n"
+        + message("m", HTTP_REQUEST, f"big=str({constant}x)"),
+    }
     haproxy = start_haproxy(
         serve(agent.handlers),
         spoe="    messages scan\n    max-frame-size 4096\n"
         + message("scan", HTTP_REQUEST, "body=req.body")
-        + "\n[two]\nspoe-agent two\n    use-backend agents\n    messages scan-1 scan-2\n    timeout hello 10s\n"
-        "    timeout idle 30s\n    timeout processing 15s\n    option var-prefix two\n    option set-on-error error\n"
-        + message("scan-1", HTTP_REQUEST, "body=req.body")
-        + message("scan-2", HTTP_REQUEST, "body=req.body"),
-        web="    filter spoe engine two config spoe.conf\n    option http-buffer-request\n"
-        + headers("txn.two.error")
+        + "".join(
+            f"\n[{name}]\nspoe-agent {name}\n    use-backend agents\n    messages m {'m2' * (name == 'two')}\n"
+            "    timeout hello 10s\n    timeout idle 30s\n    timeout processing 15s\n    option set-on-error error\n"
+            f"{rest}"
+            for name, rest in engines.items()
+        ),
+        web="".join(f"    filter spoe engine {name} config spoe.conf\n" for name in engines)
+        + "    option http-buffer-request\n"
+        + headers(*(f"txn.{name}.error" for name in engines))
         + "    http-request return status 200\n",
         options=["-C", str(tmp_path / "haproxy1")],
     )
@@ -290,6 +306,7 @@ async def test_frames_that_are_too_small(
     for size in (3000, 5000, 10_000):
         response = await haproxy.post("/", b"x" * size)
         errors[size] = (response.error, response["txn.two.error"])
+        assert (response["txn.full.error"], response["txn.over.error"]) == (None, "3")
     split = "3" if branch.rewritten else None
     assert errors == {3000: (None, None), 5000: (split, None), 10_000: (split, split)}
 

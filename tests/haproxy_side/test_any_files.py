@@ -61,6 +61,9 @@ backend agents
 #: The parts of which random files are made: words, quotes, spaces and line ends.
 PARTS = sorted({*re.findall(r"[\w.:-]+|\s+|.", ENGINE + HAPROXY), "no", "unless", "from", "\0", "\\x00", "$"})
 
+#: One of these is taken for an example.
+VERSIONS = ((2, 6), (3, 2))
+
 
 def read_texts(engine: bytes, haproxy: bytes) -> None:
     """Read two files, and use what is found."""
@@ -68,11 +71,10 @@ def read_texts(engine: bytes, haproxy: bytes) -> None:
         files = [Path(folder, "spoe.conf"), Path(folder, "haproxy.cfg")]
         for file, data in zip(files, (engine, haproxy), strict=True):
             file.write_bytes(data)
-        for version in ((2, 6), (3, 2)):
-            found = read([files[0]], [files[1]], version=version, environment={"X": "1", "Y": ""})
-            texts = {Path(each.name).name: str(each).encode("utf-8", "surrogateescape") for each in found.documents}
-            assert texts == {"spoe.conf": engine, "haproxy.cfg": haproxy} | texts
-            use(found)
+        found = read([files[0]], [files[1]], version=VERSIONS[len(engine) % 2], environment={"X": "1", "Y": ""})
+    texts = {Path(each.name).name: str(each).encode("utf-8", "surrogateescape") for each in found.documents}
+    assert texts == {"spoe.conf": engine, "haproxy.cfg": haproxy} | texts
+    use(found)
 
 
 def use(found: Configuration) -> None:
@@ -100,21 +102,23 @@ def test_any_parts(engine: list[str], haproxy: list[str]) -> None:
     read_texts("".join(engine).encode(), "".join(haproxy).encode())
 
 
-@st.composite
-def mistakes(draw: st.DrawFn, text: str) -> bytes:
-    """Return a text with some parts left out, repeated, exchanged or put in."""
+#: A place in a text, as a fraction, the number of parts that are left out there, and what is put in.
+MISTAKES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), st.sampled_from(["", *PARTS])), max_size=6)
+
+
+def with_mistakes(text: str, mistakes: list[tuple[float, int, str]]) -> bytes:
+    """Return a text with some parts exchanged."""
     parts = re.findall(r"[\w.:-]+|\s+|.", text)
-    for _ in range(draw(st.integers(1, 8))):
-        start = draw(st.integers(0, len(parts)))
-        end = start + draw(st.integers(0, 3))
-        parts[start:end] = draw(st.one_of(st.lists(st.sampled_from(PARTS), max_size=2), st.just(parts[start:end] * 2)))
+    for place, count, part in mistakes:
+        start = int(place * len(parts))
+        parts[start : start + count] = [part]
     return "".join(parts).encode()
 
 
-@given(mistakes(ENGINE), mistakes(HAPROXY))
-def test_any_mistakes(engine: bytes, haproxy: bytes) -> None:
+@given(MISTAKES, MISTAKES)
+def test_any_mistakes(engine: list[tuple[float, int, str]], haproxy: list[tuple[float, int, str]]) -> None:
     """Configurations with mistakes are read."""
-    read_texts(engine, haproxy)
+    read_texts(with_mistakes(ENGINE, engine), with_mistakes(HAPROXY, haproxy))
 
 
 def test_without_mistakes() -> None:

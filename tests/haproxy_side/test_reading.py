@@ -191,7 +191,9 @@ def test_files_that_cannot_be_read(folder: Path) -> None:
 def test_no_regular_file() -> None:
     """A device that a filter names is not read: it may have no end."""
     write(haproxy="frontend f\n filter spoe config /dev/zero\n")
-    assert unread(configuration([], ["haproxy.cfg"])) == ["haproxy.cfg:2: /dev/zero is no regular file."]
+    assert unread(configuration([], ["haproxy.cfg"])) == [
+        "haproxy.cfg:2: The file /dev/zero cannot be read: it is not a regular file."
+    ]
 
 
 def test_a_folder_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +222,15 @@ def test_environment() -> None:
     found = configuration([], ["haproxy.cfg"], (2, 6))
     assert found.proxies[0].settings[0].texts[6] == ""
     assert len(found.documents) == 1
+
+
+def test_lines_with_errors() -> None:
+    """A line that HAProxy does not accept is named, in a branch that does not count, too."""
+    write(haproxy=".if 0\n a 'b\n.endif\nlisten l")
+    assert unread(configuration([], ["haproxy.cfg"])) == [
+        "haproxy.cfg:2: HAProxy does not accept the line: the quote in column 4 has no end.",
+        "haproxy.cfg:4: HAProxy does not accept the line: the last line has no line feed at its end.",
+    ]
 
 
 def test_versions() -> None:

@@ -13,6 +13,11 @@ from spoa_twisted.haproxy.checks import spoe_conf
 from .cases import Case, parameters
 from .configurations import GOOD, NEW, OLD, SPOE, Files
 
+#: Its on_error sets the variable of set-on-error.
+FAILING = Answers(
+    {"lookup": Answer("lookup", "agent.lookup", (), False, True, 0, ("txn.error",), Declaration(), None)}, None
+)
+
 
 def handlers(**sets: Mapping[str, object | None] | None) -> Answers:
     """Return handlers that set these variables; ``None`` for a handler that may set any. ``_`` in a name is ``-``."""
@@ -264,8 +269,8 @@ SILENT = {
         Case(GOOD),
         Case(GOOD.plus(spoe=OTHER).alone()),
         Case(GOOD.plus(spoe="[other]\n")),
-        # The filter uses another file.
-        Case(GOOD.plus(spoe=OTHER).replaced("config spoe.conf", "config other.conf")),
+        # No filter uses the file.
+        Case(GOOD.plus(spoe=OTHER).without("filter spoe engine rep config spoe.conf")),
         Case(
             GOOD.plus(spoe=OTHER).after(
                 "filter spoe engine rep config spoe.conf", "filter spoe engine other config spoe.conf"
@@ -280,6 +285,8 @@ SILENT = {
     "error-name-collides": [
         Case(GOOD),
         Case(GOOD, answers=handlers(lookup={"sess.error": int, "txn.errors": int})),
+        # A handler that fails may say so in the variable.
+        Case(GOOD, answers=FAILING),
         Case(GOOD, answers=handlers(lookup=None)),
         Case(GOOD, answers=handlers()),
     ],
@@ -339,6 +346,7 @@ SILENT = {
         Case(small(4096, GOOD)),
         Case(small(4096, BODY.replaced("req.body", "req.body,sha1"))),
         Case(BODY.after("log global", "max-frame-size")),
+        Case(BODY.after("log global", f"max-frame-size {'9' * 5000}")),
         Case(BODY.after("default-path config", "tune.bufsize 65536", "tune.maxrewrite x")),
         Case(small(256, GOOD.replaced("ip=src", f"x=str({'x' * 200}) y=str({'y' * 240}),length"))),
         # Conditions may exclude each other.

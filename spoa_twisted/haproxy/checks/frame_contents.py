@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,6 +12,9 @@ from spoa_twisted.haproxy.checks.setters import Setters, may_come_before
 from spoa_twisted.haproxy.configuration import Argument, Configuration, SpoeAgent, SpoeMessage
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
+from spoa_twisted.haproxy.grammar.sections import Setting
+
+_NUMBER: Final = re.compile("[0-9]{1,15}")
 
 #: HAProxy's defaults, in bytes.
 _BUFSIZE: Final = 16384
@@ -97,9 +101,13 @@ def _divides(agent: SpoeAgent) -> bool:
 def global_number(configuration: Configuration, name: str, default: int) -> int:
     """Return the number behind a setting of the section ``global``."""
     setting = None if configuration.global_section is None else configuration.global_section.last(name)
-    if setting is None or len(setting.words) < 2 or not setting.texts[1].isdecimal():
-        return default
-    return int(setting.texts[1])
+    return default if setting is None else _number(setting, default)
+
+
+def _number(setting: Setting, default: int) -> int:
+    """Return the number behind the first word of a setting. HAProxy refuses other texts."""
+    text = " ".join(setting.texts[1:2])
+    return int(text) if _NUMBER.fullmatch(text) else default
 
 
 def room_for_bodies(configuration: Configuration) -> int:
@@ -111,11 +119,8 @@ def room_for_bodies(configuration: Configuration) -> int:
 def _too_small(configuration: Configuration, agent: SpoeAgent, frame: Frame) -> Iterator[Finding]:
     bufsize = global_number(configuration, "tune.bufsize", _BUFSIZE)
     setting = agent.section.last("max-frame-size")
-    size = bufsize - _LENGTH_OF_FRAME
-    if setting is not None:
-        if len(setting.words) < 2 or not setting.texts[1].isdecimal():
-            return
-        size = int(setting.texts[1])
+    default = bufsize - _LENGTH_OF_FRAME
+    size = default if setting is None else _number(setting, default)
     # Conditions of messages may exclude each other. Messages without condition are sent together.
     always = [message for message in frame.messages if message.event is None or message.event.condition is None]
     least = _FRAME_HEAD + configuration.rewritten + sum(map(_least_size, always))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from spoa_twisted.haproxy.configuration import Argument, Configuration, Engine, Proxy, Rule, SpoeMessage
+from spoa_twisted.haproxy.configuration import Argument, Configuration, Engine, Event, Proxy, Rule, SpoeMessage
+from spoa_twisted.haproxy.grammar.lines import Place
 from spoa_twisted.haproxy.order import Stage, event_in, stage_of_event, stage_of_rule
 
 
@@ -63,6 +65,12 @@ class Frame:
         """When it is sent, for a text: ``at on-client-session`` or ``by the rule in line 12``."""
         return f"at {self.event}" if self.rule is None else f"by the rule in line {self.rule.setting.place.line}"
 
+    @property
+    def events(self) -> list[tuple[SpoeMessage, Event]]:
+        """The messages of the event, each with its ``event`` line. Empty for a group."""
+        messages = self.messages if self.rule is None else ()
+        return [(message, message.event) for message in messages if message.event is not None]
+
     def arguments(self) -> Iterator[tuple[SpoeMessage, Argument]]:
         """Yield each argument, with its message."""
         for message in self.messages:
@@ -73,10 +81,16 @@ class Frame:
 def moment_of(rule: Rule, proxy: Proxy) -> Moment | None:
     """Return when HAProxy runs a rule of a proxy. ``None`` if that is not known."""
     stage = stage_of_rule(rule, proxy)
-    # A reading has a rule of its own, which was read from the same line.
-    places = [other.setting.place for other in proxy.rules]
-    place = rule.setting.place
-    return Moment(stage, places.index(place), proxy) if stage is not None and place in places else None
+    # A reading has a rule of its own, which was read from the same line: so look for the line.
+    number = _numbers(proxy).get(rule.setting.place)
+    return None if stage is None or number is None else Moment(stage, number, proxy)
+
+
+# A proxy is equal to itself only, so this finds it without a look at its rules.
+@lru_cache
+def _numbers(proxy: Proxy) -> Mapping[Place, int]:
+    """Return the number of each rule of a proxy, by the place of its line."""
+    return {rule.setting.place: number for number, rule in enumerate(proxy.rules)}
 
 
 def sends_group(rule: Rule, engine: Engine) -> str | None:
@@ -85,14 +99,13 @@ def sends_group(rule: Rule, engine: Engine) -> str | None:
     return texts[1] if rule.action == "send-spoe-group" and len(texts) > 1 and texts[0] == engine.name else None
 
 
-def listed(engine: Engine) -> Iterator[SpoeMessage]:
-    """Yield the messages that the ``messages`` lines of the agent name, in their order."""
+def listed(engine: Engine) -> list[SpoeMessage]:
+    """Return the messages that the ``messages`` lines of the agent name, in their order."""
     if engine.scope is None or engine.agent is None:
-        return
+        return []
     messages = {message.name: message for message in engine.scope.messages}
-    for name in dict.fromkeys(word.text for word in engine.agent.messages):
-        if name in messages:
-            yield messages[name]
+    names = dict.fromkeys(word.text for word in engine.agent.messages)
+    return [messages[name] for name in names if name in messages]
 
 
 def frames(configuration: Configuration, engine: Engine) -> list[Frame]:

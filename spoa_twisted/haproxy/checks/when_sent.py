@@ -29,10 +29,9 @@ def check_mode(configuration: Configuration, answers: Answers | None) -> Iterato
         proxy = engine.proxy
         if not never_happens(configuration, frame):
             continue
-        for message in frame.messages:
-            if message.event is not None:
-                text = f"{message.event.name} never happens in mode tcp: set 'mode http' in {proxy.kind} {proxy.name}"
-                yield Finding("http-event-in-tcp", Severity.ERROR, message.event.setting.place, text)
+        for _, event in frame.events:
+            text = f"{event.name} never happens in mode tcp: set 'mode http' in {proxy.kind} {proxy.name}"
+            yield Finding("http-event-in-tcp", Severity.ERROR, event.setting.place, text)
 
 
 def never_happens(configuration: Configuration, frame: Frame) -> bool:
@@ -104,8 +103,7 @@ def check_answers(configuration: Configuration, answers: Answers | None) -> Iter
         if frame.event != "on-http-response":
             continue
         own = [rule for rule in engine.proxy.rules if rule.ruleset == "http-request" and rule.action in _ANSWERS]
-        for message in frame.messages if own else ():
-            if message.event is not None:
-                action, line = own[0].action, own[0].setting.place.line
-                text = f"{message.name!r} is not sent for HAProxy's own answers, as those of {action!r} in line {line}"
-                yield Finding("own-answers", Severity.INFO, message.event.setting.place, text)
+        for message, event in frame.events if own else ():
+            action, line = own[0].action, own[0].setting.place.line
+            text = f"{message.name!r} is not sent for HAProxy's own answers, as those of {action!r} in line {line}"
+            yield Finding("own-answers", Severity.INFO, event.setting.place, text)
