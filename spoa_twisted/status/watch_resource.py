@@ -17,7 +17,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-from spoa_twisted.status.watch import Seen, TooManyWatchers, ValuesNotAllowed, Watch, Watcher
+from spoa_twisted.status.watch import Seen, TooManyWatchers, ValuesNotAllowed, Watcher, Watchers
 
 DEFAULT_COUNT: Final = 10
 MAX_COUNT: Final = 10_000
@@ -53,15 +53,15 @@ class WatchResource(Resource):
     """Streams the next NOTIFYs of an agent. Put it into a site with ``putChild(b"watch", ...)``.
 
     The query has ``count`` (NOTIFYs), ``seconds`` (until it ends), and ``values=1`` for the values. Each line is an
-    object with ``time``, ``seconds``, ``messages`` and ``actions``. Only clients on the same machine are answered,
-    because the lines tell about the requests of users.
+    object with ``time``, ``seconds``, ``messages`` and ``actions``; with workers, with ``worker``, too. Only clients on
+    the same machine are answered, because the lines tell about the requests of users.
 
     :param reactor: the clock.
     """
 
     isLeaf = True
 
-    def __init__(self, watch: Watch, reactor: IReactorTime) -> None:
+    def __init__(self, watch: Watchers, reactor: IReactorTime) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watch = watch
         self._reactor = reactor
@@ -122,7 +122,8 @@ class _Stream:
     def deliver(self, seen: Seen) -> None:
         """Write a line, unless the client does not read."""
         if self._is_paused:
-            self._dropped += 1
+            # A worker may have dropped some before.
+            self._dropped += seen.get("dropped", 1)
         else:
             self._report_dropped()
             self._write(seen)

@@ -478,14 +478,18 @@ def test_a_client_that_does_not_read(host: str) -> None:
     request.args = {b"count": [b"5"]}
     WatchResource(agent.watch, agent.clock).render(request)  # type: ignore[arg-type]
     request.producer.pauseProducing()
-    for _ in range(3):
+    for _ in range(2):
         agent.notify(CHECK)
+    # With workers, one of them may have dropped some before.
+    (watcher,) = agent.watch._watchers
+    assert watcher.take()
+    watcher.answered({"dropped": 4})
     assert request.written == [b""]
     request.producer.resumeProducing()
     for _ in range(2):
         agent.notify(CHECK)
     lines = [json.loads(line) for line in request.written[1:]]
-    assert lines[0] == {"dropped": 3}
+    assert lines[0] == {"dropped": 6}
     assert len(lines) == 3
     assert request.finished
     assert agent.clock.getDelayedCalls() == []
@@ -517,7 +521,13 @@ def test_a_client_that_goes() -> None:
     ("seen", "line"),
     [
         ({"dropped": 3}, "... 3 NOTIFYs were dropped: the output is slower than the traffic"),
-        ({"refused": ["a", "b"]}, "refused a NOTIFY that is too long: a, b"),
+        (
+            {"dropped": 3, "worker": 2},
+            "... 3 NOTIFYs were dropped by worker 2: the output is slower than the traffic",
+        ),
+        ({"refused": ["a", "b"]}, "a NOTIFY that is too long was refused: a, b"),
+        ({"refused": ["a"], "worker": 2}, "a NOTIFY that is too long was refused by worker 2: a"),
+        ({"time": 2.0, "actions": [], "worker": 2}, "  0.000000 after 0 ms by worker 2: no messages -> no variables"),
         ({"error": "boom"}, "  0.000000 after 0 ms: no messages -> error: boom"),
         (
             {"time": 2.5, "seconds": 0.001, "messages": [], "more_messages": 4, "unanswered": True},

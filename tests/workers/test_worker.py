@@ -77,7 +77,7 @@ class Process:
         self.reactor = FakeReactor()
         self.pipe = FakePipe()
         # The other settings are for the start of the process.
-        settings: Any = {"number": 1, "options": {"reload-on-change": False}, "endpoints": ["tcp:1"]}
+        settings: Any = {"number": 1, "options": {"reload-on-change": False, "watch": "types"}, "endpoints": ["tcp:1"]}
         factory = SPOAFactory(handlers, reactor=self.reactor)
         log: Any = self.pipe
         self.service = WorkerService(factory, settings, log, self.reactor)
