@@ -91,6 +91,7 @@ ORDER = [
     "status.merged",
     "status.local",
     "status.metrics",
+    "status.rebinding",
     "status.watch_resource",
     "status.site",
     "status.service",

@@ -69,7 +69,7 @@ class StatusService(Service):
         check_interface(endpoint)
         self._reactor = reactor
         self._agent = agent
-        self._resource = StatusResource(agent if source is None else source, page, reactor=reactor)
+        self._resource = StatusResource(agent if source is None else source, page, reactor=reactor, check_host=True)
         self._source = self._resource.source
         if watch is not None:
             self._resource.putChild(b"watch", WatchResource(watch, reactor))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Any, Final, final
 
 from twisted.internet.address import UNIXAddress
@@ -17,6 +16,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
+from spoa_twisted.status.rebinding import is_loopback, names_a_site
 from spoa_twisted.status.watch import Seen, TooManyWatchers, ValuesNotAllowed, Watcher, Watchers
 
 DEFAULT_COUNT: Final = 10
@@ -30,6 +30,7 @@ MAX_SECONDS: Final = 600.0
 _GRACE: Final = 10.0
 
 _HEADERS: Final = {
+    b"server": b"spoa_twisted",
     b"cache-control": b"no-store",
     b"content-type": b"application/x-ndjson",
     b"x-content-type-options": b"nosniff",
@@ -68,6 +69,8 @@ class WatchResource(Resource):
 
     def render(self, request: Request) -> Any:
         """Answer ``request``; see ``IResource.render``."""
+        for name, value in _HEADERS.items():
+            request.setHeader(name, value)
         try:
             _check(request)
             count = int(_number(request, b"count", DEFAULT_COUNT, MAX_COUNT))
@@ -80,8 +83,6 @@ class WatchResource(Resource):
             request.setResponseCode(status)
             request.setHeader(b"content-type", b"text/plain; charset=utf-8")
             return f"{error}\n".encode()
-        for name, value in _HEADERS.items():
-            request.setHeader(name, value)
         stream.begin(watcher, self._reactor, seconds)
         return NOT_DONE_YET
 
@@ -162,24 +163,12 @@ def _check(request: Request) -> None:
     address = request.getClientAddress()
     if isinstance(address, UNIXAddress):
         return
-    if not _is_loopback(getattr(address, "host", "")):
+    if not is_loopback(getattr(address, "host", "")):
         raise _Refused(
             403, "NOTIFYs are shown on the same machine only: use an address of the loopback, or a Unix socket"
         )
-    # Against DNS rebinding: an attacker may let the name of a web page resolve to an address of this machine. Without
-    # this check, the page could read the answer in a user's browser.
-    name = request.getRequestHostname().decode("ascii", "replace").strip("[]")
-    if name != "localhost" and not _is_loopback(name):
-        raise _Refused(403, "the Host of the request is not an address of the loopback")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    if names_a_site(request):
+        raise _Refused(403, "the Host header must be an IP address or localhost")
 
 
 def _argument(request: Request, name: bytes) -> bytes | None:

@@ -459,15 +459,18 @@ class Requested:
         (Requested(method=b"POST"), 405),
         (Requested(host="192.0.2.1"), 403),
         (Requested(name=b"evil.example"), 403),
+        (Requested(name=b"localhost.evil.example"), 403),
         (Requested(host="::ffff:192.0.2.1"), 403),
     ],
-    ids=["POST", "another machine", "a name of an attacker", "IPv4 in IPv6"],
+    ids=["POST", "another machine", "a name of an attacker", "a longer name", "IPv4 in IPv6"],
 )
 def test_who_may_not_watch(request_: Requested, code: int) -> None:
     """Clients on other machines are refused: the answers would show them the requests of users."""
     agent = Agent(handlers())
     WatchResource(agent.watch, agent.clock).render(request_)  # type: ignore[arg-type]
     assert request_.code == code
+    # Not the version of Twisted.
+    assert request_.headers[b"server"] == b"spoa_twisted"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
