@@ -74,6 +74,9 @@ class Owner:
     def on_taken(self, worker: Worker, number: int) -> None:
         """Report that ``worker`` has taken a connection."""
 
+    def on_returned(self, worker: Worker, number: int) -> None:
+        """Report that ``worker``, which drains, does not take a connection."""
+
     def on_closed(self, worker: Worker, count: int) -> None:
         """Report that connections of ``worker`` were closed."""
 
@@ -248,6 +251,10 @@ class Worker:
         """Pass on that the process has taken a connection."""
         self._owner.on_taken(self, number)
 
+    def on_returned(self, number: int) -> None:
+        """Pass on that the process does not take a connection."""
+        self._owner.on_returned(self, number)
+
     def on_closed(self, count: int) -> None:
         """Pass on that connections of the process were closed."""
         self._owner.on_closed(self, count)
@@ -394,6 +401,11 @@ class MasterControl(ControlProtocol):
     @control.Taken.responder
     def _taken(self, number: int) -> dict[str, Any]:
         self._worker.on_taken(number)
+        return {}
+
+    @control.Returned.responder
+    def _returned(self, number: int) -> dict[str, Any]:
+        self._worker.on_returned(number)
         return {}
 
     @control.Closed.responder

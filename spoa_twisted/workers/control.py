@@ -79,6 +79,13 @@ class Taken(amp.Command):
     requiresAnswer = False
 
 
+class Returned(amp.Command):
+    """A worker does not take the connection ``number``, because it drains. It has told the master that before."""
+
+    arguments = [(b"number", amp.Integer())]
+    requiresAnswer = False
+
+
 class Closed(amp.Command):
     """``count`` connections of a worker were closed."""
 

@@ -174,12 +174,12 @@ class WorkerService(ProcessService):
 
     def adopt(self, descriptor: int, number: int, endpoint: int) -> None:
         """Take a connection from the master."""
-        if not self._ports:
-            # This service has stopped. The master has a copy, which goes to another worker when this process has ended.
+        # A worker that has stopped has no ports.
+        if not self._ports or not self._has_room(descriptor):
+            # The master has a copy. It knows already that it must not send that to this worker again.
             if descriptor != control.LOST:
                 os.close(descriptor)
-            return
-        if not self._has_room(descriptor):
+            self._control.send(control.Returned, number=number)
             return
         self._control.send(control.Taken, number=number)
         # Before the first read: if this process ends after it, the master must not hand the connection to another one.
@@ -217,7 +217,7 @@ class WorkerService(ProcessService):
             self._stop_reactor()
 
     def _has_room(self, descriptor: int) -> bool:
-        """Close ``descriptor``, and ask to be replaced, if this process can open no more files.
+        """Return whether this process can open another file. If not, ask to be replaced.
 
         Otherwise it would close each connection at once, have the fewest of all workers, and so get all new ones.
         """
@@ -227,8 +227,6 @@ class WorkerService(ProcessService):
             # The transport will have a copy.
             os.close(os.dup(descriptor))
         except OSError:
-            if descriptor != control.LOST:
-                os.close(descriptor)
             if not self._full:
                 self._full = True
                 self._log.error(
