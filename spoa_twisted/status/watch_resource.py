@@ -26,6 +26,9 @@ MAX_COUNT: Final = 10_000
 DEFAULT_SECONDS: Final = 60.0
 MAX_SECONDS: Final = 600.0
 
+#: Bytes that may wait for a client that does not read at present. The lines above this are dropped, and counted.
+MAX_UNREAD: Final = 2**20
+
 # Seconds that the client has to read the last lines.
 _GRACE: Final = 10.0
 
@@ -90,12 +93,14 @@ class WatchResource(Resource):
 @final
 @implementer(IPushProducer)
 class _Stream:
-    """The lines of one request. If the client does not read them, they are dropped and counted."""
+    """The lines of one request."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._is_paused = self._is_gone = False
         self._dropped = 0
+        # Bytes written since the last call of pauseProducing.
+        self._unread = 0
         self._watcher: Watcher | None = None
 
     def begin(self, watcher: Watcher, reactor: IReactorTime, seconds: float) -> None:
@@ -121,8 +126,8 @@ class _Stream:
         watcher.finished.addCallback(finish)
 
     def deliver(self, seen: Seen) -> None:
-        """Write a line, unless the client does not read."""
-        if self._is_paused:
+        """Write a line, unless too much waits for the client already."""
+        if self._is_paused and self._unread > MAX_UNREAD:
             # A worker may have dropped some before.
             self._dropped += seen.get("dropped", 1)
         else:
@@ -132,6 +137,7 @@ class _Stream:
     def pauseProducing(self) -> None:
         """The client does not read."""
         self._is_paused = True
+        self._unread = 0
 
     def resumeProducing(self) -> None:
         """The client reads again."""
@@ -149,7 +155,9 @@ class _Stream:
             self._dropped = 0
 
     def _write(self, line: Seen) -> None:
-        self._request.write(json.dumps(line).encode() + b"\n")
+        data = json.dumps(line).encode() + b"\n"
+        self._unread += len(data)
+        self._request.write(data)
 
 
 def _check(request: Request) -> None:

@@ -12,7 +12,7 @@ from spoa_twisted.status.watch import Seen, Watch, Watcher
 from spoa_twisted.workers import control
 
 #: Bytes of lines that may wait for the answer to the last batch. The lines above this are dropped, and counted.
-MAX_WAITING: Final = 2**20
+MAX_WAITING: Final = 2**18
 
 
 @final

@@ -24,6 +24,7 @@ from spoa_twisted.client import SPOEClient
 from spoa_twisted.ctl import watch as watch_command
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.status import watch_resource
 from spoa_twisted.status.watch import MAX_WATCHERS, TooManyWatchers, ValuesNotAllowed, Watch, WatchedHandlers
 from spoa_twisted.status.watch_resource import WatchResource
 from tests.conftest import Logged
@@ -474,26 +475,27 @@ def test_who_may_not_watch(request_: Requested, code: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
-def test_a_client_that_does_not_read(host: str) -> None:
-    """Lines for it are dropped, and counted."""
+def test_a_client_that_does_not_read(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some lines may wait for it. The others are dropped, and counted."""
+    monkeypatch.setattr(watch_resource, "MAX_UNREAD", 1)
     agent = Agent(handlers())
     request = Requested(host=host, name=b"127.0.0.1")
-    request.args = {b"count": [b"5"]}
+    request.args = {b"count": [b"6"]}
     WatchResource(agent.watch, agent.clock).render(request)  # type: ignore[arg-type]
     request.producer.pauseProducing()
-    for _ in range(2):
+    for _ in range(3):
         agent.notify(CHECK)
     # With workers, one of them may have dropped some before.
     (watcher,) = agent.watch._watchers
     assert watcher.take()
     watcher.answered({"dropped": 4})
-    assert request.written == [b""]
+    assert len(request.written) == 2
     request.producer.resumeProducing()
     for _ in range(2):
         agent.notify(CHECK)
     lines = [json.loads(line) for line in request.written[1:]]
-    assert lines[0] == {"dropped": 6}
-    assert len(lines) == 3
+    assert ["dropped" in line for line in lines] == [False, True, False, False]
+    assert lines[1] == {"dropped": 6}
     assert request.finished
     assert agent.clock.getDelayedCalls() == []
     request.producer.stopProducing()
