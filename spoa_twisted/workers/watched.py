@@ -28,7 +28,7 @@ class WatchedWorker:
         self._watch = watch
         self._worker = worker
         self._ask = ask
-        self._watchers: dict[int, Watcher] = {}
+        self._watchers: dict[int, tuple[Watcher, _Batches]] = {}
 
     def begin(self, number: int, count: int, *, values: bool) -> None:
         """Send the next ``count`` NOTIFYs for the watcher ``number`` of the master.
@@ -37,17 +37,22 @@ class WatchedWorker:
         """
         batches = _Batches(number, self._worker, self._ask)
         watcher = self._watch.begin(count, values=values, deliver=batches.add)
-        self._watchers[number] = watcher
+        self._watchers[number] = watcher, batches
         watcher.finished.addCallback(lambda _: self._watchers.pop(number))
 
     def end(self, number: int) -> None:
         """Send no more. The watcher ``number`` may be over here already."""
         if number in self._watchers:
-            self._watchers[number].end()
+            self._watchers[number][0].end()
+
+    def flush(self) -> None:
+        """Send the lines that wait: this process has drained, and ends."""
+        for _, batches in self._watchers.values():
+            batches.send()
 
     def end_all(self) -> None:
         """Send no more: the master has gone."""
-        for watcher in list(self._watchers.values()):
+        for watcher, _ in list(self._watchers.values()):
             watcher.end()
 
 
@@ -75,9 +80,10 @@ class _Batches:
         self._lines.append(line)
         self._size += len(line)
         if not self._in_flight:
-            self._send()
+            self.send()
 
-    def _send(self, _: object = None) -> None:
+    def send(self, _: object = None) -> None:
+        """Send the lines that wait."""
         self._in_flight = bool(self._lines)
         if not self._in_flight:
             return
@@ -86,7 +92,7 @@ class _Batches:
         lines = b"\n".join(self._lines)
         self._lines, self._size, self._dropped = [], 0, 0
         # If the answer does not come, the master has gone.
-        self._ask(control.Watched, number=self._number, lines=lines).addCallbacks(self._send, lambda failure: None)
+        self._ask(control.Watched, number=self._number, lines=lines).addCallbacks(self.send, lambda failure: None)
 
     def _line(self, seen: Seen) -> bytes:
         return json.dumps({"worker": self._worker, **seen}).encode()

@@ -285,6 +285,7 @@ class WorkerService(ProcessService):
         if self._control.transport is None:
             self._stop_reactor()
             return
+        self.watched.flush()
         self._control.send(control.LastReport, report=self.report())
         # on_control_lost stops the reactor when the report is sent. The timer is for a master that reads nothing.
         self._control.transport.loseConnection()

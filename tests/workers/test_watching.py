@@ -202,6 +202,16 @@ def test_a_watcher_ends() -> None:
     process.watched.end(2)
 
 
+def test_a_worker_that_has_drained() -> None:
+    """It does not wait for an answer before it sends its last lines."""
+    process = Process()
+    process.watched.begin(1, 9, values=False)
+    process.notify(3)
+    process.watched.flush()
+    process.watched.flush()
+    assert [len(batch) for _, batch in process.sent] == [1, 2]
+
+
 def test_the_master_ends() -> None:
     """So do all watches. A batch that was not answered is forgotten."""
     process = Process()
