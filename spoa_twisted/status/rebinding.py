@@ -1,7 +1,7 @@
-"""Against DNS rebinding: the name of a web page is made to resolve to an address of the machine of who visits the page.
+"""Against DNS rebinding: the owner of a web page lets its name resolve to an address of the visitor's machine.
 
-To the browser, an agent at that address is then the server of the page, so that the page can read the agent's answers.
-But the browser sends the name of the page in the Host header.
+The visitor's browser then takes the agent at this address for the server of the page, so the page can read the agent's
+answers. But the browser sends the name of the site in the Host header.
 """
 
 from __future__ import annotations
