@@ -27,7 +27,7 @@ PATH = [
 #: HAProxy: values, transports, and the size of answers that HAProxy >= 3.1 can read at once. No tests of faults or
 #: speed.
 REST = [
-    *("tests/runner", "tests/ctl", "tests/status", "tests/workers"),
+    *("tests/runner", "tests/ctl", "tests/status", "tests/workers", "tests/haproxy_side"),
     *[f"tests/haproxy/test_{name}.py" for name in ("values", "transports", "wedge")],
 ]
 

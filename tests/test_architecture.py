@@ -28,6 +28,21 @@ ORDER = [
     "spop.connection",
     "shown",
     "version",
+    "haproxy.grammar",
+    "haproxy.times",
+    "haproxy.configuration",
+    "haproxy.finding",
+    "haproxy.environment",
+    "haproxy.files",
+    "haproxy.content",
+    "haproxy.scopes",
+    "haproxy.rules",
+    "haproxy.inheritance",
+    "haproxy.proxies",
+    "haproxy.readings",
+    "haproxy.reading",
+    "haproxy.order",
+    "haproxy.fetches",
     "limits",
     "observer",
     "status.report",
@@ -41,6 +56,9 @@ ORDER = [
     "status.problems",
     "handlers.binding",
     "handlers.plain",
+    "handlers.declaration",
+    "handlers.variable_types",
+    "handlers.declaring",
     "handlers.handler",
     "handlers.asyncio_needed",
     "handlers.hold_ups",
@@ -132,6 +150,7 @@ ORDER = [
     "client",
     "strict",
     "testing",
+    "haproxy",
     "ctl.values",
     "ctl.variables",
     "ctl.endpoint",
@@ -142,6 +161,7 @@ ORDER = [
     "ctl.cpu",
     "ctl.latency",
     "ctl.load",
+    "ctl.check",
     "ctl.ping",
     "ctl.send",
     "ctl.bench",
@@ -158,7 +178,10 @@ LONGEST_CLASS = 300
 
 # A package's __init__.py that only describes the package, and one that gives the public names.
 DOCUMENTATION = {"__init__", "spop.__init__", "handlers.__init__", "agent.__init__", "runner.__init__"}
-DOCUMENTATION |= {"status.__init__", "workers.__init__"}
+DOCUMENTATION |= {"status.__init__", "workers.__init__", "haproxy.__init__", "haproxy.grammar.__init__"}
+
+# The folder tests/haproxy is for the agent with real HAProxy.
+TESTS = {"haproxy": "haproxy_side"}
 
 
 def imports_of(path: Path) -> set[str]:
@@ -234,7 +257,8 @@ def test_no_class_is_long() -> None:
 def test_each_room_has_tests_of_its_name() -> None:
     """Who changes a room finds its tests, and ``noxfile.py`` runs them with each interpreter."""
     noxfile = (ROOT / "noxfile.py").read_text()
-    for room in sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")):
+    names = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    for room in [TESTS.get(name, name) for name in names]:
         assert list((ROOT / "tests" / room).glob("test_*.py")), room
         assert f'"tests/{room}"' in noxfile, room
 
