@@ -832,7 +832,7 @@ def test_spoactl_proxy(
 
     def shape(text: str) -> list[str]:
         """Return the types, and the messages and variables."""
-        found = re.findall(r"[<>] (NOTIFY|ACK) .*(: \w[^:]*)$", text, re.MULTILINE)
+        found = re.findall(r"[<>] (NOTIFY|ACK) .*(: \w[^:\n]*)$", text, re.MULTILINE)
         return [" ".join(parts) for parts in found]
 
     assert len(shape(frames)) == 2

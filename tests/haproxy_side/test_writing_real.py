@@ -138,12 +138,12 @@ def options_of_messages(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@pytest.mark.soak  # 100 processes of HAProxy for each branch
+@pytest.mark.soak  # 40 processes of HAProxy for each branch
 def test_haproxy_accepts_what_is_written(branch: Branch, tmp_path: Path) -> None:
     """Whatever the handlers declare, HAProxy accepts the configuration without a warning."""
 
     # A function within the test: pytest-twisted wraps the function of a test with @given once for each branch.
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(
         messages=st.dictionaries(NAMES, options_of_messages(), min_size=1, max_size=8),
         engine=st.text("abzAZ09_.:-", min_size=1, max_size=20),
