@@ -17,13 +17,18 @@ import nox
 ROOT = Path(__file__).parent
 DOWNLOADS = ROOT / ".nox" / "downloads"
 
-#: Tests whose result can depend on the interpreter, besides those of smoke(). Of the tests with HAProxy: asyncio,
-#: handlers, values, transports, and the size of answers that HAProxy >= 3.1 can read at once. No tests of faults or
+#: Tests of what answers a NOTIFY: they run on each interpreter.
+PATH = [
+    *("tests/spop", "tests/handlers", "tests/agent", "tests/conformance"),
+    *[f"tests/haproxy/test_{name}.py" for name in ("asyncio", "handlers")],
+]
+
+#: More tests whose result can depend on the interpreter: the command line, the status, and processes. Of the tests with
+#: HAProxy: values, transports, and the size of answers that HAProxy >= 3.1 can read at once. No tests of faults or
 #: speed.
-SMOKE = [
-    *("tests/spop", "tests/handlers", "tests/agent", "tests/runner", "tests/ctl", "tests/conformance", "tests/status"),
-    *("tests/workers", "tests/haproxy_side"),
-    *[f"tests/haproxy/test_{name}.py" for name in ("asyncio", "handlers", "values", "transports", "wedge")],
+REST = [
+    *("tests/runner", "tests/ctl", "tests/status", "tests/workers", "tests/haproxy_side"),
+    *[f"tests/haproxy/test_{name}.py" for name in ("values", "transports", "wedge")],
 ]
 
 nox.options.sessions = ["lint", "tests"]
@@ -72,8 +77,8 @@ def with_haproxy(session: nox.Session, *, newest: bool = False) -> dict[str, str
     return {"SPOA_HAPROXY": os.pathsep.join(map(str, found[-1:] if newest else found))}
 
 
-def smoke() -> list[str]:
-    """Return the test files that run on each interpreter."""
+def smoke(*, path: bool = False) -> list[str]:
+    """Return the test files whose result can depend on the interpreter; with ``path``, of PATH and tests/*.py only."""
     # The result of these tests does not depend on the interpreter. The last eight check files of the checkout.
     left_out = {f"test_{name}.py" for name in ("benchmarks", "examples", "fail_closed", "readme")}
     left_out |= {
@@ -81,7 +86,7 @@ def smoke() -> list[str]:
         for name in ("architecture", "ci", "deployment", "docs_scale", "log_lines", "monitoring", "programs", "unit")
     }
     units = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_*.py")) if path.name not in left_out]
-    return [*units, *SMOKE]
+    return [*units, *PATH, *([] if path else REST)]
 
 
 @nox.session
@@ -145,6 +150,10 @@ PACKAGED = ("3.13", "3.14", "3.15", "pypy7", "pypy8")
 #: Interpreters without a Debian package. Their tests run only if the machine has the interpreter.
 INSTALLED = ("3.10", "3.12")
 
+#: These lie between interpreters on which all tests of smoke() run: 3.10, 3.11 and 3.15, and PyPy 7. So only the tests
+#: of PATH run on them, so that CI takes less time.
+BETWEEN = ("3.12", "3.13", "3.14", "pypy8")
+
 #: The oldest Python that setup.cfg allows. Its tests use the oldest packages that setup.cfg allows.
 OLDEST = "3.10"
 OLDEST_PACKAGES = ["twisted[tls]==22.4.0", "zope.interface==5.5.2"]
@@ -175,9 +184,10 @@ def test_on(session: nox.Session, version: str) -> None:
     python = str(environment / "bin" / "python")
     oldest = OLDEST_PACKAGES if version == OLDEST else []
     session.run(python, "-m", "pip", "-q", "install", *oldest, "-e", ".[test]", external=True)
-    session.run(
-        python, "-m", "pytest", "-n2", *smoke(), *session.posargs, env=with_haproxy(session, newest=True), external=True
-    )
+    files = smoke(path=version in BETWEEN)
+    environment_variables = with_haproxy(session, newest=True)
+    # In one process: two of these sessions run at the same time, and more processes than cores make each other late.
+    session.run(python, "-m", "pytest", "-n0", *files, *session.posargs, env=environment_variables, external=True)
 
 
 def find_python(version: str) -> str | None:
@@ -205,7 +215,7 @@ def compiled(session: nox.Session) -> None:
     checkout(session)
     session.install("-e", ".[test]", env={"SPOA_TWISTED_MYPYC": "1"})
     session.run("python", "-c", COMPILED)
-    session.run("python", "-m", "pytest", "-n2", *smoke(), env=with_haproxy(session, newest=True))
+    session.run("python", "-m", "pytest", "-n0", *smoke(path=True), env=with_haproxy(session, newest=True))
 
 
 #: Fails unless each module of spop is a compiled extension, except the two that setup.py does not compile.
@@ -249,7 +259,7 @@ def package(session: nox.Session) -> None:
     session.chdir(elsewhere)
     check_programs(session, Path(session.bin).parent)
     session.chdir(source)
-    session.run("python", "-m", "pytest", "-n2")
+    session.run("python", "-m", "pytest", "-n0")
 
 
 def check_wheel(session: nox.Session, wheel: Path) -> None:

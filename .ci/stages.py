@@ -140,14 +140,14 @@ STAGES = [
     Stage("everything", cores=2),
     Stage("coverage", cores=2),
     # The longest first, so that both cores are busy until the end.
-    Stage("on-pypy8"),
     Stage("on-pypy7"),
+    Stage("on-pypy8"),
     Stage("package"),
     Stage("on-3.15"),
+    Stage("on-3.10"),
     Stage("on-3.14"),
     Stage("on-3.13"),
     Stage("on-3.12"),
-    Stage("on-3.10"),
     Stage("compiled"),
 ]
 

@@ -18,6 +18,7 @@ To change something else, begin here::
 
 from spoa_twisted.agent.protocol import SPOAFactory, SPOAProtocol
 from spoa_twisted.client import SPOEClient
+from spoa_twisted.handlers.declaration import Declaration
 from spoa_twisted.handlers.interfaces import IHandlers, ILifeCycle
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.handlers.registry import Handlers
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NULL",
+    "Declaration",
     "Handlers",
     "IHandlers",
     "ILifeCycle",

@@ -7,7 +7,7 @@ its messages, for which the handler has no ``on_error``. All other failures are 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -17,9 +17,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted import client
+from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.variable_types import has_type, show_type
 from spoa_twisted.log import RESULT_TOO_BIG
 from spoa_twisted.observer import (
     ArgumentMissing,
@@ -39,7 +41,9 @@ from spoa_twisted.observer import (
     ResultTooBig,
     ResultUnsendable,
 )
+from spoa_twisted.spop.actions import Variables, decode_actions
 from spoa_twisted.spop.connection import Notify
+from spoa_twisted.spop.hints import type_of
 from spoa_twisted.spop.messages import Message
 
 # The events that a request raises as an exception. They are not logged too, because trial fails a test that logs an
@@ -56,6 +60,14 @@ _RAISED: Final = (
     ResultTooBig,
     ResultUnsendable,
 )
+
+
+# Characters of a value in an error text.
+_MAX_SHOWN: Final = 100
+
+
+class NotAsDeclared(AssertionError):
+    """A handler sets a variable that its option ``sets`` does not declare, or declares with another type."""
 
 
 class NoHandler(LookupError):
@@ -233,17 +245,46 @@ class StrictHandlers:
 class _StrictOutcomes(Outcomes):
     """Reports failures as ``outcomes`` does, and adds each of them to ``request``."""
 
-    __slots__ = ("_request",)
+    __slots__ = ("_reports", "_request")
 
     def __init__(self, outcomes: Outcomes, request: Request) -> None:
         super().__init__(outcomes._observer, outcomes._record, outcomes.hold_ups, outcomes.counters)
         self._request = request
+        # How many failures were reported.
+        self._reports = 0
+
+    def returned(self, position: int, handler: Handler, message: Message, result: Any) -> bytes:
+        """Return the actions for a result; see :meth:`Outcomes.returned`. Compare it with what the handler declares."""
+        reports = self._reports
+        actions = super().returned(position, handler, message, result)
+        sets = handler.declaration.sets
+        # After a failure, these are the actions of on_error, which were compared when the handler was registered.
+        if sets is not None and self._reports == reports:
+            for text in _differences(decode_actions(actions), sets):
+                error = NotAsDeclared(f"the message {message.name!r}: {text}")
+                event = ResultUnsendable(message.name, error)
+                # The test fails even if the handler has an on_error: the handler itself did not fail.
+                self._request.add(Failed(position, message.name, event, KeptFailure(error)), has_on_error=False)
+        return actions
 
     def report(self, position: int, outcome: Outcome, event: MessageEvent, actions: bytes) -> bytes:
         """Report a message that has failed; see :meth:`Outcomes.report`."""
+        self._reports += 1
         failed = Failed(position, event.name, event, _failure(event))
         self._request.add(failed, has_on_error=bool(actions))
         return super().report(position, outcome, event, actions)
+
+
+def _differences(variables: Variables, sets: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a text for each of ``variables`` that ``sets`` does not declare, or with another type."""
+    for variable, value in variables.items():
+        if variable not in sets:
+            hint = did_you_mean(map(repr, nearest(variable, sets)))
+            yield f"the handler sets {variable!r}, which its option sets does not declare{hint}"
+        elif not has_type(value, sets[variable]):
+            what = "unsets" if value is None else "sets"
+            to = "" if value is None else f" to {type_of(value)}, {repr(value)[:_MAX_SHOWN]}"
+            yield f"the handler {what} {variable!r}{to}; its option sets declares {show_type(sets[variable])}"
 
 
 def _failure(event: Event) -> KeptFailure:

@@ -23,9 +23,9 @@ from spoa_twisted.observer import IObserver, Observers
 from spoa_twisted.spop.frames import HAProxyHello
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import Value
-from spoa_twisted.strict import MessageFailure, NoHandler, StrictHandlers
+from spoa_twisted.strict import MessageFailure, NoHandler, NotAsDeclared, StrictHandlers
 
-__all__ = ["FakeHAProxy", "MessageFailure", "NoHandler", "NotAcknowledged"]
+__all__ = ["FakeHAProxy", "MessageFailure", "NoHandler", "NotAcknowledged", "NotAsDeclared"]
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -129,6 +129,8 @@ class FakeHAProxy:
 
         :raises BaseException: the exception of a handler without ``on_error``.
         :raises TimeoutError: when such a handler took longer than its timeout.
+        :raises NotAsDeclared: (an ``AssertionError``) when a handler sets a variable that its option ``sets`` does not
+            declare, or declares with another type.
         :raises NoHandler: when a message has no handler, and there is no default handler.
         :raises NotAcknowledged: when a handler has not finished, or a startup function, because it waits for a
             Deferred.

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import traceback
 import unittest
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from spoa_twisted import Handlers, Message
+from spoa_twisted import NULL, Handlers, Int32, Int64, Message, UInt32
 from spoa_twisted.observer import HandlerBlocked, HandlerFailed, Outcome, RespondFailed
-from spoa_twisted.testing import FakeHAProxy, MessageFailure, NoHandler, NotAcknowledged
+from spoa_twisted.testing import FakeHAProxy, MessageFailure, NoHandler, NotAcknowledged, NotAsDeclared
 from tests.agent.memory import OtherHandlers
 from tests.conftest import Logged
 from tests.handlers.answers import KINDS, Recorder, late_line, plain
@@ -391,3 +393,77 @@ def test_trial(logged: Logged) -> None:
     assert [test.id().rpartition(".")[2] for test, _ in result.errors] == ["test_unexpected"]
     assert result.failures == []
     logged.take()
+
+
+class TestDeclaredVariables:
+    """A handler sets the variables that its option ``sets`` declares, with their types, or the request raises."""
+
+    @pytest.mark.parametrize(
+        ("sets", "variables"),
+        [
+            ({"txn.a": bool}, {"txn.a": True}),
+            ({"txn.a": int}, {"txn.a": UInt32(5)}),
+            ({"txn.a": Int64}, {"txn.a": 5}),
+            ({"txn.a": bytearray}, {"txn.a": memoryview(b"x")}),
+            ({"txn.a": str | None, "txn.b": int}, {"txn.a": None}),
+            ({"proc.a": IPv4Address | IPv6Address}, {"proc.a": IPv6Address("::1")}),
+            ({"txn.a": type(NULL)}, {"txn.a": NULL}),
+            ({"txn.a": bool}, None),
+        ],
+    )
+    def test_as_declared(self, sets: Any, variables: Any) -> None:
+        """The types are those that HAProxy gets. A handler need not set each variable."""
+        handlers = Handlers()
+        handlers.message("m", sets=sets)(lambda: variables)
+        FakeHAProxy(handlers).notify("m")
+
+    @pytest.mark.parametrize(
+        ("sets", "variables", "text"),
+        [
+            (
+                {"txn.allowed": bool},
+                {"txn.alowed": True},
+                "sets 'txn.alowed', which its option sets does not declare; did you mean 'txn.allowed'?",
+            ),
+            ({}, {"txn.a": 1}, "the message 'm': the handler sets 'txn.a', which its option sets does not declare"),
+            (
+                {"txn.a": bool},
+                {"txn.a": 1},
+                "the message 'm': the handler sets 'txn.a' to an int, 1; its option sets declares bool",
+            ),
+            ({"txn.a": int}, {"txn.a": True}, "sets 'txn.a' to a bool, True; its option sets declares int"),
+            ({"txn.a": Int32}, {"txn.a": 5}, "sets 'txn.a' to an int, 5; its option sets declares Int32"),
+            ({"txn.a": str | bytes}, {"txn.a": 5}, "declares str | bytes"),
+            (
+                {"txn.a": str},
+                {"txn.a": None},
+                "the message 'm': the handler unsets 'txn.a'; its option sets declares str",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("on_error", [None, {"txn.error": "handler"}])
+    def test_not_as_declared(self, sets: Any, variables: Any, text: str, on_error: Any) -> None:
+        """The request raises also if the handler has an ``on_error``, because the handler did not fail."""
+        handlers = Handlers()
+        handlers.message("m", sets=sets, on_error=on_error)(lambda: variables)
+        haproxy = FakeHAProxy(handlers)
+        with pytest.raises(NotAsDeclared, match=re.escape(text)):
+            haproxy.notify("m")
+        assert haproxy.failures == []
+
+    def test_a_deferred(self) -> None:
+        """The variables that a Deferred fires with are compared, too."""
+        handlers = Handlers()
+        handlers.message("m", sets={"txn.a": bool})(lambda: succeed({"txn.a": "x"}))
+        with pytest.raises(NotAsDeclared):
+            FakeHAProxy(handlers).notify("m")
+
+    def test_on_error_replaces_a_failure(self, logged: Logged) -> None:
+        """The variables of ``on_error`` come back for a result that cannot be sent: it is not compared."""
+        result: Any = {"txn.a": object()}
+        handlers = Handlers()
+        handlers.message("m", sets={"txn.a": bool}, on_error={"txn.error": "handler"})(lambda: result)
+        haproxy = FakeHAProxy(handlers)
+        assert haproxy.notify("m") == {"txn.error": "handler"}
+        assert [type(failure.error) for failure in haproxy.failures] == [TypeError]
+        assert logged.take()

@@ -15,9 +15,9 @@ from spoa_twisted.spop.messages import Message
 _MAX_PLANS: Final = 64
 _MAX_PLANNED_LENGTH: Final = 4096
 
-# Characters that an argument's name may have and a parameter's name may not: the argument "x-forwarded.for" becomes the
-# parameter x_forwarded_for.
-_SEPARATORS: Final = re.compile(r"[-.]")
+#: Characters that an argument's name may have and a parameter's name may not: the argument "x-forwarded.for" becomes
+#: the parameter x_forwarded_for.
+SEPARATORS: Final = re.compile(r"[-.]")
 
 #: How to call a function. The parts are: the sources of the parameters that are passed by position, the names and
 #: sources of those that are passed by name, and the defaults that replace a ``None``, each with the position of its
@@ -97,7 +97,7 @@ class Binding:
         for position, name in enumerate(message.names):
             if name:
                 # If two arguments have the same name, the first one counts.
-                arguments.setdefault(_SEPARATORS.sub("_", name), position)
+                arguments.setdefault(SEPARATORS.sub("_", name), position)
         message_source = len(message.names)
         positional: list[int] = []
         keywords: list[tuple[str, int]] = []

@@ -9,6 +9,7 @@ from typing import Any, final
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.binding import Binding
+from spoa_twisted.handlers.declaration import UNDECLARED
 from spoa_twisted.handlers.plain import is_plain
 from spoa_twisted.spop.actions import Variables, encode_actions
 from spoa_twisted.spop.hints import type_of
@@ -35,11 +36,12 @@ class Handler:
     """
 
     __slots__ = (
-        "_function",
         "blocking",
         "call",
+        "declaration",
         "doubtful",
         "doubtful_on_error",
+        "function",
         "is_coroutine",
         "label",
         "on_error",
@@ -59,7 +61,10 @@ class Handler:
                 f"the handler of the message {name!r} is an async function: it cannot run in a thread, so leave out"
                 " blocking=True"
             )
-        self._function = function
+        #: The function that was registered.
+        self.function = function
+        #: What HAProxy's configuration needs for the handler. The agent does not use it.
+        self.declaration = UNDECLARED
         #: The name in the status of the agent. The default handler has another label than its name.
         self.label = name
         self.timeout = timeout
@@ -74,7 +79,7 @@ class Handler:
         self.call = Binding(name, function).call
 
     def __str__(self) -> str:
-        return name_of(self._function)
+        return name_of(self.function)
 
     @property
     def kind(self) -> str:
@@ -83,7 +88,7 @@ class Handler:
             return "blocking"
         if self.is_coroutine:
             return "async"
-        return "plain" if is_plain(self._function) else "may wait"
+        return "plain" if is_plain(self.function) else "may wait"
 
 
 def name_of(function: Callable[..., Any]) -> str:

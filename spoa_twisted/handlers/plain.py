@@ -21,22 +21,34 @@ def is_plain(function: Any) -> bool:
 
     False for a function whose source is not available, and for a lambda, whose source has no clear beginning.
     """
+    statement = definition(function)
+    if not isinstance(statement, ast.FunctionDef):
+        return False
+    return all(_is_no_awaitable(value) for value in returned(statement))
+
+
+def definition(function: Any) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """Return the source of ``function``, parsed. ``None`` if it is not available, and for a lambda or a generator."""
     if isinstance(function, MethodType):
         function = function.__func__
     # A function with __wrapped__ is the work of a decorator, such as inlineCallbacks. inspect.getsource would return
     # the source of the decorated function instead of its own.
     if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
-        return False
-    if function.__code__.co_flags & (inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
-        return False
+        return None
+    if function.__code__.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        return None
     try:
         statement = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     except Exception:
         # There is no source, or the file has changed since the module was loaded, and is not valid Python now.
-        return False
-    if not isinstance(statement, ast.FunctionDef) or statement.name != function.__code__.co_name:
-        return False
-    return all(_is_no_awaitable(node.value) for node in _own_nodes(statement) if isinstance(node, ast.Return))
+        return None
+    kind = ast.AsyncFunctionDef if function.__code__.co_flags & inspect.CO_COROUTINE else ast.FunctionDef
+    return statement if isinstance(statement, kind) and statement.name == function.__code__.co_name else None
+
+
+def returned(statement: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.expr | None]:
+    """Yield the expression of each ``return`` of a function, ``None`` for one without an expression."""
+    return (node.value for node in _own_nodes(statement) if isinstance(node, ast.Return))
 
 
 def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:

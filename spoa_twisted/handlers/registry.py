@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from types import UnionType
 from typing import Any, Final, TypeVar, final, overload
 
 from twisted.internet.defer import Deferred
@@ -14,6 +15,8 @@ from zope.interface import implementer
 
 from spoa_twisted.handlers.awaitables import begin
 from spoa_twisted.handlers.deadlines import Deadlines
+from spoa_twisted.handlers.declaration import Declaration
+from spoa_twisted.handlers.declaring import declare
 from spoa_twisted.handlers.exchange import Exchange, PendingCall
 from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables, check_timeout, encode_on_error
 from spoa_twisted.handlers.hold_ups import HoldUps, Steps
@@ -112,11 +115,18 @@ class Handlers(LifeCycle):
         self,
         name: str,
         *,
+        args: Mapping[str, str] | None = None,
+        event: str | None = None,
+        rule: str | None = None,
+        sets: Mapping[str, type | UnionType] | None = None,
         timeout: float | None = None,
         on_error: Variables | None = None,
         blocking: bool = False,
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function as the handler of the message called ``name``. The function stays unchanged.
+
+        ``args``, ``event`` or ``rule``, and ``sets`` are for ``spoactl config`` and ``spoactl check``, not for the
+        agent: see :class:`Declaration`.
 
         :param timeout: the timeout of the handler, in seconds; 0 for no limit. Only for a handler that returns a
             Deferred or a coroutine, or has ``blocking=True``: a plain function cannot be interrupted.
@@ -126,7 +136,7 @@ class Handlers(LifeCycle):
             def`` with ``blocking``, for a timeout that is not a number or belongs to a plain function, or for a
             variable in ``on_error`` whose value has no SPOP type.
         :raises ValueError: if the message already has a handler, HAProxy does not allow its name, the timeout is
-            negative, or a variable in ``on_error`` cannot be encoded.
+            negative, a variable in ``on_error`` cannot be encoded, or the handler cannot work as it is declared.
         """
         if not isinstance(name, str):
             raise TypeError(f"the name of a message is a str, not {type_of(name)}; write @handlers.message('name')")
@@ -138,6 +148,7 @@ class Handlers(LifeCycle):
 
         def register(function: HandlerT) -> HandlerT:
             handler = self._handler(name, function, timeout, on_error, blocking)
+            handler.declaration = declare(name, function, handler.on_error, args, event, rule, sets)
             self._add(name, handler)
             return function
 
@@ -202,6 +213,11 @@ class Handlers(LifeCycle):
     def registered(self) -> list[tuple[str, Handler]]:
         """Return the messages that have a handler, sorted, and their handlers. The default handler's name is empty."""
         return sorted(self._by_name.items()) + ([("", self._default)] if self._default else [])
+
+    @property
+    def declarations(self) -> dict[str, Declaration]:
+        """What each handler declares for HAProxy's configuration, by the name of its message."""
+        return {name: handler.declaration for name, handler in self._by_name.items()}
 
     def describe(self) -> str:
         """Return a text for the log about the messages that have a handler: ``the messages check-ip, scan-body``."""
@@ -291,20 +307,10 @@ class Handlers(LifeCycle):
         return actions
 
     def _handler(
-        self,
-        name: str,
-        function: HandlerFunction,
-        timeout: float | None,
-        on_error: Variables | None,
-        blocking: bool,
+        self, name: str, function: HandlerFunction, timeout: float | None, on_error: Variables | None, blocking: bool
     ) -> Handler:
-        handler = Handler(
-            name,
-            function,
-            self._timeout if timeout is None else timeout,
-            self._on_error if on_error is None else on_error,
-            blocking,
-        )
+        default = self._timeout if timeout is None else timeout
+        handler = Handler(name, function, default, self._on_error if on_error is None else on_error, blocking)
         if timeout and not blocking and is_plain(function):
             raise TypeError(
                 f"the handler of the message {name!r} is a plain function, which cannot be interrupted: leave out"

@@ -1,5 +1,7 @@
 """A configuration as HAProxy understands it: engines with their messages and groups, proxies with their rules.
 
+Parts with a name are equal only if they are the same object, so that they can be the keys of a mapping.
+
 One :class:`Configuration` is for one version of HAProxy, because ``.if version_atleast(3.1)`` and the defaults of
 HAProxy differ. A checker reads the same files once for each version.
 """
@@ -36,7 +38,7 @@ class Event:
     setting: Setting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpoeMessage:
     """A ``spoe-message`` section."""
 
@@ -52,7 +54,7 @@ class SpoeMessage:
         return self.section.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpoeGroup:
     """A ``spoe-group`` section, with the names of its messages."""
 
@@ -65,7 +67,7 @@ class SpoeGroup:
         return self.section.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpoeAgent:
     """A ``spoe-agent`` section."""
 
@@ -96,7 +98,7 @@ class SpoeAgent:
         return None if self.set_on_error is None else f"txn.{self.prefix}.{self.set_on_error.text}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scope:
     """What an engine's file says in one scope."""
 
@@ -109,21 +111,28 @@ class Scope:
     groups: tuple[SpoeGroup, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
-    """An expression in haproxy.cfg that reads a variable: ``var(txn.iprep.score)``, in a condition or elsewhere."""
+    """An expression that reads a variable: ``var(txn.iprep.score)``, in a condition or elsewhere."""
 
     #: ``txn.iprep.score``
     variable: str
+    #: The word with the expression. For a named ACL it stands in the ``acl`` line.
     word: Word
+    #: For a message of an engine: the proxy with the engine's filter.
     proxy: Proxy
     #: The rule that reads the variable; ``None`` for another setting, such as ``log-format`` or ``balance``.
     rule: Rule | None
+    #: Its fetch is ``var``, or one of its converters reads the variable, as ``concat(,txn.iprep.score)`` does.
     expression: Expression
+    #: The rule's line, or that of another setting, of ``args`` or of ``event``.
+    setting: Setting
     #: The term of a condition; ``None`` if the value goes elsewhere, for example into a header.
     term: Term | None = None
-    #: The ``acl`` line with the term, if a rule uses a named ACL.
+    #: The name in a condition, or in ``acl(NAME)``, if a named ACL reads the variable.
     acl: Word | None = None
+    #: The message of an engine, in whose ``args`` or ``event`` line the variable is read.
+    message: SpoeMessage | None = None
 
 
 @dataclass(frozen=True)
@@ -140,14 +149,15 @@ class Rule:
     condition: Condition | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proxy:
     """A ``frontend``, ``backend``, ``listen`` or ``defaults`` section, with what it inherits from its defaults."""
 
     section: Section
     #: ``http``, ``tcp``, ``spop`` or ``log``.
     mode: str
-    #: The settings of its defaults, those that its own settings do not replace, and then its own.
+    #: The settings of its defaults, those that its own settings do not replace, and then its own. ``no option ...`` has
+    #: been applied: neither that line nor the option is in it.
     settings: tuple[Setting, ...]
     #: In the order in which HAProxy runs them within one ruleset: those of its defaults first.
     rules: tuple[Rule, ...]
@@ -169,8 +179,16 @@ class Proxy:
         """Where its section begins."""
         return self.section.head.place
 
+    def all(self, *texts: str) -> list[Setting]:
+        """Return the settings whose first words are ``texts``."""
+        return [setting for setting in self.settings if setting.starts(*texts)]
 
-@dataclass(frozen=True)
+    def last(self, *texts: str) -> Setting | None:
+        """Return the last setting whose first words are ``texts``. HAProxy uses the last one of a repeated setting."""
+        return next(iter(self.all(*texts)[::-1]), None)
+
+
+@dataclass(frozen=True, eq=False)
 class Engine:
     """A ``filter spoe`` line, and what it refers to. Parts that do not exist are ``None``."""
 
@@ -199,7 +217,7 @@ class NotRead:
     why: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Configuration:
     """All files, for one version of HAProxy."""
 

@@ -6,7 +6,7 @@ Each ``type: ignore`` with a code is an assertion: mypy reports it as unused if 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from spoa_twisted import (
     NULL,
+    Declaration,
     Handlers,
     IHandlers,
     Int32,
@@ -74,6 +75,26 @@ async def also_wrong() -> dict[str, float]:
 @handlers.message("blocking", on_error={"sess.a": 1.5})  # type: ignore[dict-item]
 def wrong_on_error() -> None:
     return None
+
+
+@handlers.message(
+    "declared",
+    args={"ip": "src", "user-agent": "req.fhdr(user-agent)"},
+    event="on-frontend-http-request",
+    sets={"sess.score": int, "req.user": str | None, "txn.ip": IPv4Address | IPv6Address},
+)
+def declared(ip: IPv4Address, user_agent: str | None) -> None:
+    return None
+
+
+types: dict[str, type] = {"sess.a": bool}
+handlers.message("declared-2", rule="http-request if { method POST }", sets=types)(nothing)
+handlers.message("wrong-sets", sets={"sess.a": 5})  # type: ignore[dict-item]
+handlers.message("wrong-sets", sets={"sess.a": "int"})  # type: ignore[dict-item]
+handlers.message("wrong-args", args=["src"])  # type: ignore[arg-type]
+handlers.message("wrong-args", args={"ip": 5})  # type: ignore[dict-item]
+handlers.message("wrong-event", event=["on-client-session"])  # type: ignore[arg-type]
+declaration: Declaration = handlers.declarations["declared"]
 
 
 @handlers.startup

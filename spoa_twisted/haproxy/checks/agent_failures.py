@@ -1,0 +1,123 @@
+"""Checks of what happens to requests when the agent fails, or sets nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from spoa_twisted.haproxy.answers import Answers
+from spoa_twisted.haproxy.checks.naming import Names, Prefix
+from spoa_twisted.haproxy.checks.uses import Use, allows, is_lua, keeps, refuses, refuses_or_routes, uses
+from spoa_twisted.haproxy.configuration import Configuration, Rule
+from spoa_twisted.haproxy.finding import Finding, Severity
+from spoa_twisted.haproxy.grammar.lines import Place, Word
+
+#: A name that was meant to be that of ``set-on-error``. If it is wrong, error-never-set says so.
+_ERROR: Final = re.compile(r".*[._](?:err|errors?)")
+
+#: Actions that change a header of a request.
+_CHANGING: Final = frozenset({"del-header", "set-header", "replace-header", "replace-value"})
+
+
+def check_failures(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
+    """Find agents whose failures let requests pass: ``fail-open`` and ``error-unread``."""
+    names = Names(configuration, answers)
+    if not configuration.has_proxies or configuration.not_read:
+        return
+    all_uses = list(uses(configuration))
+    found = {}
+    for prefix in names.prefixes.values():
+        refusing = _open(names, prefix, all_uses)
+        if refusing is not None:
+            error = next((word.text for word in prefix.errors), "error")
+            option = "" if prefix.errors else "'option set-on-error error' and "
+            rule = "http-request deny" if refusing.rule.ruleset.startswith("http") else "tcp-request content reject"
+            text = (
+                "if the agent fails, requests pass this rule: add"
+                f" {option}'{rule} if {{ var(txn.{prefix.name}.{error}) -m found }}'"
+            )
+            found[refusing.place] = Finding("fail-open", Severity.WARNING, refusing.place, text)
+        for agent in prefix.agents:
+            variable, word = agent.error_variable, agent.set_on_error
+            if variable is not None and word is not None and not names.mentions(variable) and not names.has_lua:
+                severity = Severity.INFO if refusing is None else Severity.WARNING
+                text = f"no rule reads {variable}: if the agent fails, requests go on as if it had set nothing"
+                found[word.place] = Finding("error-unread", severity, word.place, text)
+    yield from found.values()
+
+
+def _open(names: Names, prefix: Prefix, all_uses: list[Use]) -> Use | None:
+    """Return the first rule that refuses by a variable of the agent, if no rule refuses when the agent fails."""
+    own = [use for use in all_uses if prefix in names.owners(use.variable)]
+    needing = {use.rule.setting.place for use in own if not use.negated}
+    rules = [rule for proxy in names.configuration.proxies for rule in proxy.rules]
+    if any(_closes(use, prefix) for use in own) or any(_may_close(rule, prefix, needing) for rule in rules):
+        return None
+    return next((use for use in own if refuses(use.rule) and use.variable not in names.set_by_rules), None)
+
+
+def _closes(use: Use, prefix: Prefix) -> bool:
+    """Return whether a rule may refuse if the variable is not set because the agent failed."""
+    if use.has_default or allows(use.rule):
+        return True
+    if not refuses_or_routes(use.rule) and not keeps(use.rule):
+        return False
+    return use.negated or use.variable in prefix.made or _ERROR.fullmatch(use.variable) is not None
+
+
+def _may_close(rule: Rule, prefix: Prefix, needing: set[Place]) -> bool:
+    """Return whether a rule may refuse, or keep what another rule refuses by, without a variable in its condition.
+
+    :param needing: where the rules stand that do not apply if the agent fails.
+    """
+    if is_lua(rule):
+        return rule.setting.place not in needing
+    return (allows(rule) or keeps(rule)) and any(f".{prefix.name}." in word.text for word in rule.arguments)
+
+
+def check_headers(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
+    """Find headers of requests that a rule sets from a variable of the agent, but that the client may send as well."""
+    names = Names(configuration, answers)
+    all_uses = list(uses(configuration))
+    refused = {use.variable for use in all_uses if use.negated and refuses_or_routes(use.rule)}
+    found = {}
+    for use in all_uses:
+        rule = use.rule
+        if (
+            rule.action == "set-header"
+            and rule.ruleset == "http-request"
+            and len(rule.arguments) > 1
+            and not use.negated
+        ):
+            header = rule.arguments[0].text
+            from_agent = names.owners(use.variable) and any(use.variable in word.text for word in rule.arguments[1:])
+            if from_agent and use.variable not in refused and not _is_guarded(configuration, header, rule):
+                place = rule.setting.place
+                text = (
+                    f"if {use.variable} is not set, the client's own {header} passes: first"
+                    f" 'http-request del-header {header}'"
+                )
+                found[place] = Finding("spoofable-header", Severity.INFO, place, text)
+    yield from found.values()
+
+
+def _is_guarded(configuration: Configuration, header: str, rule: Rule) -> bool:
+    """Return whether another rule changes the header, or refuses a request that has it."""
+    others = [other for proxy in configuration.proxies for other in proxy.rules if other.setting != rule.setting]
+    mentioned = re.compile(rf"hdr\w*\({re.escape(header)}[,)]", re.IGNORECASE)
+    return "%" in header or any(
+        (other.action in _CHANGING and _may_change(other, header))
+        or (other.condition is not None and refuses_or_routes(other) and _is_in(mentioned, other.condition.words))
+        for other in others
+    )
+
+
+def _may_change(rule: Rule, header: str) -> bool:
+    """Return whether a rule deletes, sets or replaces the header. With ``-m``, it names the header by a pattern."""
+    texts = [word.text for word in rule.arguments]
+    return "-m" in texts or [text.lower() for text in texts[:1]] == [header.lower()]
+
+
+def _is_in(pattern: re.Pattern[str], words: tuple[Word, ...]) -> bool:
+    return any(pattern.search(word.text) for word in words)
