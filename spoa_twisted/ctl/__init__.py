@@ -21,8 +21,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
+from spoa_twisted.client import AgentDisconnected
 from spoa_twisted.ctl import bench, check, decode, explain, ping, proxy, reload, send, status, watch
+from spoa_twisted.haproxy.explanations.disconnects import explain_code
 from spoa_twisted.shown import show_text
+from spoa_twisted.spop.errors import StatusCode
 from spoa_twisted.version import version
 
 
@@ -108,6 +111,11 @@ async def _run(reactor: Any, command: Command, options: argparse.Namespace) -> N
     except ConnectError as error:
         # Twisted's own text, "Connection was refused by other side: ...", does not say where.
         _exit_with_error(f"{show_text(str(error)).rstrip('.')}; does an agent listen on {options.agent}?")
+    except AgentDisconnected as error:
+        # These two codes say nothing about the cause.
+        is_vague = error.status_code in {StatusCode.NORMAL, StatusCode.UNKNOWN}
+        meaning = "" if is_vague else f": {explain_code(error.status_code).first_sentence}"
+        _exit_with_error(show_text(str(error)) + meaning)
     except Exception as error:
         # Endpoints, name resolution, TLS, the protocol and the agent each raise exceptions of their own.
         _exit_with_error(show_text(str(error)) or type(error).__name__)

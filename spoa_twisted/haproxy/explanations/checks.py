@@ -83,8 +83,16 @@ CHECKS: Final[Mapping[str, Explanation]] = {
         ),
     ),
     "SOCKERR": Explanation(
-        "HAProxy could not open a socket for the health check.",
-        (Cause("HAProxy has no file descriptors left.", '"ulimit-n" and "maxconn" in the section global.'),),
+        "HAProxy could not open the connection of the health check.",
+        (
+            Cause(
+                "The unix socket on the server line does not exist: the agent does not run, or listens elsewhere.",
+                'The path on the server line. With "chroot" in the section global, HAProxy looks for it below that'
+                " folder.",
+            ),
+            Cause("HAProxy may not open this socket.", "The owner and the mode of the socket, and of its folder."),
+            Cause("HAProxy has no file descriptors left.", '"ulimit-n" and "maxconn" in the section global.'),
+        ),
     ),
 }
 

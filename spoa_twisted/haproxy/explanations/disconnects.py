@@ -151,10 +151,10 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
         ),
     ),
     StatusCode.UNKNOWN: Explanation(
-        "The side that sends this gave no reason.",
+        "Something failed for which SPOE.txt has no code.",
         (
             Cause(
-                "The agent failed. Many agents send this for each error in their handlers.",
+                "The agent failed. Many agents send this for each error, such as one in a handler.",
                 "The agent's log at this time.",
             ),
             Cause(

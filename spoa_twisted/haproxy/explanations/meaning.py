@@ -17,7 +17,7 @@ class Generation(Enum):
     NEW = "HAProxy >= 3.1"
 
 
-#: The times of a line of HAProxy's log by their names, in milliseconds. ``connections`` is the number of connections.
+#: The times of a line of HAProxy's log by their names, in milliseconds.
 Times = Mapping[str, int]
 
 
@@ -32,12 +32,8 @@ class Sign:
 
 #: HAProxy <= 3.0: the NOTIFY was never sent.
 NOT_SENT: Final = Sign("queue is -1", lambda times: times["queue"] < 0)
-#: HAProxy <= 3.0: the NOTIFY was sent, and a connection is left.
-SENT: Final = Sign("queue is not -1", lambda times: times["queue"] >= 0 and times["connections"] > 0)
-#: HAProxy <= 3.0: the NOTIFY was sent on a connection that has ended.
-UNCONNECTED: Final = Sign(
-    "queue is not -1, and there are 0 connections", lambda times: times["queue"] >= 0 and times["connections"] == 0
-)
+#: HAProxy <= 3.0: the NOTIFY was sent.
+SENT: Final = Sign("queue is not -1", lambda times: times["queue"] >= 0)
 #: HAProxy <= 3.0: the NOTIFY left the queue, but not to the agent.
 NOT_WAITED: Final = Sign("wait is -1", lambda times: times["wait"] < 0)
 #: HAProxy <= 3.0: HAProxy waited for the ACK.

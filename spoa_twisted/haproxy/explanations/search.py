@@ -206,7 +206,6 @@ def _notify(match: re.Match[str], generation: Generation | None) -> Found | None
         return None
     numbers = match["times"].split("/") if old else [match["process"]]
     times = dict(zip(TIMES if old else ["process"], map(int, numbers), strict=True))
-    applets = int(match["applets"] or 0)
     facts: dict[str, Any] = {
         "agent": match["agent"],
         match["kind"].lower(): match["name"],
@@ -215,9 +214,9 @@ def _notify(match: re.Match[str], generation: Generation | None) -> Found | None
         "milliseconds": times,
     }
     if old:
-        facts["connections"] = {"idle": int(match["idle"]), "all": applets}
+        facts["connections"] = {"idle": int(match["idle"]), "all": int(match["applets"])}
         facts["notifies"] = {"queued": int(match["sending"]), "waiting": int(match["waiting"])}
-    explanation = explanation.of({**times, "connections": applets})
+    explanation = explanation.of(times)
     facts["total"] = {"errors": int(match["errors"]), "notifies": int(match["processed"])}
     return Found(_line(match[0]), (Meaning(generation.value, explanation),), facts)
 

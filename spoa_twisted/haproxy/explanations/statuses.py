@@ -16,13 +16,12 @@ from spoa_twisted.haproxy.explanations.meaning import (
     NOT_WAITED,
     RETRIED,
     SENT,
-    UNCONNECTED,
     WAITED,
     Cause,
     Explanation,
     Generation,
 )
-from spoa_twisted.spop.errors import STATUS_WORDS, StatusCode, with_words
+from spoa_twisted.spop.errors import STATUS_WORDS, with_words
 
 #: The status of a NOTIFY is this number + the status code, if the error is one of the connection.
 CONNECTION: Final = 256
@@ -76,11 +75,10 @@ _OLD: Final[Mapping[int, Explanation]] = {
                 SENT,
             ),
             Cause(
-                "The connection ended while the NOTIFY waited. With the capability async, HAProxy then waits for the"
-                " ACK on another connection.",
+                "The connection ended. With the capability async, HAProxy then waits for the ACK on another one.",
                 'The agent was stopped, or HAProxy reloaded. "no option async" in the spoe-agent section gives status'
                 " 257 at once.",
-                UNCONNECTED,
+                SENT,
             ),
             Cause(
                 "HAProxy could not connect: nothing listens on the server's port.",
@@ -132,8 +130,8 @@ _OLD: Final[Mapping[int, Explanation]] = {
         (
             Cause(
                 "The payload, usually a body, is longer than the agent accepts.",
-                'The agent\'s log. An agent of spoa_twisted says "refused a NOTIFY", and --max-payload-size raises the'
-                " limit.",
+                "The agent's log, and its limit. An agent of spoa_twisted does not cause this: it sets the variables of"
+                " on_error instead.",
             ),
             _LONG_ARGUMENT,
         ),
@@ -312,8 +310,7 @@ def explain_status(status: int, generation: Generation) -> Explanation | None:
     if code < 0:
         return Explanation(f"{_NEVER} Below 256 it has only 0 to {5 if generation is Generation.OLD else 4}.")
     if code in STATUS_WORDS:
-        reason = "it gave no reason" if code == StatusCode.UNKNOWN else STATUS_WORDS[code]
-        text = f"The agent ended the connection before the ACK: AGENT-DISCONNECT {code}, {reason}."
+        text = f"The agent ended the connection before the ACK: AGENT-DISCONNECT {with_words(code)}."
         return Explanation(text, explain_code(code).causes)
     return Explanation(
         f"The agent ended the connection before the ACK: AGENT-DISCONNECT {code}, a code of the agent's own.",
