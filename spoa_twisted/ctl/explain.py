@@ -7,8 +7,9 @@ import json
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from spoa_twisted.ctl.arguments import new_parser
 from spoa_twisted.haproxy.explanations.meaning import Generation
@@ -29,8 +30,11 @@ VALUE is
     about a server of the agents' backend: "Health check for server ... failed", "Server ... is DOWN"
   - a status code or the words of a DISCONNECT: "version value not found", also in a line of an agent's log
   - a result of a health check: L7RSP
-With -, or without a VALUE, lines are read from stdin. Lines that have none of these are skipped, and lines that differ
-in numbers only are explained once.
+With -, or without a VALUE, lines are read from stdin. Lines that have none of these are skipped, and lines that have
+the same explanation are explained once.
+
+The line of a request, with its termination state ("PR--"), has nothing of SPOE. Add %[var(txn.PREFIX.error)] to the
+log-format, where PREFIX is that of "option var-prefix", and explain this number.
 
 HAProxy <= 3.0 and >= 3.1 give some numbers different meanings. The shape of a line tells which of them wrote it; for a
 number, --version does.
@@ -46,12 +50,17 @@ Exit status: 0 if a VALUE, or a line of stdin, is explained; 1 if one is not kno
 
 #: What is said of a text in which nothing was found.
 UNKNOWN: Final = (
-    "give a status such as 257, a line of HAProxy's log that begins with SPOE:, a line about the health check of a"
-    ' server, or the words of a DISCONNECT. The line of a request, with "PR--" or the like, has nothing of SPOE: log'
-    " %[var(txn.PREFIX.error)], and explain this number"
+    "give a status such as 257, a line of HAProxy's log that begins with SPOE:, a line about a health check, or the"
+    " words of a DISCONNECT; see spoactl explain --help"
 )
 
 _WIDTH: Final = 80
+
+# How many names are shown of lines that have the same explanation.
+_MAX_NAMES: Final = 5
+
+#: What lines are about, and how many lines are about each.
+Names: TypeAlias = Counter[str]
 
 # Bytes. A longer line of stdin is read in pieces, so that no input fills the memory.
 _MAX_LINE: Final = 2**16
@@ -82,11 +91,11 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
     if not found:
         texts = ", ".join([repr(_cut(text)) for text in unknown])
         raise ValueError(f"{texts} is not known: {UNKNOWN}" if unknown else f"nothing to explain: {UNKNOWN}")
-    for i, (result, count) in enumerate(found):
+    for i, (result, names) in enumerate(found):
         if options.json:
-            print(json.dumps(to_json(result, count)))
+            print(json.dumps(to_json(result, names)))
         else:
-            print("\n" * (i > 0) + "\n".join(show(result, count)))
+            print("\n" * (i > 0) + "\n".join(show(result, names)))
     for text in unknown:
         print(f"spoactl: {_cut(text)!r} is not known", file=sys.stderr)
     if unknown:
@@ -101,7 +110,7 @@ def _generation(text: str) -> Generation:
     return Generation.OLD if (int(match[1]), int(match[2])) < (3, 1) else Generation.NEW
 
 
-def _of_values(values: list[str], generation: Generation | None) -> tuple[list[tuple[Found, int]], list[str]]:
+def _of_values(values: list[str], generation: Generation | None) -> tuple[list[tuple[Found, Names]], list[str]]:
     """Return what the values mean, and the values that are not known."""
     results = {value: search(value, generation) for value in values}
     unknown = [value for value, found in results.items() if not found]
@@ -109,14 +118,14 @@ def _of_values(values: list[str], generation: Generation | None) -> tuple[list[t
         # A line that was not quoted, or the words of a DISCONNECT.
         whole = search(" ".join(values), generation)
         if whole:
-            return [(found, 1) for found in whole], []
-    return [(found, 1) for value in values for found in results[value]], unknown
+            return [(found, Counter([found.name])) for found in whole], []
+    return [(found, Counter([found.name])) for value in values for found in results[value]], unknown
 
 
-def _of_lines(lines: Iterable[str], generation: Generation | None) -> list[tuple[Found, int]]:
-    """Return what the lines mean: the first of those that differ in numbers only, and how many there are."""
+def _of_lines(lines: Iterable[str], generation: Generation | None) -> list[tuple[Found, Names]]:
+    """Return what the lines mean: the first of those that have the same explanation, and the names of all."""
     first: dict[object, Found] = {}
-    counts: dict[object, int] = {}
+    names: dict[object, Names] = {}
     before = ""
     for line in lines:
         found = search(line, generation)
@@ -126,8 +135,8 @@ def _of_lines(lines: Iterable[str], generation: Generation | None) -> list[tuple
         before = "" if found else line
         for result in found:
             first.setdefault(result.key, result)
-            counts[result.key] = counts.get(result.key, 0) + 1
-    return [(result, counts[key]) for key, result in first.items()]
+            names.setdefault(result.key, Counter())[result.name] += 1
+    return [(result, names[key]) for key, result in first.items()]
 
 
 def _stdin() -> Iterator[str]:
@@ -137,16 +146,18 @@ def _stdin() -> Iterator[str]:
         yield line.decode("utf-8", "backslashreplace").rstrip("\n")
 
 
-def show(found: Found, count: int = 1) -> Iterator[str]:
+def show(found: Found, names: Names) -> Iterator[str]:
     """Yield the lines of an explanation.
 
-    :param count: how many lines of the input it explains.
+    :param names: what the lines are about that it explains.
     """
     if found.facts.keys() != {"status"}:
         # A lone number is repeated by each of its meanings.
         yield from _wrap(show_text(found.text), "", "    ")
-    if count > 1:
-        yield f"({count:,} lines like this one)"
+    if names.total() > 1:
+        most = [f"{show_text(name) or 'others'} {count:,}" for name, count in names.most_common(_MAX_NAMES)]
+        more = [f"{len(names) - _MAX_NAMES:,} more names"] if len(names) > _MAX_NAMES else []
+        yield from _wrap(f"({names.total():,} lines like this one: {', '.join(most + more)})", "", "    ")
     yield from _show_facts(found.facts)
     for i, meaning in enumerate(found.meanings):
         if i:
@@ -170,9 +181,9 @@ def _show_facts(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"  connections {connections['all']} to the agent, {connections['idle']} of them idle"
         yield f"  NOTIFYs     {notifies['queued']} in the queue, {notifies['waiting']} sent and without ACK"
     total = facts["total"]
-    yield f"  total       {total['errors']} errors in {total['notifies']} NOTIFYs since HAProxy started"
+    yield f"  total       {total['errors']} of {total['notifies']} NOTIFYs failed since HAProxy started"
     if "connections" not in facts:
-        yield "              (ignore the errors: 3.2.26 and >= 3.3 count good NOTIFYs too)"
+        yield "              (HAProxy 3.2.26 and >= 3.3 count good NOTIFYs as failed, too)"
 
 
 def _show_meaning(meaning: Meaning, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -183,19 +194,18 @@ def _show_meaning(meaning: Meaning, facts: Mapping[str, Any]) -> Iterator[str]:
         of = f"status {status}{f' = {total}' if total else ''} ({of})"
     yield from _wrap(f"{show_text(of)}:", "", "    ")
     yield from _wrap(meaning.explanation.text, "  ", "  ")
-    # The signs of the causes that are left fit the times of a line. Without a line, the user must look at them.
-    condition = "" if "milliseconds" in facts else "if "
     for number, cause in enumerate(meaning.explanation.causes, 1):
-        sign = f"({condition}{cause.sign.text}) " if cause.sign else ""
+        # The causes of a line are chosen by its times. Without a line, the user must look at them.
+        sign = f"(if {cause.sign.text}) " if cause.sign and "milliseconds" not in facts else ""
         yield from _wrap(f"{sign}{cause.text}", f"  {number}. ", "     ")
         yield from _wrap(cause.advice, "     -> ", "        ")
 
 
-def to_json(found: Found, count: int = 1) -> dict[str, Any]:
+def to_json(found: Found, names: Names) -> dict[str, Any]:
     """Return an explanation for programs."""
     return {
         "text": found.text,
-        "count": count,
+        "lines": dict(names),
         **found.facts,
         "meanings": [
             {

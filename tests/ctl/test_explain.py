@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_a_line_of_the_old_generation(run: Run) -> None:
         "              (-1: HAProxy did not come so far)",
         "  connections 0 to the agent, 0 of them idle",
         "  NOTIFYs     0 in the queue, 0 sent and without ACK",
-        "  total       1 errors in 1 NOTIFYs since HAProxy started",
+        "  total       1 of 1 NOTIFYs failed since HAProxy started",
         "status 257 = 256 + 1, I/O error (HAProxy <= 3.0):",
     ]
 
@@ -76,8 +77,8 @@ def test_a_line_of_the_new_generation(run: Run) -> None:
         "SPOE: [iprep] <GROUP:scan-body> sid=7 st=1 301 1/1",
         "  agent iprep, group scan-body, stream 7",
         "  process     301 ms    in all",
-        "  total       1 errors in 1 NOTIFYs since HAProxy started",
-        "              (ignore the errors: 3.2.26 and >= 3.3 count good NOTIFYs too)",
+        "  total       1 of 1 NOTIFYs failed since HAProxy started",
+        "              (HAProxy 3.2.26 and >= 3.3 count good NOTIFYs as failed, too)",
         "status 1 (HAProxy >= 3.1):",
     ]
 
@@ -98,7 +99,7 @@ def test_the_signs_of_causes(run: Run) -> None:
     lines, _, _ = run("--version=2.8", "st=1")
     assert "  1. (if queue is not -1) A handler is slow, or waits for something that is" in lines
     lines, _, _ = run("SPOE: [a] <EVENT:on-client-session> sid=0 st=1 0/-1/-1/-1/301 0/1 0/0 1/1")
-    assert "  1. (queue is -1) HAProxy could not connect: nothing listens on the server's" in lines
+    assert "  1. HAProxy could not connect: nothing listens on the server's port." in lines
 
 
 @pytest.mark.parametrize("version", ["3", "x", "", "3.", "3.1234567", "-1"])
@@ -142,10 +143,11 @@ def test_a_long_text_is_cut(run: Run) -> None:
 
 
 def test_a_log_on_stdin(run: Run) -> None:
-    """Lines that differ in numbers only are explained once. Other lines are skipped, and bytes may be anything."""
+    """Lines that have the same explanation are explained once. Other lines are skipped, and bytes may be anything."""
     log = b"".join(
         [
             *[f"Nov 30 haproxy[1]: {OLD.format(i)}\n".encode() for i in range(1500)],
+            *[f"{OLD.format(i).replace('iprep', f'agent{i}')}\n".encode() for i in (1, 1, 2, 3, 4, 5, 6)],
             b"Nov 30 haproxy[1]: 127.0.0.1:5 web web/<NOSRV> 0/-1 403 - - PR-- \xff\xfe\n",
             f"{NEW.format(1)}\r\n".encode(),
             b"Health check for server agents/a failed, reason: Layer7 timeout, check duration: 400ms",
@@ -154,7 +156,11 @@ def test_a_log_on_stdin(run: Run) -> None:
     for arguments in ([], ["-"]):
         lines, err, status = run(*arguments, stdin=log)
         assert (err, status) == ("", 0)
-        assert lines.count("(1,500 lines like this one)") == 1
+        assert lines[2:5] == [
+            "(1,507 lines like this one: iprep on-frontend-http-request 1,500, agent1",
+            "    on-frontend-http-request 2, agent2 on-frontend-http-request 1, agent3",
+            "    on-frontend-http-request 1, agent4 on-frontend-http-request 1, 2 more names)",
+        ]
         assert [line for line in lines if line.startswith(("status", "health"))] == [
             "status 257 = 256 + 1, I/O error (HAProxy <= 3.0):",
             "status 1 (HAProxy >= 3.1):",
@@ -195,10 +201,11 @@ def test_json(run: Run) -> None:
     lines, _, _ = run("--json", OLD.format(7), "frame is too big")
     line, words = map(json.loads, lines)
     assert list(line) == [
-        *("text", "count", "agent", "event", "stream", "status", "milliseconds", "connections", "notifies", "total"),
+        *("text", "lines", "agent", "event", "stream", "status", "milliseconds", "connections", "notifies", "total"),
         "meanings",
     ]
     assert line["milliseconds"]["response"] == -1
+    assert line["lines"] == {"iprep on-frontend-http-request": 1}
     (meaning,) = line["meanings"]
     assert meaning["of"] == "HAProxy <= 3.0"
     assert list(meaning["causes"][0]) == ["text", "sign", "advice"]
@@ -216,7 +223,7 @@ STATUSES_OF_ALL = {status for statuses in STATUSES.values() for status in status
 
 def test_all_fits_in_80_columns() -> None:
     for found in everything():
-        for line in show(found, 12345):
+        for line in show(found, Counter({found.name: 12345, "another name": 3})):
             assert len(line) <= 80, line
             assert line == line.rstrip()
 
@@ -224,8 +231,9 @@ def test_all_fits_in_80_columns() -> None:
 def test_names_are_escaped() -> None:
     """A line of a log may come from anybody."""
     (found,) = search("SPOE: [a\x07\u202e] <EVENT:x\x9b> sid=1 st=1 2 3/4")
-    assert all(character.isprintable() for line in show(found) for character in line)
-    json.dumps(to_json(found))
+    names = Counter({found.name: 2})
+    assert all(character.isprintable() for line in show(found, names) for character in line)
+    json.dumps(to_json(found, names))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -237,3 +245,8 @@ def test_any_input(run: Run, values: Sequence[str], stdin: bytes) -> None:
             run(*arguments, stdin=stdin)
         except ValueError as error:
             assert str(error).isprintable()
+
+
+def test_texts_without_a_name(run: Run) -> None:
+    lines, _, _ = run(stdin=b"L7RSP\nL7RSP\n")
+    assert "(2 lines like this one: others 2)" in lines

@@ -198,6 +198,15 @@ def test_a_line_of_haproxy_1_8() -> None:
     assert only(line).facts == {"agent": "auth-agents", "status": 1}
 
 
+def test_the_cause_is_one_of_the_place() -> None:
+    """A status has no cause that only a health check has, nor one of HAProxy's own DISCONNECT."""
+    for status, code in ((261, 5), (258, 2)):
+        explanation = explain_status(status, OLD)
+        assert explanation is not None
+        assert len(explanation.causes) == len(DISCONNECTS[code].causes) - 1
+    assert len(explain_check("L7RSP", "version value not found").causes) == len(DISCONNECTS[5].causes)
+
+
 def test_an_applet_that_cannot_be_made() -> None:
     found = only("SPOE: [iprep] failed to create SPOE applet")
     assert found.meanings[0].explanation is NO_APPLET
@@ -219,14 +228,27 @@ def test_the_times_choose_the_causes() -> None:
     assert not set(causes(-1)) & set(causes(4))
 
     new = "SPOE: [a] <EVENT:on-client-session> sid=0 st=257 {} 1/1"
-    assert "No server" in only(new.format(0)).meanings[0].explanation.causes[0].text
-    assert "No server" not in only(new.format(8)).meanings[0].explanation.causes[0].text
-    assert any("retries" in cause.text for cause in only(new.format(3016)).meanings[0].explanation.causes)
+    everything = explain_status(257, NEW)
+    assert everything is not None
+    (at_once,) = only(new.format(8)).meanings
+    (late,) = only(new.format(3016)).meanings
+    assert at_once.explanation.causes[0].text.startswith("No server")
+    assert {*at_once.explanation.causes} == {*everything.causes}
+    assert late.explanation.causes[0].text.startswith("Nothing listens")
+    assert {*late.explanation.causes} == {*everything.causes[1:]}
 
 
 @pytest.mark.parametrize(
     ("text", "status"),
-    [("257", 257), ("st=257", 257), ("ST: 257.", 257), ("error 257", 257), ("256 + 1", 257), ("'256+1'", 257)],
+    [
+        ("257", 257),
+        ("st=257", 257),
+        ("ST: 257.", 257),
+        ("error 257", 257),
+        ("256 + 1", 257),
+        ("'256+1'", 257),
+        ("txn.iprep.error=257", 257),
+    ],
 )
 def test_a_number(text: str, status: int) -> None:
     assert only(text).facts == {"status": status}
@@ -239,8 +261,10 @@ def test_a_number_that_means_the_same_in_both_generations() -> None:
 
 
 def test_a_small_number_may_be_a_code() -> None:
-    """It is not if "st=" stands before it."""
-    assert of("4") == of("code 4") == [OLD.value, NEW.value, "status code of a DISCONNECT: 4, invalid frame received"]
+    """It is not if "st=" stands before it, and it is surely one after "code"."""
+    assert of("4") == [OLD.value, NEW.value, "status code of a DISCONNECT: 4, invalid frame received"]
+    assert of("code 4") == of("status-code=4") == ["DISCONNECT 4, invalid frame received"]
+    assert of("code 200") == ["DISCONNECT 200"]
     assert of("st=4") == of("256 + 4") == [OLD.value, NEW.value]
     assert of("st=4", OLD) == [OLD.value]
     assert of("-1") == ["time -1"]
@@ -305,6 +329,9 @@ def test_the_lines_of_a_backend() -> None:
         "-5",
         "99999999999",
         "st=",
+        "test 5",
+        "code -1",
+        "code 99999999999",
         "st=x",
         "٣",
         "1e3",

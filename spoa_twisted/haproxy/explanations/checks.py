@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from spoa_twisted.haproxy.explanations.disconnects import DISCONNECTS
-from spoa_twisted.haproxy.explanations.meaning import Cause, Explanation
+from spoa_twisted.haproxy.explanations.meaning import Cause, Context, Explanation
 from spoa_twisted.spop.errors import STATUS_WORDS, StatusCode
 
 #: HAProxy's words for each result of a check, as in the column check_status of "show stat".
@@ -151,5 +151,5 @@ def explain_check(result: str, info: str = "") -> Explanation:
     if code == StatusCode.NORMAL:
         return _REFUSED
     if code is not None:
-        return DISCONNECTS[code]
+        return DISCONNECTS[code].within(Context.CHECK)
     return Explanation("The answer to the health check is not SPOP's.", (*DISCONNECTS[4].causes, _OTHER_CHECK))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from spoa_twisted.haproxy.explanations.meaning import Cause, Explanation
+from spoa_twisted.haproxy.explanations.meaning import Cause, Context, Explanation
 from spoa_twisted.spop.errors import StatusCode
 
 #: A status code is a UINT32.
@@ -26,7 +26,7 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
     StatusCode.NORMAL: Explanation(
         "The side that sends this needs the connection no longer. This is no error.",
         (
-            Cause("HAProxy <= 3.0 is stopped or reloaded.", "Nothing."),
+            Cause("HAProxy <= 3.0 is stopped or reloaded.", "Nothing.", only=Context.HAPROXY),
             Cause(
                 "The agent is stopped or restarted.",
                 "Nothing, unless requests get status 256 or 257 at this time: then the agent does not answer what is"
@@ -40,6 +40,7 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
             Cause(
                 'HAProxy <= 3.0: "timeout server" of the agents\' backend ended the connection.',
                 'Let it be longer than "timeout idle" and "timeout processing": write "timeout server 3m".',
+                only=Context.HAPROXY,
             ),
             Cause("The other side ended, or the network failed.", "The agent's log, and HAProxy's, at this time."),
         ),
@@ -50,6 +51,7 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
             Cause(
                 'HAProxy <= 3.0: the connection was unused for "timeout idle". This is no error.',
                 'Nothing, if no NOTIFY waited. If requests get status 256, let "timeout idle" be longer.',
+                only=Context.HAPROXY,
             ),
             Cause(
                 "The agent: no HAPROXY-HELLO came in time, so the peer is a TCP check or no HAProxy.",
@@ -63,6 +65,7 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
             Cause(
                 "From HAProxy: the agent's ACK was too long.",
                 "Let the agent set fewer or shorter variables, or raise tune.bufsize in HAProxy.",
+                only=Context.HAPROXY,
             ),
             Cause(
                 "From the agent: the NOTIFY was too long.",
@@ -81,6 +84,7 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
             Cause(
                 "A health check of HAProxy >= 3.1 says so of each AGENT-DISCONNECT that answers it, whatever its code.",
                 "The agent's log has the true reason.",
+                only=Context.CHECK,
             ),
             Cause("The agent's HELLO lacks the item version.", _AGENT_HELLO),
         ),
@@ -160,6 +164,7 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
             Cause(
                 "A health check of HAProxy <= 3.0 says so of each code that SPOE.txt does not list.",
                 "The agent's log at this time.",
+                only=Context.CHECK,
             ),
         ),
     ),

@@ -28,6 +28,8 @@ class Sign:
     #: As it is shown: "queue is -1".
     text: str
     fits: Callable[[Times], bool]
+    #: True if the cause is ruled out when the times look otherwise.
+    is_needed: bool = True
 
 
 #: HAProxy <= 3.0: the NOTIFY was never sent.
@@ -38,10 +40,19 @@ SENT: Final = Sign("queue is not -1", lambda times: times["queue"] >= 0)
 NOT_WAITED: Final = Sign("wait is -1", lambda times: times["wait"] < 0)
 #: HAProxy <= 3.0: HAProxy waited for the ACK.
 WAITED: Final = Sign("wait is not -1", lambda times: times["wait"] >= 0)
-#: HAProxy >= 3.1: the error came at once. A connection on this machine takes about this time too.
-AT_ONCE: Final = Sign("process is 0 to 2", lambda times: times["process"] <= 2)
-#: HAProxy >= 3.1: at least one attempt to connect, and the second after it.
-RETRIED: Final = Sign("process is about 1000 for each retry", lambda times: times["process"] >= 900)
+#: HAProxy >= 3.1: the error came at once. On a machine that is busy, this takes some milliseconds.
+AT_ONCE: Final = Sign("process is about 0", lambda times: times["process"] < 100)
+#: HAProxy >= 3.1: at least one attempt to connect, and the second after it. With "retries 0" there is no second.
+RETRIED: Final = Sign("process is about 1000 for each retry", lambda times: times["process"] >= 900, is_needed=False)
+
+
+class Context(Enum):
+    """Where a cause of a DISCONNECT is the only possible one. It is left out elsewhere."""
+
+    #: HAProxy sends the DISCONNECT.
+    HAPROXY = "HAPROXY-DISCONNECT"
+    #: A health check of HAProxy fails.
+    CHECK = "health check"
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,8 @@ class Cause:
     advice: str
     #: How to know the cause from the times of the line; ``None`` if they do not tell.
     sign: Sign | None = None
+    #: ``None`` if the cause is possible everywhere.
+    only: Context | None = None
 
 
 @dataclass(frozen=True)
@@ -71,5 +84,11 @@ class Explanation:
         return self.text.partition(". ")[0].removesuffix(".")
 
     def of(self, times: Times) -> Explanation:
-        """Return the explanation without the causes that the times of a line rule out."""
-        return replace(self, causes=tuple(c for c in self.causes if c.sign is None or c.sign.fits(times)))
+        """Return the explanation with the causes that fit the times first, and without those that they rule out."""
+        fitting = [cause for cause in self.causes if cause.sign is not None and cause.sign.fits(times)]
+        others = [cause for cause in self.causes if cause.sign is None or not cause.sign.is_needed]
+        return replace(self, causes=(*fitting, *[cause for cause in others if cause not in fitting]))
+
+    def within(self, *contexts: Context) -> Explanation:
+        """Return the explanation with the causes that are possible in ``contexts``."""
+        return replace(self, causes=tuple([cause for cause in self.causes if cause.only in (None, *contexts)]))

@@ -54,9 +54,14 @@ class Found:
 
     @property
     def key(self) -> object:
-        """Equal for lines that differ in numbers only."""
-        names = tuple([value for value in self.facts.values() if isinstance(value, str)])
-        return names, self.facts.get("status"), self.meanings
+        """Equal for lines that have the same explanation."""
+        return self.facts.get("status"), self.meanings
+
+    @property
+    def name(self) -> str:
+        """What the text is about: "iprep on-client-session", "agents/agent1", or "" if it names nothing."""
+        names = ("agent", "event", "group", "server", "backend")
+        return " ".join([self.facts[name] for name in names if name in self.facts])
 
 
 _NAME: Final = r"[^\]\[<>\n]{1,200}"
@@ -65,7 +70,7 @@ _TIME: Final = rf"-?{_NUMBER}"
 
 # The line of a NOTIFY. The shape after st= tells the generation.
 _NOTIFY: Final = re.compile(
-    rf"SPOE:\s*\[(?P<agent>{_NAME})\]\s*<(?P<kind>EVENT|GROUP):(?P<name>{_NAME})>\s*"
+    rf"(?:SPOE:\s*)?\[(?P<agent>{_NAME})\]\s*<(?P<kind>EVENT|GROUP):(?P<name>{_NAME})>\s*"
     rf"sid=(?P<sid>{_NUMBER})\s+st=(?P<status>{_NUMBER})\s+"
     rf"(?:(?P<times>{_TIME}(?:/{_TIME}){{4}})\s+(?P<idle>{_NUMBER})/(?P<applets>{_NUMBER})"
     rf"\s+(?P<sending>{_NUMBER})/(?P<waiting>{_NUMBER})|(?P<process>{_TIME}))\s+"
@@ -96,7 +101,9 @@ _WORDS: Final = re.compile("|".join(re.escape(words) for words in sorted(CODES, 
 _ABOUT_SPOE: Final = re.compile(r"spo[aep]|disconnect|L7RSP|Layer7", re.IGNORECASE)
 
 # A single value: 257, st=257, 256 + 1, error 257, -1.
-_VALUE: Final = re.compile(rf"(?:(?P<of>st|status|error|err|code)\s*[=: ]\s*)?(?P<number>-?{_NUMBER})", re.IGNORECASE)
+_VALUE: Final = re.compile(
+    rf"(?:(?:[\w.-]{{0,100}}[._-])?(?P<of>st|status|error|err|code)\s*[=: ]\s*)?(?P<number>-?{_NUMBER})", re.IGNORECASE
+)
 _SUM: Final = re.compile(rf"256\s*\+\s*(?P<number>{_NUMBER})")
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]{0,20}m")
@@ -136,9 +143,11 @@ def _whole(text: str, generation: Generation | None) -> Found | None:
     """Return what ``text`` means if it is one value, and nothing else."""
     number = _VALUE.fullmatch(text)
     if number is not None:
-        # "st=4" and "error 4" cannot be the code of a DISCONNECT; "4" and "code 4" can.
-        maybe_code = number["of"] is None or number["of"].lower() == "code"
-        return _of_number(text, int(number["number"]), generation, maybe_code=maybe_code)
+        value, of = int(number["number"]), number["of"]
+        if of is not None and of.lower() == "code":
+            return _of_code(text, value) if 0 <= value <= MAX_CODE else None
+        # "st=4" and "error 4" are no codes of a DISCONNECT, but "4" may be one.
+        return _of_number(text, value, generation, maybe_code=of is None)
     total = _SUM.fullmatch(text)
     if total is not None:
         return _of_number(text, CONNECTION + int(total["number"]), generation, maybe_code=False)
@@ -167,7 +176,8 @@ def _of_number(text: str, number: int, generation: Generation | None, *, maybe_c
     if not meanings:
         return None
     if maybe_code and number in DISCONNECTS:
-        meanings += (Meaning(f"status code of a DISCONNECT: {with_words(number)}", DISCONNECTS[number]),)
+        hint = Explanation(f'{DISCONNECTS[number].first_sentence}. "spoactl explain code={number}" says more.')
+        meanings += (Meaning(f"status code of a DISCONNECT: {with_words(number)}", hint),)
     return Found(_line(text), meanings, {"status": number})
 
 

@@ -311,7 +311,7 @@ def explain_status(status: int, generation: Generation) -> Explanation | None:
         return Explanation(f"{_NEVER} Below 256 it has only 0 to {5 if generation is Generation.OLD else 4}.")
     if code in STATUS_WORDS:
         text = f"The agent ended the connection before the ACK: AGENT-DISCONNECT {with_words(code)}."
-        return Explanation(text, explain_code(code).causes)
+        return Explanation(text, explain_code(code).within().causes)
     return Explanation(
         f"The agent ended the connection before the ACK: AGENT-DISCONNECT {code}, a code of the agent's own.",
         explain_code(code).causes,
