@@ -11,8 +11,8 @@ from spoa_twisted.haproxy.explanations.checks import CHECKS, EMPTY_ANSWER, NO_AP
 from spoa_twisted.haproxy.explanations.disconnects import DISCONNECTS, OWN_CODE
 from spoa_twisted.haproxy.explanations.meaning import Explanation
 from spoa_twisted.haproxy.explanations.search import TIMES
-from spoa_twisted.haproxy.explanations.statuses import STATUSES, explain_status, show_sum
-from spoa_twisted.spop.errors import STATUS_WORDS, with_words
+from spoa_twisted.haproxy.explanations.statuses import STATUSES, show_sum
+from spoa_twisted.spop.errors import with_words
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "errors.rst"
 
@@ -52,6 +52,11 @@ first of these also counts NOTIFYs that ended well: ignore it.
 before the ACK came; the variable is set.
 """
 
+OTHERS = """\
+Another status from 256 on is 256 + the code of an AGENT-DISCONNECT, by which the agent ended the connection before the
+ACK: 355 is 256 + 99. See below. HAProxy sets no other status below 256.
+"""
+
 CODES = """\
 Status codes of DISCONNECT
 --------------------------
@@ -80,15 +85,10 @@ def document() -> str:
     for generation, statuses in STATUSES.items():
         title = f"Status in {generation.value}"
         parts.append(f"{title}\n{'-' * len(title)}\n")
-        known = sorted({*statuses, *[256 + code for code in STATUS_WORDS]} - {255})
-        for status in known:
-            explanation = explain_status(status, generation)
-            assert explanation is not None
+        for status, explanation in statuses.items():
             total = show_sum(status)
             parts.extend(described(f"{status}{f' = {total}' if total else ''}", explanation))
-        parts.append(
-            "Another status from 256 on is 256 + a code of the agent's own. HAProxy sets no other below 256.\n"
-        )
+        parts.append(OTHERS)
     parts.append(CODES)
     for code, explanation in DISCONNECTS.items():
         parts.extend(described(with_words(code), explanation))

@@ -151,5 +151,5 @@ def explain_check(result: str, info: str = "") -> Explanation:
     if code == StatusCode.NORMAL:
         return _REFUSED
     if code is not None:
-        return DISCONNECTS[code].within(Context.CHECK)
+        return DISCONNECTS[code].within(Context.CHECK, Context.HELLO)
     return Explanation("The answer to the health check is not SPOP's.", (*DISCONNECTS[4].causes, _OTHER_CHECK))

@@ -56,6 +56,7 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
             Cause(
                 "The agent: no HAPROXY-HELLO came in time, so the peer is a TCP check or no HAProxy.",
                 'Write "option spop-check" into the agents\' backend.',
+                only=Context.HELLO,
             ),
         ),
     ),
@@ -86,11 +87,12 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
                 "The agent's log has the true reason.",
                 only=Context.CHECK,
             ),
-            Cause("The agent's HELLO lacks the item version.", _AGENT_HELLO),
+            Cause("The agent's HELLO lacks the item version.", _AGENT_HELLO, only=Context.HELLO),
         ),
     ),
     StatusCode.MAX_FRAME_SIZE_NOT_FOUND: Explanation(
-        "The HELLO has no max-frame-size.", (Cause("The agent's HELLO lacks the item max-frame-size.", _AGENT_HELLO),)
+        "The HELLO has no max-frame-size.",
+        (Cause("The agent's HELLO lacks the item max-frame-size.", _AGENT_HELLO, only=Context.HELLO),),
     ),
     StatusCode.CAPABILITIES_NOT_FOUND: Explanation(
         "The HELLO has no capabilities.",
@@ -98,20 +100,26 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
             Cause(
                 "The agent's HELLO lacks the item capabilities. Only a health check of HAProxy >= 3.1 refuses this.",
                 f"The agent must send it, if only as an empty string. {_AGENT_HELLO}",
+                only=Context.HELLO,
             ),
         ),
     ),
     StatusCode.UNSUPPORTED_VERSION: Explanation(
         "The two sides have no version of SPOP in common.",
-        (Cause("The agent offers or expects another version than 2.0.", _AGENT_HELLO),),
+        (Cause("The agent offers or expects another version than 2.0.", _AGENT_HELLO, only=Context.HELLO),),
     ),
     StatusCode.BAD_MAX_FRAME_SIZE: Explanation(
         "The max-frame-size of the HELLO is below 256, or above that of HAProxy.",
         (
-            Cause("The agent answers with a fixed size, and not with HAProxy's or a smaller one.", _AGENT_HELLO),
+            Cause(
+                "The agent answers with a fixed size, and not with HAProxy's or a smaller one.",
+                _AGENT_HELLO,
+                only=Context.HELLO,
+            ),
             Cause(
                 '"max-frame-size" of the spoe-agent section, or tune.bufsize, is smaller than the agent expects.',
                 "Raise or remove it, or lower the agent's size.",
+                only=Context.HELLO,
             ),
         ),
     ),

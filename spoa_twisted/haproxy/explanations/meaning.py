@@ -53,6 +53,8 @@ class Context(Enum):
     HAPROXY = "HAPROXY-DISCONNECT"
     #: A health check of HAProxy fails.
     CHECK = "health check"
+    #: The HELLOs are exchanged, also in a health check.
+    HELLO = "HELLO"
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ _LONG_ARGUMENT: Final = Cause(
 )
 _NEVER: Final = "HAProxy does not set this status."
 
+# The other causes of its status code are those of a HELLO, which has succeeded before a NOTIFY.
+_OF_THE_AGENT: Final = Cause(
+    "The agent failed, or had a timeout, and reports it by this code.", "The agent's log at this time."
+)
+
 _OK: Final = Explanation(
     "No error. The agent's ACK came in time.",
     (
@@ -309,13 +314,9 @@ def explain_status(status: int, generation: Generation) -> Explanation | None:
         return None
     if code < 0:
         return Explanation(f"{_NEVER} Below 256 it has only 0 to {5 if generation is Generation.OLD else 4}.")
-    if code in STATUS_WORDS:
-        text = f"The agent ended the connection before the ACK: AGENT-DISCONNECT {with_words(code)}."
-        return Explanation(text, explain_code(code).within().causes)
-    return Explanation(
-        f"The agent ended the connection before the ACK: AGENT-DISCONNECT {code}, a code of the agent's own.",
-        explain_code(code).causes,
-    )
+    words = with_words(code) if code in STATUS_WORDS else f"{code}, a code of the agent's own"
+    text = f"The agent ended the connection before the ACK: AGENT-DISCONNECT {words}."
+    return Explanation(text, explain_code(code).within().causes or (_OF_THE_AGENT,))
 
 
 def show_sum(status: int) -> str:
