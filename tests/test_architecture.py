@@ -52,6 +52,7 @@ ORDER = [
     "escaping",
     "json_lines",
     "logging",
+    "haproxy.explanations",
     "log",
     "status.problems",
     "handlers.binding",
@@ -169,7 +170,9 @@ ORDER = [
     "ctl.reload",
     "ctl.proxy",
     "ctl.decode",
+    "ctl.explain",
     "ctl.watch",
+    "ctl.config",
     "ctl",
 ]
 
@@ -179,6 +182,7 @@ LONGEST_CLASS = 300
 # A package's __init__.py that only describes the package, and one that gives the public names.
 DOCUMENTATION = {"__init__", "spop.__init__", "handlers.__init__", "agent.__init__", "runner.__init__"}
 DOCUMENTATION |= {"status.__init__", "workers.__init__", "haproxy.__init__", "haproxy.grammar.__init__"}
+DOCUMENTATION |= {"haproxy.explanations.__init__"}
 
 # The folder tests/haproxy is for the agent with real HAProxy.
 TESTS = {"haproxy": "haproxy_side"}

@@ -580,9 +580,10 @@ async def test_bodies_of_responses(serve: Serve, start_haproxy: StartHAProxy) ->
     await port.stopListening()
 
 
+@pytest.mark.parametrize("condition", ["", "if { req.len gt 0 }"])
 @bounded
-async def test_payload_over_tcp(serve: Serve, start_haproxy: StartHAProxy) -> None:
-    """At on-frontend-tcp-request nothing has come from the client. A group can wait for it."""
+async def test_payload_over_tcp(serve: Serve, start_haproxy: StartHAProxy, condition: str) -> None:
+    """At on-frontend-tcp-request nothing has come from the client. A group can wait for it, by a condition."""
     agent = Agent()
     arguments = "len=req.len payload=req.payload(0,4)"
     with listening_socket() as web, listening_socket() as origin:
@@ -595,7 +596,7 @@ async def test_payload_over_tcp(serve: Serve, start_haproxy: StartHAProxy) -> No
             + group("group", "group"),
             web=f"""
     tcp-request inspect-delay 20s
-    tcp-request content send-spoe-group test group if {{ req.len gt 0 }}
+    tcp-request content send-spoe-group test group {condition}
     default_backend app
 
 backend app
@@ -605,25 +606,44 @@ backend app
             listeners=(web, origin),
         )
         async with haproxy.client() as client:
-            await agent.asked("event")
+            await agent.asked("event" if condition else "group")
             assert (await client.get()).status == 200
-    assert agent.arguments("event") == {"len": 0, "payload": None}
-    assert agent.arguments("group") == {"len": 29, "payload": b"GET "}
+    nothing: dict[str, Value] = {"len": 0, "payload": None}
+    assert agent.arguments("event") == nothing
+    assert agent.arguments("group") == ({"len": 29, "payload": b"GET "} if condition else nothing)
 
 
-@pytest.mark.parametrize("delay", ["tcp-request inspect-delay 100ms", ""])
+DELAY = "tcp-request inspect-delay 200ms"
+CONTENT = "tcp-request content send-spoe-group test group"
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_asked"),
+    [
+        ((DELAY, CONTENT), True),
+        ((CONTENT,), False),
+        # The delay is over when HAProxy comes to the group.
+        ((DELAY, f"{CONTENT} if WAIT_END"), False),
+        ((DELAY, "tcp-request content set-var(txn.x) int(1) if WAIT_END", CONTENT), False),
+    ],
+    ids=["short", "without", "WAIT_END", "after WAIT_END"],
+)
 @bounded
-async def test_inspect_delay(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, delay: str) -> None:
-    """HAProxy ends a group with the inspect-delay, long before ``timeout processing``, and logs nothing."""
+async def test_inspect_delay(
+    branch: Branch, serve: Serve, start_haproxy: StartHAProxy, rules: tuple[str, ...], is_asked: bool
+) -> None:
+    """HAProxy ends a group with the inspect-delay, long before ``timeout processing``, and logs nothing.
+
+    If no time is left, most versions do not even ask the agent.
+    """
     agent = Agent()
     haproxy = start_haproxy(
         serve(agent.handlers),
         process="log stdout format raw local0",
         spoe="    log global\n    groups group\n" + message("never-answered") + group("group", "never-answered"),
-        web=f"    {delay}\n    tcp-request content send-spoe-group test group\n    http-request return status 200\n",
+        web="".join(f"    {rule}\n" for rule in (*rules, "http-request return status 200")),
     )
     response = await haproxy.get()
     assert response.error == ("4" if branch.rewritten else "5")
-    # Without a delay, HAProxy does not even send the message.
-    assert agent.names == (["never-answered"] if delay else [])
+    assert not is_asked or agent.names == ["never-answered"]
     assert "SPOE: [" not in haproxy.output

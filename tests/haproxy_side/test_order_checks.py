@@ -26,10 +26,15 @@ GROUP = (
 #: A rule sends it before the rules that read the variables.
 SENT = GROUP.before(ERROR, SEND)
 
+#: A rule for TCP that sends the group.
+CONTENT = "tcp-request content send-spoe-group rep group"
+DELAY = "tcp-request inspect-delay 5s"
+
 READ = "http-request set-header x-score %[var(txn.rep.score)]"
 ALLOWED = handlers(lookup={"txn.allowed": bool, "txn.score": int})
 
 TCP = GOOD.replaced("    bind", "    mode tcp\n    bind").without(ERROR).without(DENY).without(RETURN)
+TCP_GROUP = GROUP.replaced("    bind", "    mode tcp\n    bind").without(ERROR).without(DENY).without(RETURN)
 TCP_RULE = "tcp-request content reject if { var(sess.rep.bad) -m bool }"
 
 BODY = GOOD.replaced("ip=src", "body=req.body")
@@ -239,12 +244,25 @@ SPEAKS = {
     "payload-too-early": [
         Case(
             at("on-frontend-tcp-request", named("req.payload(0,4)", TCP)),
-            "spoe.conf:14: error: nothing has been received at on-frontend-tcp-request, so req.payload is empty:",
+            "spoe.conf:14: error: req.payload is empty at on-frontend-tcp-request, before the client has sent",
         ),
         Case(at("on-frontend-tcp-request", named("req.ssl_sni", TCP)), "spoe.conf:14: error: "),
         Case(at("on-backend-tcp-request", named("req.len", LISTEN)), "spoe.conf:14: error: "),
+        Case(
+            named("req.len", TCP_GROUP.before("bind 127.0.0.1:8080", DELAY, CONTENT)),
+            "spoe.conf:14: error: req.len is empty by the rule in line 14, before the client has sent anything: add",
+        ),
     ],
     "inspect-delay-short": [
+        Case(
+            GROUP.before(RETURN, DELAY, f"{CONTENT} if WAIT_END"),
+            "haproxy.cfg:17: error: WAIT_END waits until inspect-delay is over, and no time is left for the group",
+        ),
+        Case(GROUP.before(RETURN, DELAY, f"{CONTENT} if {{ src 127.0.0.1 }} WAIT_END or WAIT_END"), "haproxy.cfg:17: "),
+        Case(
+            GROUP.before(RETURN, DELAY, "tcp-request content set-var(txn.x) src if WAIT_END", CONTENT),
+            "haproxy.cfg:18: ",
+        ),
         Case(
             GROUP.before(RETURN, "tcp-request inspect-delay 500ms", "tcp-request content send-spoe-group rep group"),
             "haproxy.cfg:16: error: tcp-request inspect-delay is shorter than timeout processing: the group is given "
@@ -252,7 +270,7 @@ SPEAKS = {
         ),
         Case(
             GROUP.before(RETURN, "tcp-request content send-spoe-group rep group"),
-            "haproxy.cfg:16: error: without tcp-request inspect-delay, HAProxy does not wait: the group is given up",
+            "haproxy.cfg:16: error: without tcp-request inspect-delay, HAProxy does not wait for the group: write",
         ),
         Case(
             GROUP.before(
@@ -458,9 +476,26 @@ SILENT = {
         Case(at("on-frontend-tcp-request", TCP)),
         Case(at("on-backend-tcp-request", named("req.len", TCP))),
         Case(named("req.len", SENT)),
+        Case(named("req.len", TCP_GROUP.before("bind 127.0.0.1:8080", DELAY, f"{CONTENT} if {{ req.len gt 0 }}"))),
+        Case(
+            named(
+                "req.len",
+                TCP_GROUP.before(
+                    "bind 127.0.0.1:8080", DELAY, CONTENT, "tcp-request content reject unless { req.len gt 0 }"
+                ),
+            )
+        ),
+        Case(named("req.len", GROUP.before(RETURN, DELAY, CONTENT))),
     ],
     "inspect-delay-short": [
         Case(SENT),
+        Case(GROUP.before(RETURN, DELAY, f"{CONTENT} if {{ req.len gt 0 }} or WAIT_END")),
+        Case(GROUP.before(RETURN, DELAY, f"{CONTENT} if {{ req.len gt 0 }}")),
+        Case(GROUP.before(RETURN, DELAY, f"{CONTENT} unless WAIT_END")),
+        Case(GROUP.before(RETURN, DELAY, f"{CONTENT} if !WAIT_END")),
+        Case(
+            GROUP.before(RETURN, DELAY, "tcp-request content set-var(txn.x) src if { src 127.0.0.1 } WAIT_END", CONTENT)
+        ),
         Case(GROUP.before(RETURN, "tcp-request inspect-delay 5s", "tcp-request content send-spoe-group rep group")),
         Case(GROUP.before(RETURN, "tcp-request inspect-delay x", "tcp-request content send-spoe-group rep group")),
         Case(GROUP.before(RETURN, "tcp-request content send-spoe-group rep group").without("timeout processing 2s")),

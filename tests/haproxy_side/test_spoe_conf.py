@@ -13,6 +13,11 @@ from spoa_twisted.haproxy.checks import spoe_conf
 from .cases import Case, parameters
 from .configurations import GOOD, NEW, OLD, SPOE, Files
 
+#: Its on_error sets the variable of set-on-error.
+FAILING = Answers(
+    {"lookup": Answer("lookup", "agent.lookup", (), False, True, 0, ("txn.error",), Declaration(), None)}, None
+)
+
 
 def handlers(**sets: Mapping[str, object | None] | None) -> Answers:
     """Return handlers that set these variables; ``None`` for a handler that may set any. ``_`` in a name is ``-``."""
@@ -218,7 +223,7 @@ SPEAKS = {
         Case(TWO_BODIES, "spoe.conf:15: warning: with 2 bodies in a frame, bodies over 8160 bytes are error 3"),
         Case(
             small(256, GOOD.replaced("args ip=src", f"args {'x' * 100}=src {'y' * 200}=src")),
-            "spoe.conf:12: error: the names and constants at on-frontend-http-request take 3",
+            "spoe.conf:12: error: the names and constants at on-frontend-http-request alone do not fit in",
         ),
         Case(
             small(256, GOOD.replaced("ip=src", f"x=str({'x' * 240})")), "spoe.conf:12: error: the names and constants"
@@ -280,6 +285,8 @@ SILENT = {
     "error-name-collides": [
         Case(GOOD),
         Case(GOOD, answers=handlers(lookup={"sess.error": int, "txn.errors": int})),
+        # A handler that fails may say so in the variable.
+        Case(GOOD, answers=FAILING),
         Case(GOOD, answers=handlers(lookup=None)),
         Case(GOOD, answers=handlers()),
     ],

@@ -48,9 +48,10 @@ class Case:
 
 def rules(*lines: str) -> Files:
     """Return ``GOOD`` with more rules in its frontend."""
-    return GOOD.before("http-request return status 200", *lines)
+    return GOOD.before(RETURN, *lines)
 
 
+RETURN = "http-request return status 200"
 UNLESS = "http-request deny unless { var(txn.rep.allowed) -m bool }"
 ERROR_RULE = "http-request deny deny_status 503 if { var(txn.rep.error) -m found }"
 
@@ -224,11 +225,18 @@ SPEAKS: dict[str, list[Case]] = {
         ),
     ],
     "spoofable-header": [
+        # These rules refuse nobody for whom the agent sets nothing.
+        Case(rules("http-request set-header y z unless { var(txn.rep.user) -m found }", USER_HEADER)),
+        Case(rules("http-request deny if { var(txn.rep.user) -m str root }", USER_HEADER)),
         Case(rules(USER_HEADER), sets(txn_user=str)),
         Case(rules(USER_HEADER)),
         Case(rules(USER_HEADER, "http-request del-header X-Other")),
     ],
     "fail-open": [
+        # These rules refuse nothing, and route by variables of their own.
+        Case(OPEN.before(RETURN, "http-request set-header x y unless { var(txn.rep.ok) -m bool }")),
+        Case(OPEN.before(RETURN, "http-request set-header x %[var(txn.rep.score)]")),
+        Case(OPEN.before(RETURN, "http-request set-var(txn.mine) src", "use_backend %[var(txn.mine)]")),
         Case(
             OPEN,
             found=(
@@ -267,6 +275,9 @@ SPEAKS: dict[str, list[Case]] = {
 
 LUA = "global\n    lua-load x.lua\n"
 
+#: A condition that the checks do not understand.
+UNKNOWN = '.if streq("$UNKNOWN",x) bad\n.endif\n'
+
 SILENT: dict[str, list[Case]] = {
     "wrong-proxy": [
         Case(
@@ -296,6 +307,9 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD.plus(haproxy=OTHER).replaced("engine rep config", "engine typo config")),
     ],
     "variable-unset": [
+        # Lua, or what is not known, may set it.
+        Case(rules("http-request lua.x", "http-request deny if { var(txn.rep.score) -m bool }"), sets()),
+        Case(rules("http-request deny if { var(txn.rep.score) -m bool }").plus(haproxy=UNKNOWN), sets()),
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets(txn_score=int)),
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }")),
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), handlers(setting(None))),
@@ -397,6 +411,16 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD, sets(req_score=int)),
         Case(GOOD),
         Case(GOOD, handlers(setting(None))),
+        # A response sends another group, and the group of another engine.
+        Case(
+            GROUP.before(
+                UNLESS,
+                "http-request send-spoe-group rep g",
+                "http-response send-spoe-group rep h",
+                "http-response send-spoe-group other g",
+            ),
+            sets(req_score=int),
+        ),
         # The group is sent in requests, too.
         Case(
             GROUP.before(UNLESS, "http-response send-spoe-group rep g", "http-request send-spoe-group rep g"),
@@ -486,6 +510,9 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD.alone(), SESS_SET),
     ],
     "spoofable-header": [
+        Case(rules("http-request add-header X-User %[var(txn.rep.user)] if { var(txn.rep.user) -m found }")),
+        Case(rules("http-request set-header X-User %[var(txn.rep.user)] if ! { var(txn.rep.user) -m str admin }")),
+        Case(rules("http-request lua.refuse unless { var(txn.rep.user) -m found }", USER_HEADER)),
         Case(rules("http-request del-header X-User", USER_HEADER)),
         Case(rules("http-request del-header x- -m beg", USER_HEADER)),
         Case(rules(USER_HEADER, "http-request set-header x-user nobody unless { var(txn.rep.user) -m found }")),
@@ -499,71 +526,68 @@ SILENT: dict[str, list[Case]] = {
         Case(rules("http-response set-header X-User %[var(txn.rep.user)] if { var(txn.rep.user) -m found }")),
     ],
     "fail-open": [
-        Case(GOOD),
-        Case(OPEN.after("log global", "").before("http-request return status 200", ERROR_RULE)),
-        Case(OPEN.before("http-request return status 200", UNLESS)),
+        Case(OPEN.before(RETURN, "http-request set-header x %[src,set-var(txn.rep.bad)]")),
+        Case(
+            OPEN.replaced("set-on-error error", "set-on-error lost").before(
+                RETURN, "http-request deny if { var(txn.rep.lost) -m found }"
+            )
+        ),
         Case(
             OPEN.before(
-                "http-request return status 200",
+                RETURN,
+                "http-request allow if { var(txn.rep.ok) -m bool }",
+                "http-request deny if { method POST }",
+            )
+        ),
+        Case(GOOD),
+        Case(OPEN.after("log global", "").before(RETURN, ERROR_RULE)),
+        Case(OPEN.before(RETURN, UNLESS)),
+        Case(
+            OPEN.before(
+                RETURN,
                 "acl ok var(txn.rep.ok) -m bool",
                 "http-request redirect location /login if !ok",
             )
         ),
+        Case(OPEN.before(RETURN, "acl ok var(txn.rep.ok) -m bool", "use_backend login unless ok")),
+        Case(OPEN.before(RETURN, "redirect location /login unless { var(txn.rep.ok) -m bool }")),
+        Case(OPEN.before(RETURN, "http-request lua.refuse unless { var(txn.rep.ok) -m bool }")),
+        Case(OPEN.before(RETURN, "http-request lua.decide")),
+        Case(OPEN.replaced(RETURN, "http-request deny")),
+        Case(OPEN.before(RETURN, "acl ok var(txn.rep.ok) -m bool", "http-request deny if { acl(!ok) }")),
+        Case(OPEN.before(RETURN, "http-request use-service lua.decide if { path /a }")),
         Case(
             OPEN.before(
-                "http-request return status 200", "acl ok var(txn.rep.ok) -m bool", "use_backend login unless ok"
-            )
-        ),
-        Case(
-            OPEN.before("http-request return status 200", "redirect location /login unless { var(txn.rep.ok) -m bool }")
-        ),
-        Case(
-            OPEN.before("http-request return status 200", "http-request lua.refuse unless { var(txn.rep.ok) -m bool }")
-        ),
-        Case(OPEN.before("http-request return status 200", "http-request lua.decide")),
-        Case(OPEN.replaced("http-request return status 200", "http-request deny")),
-        Case(
-            OPEN.before(
-                "http-request return status 200", "acl ok var(txn.rep.ok) -m bool", "http-request deny if { acl(!ok) }"
-            )
-        ),
-        Case(OPEN.before("http-request return status 200", "http-request use-service lua.decide if { path /a }")),
-        Case(
-            OPEN.before(
-                "http-request return status 200",
+                RETURN,
                 "http-request allow if { var(txn.rep.ok) -m bool }",
                 "http-request deny",
             )
         ),
-        Case(OPEN.before("http-request return status 200", "use_backend app if { var(txn.rep.ok) -m bool }")),
-        Case(OPEN.before("http-request return status 200", "use_backend %[var(txn.rep.backend)]")),
+        Case(OPEN.before(RETURN, "use_backend app if { var(txn.rep.ok) -m bool }")),
+        Case(OPEN.before(RETURN, "use_backend %[var(txn.rep.backend)]")),
         Case(
             OPEN.before(
-                "http-request return status 200",
+                RETURN,
                 "http-request set-var(txn.closed) bool(true) if ! { var(txn.rep.ok) -m bool }",
             )
         ),
-        Case(OPEN.before("http-request return status 200", "http-request set-var(txn.failed) var(txn.rep.error)")),
-        Case(
-            OPEN.before(
-                "http-request return status 200", "http-request deny if { var(txn.rep.score,100) -m int gt 50 }"
-            )
-        ),
-        Case(OPEN.before("http-request return status 200", "http-request set-var(txn.rep.bad) bool(true)")),
+        Case(OPEN.before(RETURN, "http-request set-var(txn.failed) var(txn.rep.error)")),
+        Case(OPEN.before(RETURN, "http-request deny if { var(txn.rep.score,100) -m int gt 50 }")),
+        Case(OPEN.before(RETURN, "http-request set-var(txn.rep.bad) bool(true)")),
         # A wrong name is found by error-never-set.
-        Case(OPEN.before("http-request return status 200", "http-request deny if { var(txn.rep.err) -m found }")),
+        Case(OPEN.before(RETURN, "http-request deny if { var(txn.rep.err) -m found }")),
         # An agent that refuses nothing.
         Case(OPEN.replaced("http-request deny if {", "http-request set-header x y if {")),
         Case(OPEN.replaced("http-request deny if {", "http-request return status 200 if {")),
         Case(OPEN.replaced("http-request deny if {", "http-request return if {")),
         Case(OPEN.replaced("var(txn.rep.bad)", "var(txn.mine)")),
         Case(OPEN.alone()),
-        Case(OPEN.plus(haproxy='.if streq("$UNKNOWN",x) bad\n.endif\n')),
+        Case(OPEN.plus(haproxy=UNKNOWN)),
     ],
     "error-unread": [
         Case(GOOD),
         Case(OPEN.after("filter spoe engine rep config spoe.conf", "log-format %[var(txn.rep.error)]")),
-        Case(OPEN.before("http-request return status 200", "http-request set-header x %[int(1),add(txn.rep.error)]")),
+        Case(OPEN.before(RETURN, "http-request set-header x %[int(1),add(txn.rep.error)]")),
         Case(OPEN.without("option set-on-error error")),
         Case(OPEN.plus(haproxy=LUA)),
         Case(OPEN.alone()),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from spoa_twisted.haproxy.configuration import Argument, Configuration, Engine, Event, Proxy, Rule, SpoeMessage
+from spoa_twisted.haproxy.grammar.lines import Place
 from spoa_twisted.haproxy.order import Stage, event_in, stage_of_event, stage_of_rule
 
 
@@ -66,9 +68,8 @@ class Frame:
     @property
     def events(self) -> list[tuple[SpoeMessage, Event]]:
         """The messages of the event, each with its ``event`` line. Empty for a group."""
-        if self.rule is not None:
-            return []
-        return [(message, message.event) for message in self.messages if message.event is not None]
+        messages = self.messages if self.rule is None else ()
+        return [(message, message.event) for message in messages if message.event is not None]
 
     def arguments(self) -> Iterator[tuple[SpoeMessage, Argument]]:
         """Yield each argument, with its message."""
@@ -80,10 +81,16 @@ class Frame:
 def moment_of(rule: Rule, proxy: Proxy) -> Moment | None:
     """Return when HAProxy runs a rule of a proxy. ``None`` if that is not known."""
     stage = stage_of_rule(rule, proxy)
-    # A reading has a rule of its own, which was read from the same line.
-    places = [other.setting.place for other in proxy.rules]
-    place = rule.setting.place
-    return Moment(stage, places.index(place), proxy) if stage is not None and place in places else None
+    # A reading has a rule of its own, which was read from the same line: so look for the line.
+    number = _numbers(proxy).get(rule.setting.place)
+    return None if stage is None or number is None else Moment(stage, number, proxy)
+
+
+# A proxy is equal to itself only, so this finds it without a look at its rules.
+@lru_cache
+def _numbers(proxy: Proxy) -> Mapping[Place, int]:
+    """Return the number of each rule of a proxy, by the place of its line."""
+    return {rule.setting.place: number for number, rule in enumerate(proxy.rules)}
 
 
 def sends_group(rule: Rule, engine: Engine) -> str | None:

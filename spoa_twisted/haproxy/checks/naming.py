@@ -180,8 +180,7 @@ class Names:
         """False if variables of any name may be set: by an engine that could not be read, Lua, or another filter."""
         configuration = self.configuration
         return (
-            configuration.has_proxies
-            and not configuration.not_read
+            not configuration.not_read
             and all(engine.agent is not None for engine in configuration.engines)
             and not self.has_lua
             and all(

@@ -79,7 +79,11 @@ def check_collisions(configuration: Configuration, answers: Answers | None) -> I
             own = f"txn.{word.text}"
             for message in scope.messages:
                 answer = answers.by_message.get(message.name, answers.default)
-                if answer is not None and own in variables_of(answer):
+                if answer is None:
+                    continue
+                # A handler's on_error may set the variable of set-on-error: both say that the answer failed.
+                names = answer.sets or () if option == "set-on-error" else variables_of(answer)
+                if own in names:
                     text = (
                         f"{answer.function} sets {own}, in which {option} stores its own value: rename one of the two"
                     )
