@@ -15,7 +15,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from spoa_twisted.spop.connection import ASYNC, PIPELINING, EngineConnection, State
-from spoa_twisted.spop.errors import SPOPError
+from spoa_twisted.spop.errors import STATUS_WORDS, SPOPError, with_words
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.messages import Message
 from spoa_twisted.spop.typeddata import Value
@@ -41,7 +41,10 @@ class AgentDisconnected(Exception):
         self.message = message
 
     def __str__(self) -> str:
-        return f"the agent disconnected: {self.message} (status code {self.status_code})"
+        # Many agents send the words of the status code as the message.
+        is_words = self.message == STATUS_WORDS.get(self.status_code)
+        code = self.status_code if is_words else with_words(self.status_code)
+        return f"the agent disconnected: {self.message} (status code {code})"
 
 
 class PayloadRefused(Exception):

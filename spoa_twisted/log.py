@@ -23,6 +23,7 @@ from zope.interface import implementer
 from spoa_twisted.escaping import cut, in_one_line, log_failure
 from spoa_twisted.flood import Flood, Key, Once, OncePerMinute
 from spoa_twisted.handlers.names import did_you_mean, nearest
+from spoa_twisted.haproxy.explanations.disconnects import explain_code
 from spoa_twisted.observer import (
     LONG_WAIT,
     AcksHeldBack,
@@ -62,6 +63,7 @@ from spoa_twisted.observer import (
     VariableWithoutScope,
 )
 from spoa_twisted.spop.connection import Notify
+from spoa_twisted.spop.errors import STATUS_WORDS, StatusCode, with_words
 from spoa_twisted.spop.reassembly import MAX_PAYLOAD_SIZE
 
 # The namespace of the events of agents in Twisted's log. Applications filter events by it.
@@ -81,6 +83,9 @@ _NAMES: Final = frozenset({"name", "largest"})
 
 # Seconds. The line of a slow NOTIFY does not mention a shorter wait, because it would show as 0.000 s.
 _SHORTEST_PART: Final = 0.001
+
+# The status codes by which HAProxy <= 3.0 ends connections that it does not need, and those that are unused for long.
+_USUAL_CODES: Final = frozenset({StatusCode.NORMAL, StatusCode.IO_ERROR, StatusCode.TIMEOUT})
 
 # How many messages without a handler get a search for similar names. A peer may send thousands of names in one NOTIFY.
 # With 100 handlers, the search took 6 ms for each.
@@ -246,14 +251,20 @@ class LogObserver:
         self._write(PipeliningChanged, LogLevel.info, text, peer=event.peer, engine=engine, max_short=event.max_short)
 
     def _disconnect_received(self, event: DisconnectReceived) -> None:
-        self._write(
-            DisconnectReceived,
-            LogLevel.debug,
-            "{peer}: HAPROXY-DISCONNECT: status code {code}, {reason}",
-            peer=event.peer,
-            code=event.disconnect.status_code,
-            reason=in_one_line(ascii(event.disconnect.message)),
-        )
+        code = event.disconnect.status_code
+        values = {"peer": event.peer, "code": code, "reason": in_one_line(ascii(event.disconnect.message))}
+        if code in _USUAL_CODES or not self._faults.admits(_fault(event, code)):
+            self._write(
+                DisconnectReceived, LogLevel.debug, "{peer}: HAPROXY-DISCONNECT: status code {code}, {reason}", **values
+            )
+        else:
+            self._write(
+                DisconnectReceived,
+                LogLevel.warn,
+                "{peer}: HAPROXY-DISCONNECT: status code {code}, {reason}: {_meaning}",
+                **values,
+                _meaning=explain_code(code).first_sentence,
+            )
 
     def _connection_ended(self, event: ConnectionEnded) -> None:
         # Twisted's text for the reason: "Connection was closed cleanly." is the usual one.
@@ -321,17 +332,15 @@ class LogObserver:
 
     def _protocol_error(self, event: ProtocolError) -> None:
         code = event.error.status_code
-        # HAProxy tries again from another port. So two errors of one host with the same status code count as the same
-        # fault, and the second one is logged only at the level debug.
-        host, _, _ = event.peer.rpartition(":")
-        level = LogLevel.warn if self._faults.admits((host, code)) else LogLevel.debug
+        level = LogLevel.warn if self._faults.admits(_fault(event, code)) else LogLevel.debug
         self._write(
             ProtocolError,
             level,
-            "{peer}: broke the protocol: {error} (status code {code})",
+            "{peer}: broke the protocol: {error} (status code {_code})",
             peer=event.peer,
             error=event.error,
             code=int(code),
+            _code=with_words(code),
         )
 
     def _message_unhandled(self, event: MessageUnhandled) -> None:
@@ -468,6 +477,17 @@ class LogObserver:
 
     def _is_new(self, event: Event, name: str) -> bool:
         return self._names.admits((type(event), cut(name)))
+
+
+def _fault(event: DisconnectReceived | ProtocolError, code: int) -> object:
+    """Return a key for :class:`OncePerMinute`, of a connection that ended with a status code other than 0.
+
+    HAProxy tries again from another port. So two errors of one host with the same status code count as the same fault,
+    and the second one is logged only at the level debug. A peer may send any number: all that SPOE.txt does not list
+    count as one.
+    """
+    host, _, _ = event.peer.rpartition(":")
+    return type(event), host, code if code in STATUS_WORDS else None
 
 
 def _describe_times(messages: Sequence[MessageTime]) -> str:

@@ -52,6 +52,7 @@ ORDER = [
     "escaping",
     "json_lines",
     "logging",
+    "haproxy.explanations",
     "log",
     "status.problems",
     "handlers.binding",
@@ -109,6 +110,7 @@ ORDER = [
     "status.merged",
     "status.local",
     "status.metrics",
+    "status.rebinding",
     "status.watch_resource",
     "status.site",
     "status.service",
@@ -120,9 +122,11 @@ ORDER = [
     "runner.loading",
     "runner.log_format",
     "runner.process",
+    "runner.watch",
     "workers.options",
     "workers.backoff",
     "workers.control",
+    "workers.watched",
     "workers.binding",
     "workers.stacks",
     "workers.logs",
@@ -137,9 +141,9 @@ ORDER = [
     "workers.reload",
     "workers.collecting",
     "workers.status",
+    "workers.watching",
     "workers.master",
     "runner.changed",
-    "runner.watch",
     "runner.status",
     "runner.check",
     "tap",
@@ -166,6 +170,7 @@ ORDER = [
     "ctl.reload",
     "ctl.proxy",
     "ctl.decode",
+    "ctl.explain",
     "ctl.watch",
     "ctl.config",
     "ctl",
@@ -177,6 +182,7 @@ LONGEST_CLASS = 300
 # A package's __init__.py that only describes the package, and one that gives the public names.
 DOCUMENTATION = {"__init__", "spop.__init__", "handlers.__init__", "agent.__init__", "runner.__init__"}
 DOCUMENTATION |= {"status.__init__", "workers.__init__", "haproxy.__init__", "haproxy.grammar.__init__"}
+DOCUMENTATION |= {"haproxy.explanations.__init__"}
 
 # The folder tests/haproxy is for the agent with real HAProxy.
 TESTS = {"haproxy": "haproxy_side"}

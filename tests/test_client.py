@@ -222,3 +222,5 @@ async def test_values_that_cannot_be_encoded(listen: Any) -> None:
 def test_the_text_of_a_disconnect() -> None:
     """The text of AgentDisconnected has the agent's message and the status code."""
     assert str(AgentDisconnected(3, "frame is too big")) == "the agent disconnected: frame is too big (status code 3)"
+    assert str(AgentDisconnected(3, "no")) == "the agent disconnected: no (status code 3, frame is too big)"
+    assert str(AgentDisconnected(200, "no")) == "the agent disconnected: no (status code 200)"

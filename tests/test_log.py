@@ -108,8 +108,15 @@ LINES: list[tuple[Event, str]] = [
         f"debug: {PEER}: HAPROXY-DISCONNECT: status code 2, 'a\\nb\\udc80'",
     ),
     (
+        DisconnectReceived(PEER, Disconnect(3, "frame is too big")),
+        (
+            f"warn: {PEER}: HAPROXY-DISCONNECT: status code 3, 'frame is too big': A frame was longer than the"
+            " max-frame-size that the HELLOs agreed on"
+        ),
+    ),
+    (
         ProtocolError(PEER, InvalidFrame("no such frame")),
-        f"warn: {PEER}: broke the protocol: no such frame (status code 4)",
+        f"warn: {PEER}: broke the protocol: no such frame (status code 4, invalid frame received)",
     ),
     (
         PayloadRefused(PEER, ("a\n", "b" * 100), "max_payload_size", 1000),
@@ -334,7 +341,7 @@ class TestLines:
         assert lines.take() == [
             "warn: no handler for the message '{peer} {name!r} {0} {': it sets no variables",
             "error: the handler of the message '{name}' returned a value that cannot be sent: {error} {",
-            f"warn: {PEER}: broke the protocol: {{code}} (status code 4)",
+            f"warn: {PEER}: broke the protocol: {{code}} (status code 4, invalid frame received)",
         ]
 
 
@@ -593,6 +600,15 @@ class TestFaultsOfPeers:
             log.on_event(ProtocolError(peer, InvalidFrame("a")))
             log.on_event(ProtocolError(peer, FrameTooBig("a")))
         assert [line.partition(":")[0] for line in lines.take()] == ["warn"] * 8
+
+    def test_a_disconnect_is_a_warning_if_a_frame_was_refused(self, log: LogObserver, lines: Lines) -> None:
+        """Once a minute for each host and code. All codes that SPOE.txt does not list count as one."""
+        log.on_event(ProtocolError(PEER, InvalidFrame("a")))
+        lines.take()
+        for code in (0, 1, 2, 4, 4, 99, 200, 201, 2**32 - 1):
+            log.on_event(DisconnectReceived(PEER, Disconnect(code, "a")))
+        levels = [line.partition(":")[0] for line in lines.take()]
+        assert levels == ["debug", "debug", "debug", "warn", "debug", "warn", "warn", "debug", "debug"]
 
     def test_a_refused_connection_is_logged_once_a_minute(self, log: LogObserver, lines: Lines, clock: Clock) -> None:
         """Whatever host it came from."""

@@ -1,8 +1,8 @@
 """The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does, and look after agents.
 
 Each subcommand is one module or package: :mod:`send`, :mod:`ping`, :mod:`bench`, :mod:`proxy`, :mod:`decode`,
-:mod:`watch`, :mod:`status`, :mod:`reload`, :mod:`config` and :mod:`check`. To add a subcommand, write a module with
-the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else has to change.
+:mod:`watch`, :mod:`status`, :mod:`reload`, :mod:`config`, :mod:`check` and :mod:`explain`. To add a subcommand, write a
+module with the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else has to change.
 
 The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, :mod:`endpoint` reads
 the agent's endpoint, :mod:`values` reads values from text, and :mod:`variables` shows and compares variables.
@@ -21,8 +21,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
-from spoa_twisted.ctl import bench, check, config, decode, ping, proxy, reload, send, status, watch
+from spoa_twisted.client import AgentDisconnected
+from spoa_twisted.ctl import bench, check, config, decode, explain, ping, proxy, reload, send, status, watch
+from spoa_twisted.haproxy.explanations.disconnects import explain_code
 from spoa_twisted.shown import show_text
+from spoa_twisted.spop.errors import StatusCode
 from spoa_twisted.version import version
 
 
@@ -51,6 +54,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "reload": reload,
     "config": config,
     "check": check,
+    "explain": explain,
 }
 
 _EXIT_STATUS: Final = """\
@@ -108,6 +112,11 @@ async def _run(reactor: Any, command: Command, options: argparse.Namespace) -> N
     except ConnectError as error:
         # Twisted's own text, "Connection was refused by other side: ...", does not say where.
         _exit_with_error(f"{show_text(str(error)).rstrip('.')}; does an agent listen on {options.agent}?")
+    except AgentDisconnected as error:
+        # These two codes say nothing about the cause.
+        is_vague = error.status_code in {StatusCode.NORMAL, StatusCode.UNKNOWN}
+        meaning = "" if is_vague else f": {explain_code(error.status_code).first_sentence}"
+        _exit_with_error(show_text(str(error)) + meaning)
     except Exception as error:
         # Endpoints, name resolution, TLS, the protocol and the agent each raise exceptions of their own.
         _exit_with_error(show_text(str(error)) or type(error).__name__)

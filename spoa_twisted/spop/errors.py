@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class StatusCode(IntEnum):
@@ -29,6 +30,33 @@ class StatusCode(IntEnum):
     FRAME_ID_NOT_FOUND = 12
     RESOURCE_ALLOCATION = 13
     UNKNOWN = 99
+
+
+#: HAProxy's words for each code (SPOE.txt, section 3.5). They are the ``message`` of its DISCONNECT frames, and the
+#: reason of a health check that failed.
+STATUS_WORDS: Final[Mapping[int, str]] = {
+    StatusCode.NORMAL: "normal",
+    StatusCode.IO_ERROR: "I/O error",
+    StatusCode.TIMEOUT: "a timeout occurred",
+    StatusCode.FRAME_TOO_BIG: "frame is too big",
+    StatusCode.INVALID_FRAME: "invalid frame received",
+    StatusCode.VERSION_NOT_FOUND: "version value not found",
+    StatusCode.MAX_FRAME_SIZE_NOT_FOUND: "max-frame-size value not found",
+    StatusCode.CAPABILITIES_NOT_FOUND: "capabilities value not found",
+    StatusCode.UNSUPPORTED_VERSION: "unsupported version",
+    StatusCode.BAD_MAX_FRAME_SIZE: "max-frame-size too big or too small",
+    StatusCode.FRAGMENTATION_NOT_SUPPORTED: "fragmentation not supported",
+    StatusCode.INTERLACED_FRAMES: "invalid interlaced frames",
+    StatusCode.FRAME_ID_NOT_FOUND: "frame-id not found",
+    StatusCode.RESOURCE_ALLOCATION: "resource allocation error",
+    StatusCode.UNKNOWN: "an unknown error occurred",
+}
+
+
+def with_words(status_code: int) -> str:
+    """Return ``status_code`` with its words, as ``3, frame is too big``; a code that is not in SPOE.txt has none."""
+    words = STATUS_WORDS.get(status_code)
+    return f"{int(status_code)}" if words is None else f"{int(status_code)}, {words}"
 
 
 class SPOPError(Exception):

@@ -47,7 +47,7 @@ from spoa_twisted.observer import (
     VariableWithoutScope,
 )
 from spoa_twisted.spop.connection import Notify
-from spoa_twisted.spop.errors import StatusCode
+from spoa_twisted.spop.errors import StatusCode, with_words
 from spoa_twisted.status.counters import Counters
 from spoa_twisted.status.problems import Problems, describe
 from spoa_twisted.status.report import DEFAULT
@@ -214,7 +214,7 @@ _PROBLEMS: Final[dict[type[Event], tuple[Callable[[Any], str], Callable[[Any], s
     MessageUnhandled: (_name, lambda event: "no handler, so it sets no variables"),
     PayloadRefused: (lambda event: event.names[0] if event.names else "", _payload),
     PeerDropped: (_host, lambda event: f"it left more than max_unsent, {event.max_unsent:,} bytes, unread"),
-    ProtocolError: (_host, lambda event: f"{_error(event)} (status code {int(event.error.status_code)})"),
+    ProtocolError: (_host, lambda event: f"{_error(event)} (status code {with_words(event.error.status_code)})"),
     RespondFailed: (_nothing, _failure),
     ResponseUnsendable: (_nothing, _error),
     ResultTooBig: (_name, _too_big),

@@ -13,7 +13,7 @@ from typing import Final, final
 
 from spoa_twisted.escaping import in_one_line
 from spoa_twisted.observer import Outcome
-from spoa_twisted.spop.errors import StatusCode
+from spoa_twisted.spop.errors import STATUS_WORDS
 from spoa_twisted.status.figures import ago, clock, counted, duration, rate, share, size, span, times
 from spoa_twisted.status.quantiles import observations, within
 from spoa_twisted.status.report import BOUNDS, DEFAULT, NONE, Engine, Histogram, MessageTotals, Process, Status
@@ -29,6 +29,9 @@ MAX_PROBLEMS: Final = 20
 BOUNDS_NOTE: Final = (
     "p50, p99: half of the calls, or 99 % of them, took at most this time, the upper bound of a bucket of a histogram."
 )
+
+# The words of each status code of a DISCONNECT, by the code as a text.
+_WORDS: Final = {str(int(code)): words for code, words in STATUS_WORDS.items()}
 
 
 @final
@@ -325,10 +328,8 @@ def _disconnects(disconnects: Mapping[str, int]) -> list[str]:
     """Return how often each side sent a DISCONNECT with each status code: ``haproxy 0 (normal) 12 times``."""
     texts = []
     for key, count in disconnects.items():
-        try:
-            name = f" ({StatusCode(int(key.partition(' ')[2])).name.lower().replace('_', ' ')})"
-        except ValueError:
-            # A peer may send a status code of its own.
-            name = ""
+        # A peer may send a status code of its own.
+        words = _WORDS.get(key.partition(" ")[2])
+        name = "" if words is None else f" ({words})"
         texts.append(f"{in_one_line(key)}{name} {times(count)}")
     return texts

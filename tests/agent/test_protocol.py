@@ -139,7 +139,7 @@ class TestEnds:
         assert session.wire.disconnecting
         (line,) = logged.take()
         error = "a frame of 4294967295 bytes exceeds the max-frame-size of 16380 bytes"
-        assert f"broke the protocol: {error} (status code 3)" in line
+        assert f"broke the protocol: {error} (status code 3, frame is too big)" in line
 
     def test_nothing_is_read_after_the_end(self, factory: SPOAFactory, logged: Logged) -> None:
         """The agent drops bytes that arrive after it closed the connection, and keeps no memory for them."""

@@ -264,7 +264,7 @@ def test_facts() -> None:
     assert facts["workers replaced"] == "reload 8"
     assert facts["since the start"] == "136,842 connections, 136,800 health checks, 4 refused"
     assert facts["disconnected by"] == (
-        "haproxy 0 (normal) once, agent 3 (frame too big) 2 times, agent 1234 3 times, agent once"
+        "haproxy 0 (normal) once, agent 3 (frame is too big) 2 times, agent 1234 3 times, agent once"
     )
     assert facts["dropped"] == "unread 2"
     assert facts["stood still"] == "2 times, for 3.4 s in all"

@@ -185,7 +185,11 @@ class TestRecorder:
             (ConnectionRefused(1000), "", "1,000 connections are open, as many as max_connections allows"),
             (PeerDropped(PEER, 1000), "127.0.0.1", "it left more than max_unsent, 1,000 bytes, unread"),
             (HelloTimedOut("[::1]:12345"), "[::1]", "no HAPROXY-HELLO within hello_timeout"),
-            (ProtocolError("unix socket", FrameTooBig("too long")), "unix socket", "too long (status code 3)"),
+            (
+                ProtocolError("unix socket", FrameTooBig("too long")),
+                "unix socket",
+                "too long (status code 3, frame is too big)",
+            ),
             (
                 PayloadRefused(PEER, ("m", "n"), "max_payload_size", 1000),
                 "m",

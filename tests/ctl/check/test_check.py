@@ -157,7 +157,7 @@ def test_what_is_not_understood_is_said_once(folder: Path, capsys: Printed) -> N
     run("haproxy.cfg", "--no-haproxy")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6
-    assert lines[0].startswith("spoactl: not understood: spoe.conf:16: HAProxy does not accept this line: the quote")
+    assert lines[0].startswith("spoactl: not understood: spoe.conf:16: HAProxy does not accept the line: the quote")
     assert lines[-1] == "spoactl: not understood: 1 more lines"
 
 

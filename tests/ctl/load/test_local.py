@@ -175,7 +175,8 @@ async def test_an_agent_that_disconnects(processes: int, endpoint: str, listen: 
     agent = Agent(lambda ids, n: ack(ids))
     agent.hello = agent_disconnect(99, "not \x1b today")
     listen(agent)
-    expected = ("", "spoactl: the agent disconnected: not \\x1b today (status code 99)\n", 1)
+    error = "spoactl: the agent disconnected: not \\x1b today (status code 99, an unknown error occurred)\n"
+    expected = ("", error, 1)
     assert await spoactl("bench", "--agent", endpoint, "--timeout=0.5", f"--processes={processes}") == expected
     assert agent.notifys == 0
 
