@@ -34,6 +34,7 @@ ORDER = [
     "haproxy.finding",
     "haproxy.environment",
     "haproxy.files",
+    "haproxy.content",
     "haproxy.scopes",
     "haproxy.rules",
     "haproxy.inheritance",
@@ -168,6 +169,7 @@ ORDER = [
     "ctl.decode",
     "ctl.explain",
     "ctl.watch",
+    "ctl.config",
     "ctl",
 ]
 

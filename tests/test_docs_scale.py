@@ -25,8 +25,8 @@ from tests.haproxy.branches import Branch
 from tests.programs import ROOT
 from tests.readme_commands import blocks
 from tests.test_deployment import agent_options
+from tests.test_readme import BACKEND, Machine, load_text, machine, on_any_port
 from tests.test_readme import BLOCKS as README
-from tests.test_readme import Machine, load_text, machine, on_any_port
 
 __all__ = ["load_text", "machine"]  # fixtures
 
@@ -64,7 +64,7 @@ def test_the_commands() -> None:
 
 def configuration(block: str, branch: Branch) -> str:
     """Return the README's configuration with this backend, as the text says it for this branch."""
-    frontend, found, _ = README["haproxy.cfg"].partition("backend agents\n")
+    frontend, found, _ = README["haproxy.cfg"].partition(BACKEND)
     assert found
     text = frontend + BLOCKS[block].partition("\n")[2]
     if branch.rewritten:

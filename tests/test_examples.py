@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.haproxy.branches import Branch
-from tests.programs import ENVIRONMENT, ROOT, Program
+from tests.programs import ENVIRONMENT, ROOT, SPOACTL, Program
 
 EXAMPLE = ROOT / "examples" / "ip_reputation"
 
@@ -146,7 +146,7 @@ def test_a_port_is_taken(checkout: Checkout, which: int) -> None:
 
 def test_a_program_fails(checkout: Checkout) -> None:
     """If a program fails, the demo shows its output, names it in one line, and stops the other programs."""
-    (checkout.folder / "examples" / "ip_reputation" / "spoe.conf").write_text("[ip-reputation]\nnonsense\n")
+    (checkout.folder / "examples" / "ip_reputation" / "spoe.conf").write_text("[iprep]\nnonsense\n")
 
     ended = checkout.run(*checkout.demo, environment=ENVIRONMENT)
 
@@ -178,6 +178,26 @@ def test_a_signal_stops_all(checkout: Checkout, branch: Branch, number: signal.S
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
     for held in checkout.reserved:
         held.listen()
+
+
+def test_the_configuration_is_written(tmp_path: Path) -> None:
+    """``spoactl config`` writes it from the handlers. Only the rule that reads what the agent sets is the example's."""
+    command = [*SPOACTL, "config", "--handlers", "examples/ip_reputation/handlers.py", "--engine", "iprep", "--whole"]
+    ended = subprocess.run(
+        [*command, "--output", str(tmp_path)], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
+    assert (tmp_path / "spoe.conf").read_text() == (EXAMPLE / "spoe.conf").read_text()
+    rule = "http-request deny deny_status 403 unless { var(txn.iprep.allowed) -m bool }"
+    lines = (EXAMPLE / "haproxy.cfg").read_text().splitlines()
+    begin = lines.index(f"    {rule}") - 1
+    assert lines[begin].startswith("    # Only the agent can allow a request.")
+    lines[begin : begin + 2] = [
+        "    # What the agent sets. Rules that read it may look like these:",
+        f"    #{rule.replace(' deny_status 403', '')}",
+    ]
+    written, _, _ = (tmp_path / "haproxy.cfg").read_text().partition("\n# It stands for your application.")
+    assert written.splitlines() == lines
 
 
 def test_the_networks() -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from tests.haproxy.branches import Branch
 from tests.programs import LIMIT, ROOT
-from tests.test_readme import BLOCKS, Agent, Machine, machine, on_any_port, with_backend
+from tests.test_readme import BLOCKS, Agent, Machine, machine, on_any_port
 
 __all__ = ["machine"]  # a fixture
 
@@ -154,10 +154,7 @@ class Site:
 
 
 def readme(machine: Machine, branch: Branch) -> Site:
-    """Return a site with the configuration in the README for this branch."""
-    haproxy_cfg = with_backend(
-        BLOCKS["haproxy.cfg"], "127.0.0.1:12345 check", BLOCKS["haproxy.cfg, HAProxy >= 3.1"], branch
-    )
+    """Return a site with the configuration in the README."""
     answers = {
         GOOD: 200,
         Request(token="sesame"): 401,
@@ -168,7 +165,7 @@ def readme(machine: Machine, branch: Branch) -> Site:
     return Site(
         machine,
         branch,
-        haproxy_cfg=haproxy_cfg,
+        haproxy_cfg=BLOCKS["haproxy.cfg"],
         spoe_conf=BLOCKS["spoe.conf"],
         handlers=BLOCKS["iprep.py"],
         answers=answers,
@@ -292,7 +289,7 @@ def test_the_scope_of_what_allows(machine: Machine, branch: Branch, scope: str, 
     """A variable of the scope "sess" also allows the next request on the same connection. One of "txn" does not."""
     site = readme(machine, branch)
     site.without_on_error()
-    site.handlers = replaced(site.handlers, "txn.allowed", f"{scope}.allowed")
+    site.handlers = replaced(site.handlers, 'return {"txn.allowed"', f'return {{"{scope}.allowed"')
     site.haproxy_cfg = replaced(site.haproxy_cfg, "txn.iprep.allowed", f"{scope}.iprep.allowed")
     site.make_handlers_fail_on_demand()
     site.start()

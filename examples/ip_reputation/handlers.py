@@ -22,7 +22,7 @@ TOO_BAD = 50
 handlers = Handlers(on_error={"txn.error": "handler"})
 
 
-@handlers.message("get-ip-reputation")
+@handlers.message("get-ip-reputation", args={"ip": "src"}, event="on-frontend-http-request", sets={"txn.allowed": bool})
 def get_ip_reputation(ip: IPv4Address | IPv6Address) -> Variables:
     """Allow the address unless its network is too bad. If it is in several networks, the worst score counts."""
     worst = max([score for network, score in NETWORKS.items() if ip in network], default=0)

@@ -1,8 +1,8 @@
 """The command ``spoactl``: send SPOP frames to an agent from the command line, as HAProxy does, and look after agents.
 
 Each subcommand is one module or package: :mod:`send`, :mod:`ping`, :mod:`bench`, :mod:`proxy`, :mod:`decode`,
-:mod:`watch`, :mod:`status`, :mod:`reload`, :mod:`check` and :mod:`explain`. To add a subcommand, write a module with
-the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else has to change.
+:mod:`watch`, :mod:`status`, :mod:`reload`, :mod:`config`, :mod:`check` and :mod:`explain`. To add a subcommand, write a
+module with the names that :class:`Command` lists, and add it to :data:`COMMANDS`. Nothing else has to change.
 
 The other modules are for several subcommands. :mod:`arguments` has the arguments that they share, :mod:`endpoint` reads
 the agent's endpoint, :mod:`values` reads values from text, and :mod:`variables` shows and compares variables.
@@ -22,7 +22,7 @@ from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.task import react
 
 from spoa_twisted.client import AgentDisconnected
-from spoa_twisted.ctl import bench, check, decode, explain, ping, proxy, reload, send, status, watch
+from spoa_twisted.ctl import bench, check, config, decode, explain, ping, proxy, reload, send, status, watch
 from spoa_twisted.haproxy.explanations.disconnects import explain_code
 from spoa_twisted.shown import show_text
 from spoa_twisted.spop.errors import StatusCode
@@ -52,6 +52,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "watch": watch,
     "status": status,
     "reload": reload,
+    "config": config,
     "check": check,
     "explain": explain,
 }

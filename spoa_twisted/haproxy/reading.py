@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spoa_twisted.haproxy.configuration import Configuration, Engine, NotRead, Proxy, Scope
+from spoa_twisted.haproxy.content import load
 from spoa_twisted.haproxy.environment import with_own_variables, with_setenv
 from spoa_twisted.haproxy.files import default_path, expanded
 from spoa_twisted.haproxy.grammar.branches import select
@@ -63,11 +64,12 @@ class _Reader:
         paths = self._expand(haproxy_paths)
         self.environment = with_own_variables(self.environment, self.version, paths)
         texts = {path: data for path in paths if (data := self._load(path, Place(path, 1))) is not None}
+        before = len(self.not_read)
         found = [section for path in texts for section in self._sections(path, texts[path])]
         with_set = with_setenv(self.environment, found)
         if with_set != self.environment:
             self.environment = with_set
-            del self.documents[:]
+            del self.documents[:], self.not_read[before:]
             found = [section for path in texts for section in self._sections(path, texts[path])]
         for path in engine_paths:
             self._engine_file(path, Place(path, 1))
@@ -99,8 +101,7 @@ class _Reader:
     def _load(self, path: str, place: Place) -> bytes | None:
         """Return the bytes of a file, or say at ``place`` why it cannot be read."""
         try:
-            with open(path, "rb") as file:
-                return file.read()
+            return load(path)
         except (OSError, ValueError) as reason:
             self._say_not_read(place, reason, path)
             return None
@@ -112,6 +113,8 @@ class _Reader:
     def _lines(self, path: str, data: bytes) -> tuple[Document, tuple[Line, ...]]:
         document = parse_lines(data, path, self.environment)
         self.documents.append(document)
+        errors = ((line.place, line.error) for line in document.lines if line.error is not None)
+        self.not_read += [NotRead(place, f"HAProxy does not accept the line: {error}.") for place, error in errors]
         branches = select(document, self.version, self.environment)
         self.not_read += [NotRead(*unknown) for unknown in branches.unknown]
         return document, branches.lines
@@ -138,36 +141,40 @@ class _Reader:
         for proxy in all_proxies:
             for setting in proxy.section.all("filter", "spoe"):
                 options = dict(zip(setting.texts[2::2], setting.texts[3::2], strict=False))
-                file = self._file_of(setting, options.get("config"), global_settings, engine_paths)
-                scope = _scope(file, options.get("engine"))
+                scope_name = options.get("engine")
+                file = None
+                if config := options.get("config"):
+                    path = os.path.join(default_path(global_settings, setting.place.file), config)
+                    file = self._file_of(path, setting.place, scope_name, engine_paths)
+                scope = _scope(file, scope_name)
                 agent = None if scope is None else scope.agent
-                name = options.get("engine") or ("" if agent is None else agent.name)
-                backend = agent.use_backend if agent is not None else None
-                used = None if backend is None else backends.get(backend.text)
-                found.append(Engine(name, setting, proxy, None if file is None else file.document, scope, used))
+                name = scope_name or ("" if agent is None else agent.name)
+                backend = None if agent is None or agent.use_backend is None else backends.get(agent.use_backend.text)
+                found.append(Engine(name, setting, proxy, None if file is None else file.document, scope, backend))
         return found
 
-    def _file_of(
-        self, setting: Setting, config: str | None, global_settings: list[Setting], engine_paths: list[str]
-    ) -> _File | None:
-        """Return the file that a filter names.
+    def _file_of(self, path: str, place: Place, scope_name: str | None, engine_paths: list[str]) -> _File | None:
+        """Return the file at ``path``, which the filter at ``place`` names.
 
-        The user may give a copy that lies elsewhere than the file that HAProxy reads: a given file of the same name is
-        the one that is meant.
+        The user may have given a copy that lies elsewhere. So a given file of the same name with the engine's scope is
+        taken first, and if there is no file at ``path``, a given file of another name with that scope.
         """
-        if config is None:
-            return None
-        place = setting.place
-        path = os.path.join(default_path(global_settings, place.file), config)
-        given = [each for each in engine_paths if _is_same(each, path)]
-        given += [each for each in engine_paths if os.path.basename(each) == os.path.basename(config)]
-        beside = os.path.join(os.path.dirname(place.file), os.path.basename(config))
-        existing = [each for each in (path, beside) if os.path.isfile(each)]
-        return self._engine_file((given + existing + [path])[0], place)
+        name = os.path.basename(path)
+        with_scope = [each for each in engine_paths if _scope(self.engine_files[each], scope_name) is not None]
+        candidates = [each for each in engine_paths if _is_same(each, path)]
+        candidates += [each for each in with_scope if os.path.basename(each) == name]
+        beside = os.path.join(os.path.dirname(place.file), name)
+        candidates += [each for each in (path, beside) if os.path.isfile(each)]
+        candidates += with_scope[:1] if len(with_scope) == 1 else []
+        return self._engine_file((*candidates, path)[0], place)
 
 
 def _is_same(one: str, other: str) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+    """Return whether two paths lead to one file."""
+    try:
+        return os.path.realpath(one) == os.path.realpath(other)
+    except (OSError, ValueError):
+        return False
 
 
 def _scope(file: _File | None, name: str | None) -> Scope | None:

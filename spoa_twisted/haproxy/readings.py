@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from spoa_twisted.haproxy.configuration import Engine, Proxy, Reading, Rule, SpoeMessage
 from spoa_twisted.haproxy.grammar.conditions import split_condition
@@ -17,16 +17,17 @@ from spoa_twisted.haproxy.rules import parse_rule
 #: Converters with arguments that are names of variables, and the positions of these arguments.
 _CONVERTERS = {
     **dict.fromkeys(("add", "and", "div", "mod", "mul", "or", "sub", "xor", "strcmp", "secure_memcmp"), (0,)),
-    **dict.fromkeys(("add_item", "concat", "jwt_verify"), (0, 1)),
+    **dict.fromkeys(("add_item", "concat", "hmac"), (1,)),
+    **dict.fromkeys(("bytes", "jwt_verify"), (0, 1)),
     "aes_gcm_dec": (1, 2, 3),
     "aes_gcm_enc": (1, 2, 3),
-    "bytes": (0, 1),
-    "hmac": (1,),
 }
 _VARIABLE = re.compile(r"(?:proc|sess|txn|req|res)\.[A-Za-z0-9_.]+", re.ASCII)
 
 #: Settings that are read elsewhere, or whose words are texts.
 _SKIPPED = frozenset({"acl", "description", "filter", "http-error", "id", "log-tag"})
+#: ACLs that one term may lead to, by way of ``acl(NAME)`` in other ACLs. More would be a recursion that is too deep.
+_MAX_ACLS = 100
 #: Behind these words of ``return`` and similar actions a text stands that is no log format.
 _TEXTS = frozenset({"errorfile", "errorfiles", "file", "string"})
 
@@ -78,73 +79,68 @@ def _of_setting(proxy: Proxy, setting: Setting) -> Iterator[Reading]:
     if setting.texts[0] in _SKIPPED:
         return
     rule = parse_rule(setting)
+    line = _Line(proxy, proxy.acls, setting, rule)
     if rule is None:
-        yield from _of_words(proxy, proxy.acls, setting, None, setting.words[1:])
+        yield from line.of_words(setting.words[1:])
         return
     # The word of the action may hold a log format, as the key of set-map does.
     words, _ = split_condition(setting.words)
-    yield from _of_words(proxy, proxy.acls, setting, rule, words)
+    yield from line.of_words(words)
     if rule.condition is not None:
-        yield from _of_condition(proxy, proxy.acls, setting, rule, rule.condition)
+        yield from line.of_condition(rule.condition)
 
 
 def _of_message(proxy: Proxy, message: SpoeMessage) -> Iterator[Reading]:
+    expressions = {argument.word: argument.expression for argument in message.arguments}
     for setting in message.section.all("args"):
-        for argument in message.arguments:
-            if argument.expression is not None and argument.word in setting.words:
-                for reading in _of_expression(proxy, message.acls, setting, None, argument.word, argument.expression):
-                    yield replace(reading, message=message)
+        line = _Line(proxy, message.acls, setting, None)
+        for word in setting.words[1:]:
+            if (expression := expressions[word]) is not None:
+                yield from (replace(reading, message=message) for reading in line.of_expression(word, expression))
     if message.event is not None and message.event.condition is not None:
-        for reading in _of_condition(proxy, message.acls, message.event.setting, None, message.event.condition):
-            yield replace(reading, message=message)
+        line = _Line(proxy, message.acls, message.event.setting, None)
+        yield from (replace(reading, message=message) for reading in line.of_condition(message.event.condition))
 
 
-_ACLs = Mapping[str, tuple[Term, ...]]
+@dataclass(frozen=True)
+class _Line:
+    """A line with expressions, and the ACLs that conditions in it may name."""
 
+    proxy: Proxy
+    acls: Mapping[str, tuple[Term, ...]]
+    setting: Setting
+    rule: Rule | None
 
-def _of_words(
-    proxy: Proxy, acls: _ACLs, setting: Setting, rule: Rule | None, words: Sequence[Word]
-) -> Iterator[Reading]:
-    for word, expression in expressions_of(words):
-        yield from _of_expression(proxy, acls, setting, rule, word, expression)
+    def of_words(self, words: Sequence[Word]) -> Iterator[Reading]:
+        for word, expression in expressions_of(words):
+            yield from self.of_expression(word, expression)
 
+    def of_expression(self, word: Word, expression: Expression) -> Iterator[Reading]:
+        for variable in variables_in(expression):
+            yield Reading(variable, word, self.proxy, self.rule, expression, self.setting)
+        yield from self._of_acl_fetch(word, expression, set(), negated=False)
 
-def _of_expression(
-    proxy: Proxy, acls: _ACLs, setting: Setting, rule: Rule | None, word: Word, expression: Expression
-) -> Iterator[Reading]:
-    for variable in variables_in(expression):
-        yield Reading(variable, word, proxy, rule, expression, setting)
-    if expression.fetch.name == "acl":
-        for name in expression.fetch.arguments:
-            term = Term(word, name.startswith("!"), acl=name.lstrip("!"))
-            yield from _of_term(proxy, acls, setting, rule, term, ())
+    def of_condition(self, condition: Condition) -> Iterator[Reading]:
+        for terms in condition.alternatives:
+            for term in terms:
+                yield from self._of_term(term, set())
 
+    def _of_term(self, term: Term, seen: set[str]) -> Iterator[Reading]:
+        """Return the readings of a term. ``seen`` are the names of ACLs that need not be resolved again."""
+        if term.acl is not None:
+            if term.acl not in seen and len(seen) < _MAX_ACLS:
+                seen.add(term.acl)
+                for inner in self.acls.get(term.acl, ()):
+                    resolved = replace(inner, negated=term.negated)
+                    yield from (replace(reading, acl=term.word) for reading in self._of_term(resolved, seen))
+        elif term.expression is not None:
+            for variable in variables_in(term.expression):
+                yield Reading(variable, term.word, self.proxy, self.rule, term.expression, self.setting, term)
+            yield from self._of_acl_fetch(term.word, term.expression, seen, negated=term.negated)
 
-def _of_condition(
-    proxy: Proxy, acls: _ACLs, setting: Setting, rule: Rule | None, condition: Condition
-) -> Iterator[Reading]:
-    for terms in condition.alternatives:
-        for term in terms:
-            yield from _of_term(proxy, acls, setting, rule, term, ())
-
-
-def _of_term(
-    proxy: Proxy, acls: _ACLs, setting: Setting, rule: Rule | None, term: Term, outer: tuple[str, ...]
-) -> Iterator[Reading]:
-    """Return the readings of a term. ``outer`` are the names of the ACLs that lead here: they may form a circle."""
-    if term.acl is not None:
-        if term.acl not in outer:
-            for inner in acls.get(term.acl, ()):
-                resolved = replace(inner, negated=term.negated)
-                for reading in _of_term(proxy, acls, setting, rule, resolved, (*outer, term.acl)):
-                    yield replace(reading, acl=term.word)
-        return
-    if term.expression is None:
-        return
-    for variable in variables_in(term.expression):
-        yield Reading(variable, term.word, proxy, rule, term.expression, setting, term)
-    if term.expression.fetch.name == "acl":
-        for name in term.expression.fetch.arguments:
-            negated = term.negated ^ name.startswith("!")
-            inner_term = Term(term.word, negated, acl=name.lstrip("!"))
-            yield from _of_term(proxy, acls, setting, rule, inner_term, outer)
+    def _of_acl_fetch(self, word: Word, expression: Expression, seen: set[str], *, negated: bool) -> Iterator[Reading]:
+        """Return the readings of the ACLs in ``acl(NAME,!NAME)``."""
+        if expression.fetch.name == "acl":
+            for name in expression.fetch.arguments:
+                term = Term(word, negated ^ name.startswith("!"), acl=name.lstrip("!"))
+                yield from self._of_term(term, seen)

@@ -17,19 +17,17 @@ from spoa_twisted.haproxy.times import seconds
 
 def scopes(lines: tuple[Line, ...], version: tuple[int, int]) -> tuple[Scope, ...]:
     """Return the scopes of a file's lines, in the order in which they begin."""
-    sections = list(engine_sections(lines, version))
+    sections: dict[str | None, list[Section]] = {}
+    for section in engine_sections(lines, version):
+        sections.setdefault(section.scope, []).append(section)
     places: dict[str | None, Place] = {}
     # The text before the first [name] is a scope only if it has a section.
-    for section in sections:
-        if section.scope is None:
-            places.setdefault(None, section.head.place)
+    if None in sections:
+        places[None] = sections[None][0].head.place
     for line in lines:
         if (name := scope_name(line)) is not None:
             places.setdefault(name, line.place)
-    return tuple(
-        _scope(name, place, [section for section in sections if section.scope == name])
-        for name, place in places.items()
-    )
+    return tuple(_scope(name, place, sections.get(name, [])) for name, place in places.items())
 
 
 def _scope(name: str | None, place: Place, sections: list[Section]) -> Scope:

@@ -186,8 +186,8 @@ async def test_two_messages_of_one_event(serve: Serve, start_haproxy: StartHAPro
 
     With two engines, it waits for the answer of the first filter's engine before it asks the second one.
     """
-    agent = Agent({"first": {"txn.x": 1, "sess.x": 1}})
-    arguments = "txn=var(txn.spoa.x) sess=var(sess.spoa.x)"
+    agent = Agent({"first": {"txn.x": 1, "sess.x": 1}, "fourth": {"txn.y": 1}})
+    arguments = "txn=var(txn.spoa.x) sess=var(sess.spoa.x) other=var(txn.after.y)"
     haproxy = start_haproxy(
         serve(agent.handlers),
         spoe="    messages first second third\n"
@@ -200,8 +200,9 @@ async def test_two_messages_of_one_event(serve: Serve, start_haproxy: StartHAPro
         options=["-C", str(tmp_path / "haproxy1")],
     )
     assert (await haproxy.get()).error is None
-    assert agent.arguments("second") == {"txn": None, "sess": None}
-    assert agent.arguments("third") == agent.arguments("fourth") == {"txn": 1, "sess": 1}
+    assert agent.arguments("second") == {"txn": None, "sess": None, "other": None}
+    assert agent.arguments("fourth") == {"txn": 1, "sess": 1, "other": None}
+    assert agent.arguments("third") == {"txn": 1, "sess": 1, "other": 1}
     assert agent.names == ["first", "second", "fourth", "third"]
 
 
@@ -271,18 +272,33 @@ async def test_continue_on_error(serve: Serve, start_haproxy: StartHAProxy, opti
 async def test_frames_that_are_too_small(
     branch: Branch, serve: Serve, start_haproxy: StartHAProxy, tmp_path: Path
 ) -> None:
-    """HAProxy >= 3.1 sends no fragments: the error is 3. Two bodies of one event need twice the room."""
+    """HAProxy >= 3.1 sends no fragments: the error is 3. Two bodies of one event need twice the room.
+
+    A frame has 32 bytes beside its messages, and 33 with HAProxy >= 3.1.
+    """
     agent = Agent()
+    room = 223 if branch.rewritten else 224
+    constant = "x" * (room - len("_m_") - len("_big") - len("T_"))
+    engines = {
+        "two": message("m", HTTP_REQUEST, "body=req.body") + message("m2", HTTP_REQUEST, "body=req.body"),
+        "full": "    no option send-frag-payload\n    max-frame-size 256\n"
+        + message("m", HTTP_REQUEST, f"big=str({constant})"),
+        "over": "    no option send-frag-payload\n    max-frame-size 256\n"
+        + message("m", HTTP_REQUEST, f"big=str({constant}x)"),
+    }
     haproxy = start_haproxy(
         serve(agent.handlers),
         spoe="    messages scan\n    max-frame-size 4096\n"
         + message("scan", HTTP_REQUEST, "body=req.body")
-        + "\n[two]\nspoe-agent two\n    use-backend agents\n    messages scan-1 scan-2\n    timeout hello 10s\n"
-        "    timeout idle 30s\n    timeout processing 15s\n    option var-prefix two\n    option set-on-error error\n"
-        + message("scan-1", HTTP_REQUEST, "body=req.body")
-        + message("scan-2", HTTP_REQUEST, "body=req.body"),
-        web="    filter spoe engine two config spoe.conf\n    option http-buffer-request\n"
-        + headers("txn.two.error")
+        + "".join(
+            f"\n[{name}]\nspoe-agent {name}\n    use-backend agents\n    messages m {'m2' * (name == 'two')}\n"
+            "    timeout hello 10s\n    timeout idle 30s\n    timeout processing 15s\n    option set-on-error error\n"
+            f"{rest}"
+            for name, rest in engines.items()
+        ),
+        web="".join(f"    filter spoe engine {name} config spoe.conf\n" for name in engines)
+        + "    option http-buffer-request\n"
+        + headers(*(f"txn.{name}.error" for name in engines))
         + "    http-request return status 200\n",
         options=["-C", str(tmp_path / "haproxy1")],
     )
@@ -290,6 +306,7 @@ async def test_frames_that_are_too_small(
     for size in (3000, 5000, 10_000):
         response = await haproxy.post("/", b"x" * size)
         errors[size] = (response.error, response["txn.two.error"])
+        assert (response["txn.full.error"], response["txn.over.error"]) == (None, "3")
     split = "3" if branch.rewritten else None
     assert errors == {3000: (None, None), 5000: (split, None), 10_000: (split, split)}
 
@@ -563,9 +580,10 @@ async def test_bodies_of_responses(serve: Serve, start_haproxy: StartHAProxy) ->
     await port.stopListening()
 
 
+@pytest.mark.parametrize("condition", ["", "if { req.len gt 0 }"])
 @bounded
-async def test_payload_over_tcp(serve: Serve, start_haproxy: StartHAProxy) -> None:
-    """At on-frontend-tcp-request nothing has come from the client. A group can wait for it."""
+async def test_payload_over_tcp(serve: Serve, start_haproxy: StartHAProxy, condition: str) -> None:
+    """At on-frontend-tcp-request nothing has come from the client. A group can wait for it, by a condition."""
     agent = Agent()
     arguments = "len=req.len payload=req.payload(0,4)"
     with listening_socket() as web, listening_socket() as origin:
@@ -578,7 +596,7 @@ async def test_payload_over_tcp(serve: Serve, start_haproxy: StartHAProxy) -> No
             + group("group", "group"),
             web=f"""
     tcp-request inspect-delay 20s
-    tcp-request content send-spoe-group test group if {{ req.len gt 0 }}
+    tcp-request content send-spoe-group test group {condition}
     default_backend app
 
 backend app
@@ -588,25 +606,44 @@ backend app
             listeners=(web, origin),
         )
         async with haproxy.client() as client:
-            await agent.asked("event")
+            await agent.asked("event" if condition else "group")
             assert (await client.get()).status == 200
-    assert agent.arguments("event") == {"len": 0, "payload": None}
-    assert agent.arguments("group") == {"len": 29, "payload": b"GET "}
+    nothing: dict[str, Value] = {"len": 0, "payload": None}
+    assert agent.arguments("event") == nothing
+    assert agent.arguments("group") == ({"len": 29, "payload": b"GET "} if condition else nothing)
 
 
-@pytest.mark.parametrize("delay", ["tcp-request inspect-delay 100ms", ""])
+DELAY = "tcp-request inspect-delay 200ms"
+CONTENT = "tcp-request content send-spoe-group test group"
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_asked"),
+    [
+        ((DELAY, CONTENT), True),
+        ((CONTENT,), False),
+        # The delay is over when HAProxy comes to the group.
+        ((DELAY, f"{CONTENT} if WAIT_END"), False),
+        ((DELAY, "tcp-request content set-var(txn.x) int(1) if WAIT_END", CONTENT), False),
+    ],
+    ids=["short", "without", "WAIT_END", "after WAIT_END"],
+)
 @bounded
-async def test_inspect_delay(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, delay: str) -> None:
-    """HAProxy ends a group with the inspect-delay, long before ``timeout processing``, and logs nothing."""
+async def test_inspect_delay(
+    branch: Branch, serve: Serve, start_haproxy: StartHAProxy, rules: tuple[str, ...], is_asked: bool
+) -> None:
+    """HAProxy ends a group with the inspect-delay, long before ``timeout processing``, and logs nothing.
+
+    If no time is left, most versions do not even ask the agent.
+    """
     agent = Agent()
     haproxy = start_haproxy(
         serve(agent.handlers),
         process="log stdout format raw local0",
         spoe="    log global\n    groups group\n" + message("never-answered") + group("group", "never-answered"),
-        web=f"    {delay}\n    tcp-request content send-spoe-group test group\n    http-request return status 200\n",
+        web="".join(f"    {rule}\n" for rule in (*rules, "http-request return status 200")),
     )
     response = await haproxy.get()
     assert response.error == ("4" if branch.rewritten else "5")
-    # Without a delay, HAProxy does not even send the message.
-    assert agent.names == (["never-answered"] if delay else [])
+    assert not is_asked or agent.names == ["never-answered"]
     assert "SPOE: [" not in haproxy.output

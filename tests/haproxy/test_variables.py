@@ -38,22 +38,32 @@ MATCHES = {
     "-m str 7": {"seven"},
 }
 
-#: A message for an event of each kind.
-EVENTS = """\
-    messages request origin server response
+#: The events at which only ``req`` exists, and those at which only ``res`` does, by the name of the message.
+EVENTS_OF_REQUESTS = {
+    "client": "on-client-session",
+    "frontend": "on-frontend-tcp-request",
+    "request": "on-frontend-http-request",
+    "backend": "on-backend-tcp-request",
+    "origin": "on-backend-http-request",
+}
+EVENTS_OF_RESPONSES = {"server": "on-server-session", "tcp": "on-tcp-response", "response": "on-http-response"}
+EVENTS = EVENTS_OF_REQUESTS | EVENTS_OF_RESPONSES
 
-spoe-message request
-    event on-frontend-http-request
+#: A message for each event, and one for a group in requests and one in responses.
+MESSAGES_OF_EVENTS = f"""\
+    messages {" ".join(EVENTS)}
+    groups asked answered
 
-spoe-message origin
-    event on-backend-http-request
+spoe-group asked
+    messages asked
 
-spoe-message server
-    event on-server-session
+spoe-group answered
+    messages answered
 
-spoe-message response
-    event on-http-response
-"""
+spoe-message asked
+
+spoe-message answered
+""" + "".join(f"\nspoe-message {name}\n    event {event}\n" for name, event in EVENTS.items())
 
 REQUEST = """\
     messages request
@@ -93,38 +103,41 @@ async def test_scopes_of_requests_and_responses(serve: Serve, start_haproxy: Sta
     def set_both(message: Message) -> Variables:
         return {f"req.{message.name}": "set", f"res.{message.name}": "set", f"txn.{message.name}": "set"}
 
-    messages = ("request", "origin", "server", "response")
-    names = [f"{scope}.spoa.{message}" for scope in ("req", "res", "txn") for message in messages]
-
-    def shown(rules: str) -> str:
-        return "".join(
-            f"    {rules} set-header {name} %[var({name})] if {{ var({name}) -m found }}\n" for name in names
-        )
-
-    log = ",".join(f"{name}=%[var({name})]" for name in names)
+    requests, responses = [*EVENTS_OF_REQUESTS, "asked"], [*EVENTS_OF_RESPONSES, "answered"]
+    messages = [*requests, *responses]
+    # A list as "req.spoa.client=set,req.spoa.frontend=,..."
+    values = ",".join(f"{s}.spoa.{m}=%[var({s}.spoa.{m})]" for s in ("req", "res", "txn") for m in messages)
     haproxy = start_haproxy(
         serve(handlers),
-        spoe=EVENTS,
-        web=shown("http-request")
-        + shown("http-response")
-        + f'    log stdout format raw daemon\n    log-format "LOG {log} END"\n'
-        + "    http-after-response set-header after-request %[var(req.spoa.request)]%[var(txn.spoa.request)]\n"
-        + "    http-request return status 200 if { path /own }\n"
-        + "    default_backend origin\n",
-        origin="".join(
-            f"    http-request set-header {name} %[req.hdr({name})]\n" for name in names if not name.startswith("txn")
-        )
-        + "    http-request return status 200 hdr request-saw %[req.hdr(req.spoa.request)]%[req.hdr(res.spoa.request)]",
+        spoe=MESSAGES_OF_EVENTS,
+        web=f"""\
+    log stdout format raw daemon
+    log-format "LOG {values} END"
+    http-request send-spoe-group test asked
+    http-response send-spoe-group test answered
+    http-response set-header seen {values}
+    http-after-response set-header after %[var(req.spoa.request)]%[var(txn.spoa.request)]
+    use_backend show if {{ path /show }}
+    default_backend origin
+
+# Its own response comes after all events of requests, and before those of responses.
+backend show
+    http-request return status 200 hdr seen {values}
+""",
     )
-    response = await haproxy.get()
-    assert response["request-saw"] == "set"
-    seen = {name for name in names if response[name] == "set"}
-    assert seen == {"res.spoa.server", "res.spoa.response", *[f"txn.spoa.{message}" for message in messages]}
-    logged = (await haproxy.said(r"LOG (\S+) END"))[1].split(",")
-    assert {pair for pair in logged if not pair.endswith("=-")} == {f"{name}=set" for name in seen}
-    own = await haproxy.get("/own")
-    # Only txn. is left, also in HAProxy's own response.
-    assert (response["after-request"], own["after-request"]) == ("set", "set")
+
+    def are_set(listed: str | None) -> set[str]:
+        pairs = (pair.split("=") for pair in (listed or "").split(","))
+        return {name for name, value in pairs if value == "set"}
+
+    own, response = await haproxy.get("/show"), await haproxy.get()
+    assert are_set(own["seen"]) == {f"{scope}.spoa.{message}" for scope in ("req", "txn") for message in requests}
+    left = {f"res.spoa.{message}" for message in responses} | {f"txn.spoa.{message}" for message in messages}
+    assert are_set(response["seen"]) == left
+    # After HAProxy's own response, too, only txn. is left.
+    assert (response["after"], own["after"]) == ("set", "set")
+    assert are_set((await haproxy.says(r"LOG (\S+) END"))[1]) == {f"txn.spoa.{message}" for message in requests}
+    assert are_set((await haproxy.says(r"LOG (\S+) END"))[1]) == left
 
 
 @bounded
@@ -145,7 +158,9 @@ async def test_longest_name(serve: Serve, start_haproxy: StartHAProxy, logged: L
     )
     response = await haproxy.get()
     assert (response["longest"], response["longer"]) == ("1", None)
-    assert all("may be too long" in text for text in logged.take())
+    warnings = logged.take()
+    assert len(warnings) == 2
+    assert all("may be too long" in text for text in warnings)
 
 
 @bounded

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from spoa_twisted.haproxy.reading import read
-
 from spoa_twisted.haproxy.answers import Answers
 from spoa_twisted.haproxy.checks import find
 from spoa_twisted.haproxy.finding import Finding
+from spoa_twisted.haproxy.reading import read
 
 SPOE = """\
 [rep]

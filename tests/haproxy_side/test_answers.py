@@ -68,7 +68,9 @@ def test_the_default_handler_and_blocking_ones() -> None:
 def test_annotations_without_a_future_import() -> None:
     """Annotations that Python has evaluated are shown as their source, as far as it is known."""
     scope: dict[str, Any] = {}
-    exec("def f(a: int, b: str | None, c): return None", scope)
+    source = "def f(a: int, b: str | None, c): return None"
+    # The future import of this module does not apply.
+    exec(compile(source, "source", "exec", dont_inherit=True), scope)
     (answer,) = answers(Handlers({"m": scope["f"]}), 1).by_message.values()
     assert [parameter.annotation for parameter in answer.parameters] == ["int", "str | None", None]
     # exec keeps no source.

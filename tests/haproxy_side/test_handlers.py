@@ -65,6 +65,9 @@ def takes_ip_as_text(ip: str): ...  # type: ignore[no-untyped-def]
 def takes_ua(ua: str): ...  # type: ignore[no-untyped-def]
 
 
+def takes_any_ua(ua: object): ...  # type: ignore[no-untyped-def]
+
+
 def takes_nothing(): ...  # type: ignore[no-untyped-def]
 
 
@@ -377,6 +380,7 @@ SILENT = {
             answers=of(takes_ua),
         ),
         Case(sends("ua=path"), answers=of(takes_ua)),
+        Case(sends("ua=req.hdr(user-agent)"), answers=of(takes_any_ua)),
         Case(sends("ua=!"), answers=of(takes_ua)),
         Case(sends("ip=src"), answers=of(takes_ua)),
     ],

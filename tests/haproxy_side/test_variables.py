@@ -10,6 +10,7 @@ import pytest
 from spoa_twisted.handlers.declaration import Declaration
 from spoa_twisted.haproxy.answers import Answer, Answers
 from spoa_twisted.haproxy.checks import variables
+from spoa_twisted.haproxy.checks.naming import is_similar
 
 from .configurations import GOOD, NEW, OLD, Files
 
@@ -47,9 +48,10 @@ class Case:
 
 def rules(*lines: str) -> Files:
     """Return ``GOOD`` with more rules in its frontend."""
-    return GOOD.before("http-request return status 200", *lines)
+    return GOOD.before(RETURN, *lines)
 
 
+RETURN = "http-request return status 200"
 UNLESS = "http-request deny unless { var(txn.rep.allowed) -m bool }"
 ERROR_RULE = "http-request deny deny_status 503 if { var(txn.rep.error) -m found }"
 
@@ -91,21 +93,50 @@ GROUP = (
 )
 USER_HEADER = "http-request set-header X-User %[var(txn.rep.user)] if { var(txn.rep.user) -m found }"
 
+#: The first one of the lines that rules() adds.
+FIRST = "haproxy.cfg:16: error: "
+
 SPEAKS: dict[str, list[Case]] = {
     "wrong-proxy": [
-        Case(GOOD.plus(haproxy=OTHER), found=("haproxy.cfg:30: warning: frontend 'other' reads txn.rep.allowed")),
+        Case(GOOD.plus(haproxy=OTHER), found="haproxy.cfg:30: warning: frontend 'other' reads txn.rep.allowed"),
+        Case(GOOD.plus(haproxy=OTHER + "    default_backend rep-agents\n")),
+        Case(GOOD.plus(haproxy=OTHER + "    default_backend\n").replaced("frontend www", "listen www")),
     ],
     "variable-unset": [
-        Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets()),
-        Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets(sess_score=int)),
-        Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets(txn_scores=int)),
+        Case(
+            rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"),
+            sets(txn_user=str),
+            FIRST + "no handler sets txn.rep.score: ",
+        ),
+        Case(
+            rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"),
+            sets(sess_score=int),
+            FIRST + "no handler sets txn.rep.score; did you mean sess.rep.score?",
+        ),
+        Case(
+            rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"),
+            sets(sess_scores=int, txn_scores=int),
+            FIRST + "no handler sets txn.rep.score; did you mean txn.rep.scores?",
+        ),
         Case(rules("http-request deny if { var(txn.rep.Allowed) -m bool }"), sets()),
         Case(rules("http-request set-header x %[var(txn.rep.score)]"), sets()),
         # Without the prefix, or with another one.
-        Case(rules("http-request deny unless { var(txn.allowed) -m bool }"), sets()),
-        Case(rules("http-request deny unless { var(txn.any.allowed) -m bool }"), sets()),
+        Case(
+            rules("http-request deny unless { var(txn.allowed) -m bool }"),
+            sets(),
+            FIRST + "nothing sets txn.allowed; did you mean txn.rep.allowed?",
+        ),
+        Case(
+            rules("http-request deny unless { var(txn.any.allowed) -m bool }"),
+            sets(),
+            FIRST + "nothing sets txn.any.allowed; did you mean txn.rep.allowed?",
+        ),
         # A prefix that no engine has is wrong without handlers, too.
-        Case(rules("http-request deny if { var(txn.rep-agent.bad) -m bool }")),
+        Case(
+            rules("http-request deny if { var(txn.rep-agent.bad) -m bool }"),
+            None,
+            FIRST + "no engine has the prefix 'rep-agent'; did you mean txn.rep.bad?",
+        ),
         Case(GOOD.replaced("var(txn.rep.allowed)", "var(txn.REP.allowed)")),
         Case(
             GOOD.without("option var-prefix rep")
@@ -115,6 +146,7 @@ SPEAKS: dict[str, list[Case]] = {
         Case(GOOD.replaced("args ip=src", "args ip=src score=var(txn.rep.score)"), sets()),
     ],
     "error-never-set": [
+        Case(GOOD.without("option set-on-error error")),
         Case(GOOD.without("option set-on-error error"), sets()),
         Case(GOOD.replaced("set-on-error error", "set-on-error err")),
         Case(GOOD.replaced("set-on-error error", "set-on-error err"), sets()),
@@ -166,6 +198,11 @@ SPEAKS: dict[str, list[Case]] = {
         Case(GOOD.after("log global", "register-var-names proc.hits"), sets(proc_hits=int)),
     ],
     "sess-sticks": [
+        Case(
+            rules("http-request set-header x %[var(sess.rep.denied)]").replaced(EVENT, LOGIN),
+            SESS_SET,
+            "spoe.conf:15: warning: ",
+        ),
         Case(rules(SESS_RULE), SESS_SET, "spoe.conf:15: info: "),
         Case(rules(SESS_RULE).replaced(EVENT, LOGIN), SESS_SET, "spoe.conf:15: warning: "),
         Case(rules(SESS_RULE).replaced(EVENT, LOGIN), None, "spoe.conf:15: warning: "),
@@ -188,11 +225,18 @@ SPEAKS: dict[str, list[Case]] = {
         ),
     ],
     "spoofable-header": [
+        # These rules refuse nobody for whom the agent sets nothing.
+        Case(rules("http-request set-header y z unless { var(txn.rep.user) -m found }", USER_HEADER)),
+        Case(rules("http-request deny if { var(txn.rep.user) -m str root }", USER_HEADER)),
         Case(rules(USER_HEADER), sets(txn_user=str)),
         Case(rules(USER_HEADER)),
         Case(rules(USER_HEADER, "http-request del-header X-Other")),
     ],
     "fail-open": [
+        # These rules refuse nothing, and route by variables of their own.
+        Case(OPEN.before(RETURN, "http-request set-header x y unless { var(txn.rep.ok) -m bool }")),
+        Case(OPEN.before(RETURN, "http-request set-header x %[var(txn.rep.score)]")),
+        Case(OPEN.before(RETURN, "http-request set-var(txn.mine) src", "use_backend %[var(txn.mine)]")),
         Case(
             OPEN,
             found=(
@@ -231,6 +275,9 @@ SPEAKS: dict[str, list[Case]] = {
 
 LUA = "global\n    lua-load x.lua\n"
 
+#: A condition that the checks do not understand.
+UNKNOWN = '.if streq("$UNKNOWN",x) bad\n.endif\n'
+
 SILENT: dict[str, list[Case]] = {
     "wrong-proxy": [
         Case(
@@ -252,13 +299,17 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD.plus(haproxy=OTHER + "    http-request set-var(txn.rep.allowed) bool(true)\n")),
         Case(GOOD.plus(haproxy="frontend other\n    log-format %[var(txn.rep.allowed)]\n")),
         # The frontend may use the backend.
-        Case(GOOD.plus(haproxy=OTHER).replaced("frontend www", "listen www")),
+        Case(GOOD.plus(haproxy=OTHER + "    default_backend www\n").replaced("frontend www", "listen www")),
+        Case(GOOD.plus(haproxy=OTHER + "    use_backend %[hdr(host)]\n").replaced("frontend www", "listen www")),
         # A rule of the defaults is not written for each of its frontends.
         Case(GOOD.plus(haproxy="frontend other\n").after("timeout server 5s", UNLESS)),
         Case(GOOD.plus(haproxy=OTHER + LUA)),
         Case(GOOD.plus(haproxy=OTHER).replaced("engine rep config", "engine typo config")),
     ],
     "variable-unset": [
+        # Lua, or what is not known, may set it.
+        Case(rules("http-request lua.x", "http-request deny if { var(txn.rep.score) -m bool }"), sets()),
+        Case(rules("http-request deny if { var(txn.rep.score) -m bool }").plus(haproxy=UNKNOWN), sets()),
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), sets(txn_score=int)),
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }")),
         Case(rules("http-request deny if { var(txn.rep.score) -m int ge 5 }"), handlers(setting(None))),
@@ -323,17 +374,53 @@ SILENT: dict[str, list[Case]] = {
         Case(GOOD, sets()),
         Case(GOOD.without("option set-on-error error"), sets(txn_error=int)),
         # The agent may set it.
-        Case(GOOD.without("option set-on-error error")),
+        Case(GOOD.without("option set-on-error error").replaced("503 if {", "503 if ! {")),
+        Case(
+            GOOD.without("option set-on-error error").replaced(
+                "{ var(txn.rep.error) -m found", "{ var(txn.rep.error) -m str x"
+            )
+        ),
+        Case(
+            GOOD.without("option set-on-error error").replaced(
+                "http-request deny deny_status 503 if", "http-request set-header x y if"
+            )
+        ),
+        Case(GOOD.without("option set-on-error error").replaced("txn.rep.error", "txn.rep.login_error")),
+        Case(
+            GOOD.without("option set-on-error error").replaced(
+                "deny deny_status 503 if { var(txn.rep.error) -m found }", "set-header x %[var(txn.rep.error)]"
+            )
+        ),
         Case(rules("http-request return status 500 if { var(txn.rep.login_error) -m found }")),
         Case(GOOD.replaced("txn.rep.error", "txn.mine.error").without("option set-on-error error")),
         Case(rules("http-request deny if { var(txn.mine.error) -m found }")),
         Case(rules("http-request deny if { var(check.error) -m found }")),
     ],
     "variable-lost": [
+        Case(GOOD, handlers(setting({"score": int, "other.score": int}))),
+        # A message and a group that the agent does not have, a section of a message that it does not list, and a scope
+        # without an agent.
+        Case(
+            GOOD.replaced("    messages lookup\n", "    messages lookup gone\n    groups gone\n").plus(
+                spoe="\nspoe-group g\n    messages other\nspoe-message other\n[empty]\nspoe-message other\n",
+                haproxy="frontend empty\n    filter spoe engine empty config spoe.conf\n",
+            ),
+            sets(req_score=int),
+        ),
         Case(GOOD.replaced(EVENT, "event on-http-response"), sets(res_score=int)),
         Case(GOOD, sets(req_score=int)),
         Case(GOOD),
         Case(GOOD, handlers(setting(None))),
+        # A response sends another group, and the group of another engine.
+        Case(
+            GROUP.before(
+                UNLESS,
+                "http-request send-spoe-group rep g",
+                "http-response send-spoe-group rep h",
+                "http-response send-spoe-group other g",
+            ),
+            sets(req_score=int),
+        ),
         # The group is sent in requests, too.
         Case(
             GROUP.before(UNLESS, "http-response send-spoe-group rep g", "http-request send-spoe-group rep g"),
@@ -417,10 +504,15 @@ SILENT: dict[str, list[Case]] = {
         Case(rules("http-request deny if { var(sess.mine) -m bool }"), SESS_SET),
         Case(rules("http-request deny if { var(txn.rep.allowed) -m bool }"), SESS_SET),
         Case(rules(SESS_RULE), sets()),
+        # A message that is never sent.
+        Case(rules(SESS_RULE).without(EVENT), SESS_SET),
         Case(GOOD, SESS_SET),
         Case(GOOD.alone(), SESS_SET),
     ],
     "spoofable-header": [
+        Case(rules("http-request add-header X-User %[var(txn.rep.user)] if { var(txn.rep.user) -m found }")),
+        Case(rules("http-request set-header X-User %[var(txn.rep.user)] if ! { var(txn.rep.user) -m str admin }")),
+        Case(rules("http-request lua.refuse unless { var(txn.rep.user) -m found }", USER_HEADER)),
         Case(rules("http-request del-header X-User", USER_HEADER)),
         Case(rules("http-request del-header x- -m beg", USER_HEADER)),
         Case(rules(USER_HEADER, "http-request set-header x-user nobody unless { var(txn.rep.user) -m found }")),
@@ -434,65 +526,68 @@ SILENT: dict[str, list[Case]] = {
         Case(rules("http-response set-header X-User %[var(txn.rep.user)] if { var(txn.rep.user) -m found }")),
     ],
     "fail-open": [
-        Case(GOOD),
-        Case(OPEN.after("log global", "").before("http-request return status 200", ERROR_RULE)),
-        Case(OPEN.before("http-request return status 200", UNLESS)),
+        Case(OPEN.before(RETURN, "http-request set-header x %[src,set-var(txn.rep.bad)]")),
+        Case(
+            OPEN.replaced("set-on-error error", "set-on-error lost").before(
+                RETURN, "http-request deny if { var(txn.rep.lost) -m found }"
+            )
+        ),
         Case(
             OPEN.before(
-                "http-request return status 200",
+                RETURN,
+                "http-request allow if { var(txn.rep.ok) -m bool }",
+                "http-request deny if { method POST }",
+            )
+        ),
+        Case(GOOD),
+        Case(OPEN.after("log global", "").before(RETURN, ERROR_RULE)),
+        Case(OPEN.before(RETURN, UNLESS)),
+        Case(
+            OPEN.before(
+                RETURN,
                 "acl ok var(txn.rep.ok) -m bool",
                 "http-request redirect location /login if !ok",
             )
         ),
+        Case(OPEN.before(RETURN, "acl ok var(txn.rep.ok) -m bool", "use_backend login unless ok")),
+        Case(OPEN.before(RETURN, "redirect location /login unless { var(txn.rep.ok) -m bool }")),
+        Case(OPEN.before(RETURN, "http-request lua.refuse unless { var(txn.rep.ok) -m bool }")),
+        Case(OPEN.before(RETURN, "http-request lua.decide")),
+        Case(OPEN.replaced(RETURN, "http-request deny")),
+        Case(OPEN.before(RETURN, "acl ok var(txn.rep.ok) -m bool", "http-request deny if { acl(!ok) }")),
+        Case(OPEN.before(RETURN, "http-request use-service lua.decide if { path /a }")),
         Case(
             OPEN.before(
-                "http-request return status 200", "acl ok var(txn.rep.ok) -m bool", "use_backend login unless ok"
-            )
-        ),
-        Case(
-            OPEN.before("http-request return status 200", "redirect location /login unless { var(txn.rep.ok) -m bool }")
-        ),
-        Case(
-            OPEN.before("http-request return status 200", "http-request lua.refuse unless { var(txn.rep.ok) -m bool }")
-        ),
-        Case(OPEN.before("http-request return status 200", "http-request lua.decide")),
-        Case(OPEN.before("http-request return status 200", "http-request use-service lua.decide if { path /a }")),
-        Case(
-            OPEN.before(
-                "http-request return status 200",
+                RETURN,
                 "http-request allow if { var(txn.rep.ok) -m bool }",
                 "http-request deny",
             )
         ),
-        Case(OPEN.before("http-request return status 200", "use_backend app if { var(txn.rep.ok) -m bool }")),
-        Case(OPEN.before("http-request return status 200", "use_backend %[var(txn.rep.backend)]")),
+        Case(OPEN.before(RETURN, "use_backend app if { var(txn.rep.ok) -m bool }")),
+        Case(OPEN.before(RETURN, "use_backend %[var(txn.rep.backend)]")),
         Case(
             OPEN.before(
-                "http-request return status 200",
+                RETURN,
                 "http-request set-var(txn.closed) bool(true) if ! { var(txn.rep.ok) -m bool }",
             )
         ),
-        Case(OPEN.before("http-request return status 200", "http-request set-var(txn.failed) var(txn.rep.error)")),
-        Case(
-            OPEN.before(
-                "http-request return status 200", "http-request deny if { var(txn.rep.score,100) -m int gt 50 }"
-            )
-        ),
-        Case(OPEN.before("http-request return status 200", "http-request set-var(txn.rep.bad) bool(true)")),
+        Case(OPEN.before(RETURN, "http-request set-var(txn.failed) var(txn.rep.error)")),
+        Case(OPEN.before(RETURN, "http-request deny if { var(txn.rep.score,100) -m int gt 50 }")),
+        Case(OPEN.before(RETURN, "http-request set-var(txn.rep.bad) bool(true)")),
         # A wrong name is found by error-never-set.
-        Case(OPEN.before("http-request return status 200", "http-request deny if { var(txn.rep.err) -m found }")),
+        Case(OPEN.before(RETURN, "http-request deny if { var(txn.rep.err) -m found }")),
         # An agent that refuses nothing.
         Case(OPEN.replaced("http-request deny if {", "http-request set-header x y if {")),
         Case(OPEN.replaced("http-request deny if {", "http-request return status 200 if {")),
         Case(OPEN.replaced("http-request deny if {", "http-request return if {")),
         Case(OPEN.replaced("var(txn.rep.bad)", "var(txn.mine)")),
         Case(OPEN.alone()),
-        Case(OPEN.plus(haproxy='.if streq("$UNKNOWN",x) bad\n.endif\n')),
+        Case(OPEN.plus(haproxy=UNKNOWN)),
     ],
     "error-unread": [
         Case(GOOD),
         Case(OPEN.after("filter spoe engine rep config spoe.conf", "log-format %[var(txn.rep.error)]")),
-        Case(OPEN.before("http-request return status 200", "http-request set-header x %[int(1),add(txn.rep.error)]")),
+        Case(OPEN.before(RETURN, "http-request set-header x %[int(1),add(txn.rep.error)]")),
         Case(OPEN.without("option set-on-error error")),
         Case(OPEN.plus(haproxy=LUA)),
         Case(OPEN.alone()),
@@ -528,6 +623,27 @@ def test_each_id_has_both() -> None:
     assert {check.id for check in variables.CHECKS} == SPEAKS.keys() == SILENT.keys()
     assert all(SPEAKS.values())
     assert all(SILENT.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "similar"),
+    [
+        ("iprep", "iprep", False),
+        ("IpRep", "iprep", True),
+        ("ip_rep", "iprep", True),
+        ("iprepp", "iprep", True),
+        # The ratio of difflib is 0.8: four of five letters.
+        ("iprap", "iprep", True),
+        ("iprxx", "iprep", False),
+        # Short names are similar by chance.
+        ("rap", "rep", False),
+        ("reps", "rep", False),
+        ("a.b", "ab", True),
+        ("mine", "rep", False),
+    ],
+)
+def test_misspelt_names(name: str, other: str, similar: bool) -> None:
+    assert is_similar(name, other) is similar
 
 
 @pytest.mark.parametrize("answers", [None, sets(), handlers(setting(None))], ids=["unknown", "known", "any"])

@@ -15,7 +15,7 @@ from typing import Final
 # Seconds. HAProxy may wait for the name servers, for each server's address.
 _LIMIT: Final = 60.0
 
-_VERSION: Final = re.compile(r"^HA-?Proxy version (\d+)\.(\d+)(\S*)", re.MULTILINE)
+_VERSION: Final = re.compile(r"^HA-?Proxy version (\d+)\.(\d+)", re.MULTILINE)
 
 # "[ALERT]    (123) : config : parsing [haproxy.cfg:3] : ...": the number of the process says nothing.
 _LINE: Final = re.compile(r"^\[(ALERT|WARNING)\] +\(\d+\) : +(.*)$")
@@ -46,8 +46,6 @@ class Binary:
 
     path: str
     version: tuple[int, int]
-    #: As ``3.2.26``.
-    release: str
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,7 @@ def _binary(path: str) -> Binary:
     version = _VERSION.search(_run([path, "-v"]).stdout)
     if version is None:
         raise NoHAProxy(f"{path} is no HAProxy: it does not print its version for -v")
-    major, minor, rest = version.groups()
-    return Binary(path, (int(major), int(minor)), f"{major}.{minor}{rest.partition('-')[0]}")
+    return Binary(path, (int(version[1]), int(version[2])))
 
 
 def _run(command: Sequence[str], folder: str | None = None) -> subprocess.CompletedProcess[str]:

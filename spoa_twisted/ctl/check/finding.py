@@ -37,15 +37,19 @@ def _not_checked(configurations: Sequence[Configuration], *, ran: bool) -> Itera
         yield "only spoe.conf was given: checks that need haproxy.cfg were left out"
     elif not any(configuration.engines for configuration in configurations):
         yield "haproxy.cfg has no 'filter spoe' line: there is no engine to check"
-    not_read = [f"{part.place.file}:{part.place.line}: {part.why}" for each in configurations for part in each.not_read]
-    if not ran:
-        not_read += [
-            f"{line.place.file}:{line.place.line}: HAProxy does not accept this line: {line.error}."
-            for each in configurations
-            for document in each.documents
-            for line in document.lines
-            if line.error is not None
-        ]
+    refused = {
+        line.place[:2]
+        for each in configurations
+        for document in each.documents
+        for line in document.lines
+        if line.error is not None
+    }
+    not_read = [
+        f"{part.place.file}:{part.place.line}: {part.why}"
+        for each in configurations
+        for part in each.not_read
+        if not (ran and part.place[:2] in refused)
+    ]
     texts = list(dict.fromkeys(not_read))
     for text in texts[:_MAX_NOT_READ]:
         yield f"not understood: {text}"

@@ -37,7 +37,8 @@ def check_failures(configuration: Configuration, answers: Answers | None) -> Ite
                 "if the agent fails, requests pass this rule: add"
                 f" {option}'{rule} if {{ var(txn.{prefix.name}.{error}) -m found }}'"
             )
-            found[refusing.place] = Finding("fail-open", Severity.WARNING, refusing.place, text)
+            place = refusing.rule.setting.place
+            found[place] = Finding("fail-open", Severity.WARNING, place, text)
         for agent in prefix.agents:
             variable, word = agent.error_variable, agent.set_on_error
             if variable is not None and word is not None and not names.mentions(variable) and not names.has_lua:
@@ -53,6 +54,9 @@ def _open(names: Names, prefix: Prefix, all_uses: list[Use]) -> Use | None:
     needing = {use.rule.setting.place for use in own if not use.negated}
     rules = [rule for proxy in names.configuration.proxies for rule in proxy.rules]
     if any(_closes(use, prefix) for use in own) or any(_may_close(rule, prefix, needing) for rule in rules):
+        return None
+    # A rule without a condition refuses all that the rules above it did not let pass.
+    if any(refuses(rule) and rule.condition is None for use in own for rule in use.proxy.rules):
         return None
     return next((use for use in own if refuses(use.rule) and use.variable not in names.set_by_rules), None)
 
@@ -73,6 +77,9 @@ def _may_close(rule: Rule, prefix: Prefix, needing: set[Place]) -> bool:
     """
     if is_lua(rule):
         return rule.setting.place not in needing
+    if rule.condition is not None and any(word.text.startswith("acl(") for word in rule.condition.words):
+        # The fetch "acl" may negate a named ACL.
+        return True
     return (allows(rule) or keeps(rule)) and any(f".{prefix.name}." in word.text for word in rule.arguments)
 
 
@@ -84,22 +91,20 @@ def check_headers(configuration: Configuration, answers: Answers | None) -> Iter
     found = {}
     for use in all_uses:
         rule = use.rule
-        if (
-            rule.action == "set-header"
-            and rule.ruleset == "http-request"
-            and len(rule.arguments) > 1
-            and not use.negated
-        ):
-            header = rule.arguments[0].text
-            from_agent = names.owners(use.variable) and any(use.variable in word.text for word in rule.arguments[1:])
-            if from_agent and use.variable not in refused and not _is_guarded(configuration, header, rule):
-                place = rule.setting.place
-                text = (
-                    f"if {use.variable} is not set, the client's own {header} passes: first"
-                    f" 'http-request del-header {header}'"
-                )
+        if names.owners(use.variable) and not use.negated and _sets_header(rule, use.variable):
+            header, place = rule.arguments[0].text, rule.setting.place
+            if use.variable not in refused and not _is_guarded(configuration, header, rule):
+                mend = f"first 'http-request del-header {header}'"
+                text = f"if {use.variable} is not set, the client's own {header} passes: {mend}"
                 found[place] = Finding("spoofable-header", Severity.INFO, place, text)
     yield from found.values()
+
+
+def _sets_header(rule: Rule, variable: str) -> bool:
+    """Return whether a rule replaces a header of the request by a value with the variable."""
+    # "add-header" leaves the client's header there in any case, so the server must expect both.
+    values = rule.arguments[1:] if rule.ruleset == "http-request" and rule.action == "set-header" else ()
+    return any(variable in word.text for word in values)
 
 
 def _is_guarded(configuration: Configuration, header: str, rule: Rule) -> bool:

@@ -108,12 +108,27 @@ def check_payloads(configuration: Configuration, answers: Answers | None) -> Ite
     """Find arguments that read the client's data before the client can have sent any."""
     found = set[Place]()
     for _, frame in all_frames(configuration):
-        if frame.event != "on-frontend-tcp-request":
+        if frame.event == "on-frontend-tcp-request":
+            mend = "send a group after the data"
+        elif _does_not_wait(frame):
+            mend = "add 'if { req.len gt 0 }' to the rule"
+        else:
             continue
         for _, argument in frame.arguments():
             kind = _fetch(argument)
             place = argument.word.place
             if place not in found and (kind in _PAYLOADS or kind.startswith(("req.ssl_", "req_ssl_"))):
                 found.add(place)
-                text = f"nothing has been received at {frame.event}, so {kind} is empty: send a group after the data"
+                text = f"{kind} is empty {frame.when}, before the client has sent anything: {mend}"
                 yield Finding("payload-too-early", Severity.ERROR, place, text)
+
+
+def _does_not_wait(frame: Frame) -> bool:
+    """Return whether a rule sends a group once, as soon as the client has connected.
+
+    If a condition waits for data, HAProxy runs all rules of the ruleset once more after that.
+    """
+    rule, proxy = frame.rule, frame.engine.proxy
+    if rule is None or rule.ruleset != "tcp-request content" or proxy.kind == "backend" or proxy.mode != "tcp":
+        return False
+    return all(other.condition is None for other in proxy.rules if other.ruleset == rule.ruleset)

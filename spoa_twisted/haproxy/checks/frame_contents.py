@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,6 +12,9 @@ from spoa_twisted.haproxy.checks.setters import Setters, may_come_before
 from spoa_twisted.haproxy.configuration import Argument, Configuration, SpoeAgent, SpoeMessage
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
+from spoa_twisted.haproxy.grammar.sections import Setting
+
+_NUMBER: Final = re.compile("[0-9]{1,15}")
 
 #: HAProxy's defaults, in bytes.
 _BUFSIZE: Final = 16384
@@ -22,8 +26,11 @@ _FRAME_HEAD: Final = 32
 #: The longest string whose length takes one byte.
 _SHORT_STRING: Final = 239
 
-#: HAProxy needs these bytes of a buffer for the length of a frame.
-_LENGTH: Final = 4
+#: Bytes of a buffer that HAProxy needs for the length of a frame.
+_LENGTH_OF_FRAME: Final = 4
+
+#: Bytes of the length in front of a body, at most.
+_LENGTH_OF_BODY: Final = 3
 
 #: Fetches whose value may fill the buffer.
 BODIES: Final = frozenset({"req.body", "res.body"})
@@ -94,9 +101,13 @@ def _divides(agent: SpoeAgent) -> bool:
 def global_number(configuration: Configuration, name: str, default: int) -> int:
     """Return the number behind a setting of the section ``global``."""
     setting = None if configuration.global_section is None else configuration.global_section.last(name)
-    if setting is None or len(setting.words) < 2 or not setting.texts[1].isdecimal():
-        return default
-    return int(setting.texts[1])
+    return default if setting is None else _number(setting, default)
+
+
+def _number(setting: Setting, default: int) -> int:
+    """Return the number behind the first word of a setting. HAProxy refuses other texts."""
+    text = " ".join(setting.texts[1:2])
+    return int(text) if _NUMBER.fullmatch(text) else default
 
 
 def room_for_bodies(configuration: Configuration) -> int:
@@ -108,11 +119,8 @@ def room_for_bodies(configuration: Configuration) -> int:
 def _too_small(configuration: Configuration, agent: SpoeAgent, frame: Frame) -> Iterator[Finding]:
     bufsize = global_number(configuration, "tune.bufsize", _BUFSIZE)
     setting = agent.section.last("max-frame-size")
-    size = bufsize - _LENGTH
-    if setting is not None:
-        if len(setting.words) < 2 or not setting.texts[1].isdecimal():
-            return
-        size = int(setting.texts[1])
+    default = bufsize - _LENGTH_OF_FRAME
+    size = default if setting is None else _number(setting, default)
     # Conditions of messages may exclude each other. Messages without condition are sent together.
     always = [message for message in frame.messages if message.event is None or message.event.condition is None]
     least = _FRAME_HEAD + configuration.rewritten + sum(map(_least_size, always))
@@ -123,7 +131,7 @@ def _too_small(configuration: Configuration, agent: SpoeAgent, frame: Frame) -> 
         text = f"the names and constants {frame.when} take {least} bytes: they do not fit in max-frame-size, error 3"
         yield Finding("frame-too-small", Severity.ERROR, place, text)
     elif bodies and len(bodies) * room_for_bodies(configuration) > size:
-        left = (size - least) // len(bodies)
+        left = (size - least) // len(bodies) - _LENGTH_OF_BODY
         place = bodies[-1].word.place if setting is None else setting.place
         if setting is None:
             text = f"with {len(bodies)} bodies in a frame, bodies over {left} bytes are error 3: send the body once"

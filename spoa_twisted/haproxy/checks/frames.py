@@ -1,81 +1,50 @@
-"""The frames that an engine sends, and the order in which HAProxy sends them and runs rules.
-
-The order is the same in HAProxy 2.6 to 3.4. Where a ``filter`` line stands among the rules does not matter.
-"""
+"""The frames that an engine sends, and when."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
 
-from spoa_twisted.haproxy.configuration import Argument, Configuration, Engine, Proxy, Rule, SpoeMessage
-
-_FRONTEND, _BACKEND = "frontend ", "backend "
-
-#: What HAProxy does for a request, step by step.
-_STEPS: Final = (
-    "quic-initial",
-    "tcp-request connection",
-    "tcp-request session",
-    "on-client-session",
-    "on-frontend-tcp-request",
-    f"{_FRONTEND}tcp-request content",
-    "on-frontend-http-request",
-    f"{_FRONTEND}http-request",
-    "use_backend",
-    "on-backend-tcp-request",
-    f"{_BACKEND}tcp-request content",
-    "on-backend-http-request",
-    f"{_BACKEND}http-request",
-    "use-server",
-    "on-server-session",
-    "on-tcp-response",
-    "tcp-response content",
-    "on-http-response",
-    f"{_BACKEND}http-response",
-    f"{_FRONTEND}http-response",
-    "http-after-response",
-)
-_NUMBERS: Final = {step: number for number, step in enumerate(_STEPS)}
-
-#: The first step of the response.
-_RESPONSE: Final = _NUMBERS["on-server-session"]
-
-#: Steps that happen before a backend is known: its filters miss them.
-_BEFORE_BACKEND: Final = _NUMBERS["use_backend"]
+from spoa_twisted.haproxy.configuration import Argument, Configuration, Engine, Event, Proxy, Rule, SpoeMessage
+from spoa_twisted.haproxy.grammar.lines import Place
+from spoa_twisted.haproxy.order import Stage, event_in, stage_of_event, stage_of_rule
 
 
 @dataclass(frozen=True)
 class Moment:
     """When HAProxy runs a rule, or sends the messages of an event."""
 
-    #: The number of the step.
-    step: int
+    stage: Stage
     #: For a rule, its number among all rules of the proxy. For an event, the number of the filter in the proxy.
     number: int
     proxy: Proxy
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """A smaller one is earlier, for moments of one proxy."""
+        return self.stage, self.number
+
     def precedes(self, other: Moment) -> bool:
         """Return whether this is surely earlier than ``other``."""
-        if self.step != other.step:
-            return self.step < other.step
+        if self.stage != other.stage:
+            return self.stage < other.stage
         return self.proxy is other.proxy and self.number < other.number
-
-    @property
-    def is_in_response(self) -> bool:
-        """Whether HAProxy has chosen a server before."""
-        return self.step >= _RESPONSE
 
     @property
     def precedes_backends(self) -> bool:
         """Whether HAProxy has not yet chosen a backend."""
-        return self.step <= _BEFORE_BACKEND
+        return self.stage <= Stage.USE_BACKEND
+
+    @property
+    def is_in_response(self) -> bool:
+        """Whether HAProxy has chosen a server before."""
+        return self.stage >= Stage.ON_SERVER_SESSION
 
     @property
     def is_once(self) -> bool:
         """Whether it comes once for a connection, and not once for each request."""
-        return self.proxy.mode == "tcp" or self.step <= _NUMBERS["on-client-session"]
+        return self.proxy.mode == "tcp" or self.stage <= Stage.ON_CLIENT_SESSION
 
 
 @dataclass(frozen=True)
@@ -96,6 +65,12 @@ class Frame:
         """When it is sent, for a text: ``at on-client-session`` or ``by the rule in line 12``."""
         return f"at {self.event}" if self.rule is None else f"by the rule in line {self.rule.setting.place.line}"
 
+    @property
+    def events(self) -> list[tuple[SpoeMessage, Event]]:
+        """The messages of the event, each with its ``event`` line. Empty for a group."""
+        messages = self.messages if self.rule is None else ()
+        return [(message, message.event) for message in messages if message.event is not None]
+
     def arguments(self) -> Iterator[tuple[SpoeMessage, Argument]]:
         """Yield each argument, with its message."""
         for message in self.messages:
@@ -104,10 +79,18 @@ class Frame:
 
 
 def moment_of(rule: Rule, proxy: Proxy) -> Moment | None:
-    """Return when HAProxy runs a rule of a proxy. ``None`` if the order of its ruleset is not known."""
-    side = _BACKEND if proxy.kind == "backend" else _FRONTEND
-    step = _NUMBERS.get(rule.ruleset, _NUMBERS.get(side + rule.ruleset))
-    return None if step is None else Moment(step, proxy.rules.index(rule), proxy)
+    """Return when HAProxy runs a rule of a proxy. ``None`` if that is not known."""
+    stage = stage_of_rule(rule, proxy)
+    # A reading has a rule of its own, which was read from the same line: so look for the line.
+    number = _numbers(proxy).get(rule.setting.place)
+    return None if stage is None or number is None else Moment(stage, number, proxy)
+
+
+# A proxy is equal to itself only, so this finds it without a look at its rules.
+@lru_cache
+def _numbers(proxy: Proxy) -> Mapping[Place, int]:
+    """Return the number of each rule of a proxy, by the place of its line."""
+    return {rule.setting.place: number for number, rule in enumerate(proxy.rules)}
 
 
 def sends_group(rule: Rule, engine: Engine) -> str | None:
@@ -116,25 +99,13 @@ def sends_group(rule: Rule, engine: Engine) -> str | None:
     return texts[1] if rule.action == "send-spoe-group" and len(texts) > 1 and texts[0] == engine.name else None
 
 
-def listed(engine: Engine) -> Iterator[SpoeMessage]:
-    """Yield the messages that the ``messages`` lines of the agent name, in their order."""
+def listed(engine: Engine) -> list[SpoeMessage]:
+    """Return the messages that the ``messages`` lines of the agent name, in their order."""
     if engine.scope is None or engine.agent is None:
-        return
+        return []
     messages = {message.name: message for message in engine.scope.messages}
-    for name in dict.fromkeys(word.text for word in engine.agent.messages):
-        if name in messages:
-            yield messages[name]
-
-
-def event_of(message: SpoeMessage, proxy: Proxy) -> str | None:
-    """Return the event at which a filter in ``proxy`` sends a message. ``None`` without one.
-
-    In a ``listen``, HAProxy makes ``on-frontend-...`` of ``on-backend-...``.
-    """
-    if message.event is None:
-        return None
-    name = message.event.name
-    return name.replace("on-backend-", "on-frontend-") if proxy.kind == "listen" else name
+    names = dict.fromkeys(word.text for word in engine.agent.messages)
+    return [messages[name] for name in names if name in messages]
 
 
 def frames(configuration: Configuration, engine: Engine) -> list[Frame]:
@@ -145,16 +116,15 @@ def frames(configuration: Configuration, engine: Engine) -> list[Frame]:
 def _events(configuration: Configuration, engine: Engine) -> Iterator[Frame]:
     events: dict[str, list[SpoeMessage]] = {}
     for message in listed(engine):
-        if (event := event_of(message, engine.proxy)) is not None:
-            events.setdefault(event, []).append(message)
+        if message.event is not None:
+            events.setdefault(event_in(message.event.name, engine.proxy), []).append(message)
     filters = [other.filter for other in configuration.engines if other.proxy is engine.proxy]
     for event, messages in events.items():
-        step = _NUMBERS.get(event)
-        if step is None or (engine.proxy.kind == "backend" and step < _BEFORE_BACKEND):
-            continue
-        # The order of filters is that of their lines for requests. For responses it depends on the version.
-        number = filters.index(engine.filter) if step < _RESPONSE else 0
-        yield Frame(engine, tuple(messages), event, None, "", Moment(step, number, engine.proxy))
+        stage = stage_of_event(event, engine.proxy)
+        if stage is not None:
+            # Filters see a request in the order of their lines. For responses the order depends on the version.
+            number = filters.index(engine.filter) if stage < Stage.ON_SERVER_SESSION else 0
+            yield Frame(engine, tuple(messages), event, None, "", Moment(stage, number, engine.proxy))
 
 
 def _groups(engine: Engine) -> Iterator[Frame]:

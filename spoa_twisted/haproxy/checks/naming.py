@@ -20,6 +20,8 @@ from spoa_twisted.haproxy.grammar.lines import Line, Place, Word
 #: The scopes in which an agent may set a variable.
 SCOPES: Final = ("proc", "sess", "txn", "req", "res")
 
+_WITH_SCOPE: Final = tuple(f"{scope}." for scope in SCOPES)
+
 #: HAProxy drops a variable of an agent whose whole name has more characters.
 MAX_NAME: Final = 63
 
@@ -76,7 +78,6 @@ class Way:
 class Sent:
     """A message that an engine sends, with the handler that answers it."""
 
-    scope: Scope
     message: SpoeMessage
     ways: tuple[Way, ...]
     #: ``None`` if no handler is known.
@@ -92,7 +93,8 @@ class Sent:
         """The types of the variables that its handler sets, by name without prefix. ``None`` if that is not known."""
         if self.answer is None or self.answer.sets is None:
             return None
-        return dict.fromkeys(self.answer.on_error) | dict(self.answer.sets)
+        types = dict.fromkeys(self.answer.on_error) | dict(self.answer.sets)
+        return {name: type_ for name, type_ in types.items() if name.startswith(_WITH_SCOPE)}
 
 
 @dataclass
@@ -178,8 +180,7 @@ class Names:
         """False if variables of any name may be set: by an engine that could not be read, Lua, or another filter."""
         configuration = self.configuration
         return (
-            configuration.has_proxies
-            and not configuration.not_read
+            not configuration.not_read
             and all(engine.agent is not None for engine in configuration.engines)
             and not self.has_lua
             and all(
@@ -238,7 +239,7 @@ class Names:
         for message in scope.messages:
             if message.name in ways:
                 answer = self._answer(message.name)
-                prefix.sent.append(Sent(scope, message, tuple(ways[message.name]), answer))
+                prefix.sent.append(Sent(message, tuple(ways[message.name]), answer))
 
     def _answer(self, message: str) -> Answer | None:
         return None if self.answers is None else self.answers.by_message.get(message, self.answers.default)

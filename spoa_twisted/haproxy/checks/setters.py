@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
 
 from spoa_twisted.haproxy.answers import Answers
 from spoa_twisted.haproxy.checks.frames import Frame, Moment, moment_of
@@ -11,6 +14,9 @@ from spoa_twisted.haproxy.checks.naming import Names
 from spoa_twisted.haproxy.checks.spoe_agent import variables_of
 from spoa_twisted.haproxy.checks.when_sent import all_frames, never_happens
 from spoa_twisted.haproxy.configuration import Configuration, Rule, SpoeMessage
+
+#: Actions and converters that set the variable whose name comes first between the parentheses.
+_SETS: Final = re.compile(r"(?:set-var|set-var-fmt|do-resolve)\(\s*([A-Za-z0-9_.]+)\s*[,)]")
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,17 @@ class Setters:
         ]
         #: False if an engine could not be read: it may set each variable, at any time.
         self.are_known = all(engine.agent is not None for engine in configuration.engines)
+        self._found: dict[str, list[Setter] | None] = {}
 
     def of(self, variable: str) -> list[Setter] | None:
         """Return what may set a variable. ``None`` if something else sets it, which has no place in the order."""
-        rules = self._rules(variable)
-        if rules is None or (not rules and variable in self.names.set_by_rules):
+        if variable not in self._found:
+            self._found[variable] = self._find(variable)
+        return self._found[variable]
+
+    def _find(self, variable: str) -> list[Setter] | None:
+        rules = [Setter(moment, rule) for moment, rule in self._rules.get(variable, ()) if moment is not None]
+        if len(rules) < len(self._rules.get(variable, ())) or (not rules and variable in self.names.set_by_rules):
             return None
         owners = self.names.owners(variable)
         engines = [engine for owner in owners for engine in owner.engines]
@@ -75,18 +87,16 @@ class Setters:
             owner.own(variable) in variables_of(answer) for owner in self.names.owners(variable)
         )
 
-    def _rules(self, variable: str) -> list[Setter] | None:
-        """Return the rules that set a variable. ``None`` if the order of one of them is not known."""
-        pattern = re.compile(rf"(?:set-var|set-var-fmt|do-resolve)\(\s*{re.escape(variable)}\s*[,)]")
-        found = []
+    @cached_property
+    def _rules(self) -> Mapping[str, list[tuple[Moment | None, Rule]]]:
+        """The rules that set variables, by the variable's name, with the moment if it is known."""
+        found: dict[str, list[tuple[Moment | None, Rule]]] = {}
         for proxy in self._configuration.proxies:
             # Each proxy has the rules of its defaults among its own.
             for rule in proxy.rules if proxy.kind != "defaults" else ():
-                if any(pattern.search(word.text) for word in rule.setting.words):
-                    moment = moment_of(rule, proxy)
-                    if moment is None:
-                        return None
-                    found.append(Setter(moment, rule))
+                text = " ".join(rule.setting.texts)
+                for variable in dict.fromkeys(_SETS.findall(text)):
+                    found.setdefault(variable, []).append((moment_of(rule, proxy), rule))
         return found
 
 
@@ -101,4 +111,6 @@ def may_come_before(setter: Setter, moment: Moment) -> bool:
             return False
         if "listen" in kinds:
             return True
-    return setter.moment.precedes(moment)
+    # A rule may set the variable in its condition, and read it in its action.
+    is_same_rule = setter.frame is None and setter.moment == moment
+    return is_same_rule or setter.moment.precedes(moment)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from spoa_twisted.haproxy.answers import Answer, Answers
-from spoa_twisted.haproxy.checks.frames import event_of, listed, sends_group
+from spoa_twisted.haproxy.checks.frames import frames
 from spoa_twisted.haproxy.checks.spoe_messages import engines_of, scopes_of
 from spoa_twisted.haproxy.configuration import Configuration, Scope, SpoeAgent
 from spoa_twisted.haproxy.finding import Finding, Severity
@@ -79,7 +79,11 @@ def check_collisions(configuration: Configuration, answers: Answers | None) -> I
             own = f"txn.{word.text}"
             for message in scope.messages:
                 answer = answers.by_message.get(message.name, answers.default)
-                if answer is not None and own in variables_of(answer):
+                if answer is None:
+                    continue
+                # A handler's on_error may set the variable of set-on-error: both say that the answer failed.
+                names = answer.sets or () if option == "set-on-error" else variables_of(answer)
+                if own in names:
                     text = (
                         f"{answer.function} sets {own}, in which {option} stores its own value: rename one of the two"
                     )
@@ -191,12 +195,7 @@ def check_continue(configuration: Configuration, answers: Answers | None) -> Ite
 
 def _frame_count(scope: Scope, configuration: Configuration) -> int:
     """Return how many frames an engine with this scope sends for a request, at most."""
-    counts = [0]
-    for engine in engines_of(configuration, scope):
-        events = {event_of(message, engine.proxy) for message in listed(engine)} - {None}
-        sendings = [rule for rule in engine.proxy.rules if sends_group(rule, engine) is not None]
-        counts.append(len(events) + len(sendings))
-    return max(counts)
+    return max((len(frames(configuration, engine)) for engine in engines_of(configuration, scope)), default=0)
 
 
 def check_ignored(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, TypeAlias
 
 from spoa_twisted.haproxy.answers import Answers
 from spoa_twisted.haproxy.checks.frames import Frame, Moment, moment_of
@@ -55,7 +55,7 @@ def _too_late(setters: Setters, configuration: Configuration, reading: Reading, 
     later = [setter for setter in all_setters if _may_come_after(setter, moment)]
     if not later or not any(setter.frame is not None for setter in later):
         return None
-    first = min(later, key=lambda setter: (setter.moment.step, setter.moment.number))
+    first = min(later, key=lambda setter: setter.moment.order)
     scope = reading.variable.partition(".")[0]
     if scope == "proc" or (scope == "sess" and _is_for_next_request(setters, configuration, reading, moment, first)):
         return None
@@ -95,15 +95,15 @@ def check_arguments(configuration: Configuration, answers: Answers | None) -> It
     setters = Setters(configuration, answers)
     if not setters.are_known:
         return
+    changes = _changes(configuration)
     found = set[Place]()
     for frame in setters.frames:
         for _, argument in frame.arguments():
             place = argument.word.place
             if argument.expression is None or place in found:
                 continue
-            text = _early_variable(setters, frame, argument.expression) or _early_value(
-                configuration, setters, frame, argument.expression
-            )
+            text = _early_variable(setters, frame, argument.expression)
+            text = text or _early_value(changes, setters, frame, argument.expression)
             if text is not None:
                 found.add(place)
                 name = argument.name or argument.word.text
@@ -119,57 +119,62 @@ def _early_variable(setters: Setters, frame: Frame, expression: Expression) -> s
     if scope == "proc" or (scope == "sess" and not frame.moment.is_once):
         return None
     all_setters = setters.of(variable)
-    if not all_setters or any(setter.frame is frame or may_come_before(setter, frame.moment) for setter in all_setters):
+    if not all_setters or any(may_come_before(setter, frame.moment) for setter in all_setters):
         return None
     later = [setter for setter in all_setters if _may_come_after(setter, frame.moment)]
-    if not later:
+    # Without the handlers, an agent may set each variable of its prefix. If a rule sets this one, it is meant for the
+    # agent.
+    by_rules = [setter for setter in later if setter.frame is None]
+    if not later or (not by_rules and any(setter.frame is frame for setter in all_setters)):
         return None
-    first = min(later, key=lambda setter: (setter.moment.step, setter.moment.number))
-    if first.frame is not None and first.moment.step == frame.moment.step and not first.frame.group:
+    first = min(by_rules or later, key=lambda setter: setter.moment.order)
+    if first.frame is not None and first.moment.stage == frame.moment.stage and not first.frame.group:
         engine = first.frame.engine
         return f"before the engine {engine.name!r} sets it: put the filter in line {engine.filter.place.line} first"
     by = "the agent" if first.frame is not None else "a rule"
     return f"before {by} sets {variable}, {first.text}: send a group after it"
 
 
-def _early_value(configuration: Configuration, setters: Setters, frame: Frame, expression: Expression) -> str | None:
+def _early_value(changes: _Changes, setters: Setters, frame: Frame, expression: Expression) -> str | None:
     """Return the end of a text if an argument is a header or an address that a later rule changes."""
-    if frame.moment.is_in_response:
-        return None
     fetch = expression.fetch
-    if fetch.name == "src":
-        action, name = "set-src", ""
-        if _is_read_later(setters, frame):
-            return None
-    elif fetch.name in _HEADERS and fetch.arguments:
+    action, name = "set-src", ""
+    if fetch.name in _HEADERS and fetch.arguments:
         action, name = "set-header", fetch.arguments[0].lower()
-        if name in _OF_CLIENTS or name.startswith(_OF_CLIENTS_PREFIXES):
-            return None
-    else:
+    elif fetch.name != "src":
         return None
-    changes = list(_changes(configuration, action, name))
-    if any(may_come_before(change, frame.moment) for change in changes):
+    found = changes.get((action, name), [])
+    # The changes are those of requests, so all of them come before the events of the response.
+    if any(may_come_before(change, frame.moment) for change in found):
         return None
-    for change in changes:
+    for change in found:
         rule = change.rule
-        if rule is not None and change.moment.proxy is frame.moment.proxy and frame.moment.precedes(change.moment):
-            if action == "set-header" and _uses_answer(frame, rule):
-                continue
+        if (
+            rule is not None
+            and change.moment.proxy is frame.moment.proxy
+            and frame.moment.precedes(change.moment)
+            and not _uses_answer(frame, rule)
+            and not (action == "set-src" and _is_read_later(setters, frame))
+        ):
             return f"before {action} in line {rule.setting.place.line}: send a group after it"
     return None
 
 
-def _changes(configuration: Configuration, action: str, name: str) -> Iterator[Setter]:
-    """Yield the rules that set the address of the client, or a header of this name."""
+#: By the action and the name of a header, which is empty for an address.
+_Changes: TypeAlias = Mapping[tuple[str, str], Sequence[Setter]]
+
+
+def _changes(configuration: Configuration) -> _Changes:
+    """Return the rules that set the address of the client, or a header that a message wants as the proxy sets it."""
+    found: dict[tuple[str, str], list[Setter]] = {}
     for proxy in configuration.proxies:
-        if proxy.kind == "defaults":
-            continue
-        for rule in proxy.rules:
-            moment = moment_of(rule, proxy)
-            if moment is None or rule.action != action or moment.is_in_response:
-                continue
-            if not name or (rule.arguments and rule.arguments[0].text.lower() == name):
-                yield Setter(moment, rule)
+        for rule in proxy.rules if proxy.kind != "defaults" else ():
+            name = rule.arguments[0].text.lower() if rule.action == "set-header" and rule.arguments else ""
+            of_client = name in _OF_CLIENTS or name.startswith(_OF_CLIENTS_PREFIXES)
+            moment = moment_of(rule, proxy) if rule.action in ("set-header", "set-src") and not of_client else None
+            if moment is not None and not moment.is_in_response:
+                found.setdefault((rule.action, name), []).append(Setter(moment, rule))
+    return found
 
 
 def _uses_answer(frame: Frame, rule: Rule) -> bool:

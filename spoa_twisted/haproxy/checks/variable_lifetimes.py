@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from spoa_twisted.haproxy.answers import Answers
-from spoa_twisted.haproxy.checks.naming import Names, Prefix, Sent, Way
-from spoa_twisted.haproxy.checks.uses import Use, uses
+from spoa_twisted.haproxy.checks.naming import Names, Prefix, Sent, Way, terms_of
 from spoa_twisted.haproxy.configuration import Configuration, Reading
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.expressions import Expression, Term
@@ -16,7 +15,9 @@ from spoa_twisted.haproxy.grammar.expressions import Expression, Term
 _LOGS: Final = frozenset({"log-format", "log-format-sd"})
 
 #: The beginnings of the fetches whose values are the same for all requests of a connection.
-_OF_CONNECTION: Final = ("src", "dst", "ssl_", "fc_", "so_", "fe_", "always_")
+_OF_CONNECTION: Final = ("src", "dst", "ssl_", "req.ssl_", "fc_", "so_", "fe_", "always_")
+
+#: Other fetches whose values do not depend on the request.
 _CONSTANT: Final = frozenset({"bool", "int", "str", "env", "date", "rand", "nbsrv", "hostname"})
 
 
@@ -67,21 +68,21 @@ def check_sticks(configuration: Configuration, answers: Answers | None) -> Itera
     names = Names(configuration, answers)
     if not configuration.has_proxies or names.has_lua:
         return
-    read: dict[str, list[Use]] = {}
-    for use in uses(configuration):
-        if use.variable.startswith("sess.") and use.proxy.mode == "http":
-            read.setdefault(use.variable, []).append(use)
+    read: dict[str, list[Reading]] = {}
+    for reading in configuration.readings:
+        if reading.variable.startswith("sess.") and reading.rule is not None and reading.proxy.mode == "http":
+            read.setdefault(reading.variable, []).append(reading)
     found = {}
-    for variable, variable_uses in read.items():
+    for variable, readings in read.items():
         for prefix in names.owners(variable):
             # A rule that unsets the variable, or sets it anew, knows that it stays.
             if variable not in names.set_by_rules and not names.is_unset(variable):
-                for finding in _sticks(prefix, variable, variable_uses):
+                for finding in _sticks(prefix, variable, readings):
                     found[finding.place, finding.text] = finding
     yield from found.values()
 
 
-def _sticks(prefix: Prefix, variable: str, variable_uses: list[Use]) -> Iterator[Finding]:
+def _sticks(prefix: Prefix, variable: str, readings: list[Reading]) -> Iterator[Finding]:
     """Yield a finding for each way in which a message sets ``variable`` for one request, or one for all of them."""
     # If the handlers are not known, any message may set the variable.
     setters = prefix.sent if prefix.setters is None else prefix.setters.get(variable, [])
@@ -89,8 +90,9 @@ def _sticks(prefix: Prefix, variable: str, variable_uses: list[Use]) -> Iterator
     # A message of the connection, or one that depends on a variable of the connection, is meant to set what lasts.
     if any(_is_of_connection(way) or _reads_session(way.terms) for way in ways) or any(map(_sends_session, setters)):
         return
-    some_requests = [way for way in ways if _varies(way) and not all(_asks_same(way, use) for use in variable_uses)]
-    if len(some_requests) == len(ways):
+    # A rule with the terms of a message's condition applies only to requests for which the message was sent.
+    is_read_without = any(not any(_asks_same(way, reading) for way in ways) for reading in readings)
+    if is_read_without and all(map(_varies, ways)):
         for way in ways:
             text = (
                 f"{variable} stays set for later requests of a connection that do not fulfil this condition: use txn."
@@ -126,9 +128,10 @@ def _varies(way: Way) -> bool:
     return any(name not in _CONSTANT and not name.startswith(_OF_CONNECTION) for name in names)
 
 
-def _asks_same(way: Way, use: Use) -> bool:
+def _asks_same(way: Way, reading: Reading) -> bool:
     """Return whether a rule that reads the variable has all terms of the message's condition, too."""
-    asked = {_test(term) for term in use.alternative}
+    rule = reading.rule
+    asked = set() if rule is None else {_test(term) for term in terms_of(rule.condition, reading.proxy.acls)}
     return all(_test(term) in asked for term in way.terms)
 
 

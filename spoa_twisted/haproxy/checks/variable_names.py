@@ -9,12 +9,16 @@ from typing import Final
 
 from spoa_twisted.haproxy.answers import Answers
 from spoa_twisted.haproxy.checks.naming import MAX_NAME, SCOPES, Names, Prefix, is_similar
-from spoa_twisted.haproxy.configuration import Configuration, Engine, Reading
+from spoa_twisted.haproxy.checks.uses import refuses
+from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy, Reading
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
 
 #: Names that are given to the variable of ``option set-on-error``, and hardly to another one.
 _ERROR: Final = re.compile(r"(?:\w+[._])?(?:err|errors?|failed|failure)", re.IGNORECASE)
+
+#: The settings of a frontend that name a backend.
+_USING: Final = frozenset({"use_backend", "default_backend"})
 
 #: From this ratio on a name is proposed instead of one that nothing sets.
 _CLOSE: Final = 0.75
@@ -51,7 +55,7 @@ def _error_never_set(names: Names, reading: Reading) -> str | None:
 def _error_of(names: Names, prefix: Prefix, reading: Reading) -> str | None:
     """Return what is wrong with a variable of this prefix, if it was meant to be that of ``set-on-error``."""
     variable, setters, right = reading.variable, prefix.setters, _error_variables(prefix)
-    own = prefix.own(variable).partition(".")[2]
+    own = _bare(prefix, variable)
     if setters is not None and variable in setters:
         return None
     if own in {word.text for word in prefix.errors}:
@@ -61,9 +65,11 @@ def _error_of(names: Names, prefix: Prefix, reading: Reading) -> str | None:
     if setters is not None:
         return _no_error(variable, right, own)
     # The handlers are not known, and may set this variable. But they hardly do if no rule reads the variable of
-    # set-on-error, or if the condition compares a number, as only set-on-error sets it.
+    # set-on-error, or if a rule refuses by this variable as by that of set-on-error.
     unread = [error for error in right if not names.mentions(error)]
-    return _no_error(variable, unread, own) if unread or (not right and _is_numeric(reading)) else None
+    if unread or (not right and _refuses_by_error(reading)):
+        return _no_error(variable, unread, own, unless=" unless the agent does")
+    return None
 
 
 def _error_without_prefix(names: Names, variable: str) -> str | None:
@@ -72,16 +78,16 @@ def _error_without_prefix(names: Names, variable: str) -> str | None:
     head, _, name = rest.partition(".")
     for prefix in names.prefixes.values() if scope in SCOPES else ():
         for error in _error_variables(prefix):
-            own = prefix.own(error).partition(".")[2]
+            own = _bare(prefix, error)
             if rest == own or (name == own and _is_meant(prefix, head)):
                 return f"nothing sets {variable}: option set-on-error sets {error}"
     return None
 
 
-def _no_error(variable: str, right: list[str], name: str) -> str:
+def _no_error(variable: str, right: list[str], name: str, *, unless: str = "") -> str:
     if right:
-        return f"nothing sets {variable}: option set-on-error sets {right[0]}"
-    return f"no option set-on-error sets {variable}: this rule never applies; add 'option set-on-error {name}'"
+        return f"nothing sets {variable}{unless}: option set-on-error sets {right[0]}"
+    return f"nothing sets {variable}{unless}, so this rule never applies: add 'option set-on-error {name}'"
 
 
 def _error_variables(prefix: Prefix) -> list[str]:
@@ -89,9 +95,16 @@ def _error_variables(prefix: Prefix) -> list[str]:
     return [agent.error_variable for agent in prefix.agents if agent.error_variable is not None]
 
 
-def _is_numeric(reading: Reading) -> bool:
-    """Return whether a condition compares a number, as the one of an error."""
-    return reading.term is not None and reading.term.flags[:2] == ("-m", "int")
+def _refuses_by_error(reading: Reading) -> bool:
+    """Return whether a rule refuses if ``txn.PREFIX.error`` is found or a number, as HAProxy's errors are."""
+    return (
+        reading.rule is not None
+        and refuses(reading.rule)
+        and reading.term is not None
+        and not reading.term.negated
+        and reading.term.flags in {("-m", "found"), ("-m", "int")}
+        and re.fullmatch(r"txn\..*\.err(?:or)?", reading.variable) is not None
+    )
 
 
 def _is_meant(prefix: Prefix, head: str) -> bool:
@@ -122,15 +135,18 @@ def _unset(names: Names, variable: str) -> str | None:
 def _nearest(owners: list[Prefix], variable: str) -> str:
     """Return the name that was probably meant, as the end of a sentence."""
     for prefix in owners:
-        known = [*(prefix.setters or {}), *prefix.made]
-        rest = variable.partition(".")[2]
-        other_scope = [name for name in known if name.partition(".")[2] == rest]
-        # Without the prefix, which would make all names similar.
-        own = {prefix.own(name): name for name in known}
-        near = [own[name] for name in get_close_matches(prefix.own(variable), own, n=1, cutoff=_CLOSE)]
-        for name in (*other_scope, *near):
-            return f"; did you mean {name}?"
+        # The names without scope and prefix, which would make all of them similar.
+        known: dict[str, list[str]] = {}
+        for name in [*(prefix.setters or {}), *prefix.made]:
+            known.setdefault(_bare(prefix, name), []).append(name)
+        for bare in get_close_matches(_bare(prefix, variable), known, n=1, cutoff=_CLOSE):
+            in_scope = [name for name in known[bare] if name.partition(".")[0] == variable.partition(".")[0]]
+            return f"; did you mean {[*in_scope, *known[bare]][0]}?"
     return ": conditions on it are always false"
+
+
+def _bare(prefix: Prefix, variable: str) -> str:
+    return prefix.own(variable).partition(".")[2]
 
 
 def check_wrong_proxy(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
@@ -160,10 +176,15 @@ def _engine_elsewhere(names: Names, reading: Reading) -> Engine | None:
     if rule.setting not in proxy.section.settings or reading.variable.startswith("proc."):
         return None
     engines = [engine for prefix in names.owners(reading.variable) for engine in prefix.engines]
-    # The frontend may send its requests to a backend with the filter, and read the variable in the response.
-    if any(engine.proxy.section == proxy.section or engine.proxy.kind != "frontend" for engine in engines):
+    if any(engine.proxy.section == proxy.section or _may_use(proxy, engine.proxy) for engine in engines):
         return None
     return next(iter(engines), None)
+
+
+def _may_use(proxy: Proxy, backend: Proxy) -> bool:
+    """Return whether a frontend may send requests to a backend, whose variables it may read in the response."""
+    used = [setting.texts[1] for setting in proxy.settings if setting.texts[0] in _USING and len(setting.texts) > 1]
+    return any(name == backend.name or "%" in name for name in used)
 
 
 def check_too_long(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:

@@ -7,13 +7,16 @@ from typing import Final
 
 from spoa_twisted.haproxy.answers import Answers
 from spoa_twisted.haproxy.checks.frames import Frame, frames
-from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy
+from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy, Rule
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
 from spoa_twisted.haproxy.times import seconds
 
 #: Actions of http-request with which HAProxy answers itself.
 _ANSWERS: Final = frozenset({"auth", "deny", "redirect", "return", "tarpit"})
+
+#: HAProxy's own ACL, which is true when the inspect-delay is over.
+_END: Final = "WAIT_END"
 
 
 def all_frames(configuration: Configuration) -> Iterator[tuple[Engine, Frame]]:
@@ -29,10 +32,9 @@ def check_mode(configuration: Configuration, answers: Answers | None) -> Iterato
         proxy = engine.proxy
         if not never_happens(configuration, frame):
             continue
-        for message in frame.messages:
-            if message.event is not None:
-                text = f"{message.event.name} never happens in mode tcp: set 'mode http' in {proxy.kind} {proxy.name}"
-                yield Finding("http-event-in-tcp", Severity.ERROR, message.event.setting.place, text)
+        for _, event in frame.events:
+            text = f"{event.name} never happens in mode tcp: set 'mode http' in {proxy.kind} {proxy.name}"
+            yield Finding("http-event-in-tcp", Severity.ERROR, event.setting.place, text)
 
 
 def never_happens(configuration: Configuration, frame: Frame) -> bool:
@@ -59,22 +61,51 @@ def _may_speak_http(configuration: Configuration, proxy: Proxy) -> bool:
 
 
 def check_delays(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
-    """Find groups that a rule for TCP sends, if the inspect-delay is shorter than the agent's timeout."""
+    """Find groups that a rule for TCP sends, if HAProxy does not wait for the agent's answer."""
     for engine, frame in all_frames(configuration):
-        timeout = None if engine.agent is None else engine.agent.timeouts.get("processing")
-        if frame.rule is None or timeout is None or not frame.rule.ruleset.endswith(" content"):
+        if engine.agent is None or frame.rule is None or not frame.rule.ruleset.endswith(" content"):
             continue
+        timeout = engine.agent.timeouts.get("processing")
         direction = frame.rule.ruleset.split()[0]
-        delays = [setting for setting in engine.proxy.settings if setting.starts(direction, "inspect-delay")]
+        setting = f"{direction} inspect-delay"
+        delays = [line for line in engine.proxy.settings if line.starts(direction, "inspect-delay")]
         delay = seconds(" ".join(delays[-1].texts[2:3])) if delays else 0
-        if delay is None or delay >= timeout:
+        place = frame.rule.setting.place
+        if delays and _waits_for_end(engine.proxy, frame.rule):
+            text = (
+                "WAIT_END waits until inspect-delay is over, and no time is left for the group: wait for data instead"
+            )
+        elif delay is None or timeout is None or delay >= timeout:
             continue
-        if delays:
-            place, which = delays[-1].place, f"{direction} inspect-delay is shorter than timeout processing"
+        elif delays:
+            place = delays[-1].place
+            text = (
+                f"{setting} is shorter than timeout processing: the group is given up, nothing is logged; write "
+                f"'{setting} {_above(timeout)}'"
+            )
         else:
-            place, which = frame.rule.setting.place, f"without {direction} inspect-delay, HAProxy does not wait"
-        text = f"{which}: the group is given up, nothing is logged; write '{direction} inspect-delay {_above(timeout)}'"
+            text = f"without {setting}, HAProxy does not wait for the group: write '{setting} {_above(timeout)}'"
         yield Finding("inspect-delay-short", Severity.ERROR, place, text)
+
+
+def _waits_for_end(proxy: Proxy, sending: Rule) -> bool:
+    """Return whether the inspect-delay is over when HAProxy sends a group: by its condition, or a rule above."""
+    alternatives = _alternatives(sending)
+    if alternatives and all(_END in terms for terms in alternatives):
+        return True
+    rules = [rule for rule in proxy.rules if rule.ruleset == sending.ruleset]
+    # With another term beside it, HAProxy may know without waiting that the condition is false.
+    return any(_alternatives(rule) == [[_END]] for rule in rules[: rules.index(sending)])
+
+
+def _alternatives(rule: Rule) -> list[list[str]]:
+    """Return the names of the ACLs in a rule's condition. A negated one is not among them."""
+    condition = rule.condition
+    if condition is None or condition.unless:
+        return []
+    return [
+        ["" if term.acl is None or term.negated else term.acl for term in terms] for terms in condition.alternatives
+    ]
 
 
 def _above(timeout: float) -> str:
@@ -104,8 +135,7 @@ def check_answers(configuration: Configuration, answers: Answers | None) -> Iter
         if frame.event != "on-http-response":
             continue
         own = [rule for rule in engine.proxy.rules if rule.ruleset == "http-request" and rule.action in _ANSWERS]
-        for message in frame.messages if own else ():
-            if message.event is not None:
-                action, line = own[0].action, own[0].setting.place.line
-                text = f"{message.name!r} is not sent for HAProxy's own answers, as those of {action!r} in line {line}"
-                yield Finding("own-answers", Severity.INFO, message.event.setting.place, text)
+        for message, event in frame.events if own else ():
+            action, line = own[0].action, own[0].setting.place.line
+            text = f"{message.name!r} is not sent for HAProxy's own answers, as those of {action!r} in line {line}"
+            yield Finding("own-answers", Severity.INFO, event.setting.place, text)

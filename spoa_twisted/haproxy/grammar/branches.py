@@ -104,10 +104,10 @@ class _Selection:
 def words_for(words: tuple[Word, ...], version: tuple[int, int]) -> tuple[Word, ...]:
     """Return the words of a line as a version of HAProxy reads them if environment variables in it are not set.
 
-    A word that is empty, because of a variable that is not set, ends the line; HAProxy 3.3 and later refuse the line.
-    HAProxy 2.8 to 3.0 join the word with the next one instead, if the variable stands at its end.
+    A word that is empty, because of a variable that is not set, ends the line; HAProxy 3.4 refuses the line. HAProxy
+    2.8 to 3.2 join the word with the next one instead, if the variable stands at its end.
     """
-    return tuple(_until_empty(_joined(words) if (2, 8) <= version <= (3, 0) else words))
+    return tuple(_until_empty(_joined(words) if (2, 8) <= version <= (3, 2) else words))
 
 
 def _until_empty(words: tuple[Word, ...]) -> Iterator[Word]:

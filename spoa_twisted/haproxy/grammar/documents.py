@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from spoa_twisted.haproxy.grammar.lines import Document, Line, Place
-from spoa_twisted.haproxy.grammar.words import read_words
+from spoa_twisted.haproxy.grammar.words import SPACES, read_words
 
 #: The first words that begin a section of haproxy.cfg, in all versions from 2.6 to 3.4.
 HAPROXY_SECTIONS = frozenset(
@@ -35,6 +35,8 @@ def parse_lines(data: bytes | str, name: str, environment: Mapping[str, str]) ->
     for number, raw in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), 1):
         place = Place(name, number)
         words, error = read_words(raw, place, environment, section)
+        if raw.lstrip(SPACES).startswith("[") and not _SCOPE.fullmatch(raw):
+            error = "a line with [ at its start must be the name of a scope in brackets"
         if error is None and not raw.endswith("\n"):
             error = "the last line has no line feed at its end"
         if words and words[0].text in HAPROXY_SECTIONS | ENGINE_SECTIONS:

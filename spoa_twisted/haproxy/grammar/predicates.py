@@ -11,7 +11,7 @@ from spoa_twisted.haproxy.grammar.arguments import read_arguments
 #: A number as C's ``strtol`` reads it: decimal, octal or hexadecimal.
 _NUMBER = re.compile(r"[ \t]*[+-]?(?:0[xX][0-9A-Fa-f]+|0[0-7]*|[1-9][0-9]*)")
 _NAME = re.compile(r"[a-z_]+")
-_RELEASE = re.compile(r"(\d+)(?:\.(\d+)(?:\.(\d+))?)?(?:[-.].*)?", re.ASCII)
+_RELEASE = re.compile(r"(\d{1,9})(?:\.(\d{1,9})(?:\.(\d{1,9}))?)?(?:[-.].*)?", re.ASCII)
 
 #: HAProxy refuses conditions whose parentheses are nested more deeply.
 _MAX_DEPTH = 50

@@ -20,16 +20,20 @@ def parse_expression(text: str) -> Expression | None:
 
 
 def expressions_in(text: str) -> Iterator[Expression]:
-    """Return the expressions between ``%[`` and ``]`` in a log-format string."""
+    """Return the expressions between ``%[`` and ``]`` in a log-format string.
+
+    HAProxy refuses the string if one of its expressions cannot be read: then nothing behind it is read here, either.
+    """
     position = 0
     while found := _IN_LOG_FORMAT.search(text, position):
         position = found.end()
         if found.group() == "%%":
             continue
         expression = _read(text, position)
-        if expression is not None and text.startswith("]", position + len(expression.text)):
-            position += len(expression.text) + 1
-            yield expression
+        if expression is None or not text.startswith("]", position + len(expression.text)):
+            return
+        position += len(expression.text) + 1
+        yield expression
 
 
 def _read(text: str, start: int) -> Expression | None:

@@ -55,6 +55,9 @@ class _Splitter:
                 start = self._position
                 self._read_run()
                 self._finish(start)
+                # HAProxy ends the line at a carriage return behind a word, and skips one behind a space.
+                if self._peek() == "\r":
+                    break
         except _CannotReadError as reason:
             error = str(reason)
         if error is None and "\0" in self._text:
@@ -69,10 +72,9 @@ class _Splitter:
 
     def _skip_spaces(self) -> bool:
         """Go to the next word. Return False if there is none."""
-        while self._peek() in (" ", "\t", "\v", "\f"):
+        while self._peek() in (" ", "\t", "\v", "\f", "\r"):
             self._position += 1
-        # HAProxy ends the line at a carriage return, wherever it stands.
-        return self._peek() not in ("", "\n", "\r", "\0", "#")
+        return self._peek() not in ("", "\n", "\0", "#")
 
     def _read_run(self) -> None:
         """Read up to a space, a comment or the end of the line."""

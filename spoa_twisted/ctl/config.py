@@ -1,0 +1,164 @@
+"""``spoactl config``: write HAProxy's configuration from what the handlers declare."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from spoa_twisted.ctl.arguments import new_parser, positive, seconds
+from spoa_twisted.handlers.registry import Handlers
+from spoa_twisted.haproxy.answers import Answers, answers
+from spoa_twisted.haproxy.writing.advice import advice
+from spoa_twisted.haproxy.writing.haproxy_cfg import parts, whole
+from spoa_twisted.haproxy.writing.plan import CannotWrite, Options, Plan, engine_name, plan
+from spoa_twisted.haproxy.writing.spoe_conf import spoe_conf
+from spoa_twisted.limits import Limits
+from spoa_twisted.runner.loading import load_all
+
+SUMMARY = "write HAProxy's configuration from what the handlers declare"
+
+DEFAULT_SERVER: Final = "127.0.0.1:12345"
+
+#: The files that --output writes. The lines of the second one belong into a haproxy.cfg.
+SPOE_CONF: Final = "spoe.conf"
+PARTS: Final = "haproxy.cfg.parts"
+WHOLE: Final = "haproxy.cfg"
+
+DESCRIPTION = """\
+Writes spoe.conf, and the lines that haproxy.cfg needs for it, from the options args, event or rule, and sets of
+@handlers.message. The handlers are loaded as "twistd spoa" loads them, and not called.
+"""
+
+EPILOG = f"""\
+The configuration is for HAProxy 2.6 and newer. It refuses requests while the agent fails, with the status 503; with
+--fail open, the rules for that are comments. A handler that does not declare its arguments, or when HAProxy asks it, is
+left out, and stderr has an example of what to add.
+
+Without --output, both texts are printed. With --output DIR, they are written to DIR/{SPOE_CONF} and DIR/{PARTS},
+with --whole to DIR/{SPOE_CONF} and DIR/{WHOLE}. A file that exists is not overwritten without --force.
+
+Exit status: 0 if the configuration is written; 1 if not; 2 if the command line is wrong.
+
+  spoactl config --handlers mymod
+  spoactl config --handlers mymod --whole --output /tmp/try && haproxy -f /tmp/try/haproxy.cfg
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this command's arguments."""
+    parser = new_parser("config", DESCRIPTION, EPILOG)
+    parser.add_argument(
+        "--handlers",
+        metavar="MODULE",
+        action="append",
+        required=True,
+        help="as that of twistd spoa: package.module, path/to/file.py, also with :attribute; repeatable",
+    )
+    parser.add_argument(
+        "--engine", metavar="NAME", help="the name of the SPOE engine (default: the name of the first module)"
+    )
+    parser.add_argument(
+        "--prefix", metavar="NAME", help="the prefix of the agent's variables (default: the name of the engine)"
+    )
+    parser.add_argument(
+        "--server",
+        metavar="ADDRESS",
+        action="append",
+        help=f"the address of an agent, as in HAProxy's server lines; repeatable (default: {DEFAULT_SERVER})",
+    )
+    parser.add_argument(
+        "--fail",
+        choices=("closed", "open"),
+        default="closed",
+        help="whether requests are refused or pass while the agent fails (default: closed)",
+    )
+    parser.add_argument(
+        "--processing",
+        metavar="SECONDS",
+        type=seconds,
+        help="HAProxy's timeout processing (default: the greatest timeout of a handler and half a second, at least 2)",
+    )
+    parser.add_argument(
+        "--body", metavar="BYTES", type=positive, help="write the tune.bufsize that bodies of up to this length need"
+    )
+    parser.add_argument("--whole", action="store_true", help="write a complete haproxy.cfg, for a first try")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="write files to this folder")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+    return parser
+
+
+async def run(reactor: Any, options: argparse.Namespace) -> None:
+    """Print or write the configuration.
+
+    :raises spoa_twisted.runner.errors.CannotStart: when the handlers cannot be loaded.
+    :raises CannotWrite: (a ``ValueError``) when there is no configuration for them.
+    :raises OSError: when a file cannot be written.
+    """
+    seen = _seen(options)
+    hints = advice(seen)
+    try:
+        made = plan(
+            seen,
+            Options(
+                engine=engine_name(options.handlers[0]) if options.engine is None else options.engine,
+                prefix=options.prefix,
+                servers=options.server or [DEFAULT_SERVER],
+                fail_open=options.fail == "open",
+                processing=options.processing,
+                body=options.body,
+            ),
+        )
+    finally:
+        # Also if nothing is written: the hints say what to add.
+        if hints:
+            print(f"spoactl: {hints}", file=sys.stderr)
+    haproxy_cfg = whole(made, _agent_command(options, made)) if options.whole else parts(made)
+    texts = {SPOE_CONF: spoe_conf(made), WHOLE if options.whole else PARTS: haproxy_cfg}
+    if options.output is None:
+        print("\n".join([f"# {name}\n{text}" for name, text in texts.items()]), end="")
+    else:
+        _write(options.output, texts, force=options.force)
+
+
+def _seen(options: argparse.Namespace) -> Answers:
+    """Load the handlers, and return them in the order of their registration."""
+    handlers = load_all(options.handlers)
+    if not isinstance(handlers, Handlers):
+        raise CannotWrite(
+            f"{' '.join(options.handlers)} is {type(handlers).__name__}, which declares nothing: only Handlers of"
+            " spoa_twisted do"
+        )
+    seen = answers(handlers, Limits().handler_timeout)
+    return Answers({name: seen.by_message[name] for name in handlers}, seen.default)
+
+
+def _agent_command(options: argparse.Namespace, made: Plan) -> str:
+    """Return the command that starts an agent for this configuration."""
+    words = ["twistd", "-n", "spoa"]
+    for module in options.handlers:
+        words += ["--handlers", module]
+    host, colon, port = made.servers[0].rpartition(":")
+    if made.servers[0].startswith(("unix@", "/")):
+        words += ["--listen", f"unix:{made.servers[0].removeprefix('unix@')}"]
+    elif colon and made.servers[0] != DEFAULT_SERVER:
+        words += ["--listen", f"tcp:{port}:interface={host}"]
+    limits = Limits()
+    if made.bufsize is not None and made.bufsize > limits.max_frame_size:
+        words += ["--max-frame-size", str(made.bufsize)]
+    if made.bufsize is not None and made.bufsize > limits.max_payload_size:
+        words += ["--max-payload-size", str(made.bufsize)]
+    return shlex.join(words)
+
+
+def _write(folder: Path, texts: dict[str, str], *, force: bool) -> None:
+    """Write all files, or none if one exists and ``force`` is not given."""
+    existing = [str(folder / name) for name in texts if (folder / name).exists()]
+    if existing and not force:
+        raise FileExistsError(f"{' and '.join(existing)} exists already; --force overwrites it")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
+        print(folder / name)

@@ -1,0 +1,10 @@
+"""HAProxy's configuration, written from what the handlers declare. :mod:`spoa_twisted.ctl.config` prints it.
+
+::
+
+    plan         which messages an engine has, when HAProxy sends them, and what HAProxy cannot do
+    words        words and times as a configuration file needs them
+    spoe_conf    a plan as the text of spoe.conf
+    haproxy_cfg  a plan as lines for haproxy.cfg, or as a whole haproxy.cfg
+    advice       what a handler without declarations should say
+"""

@@ -1,0 +1,155 @@
+"""``spoactl config``: options, files, and its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from spoa_twisted.ctl import config, main
+from spoa_twisted.haproxy.writing.plan import CannotWrite
+from spoa_twisted.runner.errors import CannotStart
+
+HANDLERS = """\
+from spoa_twisted import Handlers
+
+handlers = Handlers()
+others = Handlers()
+
+
+@handlers.message("b-first", args={"ip": "src"}, event="on-frontend-http-request", sets={"txn.allowed": bool})
+def first(ip):
+    return {"txn.allowed": True}
+
+
+@handlers.message("a-second", args={}, event="on-client-session")
+def second():
+    return None
+
+
+@others.message("undeclared")
+def undeclared(ip):
+    return {"txn.allowed": True}
+"""
+
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs the command in a folder with the module "iprep", in this process."""
+    (tmp_path / "iprep.py").write_text(HANDLERS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    before = set(sys.modules)
+
+    def run(*words: str) -> None:
+        # The command waits for nothing, so that it needs no reactor.
+        with contextlib.suppress(StopIteration):
+            config.run(None, config.parser().parse_args(words)).send(None)
+
+    yield run
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_both_texts_are_printed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --output, stdout has both. The messages are in the order of registration."""
+    run("--handlers", "iprep")
+    out, err = capsys.readouterr()
+    assert out.startswith("# spoe.conf\n[iprep]\nspoe-agent iprep-agent\n    messages b-first a-second\n")
+    assert "\n\n# haproxy.cfg.parts\n    # Into the frontend, before its other rules.\n    filter spoe engine" in out
+    assert out.endswith("    server agent1 127.0.0.1:12345\n")
+    assert err == ""
+
+
+def test_options(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run(
+        *("--handlers", "iprep.py", "--engine", "e", "--prefix", "p", "--server", "127.0.0.1:1", "--server", "/a/b"),
+        *("--fail", "open", "--processing", "3", "--body", "3000000"),
+    )
+    out, _ = capsys.readouterr()
+    for text in (
+        *("[e]\n", "option var-prefix p\n", "server agent1 127.0.0.1:1\n    server agent2 /a/b\n"),
+        *("#http-request deny deny_status 503", "timeout processing 3s\n", "tune.bufsize 3065536\n"),
+    ):
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ([], "twistd -n spoa --handlers iprep"),
+        (["--handlers", "iprep:others"], "twistd -n spoa --handlers iprep --handlers iprep:others"),
+        (["--server", "127.0.0.2:5"], "twistd -n spoa --handlers iprep --listen tcp:5:interface=127.0.0.2"),
+        (["--server", "/run/spoa"], "twistd -n spoa --handlers iprep --listen unix:/run/spoa"),
+        (["--server", "unix@/run/spoa"], "twistd -n spoa --handlers iprep --listen unix:/run/spoa"),
+        (["--server", "abns@spoa"], "twistd -n spoa --handlers iprep"),
+        (["--body", "1000000"], "twistd -n spoa --handlers iprep"),
+        (
+            ["--body", "3000000"],
+            "twistd -n spoa --handlers iprep --max-frame-size 3065536 --max-payload-size 3065536",
+        ),
+    ],
+)
+def test_command_of_the_agent(run: Run, capsys: pytest.CaptureFixture[str], options: list[str], command: str) -> None:
+    """A whole haproxy.cfg says how to start an agent that HAProxy finds."""
+    run("--handlers", "iprep", *options, "--whole")
+    out, _ = capsys.readouterr()
+    assert f"# Start the agent:  {command}\n" in out
+
+
+def test_files(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files are written, and not overwritten without --force: then none is written."""
+    folder = tmp_path / "new" / "folder"
+    run("--handlers", "iprep", "--output", str(folder))
+    assert capsys.readouterr() == (f"{folder}/spoe.conf\n{folder}/haproxy.cfg.parts\n", "")
+    (folder / "spoe.conf").write_text("mine")
+    with pytest.raises(FileExistsError) as raised:
+        run("--handlers", "iprep", "--whole", "--output", str(folder))
+    assert str(raised.value) == f"{folder}/spoe.conf exists already; --force overwrites it"
+    assert sorted(os.listdir(folder)) == ["haproxy.cfg.parts", "spoe.conf"]
+    run("--handlers", "iprep", "--whole", "--output", str(folder), "--force")
+    assert (folder / "spoe.conf").read_text().startswith("[iprep]\n")
+    assert (folder / "haproxy.cfg").read_text().endswith('string "Hello.\\n"\n')
+
+
+def test_undeclared_handlers(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stderr says what to add, whether there is something to write or not."""
+    run("--handlers", "iprep", "--handlers", "iprep:others")
+    out, err = capsys.readouterr()
+    assert "messages b-first a-second\n" in out
+    assert err.startswith("spoactl: the handler iprep.undeclared of the message 'undeclared' does not declare")
+    assert '    args={"ip": "src"},\n' in err
+    with pytest.raises(CannotWrite):
+        run("--handlers", "iprep:others")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert '    args={"ip": "src"},\n' in err
+
+
+def test_handlers_of_another_kind(run: Run, tmp_path: Path) -> None:
+    """Only Handlers have declarations. A module that cannot be loaded is an error, too."""
+    (tmp_path / "other_kind.py").write_text(
+        "from zope.interface import implementer\n"
+        "from spoa_twisted import IHandlers\n"
+        "@implementer(IHandlers)\n"
+        "class Other:\n    pass\n"
+        "handlers = Other()\n"
+    )
+    with pytest.raises(CannotWrite, match="other_kind is Other, which declares nothing: only Handlers of spoa_twisted"):
+        run("--handlers", "other_kind")
+    with pytest.raises(CannotStart, match="cannot import missing_module"):
+        run("--handlers", "missing_module")
+
+
+def test_it_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """``spoactl config`` needs --handlers."""
+    with pytest.raises(SystemExit) as raised:
+        main(["config"])
+    assert raised.value.code == 2
+    assert "the following arguments are required: --handlers" in capsys.readouterr().err
