@@ -29,11 +29,12 @@ class Argument:
 
 @dataclass(frozen=True)
 class Event:
-    """The ``event`` line of a message that counts: the last one."""
+    """The event of a message: that of its last ``event`` line."""
 
     #: ``on-frontend-http-request`` or another event.
     name: str
-    #: HAProxy uses the last event with the first condition: it is that of the message's first ``event`` line.
+    #: The last condition that stands on an ``event`` line of the message. HAProxy keeps the condition of an earlier
+    #: line if a later line has none.
     condition: Condition | None
     setting: Setting
 

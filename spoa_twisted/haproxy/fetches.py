@@ -68,7 +68,7 @@ _COMMON = {
     "...........YYYYYYYYY..": "status:sint capture.res.hdr:str",
 }
 
-#: What ACL keywords add to the name of a fetch: ``path_beg`` is ``path`` with another matching method.
+#: ACL keywords add these endings to the name of a fetch: ``path_beg`` is ``path`` with another matching method.
 _METHODS = re.compile(r"_(?:beg|dir|dom|end|len|reg|sub)(?![a-z_])")
 #: Seconds for HAProxy to print its list; it takes a few hundredths of one.
 _TIMEOUT = 10

@@ -16,7 +16,7 @@ _SINGLE = frozenset(
 _SINGLE_OF_TWO = frozenset({"errorfile", "option", "timeout"})
 _INSPECT_DELAYS = (("tcp-request", "inspect-delay"), ("tcp-response", "inspect-delay"))
 
-#: What a backend ignores in its defaults.
+#: Settings of its defaults that a backend ignores.
 _FOR_FRONTENDS = frozenset(
     [(name,) for name in ("default_backend", "error-log-format", "log-format", "log-format-sd", "monitor-uri")]
     + [(name,) for name in ("unique-id-format", "unique-id-header")]
@@ -24,7 +24,7 @@ _FOR_FRONTENDS = frozenset(
     + [("timeout", name) for name in ("client", "client-fin", "client-hs")]
     + [("tcp-request", name) for name in ("connection", "session")]
 )
-#: What a frontend ignores in its defaults.
+#: Settings of its defaults that a frontend ignores.
 _FOR_BACKENDS = frozenset(
     [(name,) for name in ("balance", "cookie", "default-server", "fullconn", "hash-type", "http-check", "http-reuse")]
     + [(name,) for name in ("retries", "retry-on", "source", "tcp-check", "tcp-response")]
@@ -56,7 +56,7 @@ def combined(defaults: Sequence[Setting], own: Sequence[Setting]) -> tuple[Setti
 
 
 def _key(texts: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return what a setting replaces; ``None`` if it adds to others of its kind."""
+    """Return the first words of the settings that a setting replaces; ``None`` if it adds to others of its kind."""
     if texts[0] in _SINGLE:
         return texts[:1]
     if texts[0] in _SINGLE_OF_TWO or texts[:2] in _INSPECT_DELAYS:

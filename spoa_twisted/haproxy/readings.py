@@ -61,8 +61,8 @@ def variables_in(expression: Expression) -> Iterator[str]:
 def expressions_of(words: Sequence[Word], *, texts: frozenset[str] = _TEXTS) -> Iterator[tuple[Word, Expression]]:
     """Return the expressions in words: those that are a whole word, and those in log formats.
 
-    Any word may look like an expression, because the actions of rules differ. Whoever calls this looks for fetches
-    that are no usual word.
+    Any word may look like an expression: ``deny`` is read as a fetch. So a caller looks for certain names of fetches,
+    for example ``var``.
 
     :param texts: the word behind one of these is left out.
     """

@@ -95,5 +95,6 @@ def _event(section: Section) -> Event | None:
     events = [setting for setting in section.all("event") if len(setting.words) > 1]
     if not events:
         return None
-    _, condition = split_condition(events[0].words[2:])
+    found = (split_condition(setting.words[2:])[1] for setting in events[::-1])
+    condition = next((each for each in found if each is not None), None)
     return Event(events[-1].words[1].text, condition, events[-1])

@@ -83,3 +83,45 @@ backend app
                 before = [(stage, rule) for rule, stage in stages.items() if stage is not None and stage < at]
                 expected[prefix + event] = [rule for _, rule in sorted(before)]
     assert seen == expected
+
+
+#: The lines of a message, and whether HAProxy sends it.
+EVENT_LINES = {
+    ("if FALSE", ""): False,
+    ("", "if FALSE"): False,
+    ("if FALSE", "if TRUE"): True,
+    ("if TRUE", "if FALSE"): False,
+}
+
+
+@bounded
+async def test_conditions_of_two_events(
+    serve: Serve, start_haproxy: StartHAProxy, branch: Branch, tmp_path: Path
+) -> None:
+    """The condition that counts is the last one of all ``event`` lines of a message."""
+    seen = []
+    handlers = Handlers()
+
+    def record(message: Message) -> None:
+        seen.append(message.name)
+
+    handlers.default(record)
+    event = "    event on-frontend-http-request"
+    sections = [
+        f"\nspoe-message m{number}\n{event} {first}\n{event} {second}\n"
+        for number, (first, second) in enumerate(EVENT_LINES)
+    ]
+    haproxy = start_haproxy(
+        serve(handlers), spoe=f"    messages m0 m1 m2 m3\n{''.join(sections)}", web="    default_backend origin"
+    )
+
+    await haproxy.get()
+
+    assert seen == [f"m{number}" for number, sent in enumerate(EVENT_LINES.values()) if sent]
+    (file,) = tmp_path.glob("*/haproxy.cfg")
+    (engine,) = read([], [file], version=branch.version, environment={}).engines
+    assert engine.scope is not None
+    for message, sent in zip(engine.scope.messages, EVENT_LINES.values(), strict=True):
+        assert message.event is not None
+        assert message.event.condition is not None
+        assert (message.event.condition.words[-1].text == "TRUE") == sent

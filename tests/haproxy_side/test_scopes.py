@@ -69,7 +69,7 @@ def test_defaults() -> None:
 
 
 def test_messages() -> None:
-    """Arguments are split at the first "=", ACLs add up, and the last event has the condition of the first."""
+    """Arguments are split at the first "=", ACLs add up, and the last event keeps the condition of an earlier line."""
     message, other = read(ENGINE)[0].messages
     assert [(argument.name, argument.expression and argument.expression.text) for argument in message.arguments] == [
         ("ip", "src"),
@@ -89,6 +89,19 @@ def test_messages() -> None:
     assert (message.name, other.name, other.arguments) == ("m", "n", ())
     assert other.event is not None
     assert other.event.condition is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "condition"),
+    [("", "", None), (" if a", "", "a"), ("", " if b", "b"), (" if a", " if b", "b"), (" if a", " unless b", "b")],
+)
+def test_the_condition_that_counts(first: str, second: str, condition: str | None) -> None:
+    """The last condition of all ``event`` lines counts."""
+    text = f"spoe-message m\n  event on-client-session{first}\n  event on-frontend-http-request{second}\n"
+    event = read(text)[0].messages[0].event
+    assert event is not None
+    assert event.name == "on-frontend-http-request"
+    assert (event.condition and event.condition.words[-1].text) == condition
 
 
 def test_scopes_of_a_file() -> None:

@@ -51,7 +51,7 @@ def parse_condition(words: Sequence[Word]) -> Condition:
 
 
 def parse_test(words: Sequence[Word], place: Word, *, negated: bool = False) -> Term:
-    """Read what stands between braces, or behind the name in an ``acl`` line: an expression, flags and patterns.
+    """Read the words between braces, or behind the name in an ``acl`` line: an expression, flags and patterns.
 
     :param place: the word for :attr:`Term.word` if there is no expression.
     """

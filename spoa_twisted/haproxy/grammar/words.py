@@ -13,6 +13,8 @@ MAX_WORDS = 64
 #: The characters for which C's ``isspace`` is true.
 SPACES = " \t\n\v\f\r"
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r"}
+#: Characters that stand for themselves inside quotes and outside, for a step of more than one character.
+_PLAIN = re.compile(r"[^ \t\n\v\f\r\0'\"\\#$]+")
 _VARIABLE = re.compile(r"\.?[A-Za-z0-9_]*", re.ASCII)
 
 
@@ -81,6 +83,10 @@ class _Splitter:
         self._pieces, self._unset = [""], []
         opened = 0
         while (character := self._peek()) not in ("", "\n", "\r", "\0"):
+            if plain := _PLAIN.match(self._text, self._position):
+                self._pieces[-1] += plain.group()
+                self._position = plain.end()
+                continue
             if not self._quote and (character in SPACES or character == "#"):
                 return
             if character == self._quote:
