@@ -15,13 +15,6 @@ SPACES = " \t\n\v\f\r"
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r"}
 #: Characters that stand for themselves inside quotes and outside, for a step of more than one character.
 _PLAIN = re.compile(r"[^ \t\n\v\f\r\0'\"\\#$]+")
-#: By the quote around them: characters that stand for themselves. They are read at once, because to add characters one by
-#: one to a long word takes a time that grows with the square of its length.
-_ORDINARY = {
-    "": re.compile(r"[^ \t\n\v\f\r\0\\#'\"$]+"),
-    "'": re.compile(r"[^\n\r\0']+"),
-    '"': re.compile(r"[^\n\r\0\\\"$]+"),
-}
 _VARIABLE = re.compile(r"\.?[A-Za-z0-9_]*", re.ASCII)
 
 
@@ -90,11 +83,6 @@ class _Splitter:
         self._pieces, self._unset = [""], []
         opened = 0
         while (character := self._peek()) not in ("", "\n", "\r", "\0"):
-            ordinary = _ORDINARY[self._quote].match(self._text, self._position)
-            if ordinary:
-                self._pieces[-1] += ordinary.group()
-                self._position = ordinary.end()
-                continue
             if plain := _PLAIN.match(self._text, self._position):
                 self._pieces[-1] += plain.group()
                 self._position = plain.end()
