@@ -223,7 +223,7 @@ SPEAKS = {
         Case(TWO_BODIES, "spoe.conf:15: warning: with 2 bodies in a frame, bodies over 8160 bytes are error 3"),
         Case(
             small(256, GOOD.replaced("args ip=src", f"args {'x' * 100}=src {'y' * 200}=src")),
-            "spoe.conf:12: error: the names and constants at on-frontend-http-request take 3",
+            "spoe.conf:12: error: the names and constants at on-frontend-http-request alone do not fit in",
         ),
         Case(
             small(256, GOOD.replaced("ip=src", f"x=str({'x' * 240})")), "spoe.conf:12: error: the names and constants"

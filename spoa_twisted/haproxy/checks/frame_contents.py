@@ -123,15 +123,16 @@ def _too_small(configuration: Configuration, agent: SpoeAgent, frame: Frame) -> 
     size = default if setting is None else _number(setting, default)
     # Conditions of messages may exclude each other. Messages without condition are sent together.
     always = [message for message in frame.messages if message.event is None or message.event.condition is None]
-    least = _FRAME_HEAD + configuration.rewritten + sum(map(_least_size, always))
+    least = sum(map(_least_size, always))
     messages = always or frame.messages[:1]
     bodies = [argument for message in messages for argument in message.arguments if _is_body(argument)]
-    if least > size:
+    if _FRAME_HEAD + configuration.rewritten + least > size:
         place = messages[0].section.head.place if setting is None else setting.place
-        text = f"the names and constants {frame.when} take {least} bytes: they do not fit in max-frame-size, error 3"
+        text = f"the names and constants {frame.when} alone do not fit in max-frame-size: each request is error 3"
         yield Finding("frame-too-small", Severity.ERROR, place, text)
     elif bodies and len(bodies) * room_for_bodies(configuration) > size:
-        left = (size - least) // len(bodies) - _LENGTH_OF_BODY
+        # The same number for all versions, so that the finding is the same.
+        left = (size - _FRAME_HEAD - 1 - least) // len(bodies) - _LENGTH_OF_BODY
         place = bodies[-1].word.place if setting is None else setting.place
         if setting is None:
             text = f"with {len(bodies)} bodies in a frame, bodies over {left} bytes are error 3: send the body once"
