@@ -225,6 +225,9 @@ SPEAKS: dict[str, list[Case]] = {
         ),
     ],
     "spoofable-header": [
+        # These rules leave the client's header there.
+        Case(rules("http-request add-header X-User nobody", USER_HEADER)),
+        Case(rules("http-request set-header y z if { req.hdr(X-User) -m found }", USER_HEADER)),
         # These rules refuse nobody for whom the agent sets nothing.
         Case(rules("http-request set-header y z unless { var(txn.rep.user) -m found }", USER_HEADER)),
         Case(rules("http-request deny if { var(txn.rep.user) -m str root }", USER_HEADER)),
