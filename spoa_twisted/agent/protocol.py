@@ -115,7 +115,7 @@ class SPOAProtocol(Protocol):
         """Wait for HAPROXY-HELLO, for at most ``hello_timeout``."""
         factory = self.factory
         self._peer = describe(self.transport.getPeer())
-        self._answering = Answering(factory, self._connection, self._peer, self._serve)
+        self._answering = Answering(factory, self._connection, self._peer, self._on_ack)
         self._in_flight = self._answering.in_flight
         self._outbox = Outbox(self.transport, factory.reactor, self._limits.max_unsent, self._drop)
         self._answering.stopwatch = factory.stopwatch(self._connection, self._peer, self._outbox)
@@ -220,7 +220,7 @@ class SPOAProtocol(Protocol):
         self._flush()
         self._closing.shorten(ABORT_TIMEOUT)
 
-    # Reading and answering.
+    # Reading, answering, closing.
 
     def _serve(self, at_once: bool = True) -> None:
         """Handle received frames until a limit is reached, and write the ACKs.
@@ -230,8 +230,7 @@ class SPOAProtocol(Protocol):
         if self._serving:
             return
         self._serving = True
-        connection, in_flight = self._connection, self._in_flight
-        answering = self._answering
+        connection, in_flight, answering = self._connection, self._in_flight, self._answering
         hold_ups, seconds = self._hold_ups, self.factory.reactor.seconds
         began = seconds()
         hold_ups.reads -= 1
@@ -261,6 +260,12 @@ class SPOAProtocol(Protocol):
                 hold_ups.measure_each(now)
         self._flush(at_once)
 
+    def _on_ack(self, at_once: bool) -> None:
+        """Write the ACK of a NOTIFY that was pending. Handle frames that waited for the in-flight limit, if any."""
+        if not self._serving:
+            # Without such frames, there is nothing to handle, and no time to take.
+            (self._serve if self._connection.bytes_received else self._flush)(at_once)
+
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
         if isinstance(event, HAProxyHello):
             self._on_hello(event)
@@ -284,8 +289,6 @@ class SPOAProtocol(Protocol):
         if self._closing.phase is not _CLOSING:
             self._intake.read_or_pause()
 
-    # Writing.
-
     def _write(self, at_once: bool = True) -> None:
         connection = self._connection
         data = connection.data_to_send()
@@ -295,13 +298,12 @@ class SPOAProtocol(Protocol):
             self._watch_unread()
         if data:
             self.activity += 1
-        outbox = self._outbox
         held_back = connection.bytes_to_send
-        if held_back or outbox.clogged or not at_once:
-            outbox.write(data, at_once, held_back)
+        if held_back or self._outbox.clogged or not at_once:
+            self._outbox.write(data, at_once, held_back)
         elif data:
             # The usual case: nothing is unsent, so there is nothing to count.
-            outbox.send(data)
+            self._outbox.send(data)
 
     def _flush(self, at_once: bool = True) -> None:
         """Write the frames that are not held back. Then close or pause the transport, if that is due."""
@@ -329,8 +331,6 @@ class SPOAProtocol(Protocol):
         self._flush()
         # While many ACKs are held back, may_answer() is false. NOTIFYs that waited for this can be answered now.
         self._serve()
-
-    # Closing.
 
     def _close_when_written(self) -> None:
         if not self._connection.bytes_to_send:

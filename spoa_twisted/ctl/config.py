@@ -43,7 +43,9 @@ with --whole to DIR/{SPOE_CONF} and DIR/{WHOLE}. A file that exists is not overw
 Exit status: 0 if the configuration is written; 1 if not; 2 if the command line is wrong.
 
   spoactl config --handlers mymod
-  spoactl config --handlers mymod --whole --output /tmp/try && haproxy -f /tmp/try/haproxy.cfg
+  spoactl config --handlers mymod --whole --output try
+
+After the second one, "haproxy -f try/haproxy.cfg" serves.
 """
 
 

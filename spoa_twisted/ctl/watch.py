@@ -41,7 +41,12 @@ A line is
 TIME is in seconds since the first NOTIFY. Arguments and variables are shown by type, as ip=ipv4. --values shows the
 values, if the agent was started with --watch values; the agent cuts long ones.
 
+An agent with --workers shows the NOTIFYs of all workers, also of those that a reload starts meanwhile. A line is then
+  TIME after DURATION by worker NUMBER: MESSAGE(ARGUMENTS), ... -> VARIABLES
+and lines of different workers may be some milliseconds out of order. NOTIFYs that are answered first are shown first.
+
 --json prints each NOTIFY as a line of JSON: {"time", "seconds", "messages", "actions"}; "time" is seconds since 1970.
+With --workers, there is also "worker".
 
 Exit status: 0 if as many NOTIFYs were printed, or the time is over; 1 for an error; 2 if the command line is wrong.
 
@@ -142,10 +147,11 @@ def show_seen(seen: dict[str, Any], first: float) -> str:
     :param seen: the JSON object from the agent.
     :param first: the time of the first NOTIFY.
     """
+    worker = f" by worker {seen['worker']}" if "worker" in seen else ""
     if "dropped" in seen:
-        return f"... {seen['dropped']} NOTIFYs were dropped: the output is slower than the traffic"
+        return f"... {seen['dropped']} NOTIFYs were dropped{worker}: the output is slower than the traffic"
     if "refused" in seen:
-        return show_text(f"refused a NOTIFY that is too long: {', '.join(seen['refused'])}")
+        return show_text(f"a NOTIFY that is too long was refused{worker}: {', '.join(seen['refused'])}")
     messages = [_message(message) for message in seen.get("messages", [])]
     if "more_messages" in seen:
         messages.append(f"and {seen['more_messages']} more")
@@ -157,7 +163,7 @@ def show_seen(seen: dict[str, Any], first: float) -> str:
         answer = " ".join([_action(action) for action in seen.get("actions", [])]) or "no variables"
         if "more_actions" in seen:
             answer += f" and {seen['more_actions']} more"
-    head = f"{seen.get('time', first) - first:10.6f} after {seen.get('seconds', 0.0) * 1000:.3g} ms"
+    head = f"{seen.get('time', first) - first:10.6f} after {seen.get('seconds', 0.0) * 1000:.3g} ms{worker}"
     return show_text(f"{head}: {', '.join(messages) or 'no messages'} -> {answer}")
 
 

@@ -13,6 +13,9 @@ The messages pass through these modules::
     exchange     waits for the handlers of one NOTIFY that return Deferreds
     deadlines    the timeouts of these handlers
 
+When a handler is registered, ``declaring`` checks what it declares for HAProxy's configuration, which ``declaration``
+keeps, with the types of variables in ``variable_types``. No message passes through these.
+
 Besides, ``lifecycle`` runs the functions that are registered with ``startup``, ``shutdown`` and ``every``, and
 ``names`` finds the names of messages that are similar to an unknown one.
 

@@ -218,7 +218,7 @@ def _check_sets(sets: Mapping[str, type | UnionType], when: str | None) -> None:
 
 def _check_scope(variable: str, scope: str, when: str | None) -> None:
     """Check that the variables of ``scope`` exist at an event or a rule."""
-    if scope == Scope.REQ.name.lower() and when in {"on-tcp-response", "on-http-response", *RESPONSE_RULESETS}:
+    if scope == Scope.REQ.name.lower() and when in {*RESPONSE_EVENTS, *RESPONSE_RULESETS}:
         raise ValueError(f"sets: variable {variable!r}: at {when} HAProxy drops req. variables: use res. or txn.")
     if scope == Scope.RES.name.lower() and when in {*REQUEST_EVENTS, *REQUEST_RULESETS}:
         raise ValueError(f"sets: variable {variable!r}: at {when} HAProxy drops res. variables: use req. or txn.")

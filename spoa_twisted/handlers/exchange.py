@@ -151,7 +151,7 @@ class Exchange:
         self._deadlines.discard(call)
         call.tally.calls += 1
         if call.weight:
-            self._add_duration(call)
+            call.tally.durations.end(call.started, call.weight, self._deadlines.reactor.seconds())
         if call.threads is not None:
             self._outcomes.awaited_thread(call.message, call.threads.wait_of(call.deferred))
         to_actions = self._outcomes.failed if isinstance(result, Failure) else self._outcomes.returned
@@ -161,16 +161,13 @@ class Exchange:
     def on_timeout(self, call: PendingCall) -> None:
         """Store the actions of a call that has timed out, and cancel it."""
         call.tally.calls += 1
-        self._add_duration(call)
+        call.tally.durations.end(call.started, call.weight, self._deadlines.reactor.seconds())
         wait = None if call.threads is None else call.threads.wait_of(call.deferred)
         self._parts[call.position] = self._outcomes.timed_out(
             call.position, call.handler, call.message, call.seconds, wait
         )
         self._outcomes.cancel(call.deferred)
         self._on_finished()
-
-    def _add_duration(self, call: PendingCall) -> None:
-        call.tally.durations.end(call.started, call.weight, self._deadlines.reactor.seconds())
 
     def _on_finished(self) -> None:
         self._unfinished -= 1

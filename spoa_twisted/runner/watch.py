@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from spoa_twisted.status.watch import Watch
+from spoa_twisted.status.watch import Watch, Watchers
 
 _TYPES: Final = "types"
 _VALUES: Final = "values"
@@ -26,26 +26,32 @@ def _mode(text: str) -> str:
 WATCH: Final = ["watch", None, None, _HELP, _mode]
 
 
-def watch_of(agent: Any, options: Mapping[str, Any]) -> Watch | None:
+def watch_of(agent: Any, options: Mapping[str, Any]) -> Watchers | None:
     """Return the watch that ``options`` ask for; ``None`` if they do not.
 
     :param agent: a ``SPOAService``, or the master of workers.
-    :raises ValueError: if there is no ``--status``, or there are several processes.
+    :raises ValueError: if there is no ``--status``.
     """
     check_watch(options)
-    return None if options["watch"] is None else Watch(agent.factory, allow_values=options["watch"] == _VALUES)
+    if options["watch"] is None:
+        return None
+    if options["workers"]:
+        watch: Watchers = agent.watch
+        return watch
+    return Watch(agent.factory, allow_values=allows_values(options))
+
+
+def allows_values(options: Mapping[str, Any]) -> bool:
+    """Return whether watchers may see values."""
+    return bool(options["watch"] == _VALUES)
 
 
 def check_watch(options: Mapping[str, Any]) -> None:
     """Check that the watch can be had that ``options`` ask for, if they ask for one.
 
-    :raises ValueError: if there is no ``--status``, or there are several processes.
+    :raises ValueError: if there is no ``--status``.
     """
-    if options["watch"] is None:
-        return
-    if options["status"] is None:
+    if options["watch"] is not None and options["status"] is None:
         raise ValueError(
             "--watch needs --status: spoactl watch asks there; write --status tcp:8404:interface=127.0.0.1"
         )
-    if options.get("workers"):
-        raise ValueError("--watch works with one process only: leave out --workers, or --watch")

@@ -10,7 +10,7 @@ whose time was taken. An agent that is less busy takes the time in each read.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from typing import Final, final
 
@@ -20,19 +20,25 @@ from spoa_twisted.status.report import BOUNDS, Histogram, MessageTotals
 # Seconds. The longest duration is that of the last one to two such spans.
 _SPAN: Final = 30.0
 
+# This many durations are put into the buckets together, which takes less time than one by one.
+_BATCH: Final = 128
+
 
 @final
 class Durations:
     """A histogram of durations, and the longest duration of the last minute."""
 
-    __slots__ = ("_buckets", "_longest", "_previous", "_span_ends", "_sum")
+    __slots__ = ("_added", "_buckets", "_longest", "_previous", "_span_began", "_span_ends", "_sum")
 
     def __init__(self) -> None:
         self._buckets = [0] * (len(BOUNDS) + 1)
         self._sum = 0.0
-        # The longest duration of the present span and of the one before, and the time at which the present one ends.
+        # Durations of the present span that are not in the buckets yet. Each stands for itself only.
+        self._added: list[float] = []
+        # The longest duration of the present span and of the one before, and the times of the present one.
         self._longest = 0.0
         self._previous = 0.0
+        self._span_began = 0.0
         self._span_ends = 0.0
 
     def end(self, started: float, weight: int, now: float) -> None:
@@ -42,36 +48,63 @@ class Durations:
         :param weight: how many durations this one stands for.
         :param now: ``reactor.seconds()``.
         """
-        seconds = now - started
-        if seconds < 0:
-            # Twisted's reactors use the time of day, and it was set back.
-            seconds = 0.0
-        self._buckets[bisect_left(BOUNDS, seconds)] += weight
-        self._sum += seconds * weight
-        if seconds > self._longest or not 0 < self._span_ends - now <= _SPAN:
-            self.note(seconds, now)
+        if not self._span_began <= now < self._span_ends:
+            self._next_span(now)
+        if weight == 1:
+            added = self._added
+            added.append(now - started)
+            if len(added) == _BATCH:
+                self._sort_added()
+        else:
+            # Twisted's reactors use the time of day. If it was set back, the difference is negative.
+            seconds = max(0.0, now - started)
+            self._buckets[bisect_left(BOUNDS, seconds)] += weight
+            self._sum += seconds * weight
+            self._longest = max(self._longest, seconds)
 
     def note(self, seconds: float, now: float) -> None:
         """Let a duration count as the longest one, if it is. The histogram stays as it is."""
         # If the clock was set back, the span ends at once.
-        if not 0 < self._span_ends - now <= _SPAN:
+        if not self._span_began <= now < self._span_ends:
             self._next_span(now)
         if seconds > self._longest:
             self._longest = seconds
 
     def longest(self, now: float) -> float:
         """Return the longest duration of the last 30 to 60 seconds; 0 if there was none."""
-        if not 0 < self._span_ends - now <= _SPAN:
+        if not self._span_began <= now < self._span_ends:
             self._next_span(now)
+        self._sort_added()
         return max(self._longest, self._previous)
 
     def snapshot(self) -> Histogram:
         """Return the histogram."""
+        self._sort_added()
         return {"buckets": list(self._buckets), "sum": self._sum}
 
+    def _sort_added(self) -> None:
+        """Put the durations that :meth:`end` has only stored into the buckets."""
+        if not self._added:
+            return
+        added, self._added = sorted(self._added), []
+        if added[0] < 0:
+            # See end().
+            added = [max(0.0, seconds) for seconds in added]
+        self._sum += sum(added)
+        self._longest = max(self._longest, added[-1])
+        position = 0
+        while position < len(added):
+            # Mostly two or three buckets have all durations, so it is faster to go from bucket to bucket.
+            bucket = bisect_left(BOUNDS, added[position])
+            end = len(added) if bucket == len(BOUNDS) else bisect_right(added, BOUNDS[bucket], position)
+            self._buckets[bucket] += end - position
+            position = end
+
     def _next_span(self, now: float) -> None:
+        self._sort_added()
         self._previous = self._longest if 0 <= now - self._span_ends < _SPAN else 0.0
         self._longest = 0.0
+        self._span_began = now
         self._span_ends = now + _SPAN
 
 

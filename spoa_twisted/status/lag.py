@@ -1,4 +1,10 @@
-"""How late the reactor calls a timer: a busy reactor calls it when it has done its other work."""
+"""How late the reactor calls a timer: a busy reactor calls it when it has done its other work.
+
+Two other timers measure a similar thing, and share nothing with this one, because none of them always runs, and their
+clocks differ. :mod:`spoa_twisted.runner.stalls` runs in ``twistd spoa`` only, and ignores a clock that was set.
+:mod:`spoa_twisted.agent.lateness` runs with ``--log-slow`` only, while connections are open. It has the clock of the
+reactor, and a shorter interval, because its durations are parts of those of NOTIFYs.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from spoa_twisted.status.history import INTERVAL
 from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.report import Status
 from spoa_twisted.status.site import Source, StatusResource, site
-from spoa_twisted.status.watch import Watch
+from spoa_twisted.status.watch import Watchers
 from spoa_twisted.status.watch_resource import WatchResource
 
 # The kinds of endpoints without an interface: a path has permissions, and systemd's unit names the address.
@@ -57,7 +57,7 @@ class StatusService(Service):
         *,
         page: Callable[[Status], bytes | str] | None = None,
         source: Source | None = None,
-        watch: Watch | None = None,
+        watch: Watchers | None = None,
         reactor: Any = None,
     ) -> None:
         if reactor is None:
@@ -69,7 +69,7 @@ class StatusService(Service):
         check_interface(endpoint)
         self._reactor = reactor
         self._agent = agent
-        self._resource = StatusResource(agent if source is None else source, page, reactor=reactor)
+        self._resource = StatusResource(agent if source is None else source, page, reactor=reactor, check_host=True)
         self._source = self._resource.source
         if watch is not None:
             self._resource.putChild(b"watch", WatchResource(watch, reactor))

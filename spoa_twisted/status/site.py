@@ -24,6 +24,7 @@ from zope.interface import implementer
 from spoa_twisted.status.local import LocalSource
 from spoa_twisted.status.merged import why_not_ready
 from spoa_twisted.status.page import render
+from spoa_twisted.status.rebinding import may_be_rebound
 from spoa_twisted.status.report import Status
 
 #: Connections that may be open at the same time.
@@ -38,6 +39,12 @@ PATIENCE: Final = 2.0
 
 #: What ``/metrics`` answers without the extra.
 NO_METRICS: Final = 'metrics need the package prometheus-client: pip install "spoa_twisted[metrics]"\n'
+
+#: What the page and ``/status.json`` answer to a web page.
+OTHER_HOST: Final = (
+    "a web page of another site must not read this: ask by an IP address or localhost; a proxy on this machine can set"
+    " the Host header to localhost\n"
+)
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
@@ -112,10 +119,17 @@ class StatusResource(Resource):
     :param agent: a ``SPOAService`` or a ``SPOAFactory``, or another source of a status.
     :param page: returns the page for a status, as HTML. Without it, the package's own.
     :param reactor: runs the thread that makes the metrics. Without it, Twisted's global reactor.
+    :param check_host: refuses the page and ``/status.json`` to clients on the loopback that ask for another host than
+        an IP address or ``localhost``: a web page may have sent the request.
     """
 
     def __init__(
-        self, agent: object, page: Callable[[Status], bytes | str] | None = None, *, reactor: Any = None
+        self,
+        agent: object,
+        page: Callable[[Status], bytes | str] | None = None,
+        *,
+        reactor: Any = None,
+        check_host: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if reactor is None:
@@ -128,9 +142,11 @@ class StatusResource(Resource):
         self._reactor = reactor
         # One thread at a time makes metrics: slow collectors of the application cannot use up the reactor's threads.
         self._lock = DeferredLock()
+        self._check_host = check_host
+        # Prometheus and probes ask by any name, so the others do not check it.
         self._answers: dict[bytes, _Resource] = {
-            b"": _Resource(self._index),
-            b"status.json": _Resource(self._json),
+            b"": _Resource(lambda request: self._refuse(request) or self._index(request)),
+            b"status.json": _Resource(lambda request: self._refuse(request) or self._json(request)),
             b"metrics": _Resource(self._metrics),
             b"health": _Resource(self._health),
             b"live": _Resource(lambda request: (200, _TEXT, "live\n")),
@@ -145,6 +161,9 @@ class StatusResource(Resource):
         """Redirect to the same address with a slash at the end: the page's links are relative to it."""
         request.redirect(request.prePathURL().rpartition(b"/")[2] + b"/")
         return b""
+
+    def _refuse(self, request: Request) -> _Answer | None:
+        return (403, _TEXT, OTHER_HOST) if self._check_host and may_be_rebound(request) else None
 
     def _status(self) -> Deferred[Status]:
         status: Callable[[], Any] = self.source.status
@@ -222,7 +241,10 @@ class _OneRequest(Request):
         """Drop ``data``, which Twisted would write to a file of any size."""
 
     def process(self) -> None:
-        """Close the connection after the answer."""
+        """Answer, and close the connection."""
+        if self.path == b"*":
+            # Twisted answers OPTIONS * with its version, before our resources are asked.
+            self.path = b"/*"
         self.channel.persistent = False
         self.setHeader(b"connection", b"close")  # type: ignore[no-untyped-call]
         super().process()  # type: ignore[no-untyped-call]

@@ -1,10 +1,12 @@
 """Show the NOTIFYs of a running agent. The handlers are wrapped only while there is a watcher.
 
 A :class:`Watch` belongs to one agent. Each :class:`Watcher` takes the next NOTIFYs, and delivers an object for each.
+With workers, the watch of the master is another subclass of :class:`Watchers`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Final, final
 
@@ -44,10 +46,14 @@ class ValuesNotAllowed(Exception):
 class Watcher:
     """Takes the next NOTIFYs. Create it with :meth:`Watch.begin`, and end it with :meth:`end`.
 
+    :param number: differs from the numbers of the other watchers.
     :param deliver: called with each NOTIFY when it is answered. It must not block, or keep all that it gets.
     """
 
-    def __init__(self, watch: Watch, count: int, values: bool, deliver: Callable[[Seen], None]) -> None:
+    _log = Logger()
+
+    def __init__(self, watch: Watchers, number: int, count: int, values: bool, deliver: Callable[[Seen], None]) -> None:
+        self.number = number
         self.values = values
         #: How many NOTIFYs are still to be taken, and how many of the taken ones are still to be answered.
         self.left = count
@@ -58,20 +64,26 @@ class Watcher:
         self._watch = watch
         self._deliver = deliver
 
-    def take(self) -> bool:
-        """Return whether this watcher takes another NOTIFY, and count it."""
+    def take(self, count: int = 1) -> bool:
+        """Return whether this watcher takes another object, and count the NOTIFYs that the object stands for."""
         if self.is_over or not self.left:
             return False
-        self.left -= 1
+        self.left -= min(count, self.left)
         self.pending += 1
         return True
 
     def answered(self, seen: Seen) -> None:
-        """Deliver a NOTIFY that was taken."""
+        """Deliver an object that was taken."""
         self.pending -= 1
         if self.is_over:
             return
-        self._deliver(seen)
+        try:
+            self._deliver(seen)
+        except Exception:
+            # A fault in here must not become the fault of the handler.
+            self._log.failure("a watcher of NOTIFYs has failed")
+            self.end()
+            return
         if not self.left and not self.pending:
             self.end()
 
@@ -83,17 +95,16 @@ class Watcher:
             self.finished.callback(None)
 
 
-@final
-class Watch:
-    """Lets others see the NOTIFYs of ``agent``.
+class Watchers:
+    """The watchers of the present time. A subclass lets them see NOTIFYs.
 
     :param allow_values: whether a watcher may see the values of arguments and variables, or their types only.
     """
 
-    def __init__(self, agent: SPOAFactory, *, allow_values: bool = False) -> None:
+    def __init__(self, *, allow_values: bool = False) -> None:
         self.allow_values = allow_values
-        self._agent = agent
         self._watchers: list[Watcher] = []
+        self._numbers = itertools.count(1)
 
     def begin(self, count: int, *, values: bool, deliver: Callable[[Seen], None]) -> Watcher:
         """Begin to deliver the next ``count`` NOTIFYs.
@@ -105,15 +116,39 @@ class Watch:
             raise ValuesNotAllowed("the agent shows no values; start it with --watch values")
         if len(self._watchers) >= MAX_WATCHERS:
             raise TooManyWatchers(f"{MAX_WATCHERS} clients watch already, which is the most")
-        watcher = Watcher(self, count, values, deliver)
+        watcher = Watcher(self, next(self._numbers), count, values, deliver)
         self._watchers.append(watcher)
-        if len(self._watchers) == 1:
-            self._agent.wrap(lambda handlers: WatchedHandlers(handlers, self._taking))
+        self._begun(watcher)
         return watcher
 
     def forget(self, watcher: Watcher) -> None:
-        """Remove ``watcher``; the last one takes the wrapper with it. :meth:`Watcher.end` calls this."""
+        """Remove ``watcher``. :meth:`Watcher.end` calls this."""
         self._watchers.remove(watcher)
+        self._ended(watcher)
+
+    def _begun(self, watcher: Watcher) -> None:
+        """Let ``watcher``, which is the last one of the list, see NOTIFYs."""
+
+    def _ended(self, watcher: Watcher) -> None:
+        """Let ``watcher``, which is not in the list any more, see no more NOTIFYs."""
+
+
+@final
+class Watch(Watchers):
+    """Lets others see the NOTIFYs of ``agent``.
+
+    :param allow_values: whether a watcher may see the values of arguments and variables, or their types only.
+    """
+
+    def __init__(self, agent: SPOAFactory, *, allow_values: bool = False) -> None:
+        super().__init__(allow_values=allow_values)
+        self._agent = agent
+
+    def _begun(self, watcher: Watcher) -> None:
+        if len(self._watchers) == 1:
+            self._agent.wrap(lambda handlers: WatchedHandlers(handlers, self._taking))
+
+    def _ended(self, watcher: Watcher) -> None:
         if not self._watchers:
             self._agent.wrap(None)
 
@@ -160,7 +195,7 @@ class WatchedHandlers:
         answer = self._handlers.refuse(names, max_size)
         seen = {"refused": [show_name(name) for name in names[:MAX_MESSAGES]]}
         for watcher in self._taking():
-            self._deliver(watcher, seen)
+            watcher.answered(seen)
         return answer
 
     def _show(
@@ -175,15 +210,8 @@ class WatchedHandlers:
             except Exception:
                 self._log.failure("a NOTIFY cannot be shown to a watcher")
                 seen = {"error": "the agent cannot show this NOTIFY: its log says why"}
-            self._deliver(watcher, {"time": round(began, 6), "seconds": round(seconds, 6), **seen})
+            watcher.answered({"time": round(began, 6), "seconds": round(seconds, 6), **seen})
         return answer
-
-    def _deliver(self, watcher: Watcher, seen: Seen) -> None:
-        try:
-            watcher.answered(seen)
-        except Exception:
-            self._log.failure("a watcher of NOTIFYs has failed")
-            watcher.end()
 
 
 def _describe(messages: list[Message], answer: Any, *, values: bool) -> Seen:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Any, Final, final
 
 from twisted.internet.address import UNIXAddress
@@ -17,7 +16,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-from spoa_twisted.status.watch import Seen, TooManyWatchers, ValuesNotAllowed, Watch, Watcher
+from spoa_twisted.status.rebinding import is_loopback, names_a_site
+from spoa_twisted.status.watch import Seen, TooManyWatchers, ValuesNotAllowed, Watcher, Watchers
 
 DEFAULT_COUNT: Final = 10
 MAX_COUNT: Final = 10_000
@@ -26,10 +26,14 @@ MAX_COUNT: Final = 10_000
 DEFAULT_SECONDS: Final = 60.0
 MAX_SECONDS: Final = 600.0
 
+#: Bytes that may wait for a client that does not read at present. The lines above this are dropped, and counted.
+MAX_UNREAD: Final = 2**20
+
 # Seconds that the client has to read the last lines.
 _GRACE: Final = 10.0
 
 _HEADERS: Final = {
+    b"server": b"spoa_twisted",
     b"cache-control": b"no-store",
     b"content-type": b"application/x-ndjson",
     b"x-content-type-options": b"nosniff",
@@ -53,21 +57,23 @@ class WatchResource(Resource):
     """Streams the next NOTIFYs of an agent. Put it into a site with ``putChild(b"watch", ...)``.
 
     The query has ``count`` (NOTIFYs), ``seconds`` (until it ends), and ``values=1`` for the values. Each line is an
-    object with ``time``, ``seconds``, ``messages`` and ``actions``. Only clients on the same machine are answered,
-    because the lines tell about the requests of users.
+    object with ``time``, ``seconds``, ``messages`` and ``actions``; with workers, with ``worker``, too. Only clients on
+    the same machine are answered, because the lines tell about the requests of users.
 
     :param reactor: the clock.
     """
 
     isLeaf = True
 
-    def __init__(self, watch: Watch, reactor: IReactorTime) -> None:
+    def __init__(self, watch: Watchers, reactor: IReactorTime) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watch = watch
         self._reactor = reactor
 
     def render(self, request: Request) -> Any:
         """Answer ``request``; see ``IResource.render``."""
+        for name, value in _HEADERS.items():
+            request.setHeader(name, value)
         try:
             _check(request)
             count = int(_number(request, b"count", DEFAULT_COUNT, MAX_COUNT))
@@ -80,8 +86,6 @@ class WatchResource(Resource):
             request.setResponseCode(status)
             request.setHeader(b"content-type", b"text/plain; charset=utf-8")
             return f"{error}\n".encode()
-        for name, value in _HEADERS.items():
-            request.setHeader(name, value)
         stream.begin(watcher, self._reactor, seconds)
         return NOT_DONE_YET
 
@@ -89,12 +93,14 @@ class WatchResource(Resource):
 @final
 @implementer(IPushProducer)
 class _Stream:
-    """The lines of one request. If the client does not read them, they are dropped and counted."""
+    """The lines of one request."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._is_paused = self._is_gone = False
         self._dropped = 0
+        # Bytes written since the last call of pauseProducing.
+        self._unread = 0
         self._watcher: Watcher | None = None
 
     def begin(self, watcher: Watcher, reactor: IReactorTime, seconds: float) -> None:
@@ -120,9 +126,10 @@ class _Stream:
         watcher.finished.addCallback(finish)
 
     def deliver(self, seen: Seen) -> None:
-        """Write a line, unless the client does not read."""
-        if self._is_paused:
-            self._dropped += 1
+        """Write a line, unless too much waits for the client already."""
+        if self._is_paused and self._unread > MAX_UNREAD:
+            # A worker may have dropped some before.
+            self._dropped += seen.get("dropped", 1)
         else:
             self._report_dropped()
             self._write(seen)
@@ -130,6 +137,7 @@ class _Stream:
     def pauseProducing(self) -> None:
         """The client does not read."""
         self._is_paused = True
+        self._unread = 0
 
     def resumeProducing(self) -> None:
         """The client reads again."""
@@ -147,7 +155,9 @@ class _Stream:
             self._dropped = 0
 
     def _write(self, line: Seen) -> None:
-        self._request.write(json.dumps(line).encode() + b"\n")
+        data = json.dumps(line).encode() + b"\n"
+        self._unread += len(data)
+        self._request.write(data)
 
 
 def _check(request: Request) -> None:
@@ -161,24 +171,12 @@ def _check(request: Request) -> None:
     address = request.getClientAddress()
     if isinstance(address, UNIXAddress):
         return
-    if not _is_loopback(getattr(address, "host", "")):
+    if not is_loopback(getattr(address, "host", "")):
         raise _Refused(
             403, "NOTIFYs are shown on the same machine only: use an address of the loopback, or a Unix socket"
         )
-    # Against DNS rebinding: an attacker may let the name of a web page resolve to an address of this machine. Without
-    # this check, the page could read the answer in a user's browser.
-    name = request.getRequestHostname().decode("ascii", "replace").strip("[]")
-    if name != "localhost" and not _is_loopback(name):
-        raise _Refused(403, "the Host of the request is not an address of the loopback")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    if names_a_site(request):
+        raise _Refused(403, "the Host header must be an IP address or localhost")
 
 
 def _argument(request: Request, name: bytes) -> bytes | None:

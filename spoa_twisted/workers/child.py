@@ -74,6 +74,9 @@ class Owner:
     def on_taken(self, worker: Worker, number: int) -> None:
         """Report that ``worker`` has taken a connection."""
 
+    def on_returned(self, worker: Worker, number: int) -> None:
+        """Report that ``worker``, which drains, does not take a connection."""
+
     def on_closed(self, worker: Worker, count: int) -> None:
         """Report that connections of ``worker`` were closed."""
 
@@ -112,6 +115,8 @@ class Worker:
         self.reason = ""
         #: The last report that it has sent, as JSON.
         self.last_report = b""
+        #: Called with the number of a watcher, and with lines that the process has sent for the watcher.
+        self.on_watched: Callable[[int, bytes], object] = lambda number, lines: None
         self._reactor = reactor
         self._settings = settings
         self._rules = rules
@@ -162,6 +167,14 @@ class Worker:
     def send_connection(self, descriptor: int, number: int, endpoint: int) -> None:
         """Send a connection to the process."""
         self._control.send(control.Connection, descriptor=descriptor, number=number, endpoint=endpoint)
+
+    def begin_watch(self, number: int, count: int, *, values: bool) -> None:
+        """Let the process send its next ``count`` NOTIFYs, for the watcher ``number``."""
+        self._control.send(control.BeginWatch, number=number, count=count, values=values)
+
+    def end_watch(self, number: int) -> None:
+        """Let the process send no more NOTIFYs for the watcher ``number``."""
+        self._control.send(control.EndWatch, number=number)
 
     def drain(self, timeout: float) -> None:
         """Let the process answer what is pending, for at most ``timeout`` seconds, and end."""
@@ -237,6 +250,10 @@ class Worker:
     def on_taken(self, number: int) -> None:
         """Pass on that the process has taken a connection."""
         self._owner.on_taken(self, number)
+
+    def on_returned(self, number: int) -> None:
+        """Pass on that the process does not take a connection."""
+        self._owner.on_returned(self, number)
 
     def on_closed(self, count: int) -> None:
         """Pass on that connections of the process were closed."""
@@ -386,6 +403,11 @@ class MasterControl(ControlProtocol):
         self._worker.on_taken(number)
         return {}
 
+    @control.Returned.responder
+    def _returned(self, number: int) -> dict[str, Any]:
+        self._worker.on_returned(number)
+        return {}
+
     @control.Closed.responder
     def _closed(self, count: int) -> dict[str, Any]:
         self._worker.on_closed(count)
@@ -394,6 +416,11 @@ class MasterControl(ControlProtocol):
     @control.Leaving.responder
     def _leaving(self) -> dict[str, Any]:
         self._worker.on_control_leaving()
+        return {}
+
+    @control.Watched.responder
+    def _watched(self, number: int, lines: bytes) -> dict[str, Any]:
+        self._worker.on_watched(number, lines)
         return {}
 
     @control.LastReport.responder

@@ -79,6 +79,13 @@ class Taken(amp.Command):
     requiresAnswer = False
 
 
+class Returned(amp.Command):
+    """A worker does not take the connection ``number``, because it drains. It has told the master that before."""
+
+    arguments = [(b"number", amp.Integer())]
+    requiresAnswer = False
+
+
 class Closed(amp.Command):
     """``count`` connections of a worker were closed."""
 
@@ -114,6 +121,27 @@ class GetReport(amp.Command):
     response = [(b"report", COMPRESSED)]
 
 
+class BeginWatch(amp.Command):
+    """The master asks for the next ``count`` NOTIFYs, for the watcher ``number``."""
+
+    arguments = [(b"number", amp.Integer()), (b"count", amp.Integer()), (b"values", amp.Boolean())]
+    requiresAnswer = False
+
+
+class EndWatch(amp.Command):
+    """The watcher ``number`` wants no more NOTIFYs."""
+
+    arguments = [(b"number", amp.Integer())]
+    requiresAnswer = False
+
+
+class Watched(amp.Command):
+    """A worker sends NOTIFYs for the watcher ``number``: a line of JSON for each. Then it waits for the answer."""
+
+    arguments = [(b"number", amp.Integer()), (b"lines", COMPRESSED)]
+    response: ClassVar[list[Any]] = []
+
+
 class LastReport(amp.Command):
     """A worker has drained, and ends: this is its last ``Report``."""
 
@@ -139,11 +167,11 @@ class ControlProtocol(amp.BinaryBoxProtocol, amp.BoxDispatcher, amp.CommandLocat
         if self.transport is not None:
             self.callRemote(command, **arguments)  # type: ignore[no-untyped-call]
 
-    def ask(self, command: type[amp.Command]) -> Deferred[dict[str, Any]]:
-        """Send a command without arguments. Return a Deferred of the answer, which fails if the socket is closed."""
+    def ask(self, command: type[amp.Command], **arguments: Any) -> Deferred[dict[str, Any]]:
+        """Send a command. Return a Deferred of the answer, which fails if the socket is closed."""
         if self.transport is None:
             return fail(ConnectionDone())
-        answer: Deferred[dict[str, Any]] = self.callRemote(command)  # type: ignore[no-untyped-call]
+        answer: Deferred[dict[str, Any]] = self.callRemote(command, **arguments)  # type: ignore[no-untyped-call]
         return answer
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

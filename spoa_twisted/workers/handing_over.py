@@ -131,6 +131,16 @@ class HandingOver:
             accepted.connection.close()
             self._hand_over()
 
+    def on_returned(self, worker: Recipient, number: int) -> None:
+        """Hand the connection ``number`` to another worker than ``worker``, which drains, and does not take it."""
+        load = self._load(worker)
+        if load is not None and number in load.offered:
+            _, accepted = load.offered.pop(number)
+            load.open -= 1
+            # It has waited for longer than those that wait.
+            self._waiting.appendleft(accepted)
+            self._hand_over()
+
     def on_closed(self, worker: Recipient, count: int) -> None:
         """Report that ``count`` connections of ``worker`` were closed."""
         load = self._load(worker)

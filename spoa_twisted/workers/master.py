@@ -22,6 +22,7 @@ from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.exit_status import stop_with_failure
 from spoa_twisted.runner.process import StopSignals, handle_signal
 from spoa_twisted.runner.systemd import Supervisor
+from spoa_twisted.runner.watch import allows_values
 from spoa_twisted.workers import spawning
 from spoa_twisted.workers.checking import check_handlers
 from spoa_twisted.workers.child import Owner, Rules, Worker
@@ -34,6 +35,7 @@ from spoa_twisted.workers.reload import Reload
 from spoa_twisted.workers.slots import REASONS, Slot
 from spoa_twisted.workers.spawning import Settings
 from spoa_twisted.workers.status import MasterSource
+from spoa_twisted.workers.watching import WorkersWatch
 
 #: Seconds for the workers to take the connections that were accepted last, when the agent stops.
 LAST_CONNECTIONS: Final = 1.0
@@ -99,6 +101,8 @@ class MasterService(Service):
         ]
         self.reload = Reload(self.slots, reactor, time.time, self._on_reload)
         self.collector = Collector(reactor, self.workers, self.slots, time.time)
+        #: Lets ``spoactl watch`` see the NOTIFYs of all workers.
+        self.watch = WorkersWatch(self.workers, allow_values=allows_values(options))
         self._modified = Modified(reactor, self._on_modified) if options["reload-on-change"] else None
         # True when a worker was ready once: from then on, a worker that cannot start does not end the agent.
         self._was_ready = False
@@ -169,6 +173,7 @@ class MasterService(Service):
         worker = Worker(number, self._reactor, {**self.settings, "number": number}, rules, owner)
         self.workers.add(worker)
         worker.start()
+        self.watch.add(worker)
         return worker
 
     def on_ready(self, worker: Worker) -> None:

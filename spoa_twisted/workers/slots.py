@@ -139,6 +139,10 @@ class Slot(Owner):
         """Pass it on."""
         self._handing_over.on_taken(worker, number)
 
+    def on_returned(self, worker: Worker, number: int) -> None:
+        """Pass it on."""
+        self._handing_over.on_returned(worker, number)
+
     def on_closed(self, worker: Worker, count: int) -> None:
         """Pass it on."""
         self._handing_over.on_closed(worker, count)

@@ -25,8 +25,10 @@ from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.runner.errors import CannotStart, place_of
 from spoa_twisted.runner.process import ProcessService, handle_signal
 from spoa_twisted.runner.stalls import FrameReader, find_place
+from spoa_twisted.runner.watch import allows_values
 from spoa_twisted.status.lag import Lag
 from spoa_twisted.status.local import report
+from spoa_twisted.status.watch import Watch
 from spoa_twisted.tap import Options, make_factory
 from spoa_twisted.workers import control, spawning
 from spoa_twisted.workers.binding import CatchingReactor, without_inherited
@@ -34,6 +36,7 @@ from spoa_twisted.workers.control import ControlProtocol
 from spoa_twisted.workers.logs import PipeObserver
 from spoa_twisted.workers.modified import imported_files
 from spoa_twisted.workers.spawning import Settings
+from spoa_twisted.workers.watched import WatchedWorker
 
 # Seconds for the last report to reach the master.
 _LAST_WORDS = 1.0
@@ -141,6 +144,9 @@ class WorkerService(ProcessService):
         self._pipe = log
         self._lag = Lag(factory.reactor)
         self._control = WorkerControl(self)
+        watch = Watch(factory, allow_values=allows_values(self._options))
+        #: Sends NOTIFYs to the master while a client watches there.
+        self.watched = WatchedWorker(watch, self._number, self._control.ask)
         self._closed = 0
         self._full = False
         self._draining = False
@@ -168,12 +174,12 @@ class WorkerService(ProcessService):
 
     def adopt(self, descriptor: int, number: int, endpoint: int) -> None:
         """Take a connection from the master."""
-        if not self._ports:
-            # This service has stopped. The master has a copy, which goes to another worker when this process has ended.
+        # A worker that has stopped has no ports.
+        if not self._ports or not self._has_room(descriptor):
+            # The master has a copy. It knows already that it must not send that to this worker again.
             if descriptor != control.LOST:
                 os.close(descriptor)
-            return
-        if not self._has_room(descriptor):
+            self._control.send(control.Returned, number=number)
             return
         self._control.send(control.Taken, number=number)
         # Before the first read: if this process ends after it, the master must not hand the connection to another one.
@@ -199,6 +205,7 @@ class WorkerService(ProcessService):
 
     def on_control_lost(self) -> None:
         """Drain: the master has ended, or this process is about to end."""
+        self.watched.end_all()
         if not self._draining:
             # Nobody reads the pipes any more, and writing to them fails.
             null = os.open(os.devnull, os.O_RDWR)
@@ -210,7 +217,7 @@ class WorkerService(ProcessService):
             self._stop_reactor()
 
     def _has_room(self, descriptor: int) -> bool:
-        """Close ``descriptor``, and ask to be replaced, if this process can open no more files.
+        """Return whether this process can open another file. If not, ask to be replaced.
 
         Otherwise it would close each connection at once, have the fewest of all workers, and so get all new ones.
         """
@@ -220,8 +227,6 @@ class WorkerService(ProcessService):
             # The transport will have a copy.
             os.close(os.dup(descriptor))
         except OSError:
-            if descriptor != control.LOST:
-                os.close(descriptor)
             if not self._full:
                 self._full = True
                 self._log.error(
@@ -280,6 +285,7 @@ class WorkerService(ProcessService):
         if self._control.transport is None:
             self._stop_reactor()
             return
+        self.watched.flush()
         self._control.send(control.LastReport, report=self.report())
         # on_control_lost stops the reactor when the report is sent. The timer is for a master that reads nothing.
         self._control.transport.loseConnection()
@@ -321,6 +327,16 @@ class WorkerControl(ControlProtocol):
     @control.Drain.responder
     def _drain(self, timeout: float) -> dict[str, Any]:
         self._service.end(timeout)
+        return {}
+
+    @control.BeginWatch.responder
+    def _begin_watch(self, number: int, count: int, values: bool) -> dict[str, Any]:
+        self._service.watched.begin(number, count, values=values)
+        return {}
+
+    @control.EndWatch.responder
+    def _end_watch(self, number: int) -> dict[str, Any]:
+        self._service.watched.end(number)
         return {}
 
     @control.Ping.responder

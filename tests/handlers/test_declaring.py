@@ -237,6 +237,12 @@ def test_arguments_and_parameters() -> None:
         ),
         (
             takes_ip,
+            {"sets": {"req.a": int}, "event": "on-server-session"},
+            ValueError,
+            "variable 'req.a': at on-server-session HAProxy drops req. variables: use res. or txn.",
+        ),
+        (
+            takes_ip,
             {"sets": {"req.a": int}, "rule": "tcp-response content if { always_true }"},
             ValueError,
             "at tcp-response content HAProxy drops req. variables",
@@ -285,6 +291,7 @@ def test_what_is_allowed_near_these_errors() -> None:
     register(takes_ip, args={"ip": "req.body_size"}, event="on-backend-http-request")
     register(takes_nothing, sets={"req.a": int}, event="on-frontend-tcp-request")
     register(takes_nothing, sets={"res.a": int}, event="on-http-response")
+    register(takes_nothing, sets={"res.a": int}, event="on-server-session")
     register(takes_nothing, sets={"txn." + "x" * 57: int})
     register(takes_nothing, sets={"txn.a": bool}, on_error={"txn.error": "handler", "txn.a": False})
     register(takes_nothing, sets={"txn.a": str | None}, on_error={"txn.a": None})

@@ -309,6 +309,18 @@ class TestBusyAgents:
         """None for each NOTIFY."""
         assert self.is_busy(busy)
 
+    def test_one_reading_for_each_handler_that_waits(self, busy: Agent) -> None:
+        """Its duration ends. There is nothing to read then, so the agent does not take the time of a read."""
+        busy.session.notify(*["wait"] * READS)
+        for _ in range(READS):
+            busy.session.notify("wait")
+        waiting, busy.waiting = busy.waiting[READS:], []
+        before = busy.clock.readings
+        for deferred in waiting:
+            deferred.callback({})
+        # The durations of the NOTIFYs of 1 to 4 reads end too.
+        assert READS + 1 <= busy.clock.readings - before <= READS + 4
+
     def test_a_pause_is_no_reason(self, busy: Agent) -> None:
         """After it, the agent measures until it is seen to be busy again."""
         busy.clock.rightNow += 10

@@ -85,7 +85,7 @@ async def test_counts(branch: Branch, start_haproxy: StartHAProxy, logged: Logge
     both.startService()
 
     async def ask(path: str) -> bytes:
-        request = f"GET {path} HTTP/1.1\r\nHost: status\r\n\r\n".encode()
+        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         answer = Answer(await deferToThread(exchange, (status.address.host, status.address.port), request))
         assert answer.code == 200
         return answer.body

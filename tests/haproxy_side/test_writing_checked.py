@@ -32,6 +32,7 @@ RULES = {
             "get-ip-reputation": {**ON_REQUEST, "args": {"ip": "src"}, "sets": {"sess.score": int}},
             "check-token": {**ON_REQUEST, "sets": {"txn.denied": bool, "req.user": str | None}, "timeout": 0.2},
         },
+        {"fails": {**ON_REQUEST, "sets": {"txn.a": bool}, "on_error": {"txn.error": "handler"}}},
         {"slow": {**ON_REQUEST, "sets": {"txn.a": bool}, "timeout": 130, "on_error": {"txn.a": False}}},
         {f"m{number}": {"event": event} for number, event in enumerate((*REQUEST_EVENTS, *RESPONSE_EVENTS))},
         {"body": {**ON_REQUEST, "args": {"body": "req.body", "id": "unique-id"}, "sets": {"proc.load": int}}},

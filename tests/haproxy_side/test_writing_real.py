@@ -242,3 +242,48 @@ def test_each_message_is_sent(branch: Branch, tmp_path: Path, listen: str) -> No
         assert "Hello." in asked["answer"]
     with site.haproxy(branch):
         assert site.post() == 503
+
+
+#: A handler of each event, which sets a variable of each scope of a stream.
+SCOPES = """\
+from spoa_twisted import Handlers
+
+handlers = Handlers()
+
+
+def add(event):
+    name = event.replace("-", "_")
+    handlers.message(event, args={}, event=event)(lambda: {f"{scope}.{name}": True for scope in ("req", "res", "txn")})
+
+
+for event in EVENTS:
+    add(event)
+""".replace("EVENTS", repr([*REQUEST_EVENTS, *RESPONSE_EVENTS]))
+
+
+@pytest.mark.soak  # an agent and HAProxy, in 3 seconds
+def test_scopes(branch: Branch, tmp_path: Path) -> None:
+    """HAProxy drops ``res.`` variables at request events, and ``req.`` variables at response events."""
+    site = Site(tmp_path, SCOPES)
+    requests = responses = ""
+    for event in (*REQUEST_EVENTS, *RESPONSE_EVENTS):
+        name = event.replace("-", "_")
+        for scope in ("req", "res", "txn"):
+            test = f"if {{ var({scope}.iprep.{name}) -m found }}"
+            # Before the response, req. variables are gone, so this is seen in the backend.
+            requests += f"    http-request set-var(txn.seen_{scope}_{name}) bool(true) {test}\n"
+            responses += f"    http-response set-header {scope}-{event} yes {test}\n"
+            seen_before = f"if {{ var(txn.seen_{scope}_{name}) -m found }}"
+            responses += f"    http-response set-header {scope}-{event} yes {seen_before}\n"
+    path = tmp_path / "new" / "haproxy.cfg"
+    text = path.read_text()
+    text = text.replace("backend app\n", f"backend app\n{requests}")
+    path.write_text(text.replace("    default_backend app\n", f"{responses}    default_backend app\n"))
+    with site.agent_running(), site.haproxy(branch):
+        connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=LIMIT)
+        with contextlib.closing(connection):
+            connection.request("GET", "/")
+            response = connection.getresponse()
+            for event in (*REQUEST_EVENTS, *RESPONSE_EVENTS):
+                seen = {scope for scope in ("req", "res", "txn") if response.getheader(f"{scope}-{event}")}
+                assert seen == {"txn", "req" if event in REQUEST_EVENTS else "res"}, event

@@ -147,7 +147,6 @@ LOCAL = "tcp:8404:interface=127.0.0.1"
         (["--status=8404"], f"bad endpoint '8404': write {LOCAL}"),
         (["--status=tcp:8404"], "the status has no password, and 'tcp:8404' would let anybody read it"),
         (["--watch=types"], "--watch needs --status"),
-        (["--watch=types", f"--status={LOCAL}", "--workers=2"], "--watch works with one process only"),
         (["--workers=0"], "--workers: '0' is not a whole number of processes"),
         (["--workers=9", "--listen=tcp:6553{worker}"], "bad endpoint 'tcp:65536': a port is a number up to 65535"),
     ],

@@ -91,7 +91,7 @@ def wait():
 def ask(program: Program, path: str) -> Answer:
     """Return the answer of the status of ``program``."""
     address = program.said(r"the status is at 127\.0\.0\.1:(\d+)")
-    request = f"GET {path} HTTP/1.1\r\nHost: status\r\n\r\n".encode()
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     return Answer(exchange(("127.0.0.1", int(address[1])), request))
 
 

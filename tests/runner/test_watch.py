@@ -34,24 +34,17 @@ def test_a_wrong_mode() -> None:
     assert options["watch"] == "types"
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"watch": "types", "status": None}, "--watch needs --status"),
-        ({"watch": "types", "status": "tcp:1", "workers": 2}, "--watch works with one process only"),
-    ],
-)
-def test_it_cannot_be_had(options: dict[str, Any], error: str) -> None:
-    """The endpoint of --status serves it, for one process."""
-    with pytest.raises(ValueError, match=error):
-        watch_of(SPOAFactory(Handlers()), options)
+def test_it_needs_a_status() -> None:
+    """The endpoint of --status serves it."""
+    with pytest.raises(ValueError, match="--watch needs --status"):
+        watch_of(SPOAFactory(Handlers()), {"watch": "types", "status": None})
 
 
 @pytest.mark.parametrize(("mode", "allows"), [("types", False), ("values", True)])
 def test_the_modes(mode: str, allows: bool) -> None:
     """Only one of them allows to see values."""
     service = SPOAService(SPOAFactory(Handlers()), ["tcp:0"])
-    watch = watch_of(service, {"watch": mode, "status": "tcp:1"})
+    watch = watch_of(service, {"watch": mode, "status": "tcp:1", "workers": None})
     assert watch is not None
     assert watch.allow_values is allows
     assert watch_of(service, {"watch": None, "status": None}) is None

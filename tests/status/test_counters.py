@@ -171,6 +171,19 @@ class TestDurations:
         assert (buckets[0], buckets[1], buckets[-2], buckets[-1]) == (2, 1, 1, 1)
         assert durations.snapshot()["sum"] == pytest.approx(12.5003)
 
+    def test_many_durations(self) -> None:
+        """Those that stand for themselves are put into the buckets together, and the result is the same."""
+        values = [bound * factor for factor in (1.1, 0.9, 1) for bound in BOUNDS] * 7 + [100.0, -1.0, 0.0]
+        durations, twice = Durations(), Durations()
+        for seconds in values:
+            durations.end(-seconds, 1, 0.0)
+            twice.end(-seconds, 2, 0.0)
+        buckets = durations.snapshot()["buckets"]
+        assert sum(buckets) == len(values)
+        assert [2 * count for count in buckets] == twice.snapshot()["buckets"]
+        assert 2 * durations.snapshot()["sum"] == pytest.approx(twice.snapshot()["sum"])
+        assert durations.longest(0.0) == twice.longest(0.0) == 100.0
+
     def test_weight(self) -> None:
         """An observation that stands for others counts as often."""
         durations = Durations()
@@ -184,14 +197,20 @@ class TestDurations:
         durations.end(2000.0, 1, 10.0)
         assert durations.snapshot()["sum"] == 1000.0
         assert durations.longest(10.0) == 0.0
+        durations.end(10.0, 1, 13.0)
+        assert durations.longest(13.0) == 3.0
 
-    def test_the_longest_of_the_last_minute(self) -> None:
+    @pytest.mark.parametrize("weight", [1, 2])
+    @pytest.mark.parametrize("count", [1, 1000])
+    def test_the_longest_of_the_last_minute(self, count: int, weight: int) -> None:
+        """However many durations there are."""
         durations = Durations()
-        durations.end(1000.0, 1, 1002.0)
-        durations.end(1009.0, 1, 1010.0)
+        durations.end(1000.0, weight, 1002.0)
+        for _ in range(count):
+            durations.end(1009.0, weight, 1010.0)
         assert durations.longest(1010.0) == 2.0
         assert durations.longest(1031.0) == 2.0
-        durations.end(1031.5, 1, 1032.0)
+        durations.end(1031.5, weight, 1032.0)
         assert durations.longest(1040.0) == 2.0
         assert durations.longest(1063.0) == 0.5
         assert durations.longest(2000.0) == 0.0

@@ -162,6 +162,14 @@ async def test_other_paths(served: Served, path: str) -> None:
     assert (answer.code, answer.body) == (404, b"no such page; see /\n")
 
 
+@pytest.mark.parametrize("method", ["OPTIONS", "GET", "HEAD"])
+@pytest_twisted.ensureDeferred
+async def test_the_path_with_a_star(method: str, served: Served) -> None:
+    """Twisted would answer OPTIONS * itself, and tell its version."""
+    answer = await served.ask("*", method)
+    assert (answer.code, answer.headers["server"]) == (405 if method == "OPTIONS" else 404, "spoa_twisted")
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"])
 @pytest_twisted.ensureDeferred
 async def test_other_methods(served: Served, method: str) -> None:
@@ -397,6 +405,30 @@ class TestService:
             await stopped
             with pytest.raises(ConnectionRefusedError):
                 await ask("/live")
+
+    @pytest_twisted.ensureDeferred
+    async def test_names_that_resolve_to_the_loopback(self) -> None:
+        """Prometheus and probes may ask by any name. A web page that rebinds its name cannot read the page and JSON."""
+        service = StatusService(SPOAFactory(Handlers(), reactor=reactor), TCP)
+        service.startService()
+        address = (service.address.host, service.address.port)
+
+        async def code(path: str, host: str) -> int:
+            request = f"GET {path} HTTP/1.1\r\n{host}\r\n"
+            return Answer(await deferToThread(exchange, address, request.encode())).code
+
+        hosts = ("localhost:8404", "LOCALHOST", "127.0.0.1:8404", "192.0.2.1", "[::1]:8404")
+        for path in ("/", "/status.json"):
+            for host in hosts:
+                assert await code(path, f"Host: {host}\r\n") == 200
+            for host in ("evil.example", "evil.example:8404", "127.0.0.1.evil.example", "localhost.evil.example"):
+                assert await code(path, f"Host: {host}\r\n") == 403
+        # No browser asks without a name.
+        assert await code("/", "") == 200
+        for path in ("/health", "/live"):
+            assert await code(path, "Host: agent.example:8404\r\n") in (200, 503)
+        assert await code("/metrics", "Host: agent.example:8404\r\n") in (200, 501)
+        await service.stopService()
 
     @pytest_twisted.ensureDeferred
     async def test_it_may_stop_alone(self) -> None:

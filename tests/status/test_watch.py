@@ -24,6 +24,7 @@ from spoa_twisted.client import SPOEClient
 from spoa_twisted.ctl import watch as watch_command
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.messages import Message
+from spoa_twisted.status import watch_resource
 from spoa_twisted.status.watch import MAX_WATCHERS, TooManyWatchers, ValuesNotAllowed, Watch, WatchedHandlers
 from spoa_twisted.status.watch_resource import WatchResource
 from tests.conftest import Logged
@@ -459,34 +460,42 @@ class Requested:
         (Requested(method=b"POST"), 405),
         (Requested(host="192.0.2.1"), 403),
         (Requested(name=b"evil.example"), 403),
+        (Requested(name=b"localhost.evil.example"), 403),
         (Requested(host="::ffff:192.0.2.1"), 403),
     ],
-    ids=["POST", "another machine", "a name of an attacker", "IPv4 in IPv6"],
+    ids=["POST", "another machine", "a name of an attacker", "a longer name", "IPv4 in IPv6"],
 )
 def test_who_may_not_watch(request_: Requested, code: int) -> None:
     """Clients on other machines are refused: the answers would show them the requests of users."""
     agent = Agent(handlers())
     WatchResource(agent.watch, agent.clock).render(request_)  # type: ignore[arg-type]
     assert request_.code == code
+    # Not the version of Twisted.
+    assert request_.headers[b"server"] == b"spoa_twisted"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
-def test_a_client_that_does_not_read(host: str) -> None:
-    """Lines for it are dropped, and counted."""
+def test_a_client_that_does_not_read(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some lines may wait for it. The others are dropped, and counted."""
+    monkeypatch.setattr(watch_resource, "MAX_UNREAD", 1)
     agent = Agent(handlers())
     request = Requested(host=host, name=b"127.0.0.1")
-    request.args = {b"count": [b"5"]}
+    request.args = {b"count": [b"6"]}
     WatchResource(agent.watch, agent.clock).render(request)  # type: ignore[arg-type]
     request.producer.pauseProducing()
     for _ in range(3):
         agent.notify(CHECK)
-    assert request.written == [b""]
+    # With workers, one of them may have dropped some before.
+    (watcher,) = agent.watch._watchers
+    assert watcher.take()
+    watcher.answered({"dropped": 4})
+    assert len(request.written) == 2
     request.producer.resumeProducing()
     for _ in range(2):
         agent.notify(CHECK)
     lines = [json.loads(line) for line in request.written[1:]]
-    assert lines[0] == {"dropped": 3}
-    assert len(lines) == 3
+    assert ["dropped" in line for line in lines] == [False, True, False, False]
+    assert lines[1] == {"dropped": 6}
     assert request.finished
     assert agent.clock.getDelayedCalls() == []
     request.producer.stopProducing()
@@ -517,7 +526,13 @@ def test_a_client_that_goes() -> None:
     ("seen", "line"),
     [
         ({"dropped": 3}, "... 3 NOTIFYs were dropped: the output is slower than the traffic"),
-        ({"refused": ["a", "b"]}, "refused a NOTIFY that is too long: a, b"),
+        (
+            {"dropped": 3, "worker": 2},
+            "... 3 NOTIFYs were dropped by worker 2: the output is slower than the traffic",
+        ),
+        ({"refused": ["a", "b"]}, "a NOTIFY that is too long was refused: a, b"),
+        ({"refused": ["a"], "worker": 2}, "a NOTIFY that is too long was refused by worker 2: a"),
+        ({"time": 2.0, "actions": [], "worker": 2}, "  0.000000 after 0 ms by worker 2: no messages -> no variables"),
         ({"error": "boom"}, "  0.000000 after 0 ms: no messages -> error: boom"),
         (
             {"time": 2.5, "seconds": 0.001, "messages": [], "more_messages": 4, "unanswered": True},

@@ -174,3 +174,25 @@ def test_close_waiting(master: Master) -> None:
     master.accept(2)
     master.handing_over.close_waiting()
     assert [connection.fileno() for connection in master.sockets] == [-1, -1]
+
+
+def test_a_worker_that_returns_connections(master: Master) -> None:
+    """Another worker gets them at once, and before those that have come later."""
+    one = master.add(1)
+    master.accept(2)
+    (first, _), (second, _) = one.sent
+    master.handing_over.leave(one)
+    master.accept()
+    master.handing_over.on_returned(one, second)
+    master.handing_over.on_returned(one, first)
+    # It was taken, or returned, before.
+    master.handing_over.on_returned(one, first)
+    assert (master.handing_over.connections(one), master.handing_over.waiting) == (0, 3)
+    sent: list[int] = []
+    two = Recipient(2)
+    two.send_connection = lambda descriptor, number, endpoint: sent.append(descriptor)  # type: ignore[method-assign]
+    master.handing_over.add(two)
+    assert sent == [connection.fileno() for connection in master.sockets]
+    master.handing_over.remove(one)
+    master.handing_over.on_returned(one, first)
+    assert master.handing_over.open == 3

@@ -257,6 +257,37 @@ def status_of(address: str) -> Status:
 
 
 @soak
+def test_a_full_worker_that_drains_for_long(start: Start, folder: Path) -> None:
+    """A connection that it cannot take goes to the next worker at once, although this worker drains for long."""
+    write(
+        folder,
+        "kept = []\n"
+        "@handlers.message('hog')\n"
+        "async def hog():\n"
+        "    from twisted.internet.defer import Deferred\n"
+        "    try:\n"
+        "        while True:\n"
+        "            kept.append(open(os.devnull))\n"
+        "    except OSError:\n"
+        "        print('full', flush=True)\n"
+        "    await Deferred()\n",
+    )
+    limited = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *TWIST]
+    agent = start("--drain-timeout=600", "--handler-timeout=0", program=limited)
+    with Engine(address_of(agent)) as engine:
+        engine.connection.send_notify([Message("hog")])
+        engine.send()
+        agent.said("full")
+        new = ask(agent)["sess.pid"]
+        old = imports(folder)[1]
+        assert new != old
+        agent.said("it takes no more connections, and is replaced")
+        # It still drains.
+        os.kill(old, 0)
+    agent.stop()
+
+
+@soak
 def test_the_end_of_the_master(start: Start, folder: Path) -> None:
     """When the master is killed, the workers answer what is pending, send AGENT-DISCONNECT, and end."""
     write(

@@ -26,12 +26,21 @@ class FakeWorker:
         self.reason = ""
         self.ending = "exit"
         self.drained: float | None = None
+        self.on_watched: Any = None
+        #: The watches that the process was told to begin, and to end.
+        self.watches: list[tuple[object, ...]] = []
         self._owner = owner
         self._clock = clock
         self._ended: list[Deferred[None]] = []
 
     def send_connection(self, *arguments: object) -> None:
         """Do nothing."""
+
+    def begin_watch(self, *arguments: object, values: bool) -> None:
+        self.watches.append(("begin", *arguments, values))
+
+    def end_watch(self, number: int) -> None:
+        self.watches.append(("end", number))
 
     def drain(self, timeout: float) -> None:
         self.drained = timeout

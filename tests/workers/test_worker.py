@@ -77,7 +77,7 @@ class Process:
         self.reactor = FakeReactor()
         self.pipe = FakePipe()
         # The other settings are for the start of the process.
-        settings: Any = {"number": 1, "options": {"reload-on-change": False}, "endpoints": ["tcp:1"]}
+        settings: Any = {"number": 1, "options": {"reload-on-change": False, "watch": "types"}, "endpoints": ["tcp:1"]}
         factory = SPOAFactory(handlers, reactor=self.reactor)
         log: Any = self.pipe
         self.service = WorkerService(factory, settings, log, self.reactor)
@@ -156,7 +156,7 @@ def test_an_endpoint_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_connection_after_the_end(ready: Process) -> None:
-    """It is closed here, and not taken: the master hands it to another worker."""
+    """It is closed here, and returned: the master hands its copy to another worker."""
     ready.service.end(0)
     sent = ready.sent()
     assert sent == ["Ready", "LastReport"]
@@ -165,11 +165,11 @@ def test_a_connection_after_the_end(ready: Process) -> None:
         ready.service.adopt(one.detach(), 1, 0)
         assert other.recv(1) == b""
     ready.service.adopt(control.LOST, 2, 0)
-    assert ready.sent() == sent
+    assert ready.sent() == [*sent, "Returned", "Returned"]
 
 
 def test_connections_without_descriptors(ready: Process, logged: Logged) -> None:
-    """After the first one that is lost, the worker asks once to be replaced, and closes the others."""
+    """The worker asks once to be replaced. Then it returns each connection, so that another worker takes it at once."""
     ready.service.adopt(control.LOST, 1, 0)
     (line,) = logged.take()
     assert line.startswith("error: the process has as many files open as ulimit -n allows")
@@ -178,7 +178,7 @@ def test_connections_without_descriptors(ready: Process, logged: Logged) -> None
         ready.service.adopt(one.detach(), 2, 0)
         assert other.recv(1) == b""
     ready.service.adopt(control.LOST, 3, 0)
-    assert ready.sent() == ["Ready", "Leaving"]
+    assert ready.sent() == ["Ready", "Leaving", "Returned", "Returned", "Returned"]
 
 
 def test_connections_that_are_closed_at_the_same_time(ready: Process) -> None:
