@@ -84,6 +84,9 @@ _NAMES: Final = frozenset({"name", "largest"})
 # Seconds. The line of a slow NOTIFY does not mention a shorter wait, because it would show as 0.000 s.
 _SHORTEST_PART: Final = 0.001
 
+# The text of the event ``DisconnectReceived``. A warning has the meaning of the status code behind it.
+_DISCONNECT: Final = "{peer}: HAPROXY-DISCONNECT: status code {code}, {reason}"
+
 # The status codes by which HAProxy <= 3.0 ends connections that it does not need, and those that are unused for long.
 _USUAL_CODES: Final = frozenset({StatusCode.NORMAL, StatusCode.IO_ERROR, StatusCode.TIMEOUT})
 
@@ -254,9 +257,7 @@ class LogObserver:
         code = event.disconnect.status_code
         values = {"peer": event.peer, "code": code, "reason": in_one_line(ascii(event.disconnect.message))}
         if code in _USUAL_CODES or not self._faults.admits(_fault(event, code)):
-            self._write(
-                DisconnectReceived, LogLevel.debug, "{peer}: HAPROXY-DISCONNECT: status code {code}, {reason}", **values
-            )
+            self._write(DisconnectReceived, LogLevel.debug, _DISCONNECT, **values)
         else:
             self._write(
                 DisconnectReceived,

@@ -136,7 +136,9 @@ def _of_lines(lines: Iterable[str], generation: Generation | None) -> list[tuple
         for result in found:
             first.setdefault(result.key, result)
             names.setdefault(result.key, Counter())[result.name] += 1
-    return [(result, names[key]) for key, result in first.items()]
+    # The lines without an error come last.
+    results = sorted(first.items(), key=lambda item: item[1].facts.get("status") == 0)
+    return [(result, names[key]) for key, result in results]
 
 
 def _stdin() -> Iterator[str]:
@@ -166,7 +168,9 @@ def show(found: Found, names: Names) -> Iterator[str]:
 
 
 def _show_facts(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the fields of a line of a NOTIFY, with their units."""
+    """Yield the fields of a line of a NOTIFY, with their units, or a remark on a line about a server."""
+    if "server" in facts:
+        yield from _wrap(f"(if {show_text(facts['server'])} is an agent)", "  ", "    ")
     times = facts.get("milliseconds")
     if times is None:
         return

@@ -247,6 +247,18 @@ def test_any_input(run: Run, values: Sequence[str], stdin: bytes) -> None:
             assert str(error).isprintable()
 
 
+def test_what_is_no_error_comes_last(run: Run) -> None:
+    good, bad = NEW.format(1).replace("st=1", "st=0"), NEW.format(1)
+    lines, _, _ = run("--json", stdin=f"{good}\n{bad}\n".encode())
+    assert [json.loads(line)["status"] for line in lines] == [1, 0]
+
+
+def test_a_server_may_be_another_one(run: Run) -> None:
+    """HAProxy's log does not say which backends are those of agents."""
+    lines, _, _ = run("Server agents/a1 is DOWN, reason: Layer7 timeout, check duration: 400ms.")
+    assert lines[1:3] == ["  (if agents/a1 is an agent)", "health check L7TOUT: Layer7 timeout:"]
+
+
 def test_texts_without_a_name(run: Run) -> None:
     lines, _, _ = run(stdin=b"L7RSP\nL7RSP\n")
     assert "(2 lines like this one: others 2)" in lines

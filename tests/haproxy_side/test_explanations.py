@@ -353,6 +353,12 @@ def test_what_is_not_known(text: str) -> None:
     assert search(text) == []
 
 
+@pytest.mark.parametrize("text", ["st=1", *STATUS_WORDS.values(), *RESULTS, "-1", "256 + 3"])
+def test_a_value_in_a_long_text(text: str) -> None:
+    """Blanks do not hide it."""
+    assert search(f"{'':150}{text}{'':40}") == search(text)
+
+
 PIECES = st.sampled_from(
     [
         *("SPOE: [", "a", "] ", "<EVENT:", "<GROUP:", "> ", "sid=", "st=", "/", "-1", "0", "257", " ", "\n", '"', "\\"),
