@@ -6,6 +6,10 @@ import re
 from importlib.resources import files
 from typing import Final
 
+# Lines that are not indented. In an example, which is, quotes and colons stay.
+_PROSE: Final = re.compile(r"(?:^(?! {4}).*\n?)+", re.MULTILINE)
+
+# It may go on in the next line.
 _LITERAL: Final = re.compile("``(.+?)``", re.DOTALL)
 
 
@@ -16,11 +20,4 @@ def source(id: str) -> str:  # noqa: A002 - the id of a check, as everywhere
 
 def plain(text: str) -> str:
     """Return a page as plain text: without the marks of literals and of blocks with an example."""
-    return "\n".join(map(_plain_line, text.splitlines())) + "\n"
-
-
-def _plain_line(line: str) -> str:
-    # In an example, which is indented, quotes and colons stay.
-    if line.startswith("    "):
-        return line
-    return re.sub("::$", ":", _LITERAL.sub(r"\1", line))
+    return _PROSE.sub(lambda lines: re.sub("::$", ":", _LITERAL.sub(r"\1", lines[0]), flags=re.MULTILINE), text)

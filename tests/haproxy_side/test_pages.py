@@ -51,3 +51,9 @@ def test_plain_text_has_no_marks() -> None:
     """Literals and the colons of blocks are as a reader expects them; an example is left alone."""
     text = pages.plain('Write ``a b`` and\n``c``::\n\n    log-format "``x``::"\n\nEnd.\n')
     assert text == 'Write a b and\nc:\n\n    log-format "``x``::"\n\nEnd.\n'
+
+
+@pytest.mark.parametrize("id_", BY_ID)
+def test_each_page_is_plain(id_: str) -> None:
+    """Also a literal that goes on in the next line has lost its quotes."""
+    assert "``" not in pages.plain(pages.source(id_))

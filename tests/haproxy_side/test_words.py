@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from spoa_twisted.haproxy.grammar.documents import parse_lines, scope_name
 from spoa_twisted.haproxy.grammar.lines import Line, Place
+from spoa_twisted.haproxy.grammar.words import read_words
 
 ENVIRONMENT = {"ONE": "1", "TWO": "a  b", "EMPTY": "", "PATTERN": "it's # \\n $ONE"}
 
@@ -145,3 +146,11 @@ def test_round_trip_of_pieces(text: str) -> None:
     rows = text.split("\n")
     for word in (word for each in document.lines for word in each.words):
         assert rows[word.place.line - 1].startswith(word.raw, word.place.column - 1)
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_a_long_word(quote: str) -> None:
+    """The time grows with the length, not with its square: that took minutes."""
+    long = "a" * 2_000_000
+    (word,), error = read_words(quote + long + quote, Place("haproxy.cfg", 1), {})
+    assert (word.text, error) == (long, None)
