@@ -11,6 +11,7 @@ from typing import Any, Final
 from spoa_twisted.ctl.arguments import new_parser, positive, seconds
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.haproxy.answers import Answers, answers
+from spoa_twisted.haproxy.writing.addresses import endpoint_of
 from spoa_twisted.haproxy.writing.advice import advice
 from spoa_twisted.haproxy.writing.haproxy_cfg import parts, whole
 from spoa_twisted.haproxy.writing.plan import CannotWrite, Options, Plan, engine_name, plan
@@ -28,24 +29,24 @@ PARTS: Final = "haproxy.cfg.parts"
 WHOLE: Final = "haproxy.cfg"
 
 DESCRIPTION = """\
-Writes spoe.conf, and the lines that haproxy.cfg needs for it, from the options args, event or rule, and sets of
-@handlers.message. The handlers are loaded as "twistd spoa" loads them, and not called.
+Writes spoe.conf, and the lines that haproxy.cfg needs for it. They come from the options of @handlers.message: args,
+event or rule, and sets. The handlers are loaded as "twistd spoa" loads them, and not called.
 """
 
 EPILOG = f"""\
 The configuration is for HAProxy 2.6 and newer. It refuses requests while the agent fails, with the status 503; with
 --fail open, the rules for that are comments. A handler that does not declare its arguments, or when HAProxy asks it, is
-left out, and stderr has an example of what to add.
+left out, and an example of what to add is printed on stderr.
 
 Without --output, both texts are printed. With --output DIR, they are written to DIR/{SPOE_CONF} and DIR/{PARTS},
-with --whole to DIR/{SPOE_CONF} and DIR/{WHOLE}. A file that exists is not overwritten without --force.
+with --whole to DIR/{SPOE_CONF} and DIR/{WHOLE}. Without --force, no existing file is overwritten.
 
 Exit status: 0 if the configuration is written; 1 if not; 2 if the command line is wrong.
 
   spoactl config --handlers mymod
   spoactl config --handlers mymod --whole --output try
 
-After the second one, "haproxy -f try/haproxy.cfg" serves.
+After the second command, "haproxy -f try/haproxy.cfg" serves.
 """
 
 
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODULE",
         action="append",
         required=True,
-        help="as that of twistd spoa: package.module, path/to/file.py, also with :attribute; repeatable",
+        help="package.module, path/to/file.py, or either with :attribute, as for twistd spoa; repeatable",
     )
     parser.add_argument(
         "--engine", metavar="NAME", help="the name of the SPOE engine (default: the name of the first module)"
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "--processing",
         metavar="SECONDS",
         type=seconds,
-        help="HAProxy's timeout processing (default: the greatest timeout of a handler and half a second, at least 2)",
+        help="HAProxy's timeout processing (default: the longest timeout of a handler plus half a second, at least 2)",
     )
     parser.add_argument(
         "--body", metavar="BYTES", type=positive, help="write the tune.bufsize that bodies of up to this length need"
@@ -96,8 +97,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
     """Print or write the configuration.
 
     :raises spoa_twisted.runner.errors.CannotStart: when the handlers cannot be loaded.
-    :raises CannotWrite: (a ``ValueError``) when there is no configuration for them.
-    :raises OSError: when a file cannot be written.
+    :raises CannotWrite: (a ``ValueError``) when there is no configuration for them, or a file cannot be written.
     """
     seen = _seen(options)
     hints = advice(seen)
@@ -142,11 +142,9 @@ def _agent_command(options: argparse.Namespace, made: Plan) -> str:
     words = ["twistd", "-n", "spoa"]
     for module in options.handlers:
         words += ["--handlers", module]
-    host, colon, port = made.servers[0].rpartition(":")
-    if made.servers[0].startswith(("unix@", "/")):
-        words += ["--listen", f"unix:{made.servers[0].removeprefix('unix@')}"]
-    elif colon and made.servers[0] != DEFAULT_SERVER:
-        words += ["--listen", f"tcp:{port}:interface={host}"]
+    endpoint = endpoint_of(made.servers[0])
+    if endpoint is not None and made.servers[0] != DEFAULT_SERVER:
+        words += ["--listen", endpoint]
     limits = Limits()
     if made.bufsize is not None and made.bufsize > limits.max_frame_size:
         words += ["--max-frame-size", str(made.bufsize)]
@@ -159,8 +157,11 @@ def _write(folder: Path, texts: dict[str, str], *, force: bool) -> None:
     """Write all files, or none if one exists and ``force`` is not given."""
     existing = [str(folder / name) for name in texts if (folder / name).exists()]
     if existing and not force:
-        raise FileExistsError(f"{' and '.join(existing)} exists already; --force overwrites it")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_text(text, "utf-8")
-        print(folder / name)
+        raise CannotWrite(f"not written, because files exist: {', '.join(existing)}; use --force to overwrite them")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text, "utf-8")
+            print(folder / name)
+    except OSError as error:
+        raise CannotWrite(f"cannot write {error.filename}: {error.strerror}") from error

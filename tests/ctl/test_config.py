@@ -86,6 +86,7 @@ def test_options(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         ([], "twistd -n spoa --handlers iprep"),
         (["--handlers", "iprep:others"], "twistd -n spoa --handlers iprep --handlers iprep:others"),
         (["--server", "127.0.0.2:5"], "twistd -n spoa --handlers iprep --listen tcp:5:interface=127.0.0.2"),
+        (["--server", "[::1]:5"], r"twistd -n spoa --handlers iprep --listen 'tcp:5:interface=\:\:1'"),
         (["--server", "/run/spoa"], "twistd -n spoa --handlers iprep --listen unix:/run/spoa"),
         (["--server", "unix@/run/spoa"], "twistd -n spoa --handlers iprep --listen unix:/run/spoa"),
         (["--server", "abns@spoa"], "twistd -n spoa --handlers iprep"),
@@ -109,13 +110,21 @@ def test_files(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     run("--handlers", "iprep", "--output", str(folder))
     assert capsys.readouterr() == (f"{folder}/spoe.conf\n{folder}/haproxy.cfg.parts\n", "")
     (folder / "spoe.conf").write_text("mine")
-    with pytest.raises(FileExistsError) as raised:
+    with pytest.raises(CannotWrite) as raised:
         run("--handlers", "iprep", "--whole", "--output", str(folder))
-    assert str(raised.value) == f"{folder}/spoe.conf exists already; --force overwrites it"
+    assert str(raised.value) == (f"not written, because files exist: {folder}/spoe.conf; use --force to overwrite them")
     assert sorted(os.listdir(folder)) == ["haproxy.cfg.parts", "spoe.conf"]
     run("--handlers", "iprep", "--whole", "--output", str(folder), "--force")
     assert (folder / "spoe.conf").read_text().startswith("[iprep]\n")
     assert (folder / "haproxy.cfg").read_text().endswith('string "Hello.\\n"\n')
+
+
+def test_a_file_in_place_of_the_folder(run: Run, tmp_path: Path) -> None:
+    """The text names the path that cannot be written."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CannotWrite) as raised:
+        run("--handlers", "iprep", "--output", str(tmp_path / "file"))
+    assert str(raised.value) == f"cannot write {tmp_path}/file: File exists"
 
 
 def test_undeclared_handlers(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -326,6 +326,11 @@ def test_timeout_of_the_agents_backend() -> None:
         ({"m": {}}, {"engine": "a b"}, "'a b' cannot be the name of an engine"),
         ({"m": {}}, {"servers": ["localhost"]}, "'localhost' is not the address of an agent"),
         ({"m": {}}, {"servers": ["a b:1"]}, "'a b:1' is not the address of an agent"),
+        ({"m": {}}, {"servers": ["localhost:"]}, "'localhost:' is not the address of an agent"),
+        ({"m": {}}, {"servers": ["localhost:x"]}, "'localhost:x' is not the address of an agent"),
+        ({"m": {}}, {"servers": ["localhost:65536"]}, "'localhost:65536' is not the address of an agent"),
+        ({"m": {}}, {"servers": ["::1"]}, "'::1' is not the address of an agent"),
+        ({"m": {}}, {"servers": [":1"]}, "':1' is not the address of an agent"),
         ({"m": {"timeout": 1e9}}, {}, "HAProxy would wait 1e+09 s for a handler: give it a shorter timeout, or use"),
     ],
 )
@@ -337,7 +342,7 @@ def test_errors(handlers: dict[str, Any], options: dict[str, Any], text: str) ->
         planned(made, **options)
     assert text in str(raised.value)
     near = handlers_of(m={"event": "on-client-session", "sets": {"txn." + "x" * 53: str, "txn.err": str}})
-    planned(near, servers=["localhost:1", "/run/spoa", "unix@spoa"])
+    planned(near, servers=["localhost:1", "ipv4@localhost:65535", "[::1]:1", "::1:1", "/run/spoa", "unix@spoa"])
 
 
 @pytest.mark.parametrize(
@@ -391,5 +396,5 @@ def test_advice() -> None:
     assert """    args={"message": 'str("a")'},\n    event="on-frontend-http-request",\n""" in text
     assert '    event="on-client-session",\n' in text
     assert "complete" not in text
-    assert f"the default handler {where}takes_message answers messages whose names nobody knows" in text
+    assert f"the default handler {where}takes_message answers messages whose names are not known here" in text
     assert advice(answers(handlers_of(m={"event": "on-client-session"}), 1)) == ""

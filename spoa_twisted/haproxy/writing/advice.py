@@ -1,4 +1,4 @@
-"""What a handler that does not declare enough should say: an example made from its parameters and its source."""
+"""What a handler that does not declare enough should declare: an example made from its parameters and its source."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def advice(answers: Answers) -> str:
     texts = [_advice(answer) for answer in answers.by_message.values() if not is_complete(answer)]
     if answers.default is not None:
         texts.append(
-            f"the default handler {answers.default.function} answers messages whose names nobody knows, so they are not"
-            ' written: register a handler with @handlers.message("name", ...) for each of them\n'
+            f"the default handler {answers.default.function} answers messages whose names are not known here, so they"
+            ' are not written: register a handler with @handlers.message("name", ...) for each of them\n'
         )
     return "\n".join(texts)
 

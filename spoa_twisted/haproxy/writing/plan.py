@@ -12,6 +12,7 @@ from typing import Final
 from spoa_twisted.handlers.declaration import RESPONSE_EVENTS, RESPONSE_RULESETS
 from spoa_twisted.handlers.declaring import ERROR_VARIABLE, LONGEST_VARIABLE
 from spoa_twisted.haproxy.answers import Answer, Answers
+from spoa_twisted.haproxy.writing.addresses import is_address
 
 #: Milliseconds that HAProxy waits longer than the slowest handler, so that the variables of its ``on_error`` arrive.
 _MARGIN: Final = 500
@@ -24,7 +25,6 @@ _LONGER: Final = 60_000
 
 _ENGINE: Final = re.compile(r"[A-Za-z0-9._:-]+\Z")
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.]+\Z")
-_SERVER: Final = re.compile(r"""[^\s#\\$"']+\Z""")
 _NOT_IN_ENGINE: Final = re.compile(r"[^A-Za-z0-9._:-]")
 _NOT_IN_PREFIX: Final = re.compile(r"[^A-Za-z0-9_.]")
 
@@ -254,7 +254,7 @@ def _check_names(options: Options, prefix: str) -> None:
     if not _PREFIX.match(prefix):
         raise CannotWrite(f"{prefix!r} cannot be the prefix of variables; use A-Z, a-z, 0-9, '_' and '.'")
     for server in options.servers:
-        if not _SERVER.match(server) or not (":" in server or server.startswith(("/", "unix@", "abns@"))):
+        if not is_address(server):
             raise CannotWrite(
                 f"{server!r} is not the address of an agent; write it as 127.0.0.1:12345 or /path/to/socket"
             )
