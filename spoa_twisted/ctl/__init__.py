@@ -24,6 +24,7 @@ from twisted.internet.task import react
 from spoa_twisted.client import AgentDisconnected
 from spoa_twisted.ctl import bench, check, config, decode, explain, ping, proxy, reload, send, status, watch
 from spoa_twisted.haproxy.explanations.disconnects import explain_code
+from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.shown import show_text
 from spoa_twisted.spop.errors import StatusCode
 from spoa_twisted.version import version
@@ -88,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="spoactl",
         usage="%(prog)s COMMAND ...",
-        description="Tries and measures an agent as HAProxy uses it, shows how agents are, and reloads them.",
+        description="Tries and measures an agent as HAProxy uses it, shows the state of agents, reloads them,\n"
+        "and writes and checks HAProxy's configuration.",
         epilog=f"commands:\n{summaries}\n{_EXIT_STATUS}\nspoactl COMMAND --help describes a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -106,6 +108,8 @@ async def _run(reactor: Any, command: Command, options: argparse.Namespace) -> N
     """Run a subcommand; turn its exception into one line on stderr and exit status 1."""
     try:
         await command.run(reactor, options)
+    except CannotStart as error:
+        _exit_with_error(show_text(error.reason))
     except ConnectionDone:
         # Twisted's own text, "Connection was closed cleanly.", does not sound like a failure.
         _exit_with_error("the agent closed the connection without an answer")

@@ -33,11 +33,12 @@ VALUE is
 With -, or without a VALUE, lines are read from stdin. Lines that have none of these are skipped, and lines that have
 the same explanation are explained once.
 
-The line of a request, with its termination state ("PR--"), has nothing of SPOE. Add %[var(txn.PREFIX.error)] to the
-log-format, where PREFIX is that of "option var-prefix", and explain this number.
+HAProxy's line about a request, with its termination state ("PR--"), says nothing about SPOE. Add
+%[var(txn.PREFIX.error)] to the log-format, where PREFIX is the value of "option var-prefix", and explain the number
+that HAProxy then logs.
 
-HAProxy <= 3.0 and >= 3.1 give some numbers different meanings. The shape of a line tells which of them wrote it; for a
-number, --version does.
+HAProxy <= 3.0 and >= 3.1 give some numbers different meanings. The shape of a line shows which of them wrote it; for a
+number alone, give --version.
 
 Exit status: 0 if a VALUE, or a line of stdin, is explained; 1 if one is not known; 2 if the command line is wrong.
 
@@ -70,9 +71,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
     parser = new_parser("explain", DESCRIPTION, EPILOG)
     parser.add_argument("--json", action="store_true", help="print each explanation as a line of JSON")
-    parser.add_argument(
-        "--version", metavar="X.Y", type=_generation, help="HAProxy's version, for a number whose text does not tell it"
-    )
+    parser.add_argument("--version", metavar="X.Y", type=_generation, help="the version of HAProxy, for a number alone")
     parser.add_argument("values", metavar="VALUE", nargs="*", help="what to explain; stdin is read if there is none")
     return parser
 
@@ -106,7 +105,7 @@ def _generation(text: str) -> Generation:
     """Return the generation of HAProxy's version ``text``."""
     match = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no version of HAProxy, such as 2.8 or 3.2.4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version of HAProxy, such as 3.2")
     return Generation.OLD if (int(match[1]), int(match[2])) < (3, 1) else Generation.NEW
 
 
@@ -179,7 +178,7 @@ def _show_facts(facts: Mapping[str, Any]) -> Iterator[str]:
     for name, time in times.items():
         yield f"  {name:<12}{'-1' if time < 0 else f'{time} ms':<10}{TIMES[name]}"
     if min(times.values()) < 0:
-        yield "              (-1: HAProxy did not come so far)"
+        yield "              (-1: HAProxy did not get to this step)"
     if "connections" in facts:
         connections, notifies = facts["connections"], facts["notifies"]
         yield f"  connections {connections['all']} to the agent, {connections['idle']} of them idle"

@@ -20,6 +20,8 @@ class CannotStart(SystemExit, Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"spoa: {reason}")
+        #: For a program other than twistd, which writes its own name in front.
+        self.reason = reason
 
 
 def place_of(error: BaseException) -> str:

@@ -62,7 +62,7 @@ def test_a_line_of_the_old_generation(run: Run) -> None:
         "  wait        0 ms      until its ACK came, or the connection ended",
         "  response    -1        until its variables were set",
         "  process     8 ms      in all",
-        "              (-1: HAProxy did not come so far)",
+        "              (-1: HAProxy did not get to this step)",
         "  connections 0 to the agent, 0 of them idle",
         "  NOTIFYs     0 in the queue, 0 sent and without ACK",
         "  total       1 of 1 NOTIFYs failed since HAProxy started",
@@ -107,7 +107,7 @@ def test_no_version(version: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["explain", f"--version={version}", "1"])
     assert caught.value.code == 2
-    assert "is no version of HAProxy, such as 2.8" in capsys.readouterr().err
+    assert "is not a version of HAProxy, such as 3.2" in capsys.readouterr().err
 
 
 def test_words_without_quotation_marks(run: Run) -> None:

@@ -40,7 +40,7 @@ an error, else at ``notice``. ``option dontlog-normal`` leaves out those without
    SPOE: [iprep] <GROUP:scan-body> sid=0 st=0 2 0/1                                       HAProxy >= 3.1
 
 ``[iprep]`` is the agent, ``sid`` the number of the stream, and ``st`` the status: see below. Then come the times in
-milliseconds, -1 if HAProxy did not come so far. HAProxy >= 3.1 has only the last one.
+milliseconds, -1 if HAProxy did not get to this step. HAProxy >= 3.1 has only the last one.
 
 {times}
 

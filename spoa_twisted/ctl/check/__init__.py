@@ -1,4 +1,4 @@
-"""``spoactl check``: find what HAProxy accepts in its configuration, and what does not work as it is meant."""
+"""``spoactl check``: find mistakes in HAProxy's configuration that HAProxy accepts."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from spoa_twisted.haproxy.joined import GENERATIONS, Version, with_other_generat
 from spoa_twisted.limits import Limits
 from spoa_twisted.runner.loading import load_all
 
-SUMMARY = "find what HAProxy's configuration accepts and does not do"
+SUMMARY = "find mistakes in HAProxy's configuration that HAProxy accepts"
 
 DESCRIPTION = """\
-Finds what HAProxy accepts in spoe.conf and haproxy.cfg, though it does not work as it is meant: an argument that is
-never sent, a rule that runs before the agent has answered, an agent's failure that lets all requests pass.
+Finds mistakes in spoe.conf and haproxy.cfg that HAProxy accepts: an argument that is never sent, a rule that runs
+before the agent has answered, a failure of the agent that lets all requests pass.
 """
 
 EPILOG = """\
-Each file may be spoe.conf or haproxy.cfg, in any order: its content tells. Of a folder, the files *.cfg and *.conf are
-checked. If only haproxy.cfg is given, the files that its "filter spoe" lines name are checked too. If only spoe.conf is
-given, checks that need haproxy.cfg find nothing.
+The files may be given in any order: the sections in a file show whether it is a spoe.conf or a haproxy.cfg. In a
+folder, the files *.cfg and *.conf are checked. If only haproxy.cfg is given, the files that its "filter spoe" lines
+name are checked too. If only spoe.conf is given, checks that need haproxy.cfg find nothing.
 
 Each finding is a line: FILE:LINE: error, warning or info: text [ID]. --explain ID says what happens, how to see it, and
 what to do. --json prints each finding as a line of JSON.
 
-HAProxy 3.1 has another SPOE than HAProxy 3.0. Without --version, both are checked: 2.8 or 3.2, and the version of the
-HAProxy that is found. A finding that holds for one of them only says so.
+The SPOE of HAProxy 3.1 differs from that of HAProxy 3.0. Without --version, the files are checked for both: for the
+version of the HAProxy that is found, and for 2.8 or 3.2. If a finding is about one of them only, its line says so.
 
 If a HAProxy is found (--haproxy, the PATH, or the extra "demo"), "haproxy -c" runs first, and its errors and warnings
-are printed too. If --version is another one, it does not run.
+are printed too. If --version names another version than that of this HAProxy, "haproxy -c" does not run.
 
 Exit status: 0 if there is no error and no warning; 1 if there is one, or a file cannot be read; 2 if the command line
 is wrong.
@@ -62,7 +62,12 @@ def parser() -> argparse.ArgumentParser:
     parser = new_parser("check", DESCRIPTION, EPILOG)
     parser.add_argument("files", metavar="FILE", nargs="*", help="spoe.conf, haproxy.cfg, or a folder with them")
     parser.add_argument(
-        "-f", dest="more", metavar="FILE", action="append", default=[], help="as FILE, and as HAProxy's -f; repeatable"
+        "-f",
+        dest="more",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="the same as FILE, for words copied from HAProxy's command line; repeatable",
     )
     parser.add_argument(
         "--handlers",
@@ -78,11 +83,9 @@ def parser() -> argparse.ArgumentParser:
         default=Limits().handler_timeout,
         help="the agent's --handler-timeout (default: %(default)g)",
     )
-    parser.add_argument("--haproxy", metavar="PATH", help="the HAProxy for haproxy -c")
+    parser.add_argument("--haproxy", metavar="PATH", help="the program haproxy for haproxy -c")
     parser.add_argument("--no-haproxy", action="store_true", help="do not run haproxy -c")
-    parser.add_argument(
-        "--version", metavar="X.Y", type=_version, help="the version of HAProxy (default: both generations)"
-    )
+    parser.add_argument("--version", metavar="X.Y", type=_version, help="check for this version of HAProxy only")
     parser.add_argument(
         "--ignore",
         metavar="ID",
@@ -161,7 +164,7 @@ def _versions(version: Version | None, binary: Binary | None) -> tuple[Version, 
 def _version(text: str) -> Version:
     match = _VERSION.fullmatch(text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a version of HAProxy, as 3.2")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version of HAProxy, such as 3.2")
     return int(match[1]), int(match[2])
 
 

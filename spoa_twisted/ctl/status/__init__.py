@@ -26,7 +26,7 @@ from spoa_twisted.ctl.status.text import Answer, Style, as_lines, clear, wants_c
 
 __all__ = ["SUMMARY", "parser", "run"]
 
-SUMMARY = "show how agents are, once or every second"
+SUMMARY = "show the state of agents, once or every second"
 
 #: Seconds between two looks with ``--watch``.
 INTERVAL: Final = 1.0
@@ -39,8 +39,8 @@ _WRONG_COMMAND_LINE: Final = 3
 _SUBSTITUTES: Final = {"≤": "<=", "·": ","}
 
 DESCRIPTION = """\
-Shows how an agent is: the verdict, its problems, messages, processes and HAProxys, and its options. The agent must run
-with "twistd spoa --status ENDPOINT". Of several agents, it shows the verdicts, the figures and the problems.
+Shows the state of an agent: the verdict, its problems, messages, processes and HAProxys, and its options. The agent
+must run with "twistd spoa --status ENDPOINT". Of several agents, it shows the verdicts, the figures and the problems.
 """
 
 EPILOG = f"""\

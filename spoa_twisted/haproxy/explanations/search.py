@@ -176,8 +176,8 @@ def _whole(text: str, generation: Generation | None) -> Found | None:
 _CODES_LOWER: Final = {words.lower(): code for words, code in CODES.items()}
 
 _NOT_REACHED: Final = Explanation(
-    "In a line of HAProxy <= 3.0, a time of -1 means that HAProxy did not come so far. queue is -1: the NOTIFY was not"
-    " sent. wait is -1: no ACK came. response is -1: no variables were set."
+    "In a line of HAProxy <= 3.0, a time of -1 means that HAProxy did not get to this step. queue is -1: the NOTIFY was"
+    " not sent. wait is -1: no ACK came. response is -1: no variables were set."
 )
 
 

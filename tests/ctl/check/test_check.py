@@ -195,7 +195,7 @@ def test_explain(capsys: Printed) -> None:
     ("arguments", "text"),
     [
         ([], "no file: name spoe.conf, haproxy.cfg, or a folder with them"),
-        (["x", "--version", "new"], "argument --version: 'new' is not a version of HAProxy, as 3.2"),
+        (["x", "--version", "new"], "argument --version: 'new' is not a version of HAProxy, such as 3.2"),
         (
             ["--explain", "even-twice"],
             "argument --explain: 'even-twice' is not the ID of a check; did you mean event-twice",
