@@ -42,7 +42,6 @@ ORDER = [
     "haproxy.readings",
     "haproxy.reading",
     "haproxy.order",
-    "haproxy.fetches",
     "limits",
     "observer",
     "status.report",

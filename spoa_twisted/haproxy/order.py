@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum, auto
 
-from spoa_twisted.haproxy.configuration import Proxy, Reading, Rule
+from spoa_twisted.haproxy.configuration import Proxy, Rule
 
 
 class Stage(IntEnum):
@@ -25,7 +25,7 @@ class Stage(IntEnum):
     ON_BACKEND_HTTP_REQUEST = auto()
     BACKEND_HTTP_REQUEST = auto()
     BACKEND_REDIRECT = auto()
-    #: The choice of a server: use-server, balance, stick on, stick match, and a server's sni.
+    #: The choice of a server: use-server, stick on and stick match.
     SERVER = auto()
     ON_SERVER_SESSION = auto()
     ON_TCP_RESPONSE = auto()
@@ -35,12 +35,6 @@ class Stage(IntEnum):
     FRONTEND_HTTP_RESPONSE = auto()
     BACKEND_HTTP_AFTER_RESPONSE = auto()
     FRONTEND_HTTP_AFTER_RESPONSE = auto()
-    LOG = auto()
-
-    @property
-    def is_response(self) -> bool:
-        """Whether the response is there already: variables of the scope ``req`` are gone."""
-        return Stage.ON_TCP_RESPONSE <= self < Stage.LOG
 
 
 #: The events of an engine. HAProxy knows no others.
@@ -70,17 +64,6 @@ RULESETS = {
     "http-after-response": (Stage.FRONTEND_HTTP_AFTER_RESPONSE, Stage.BACKEND_HTTP_AFTER_RESPONSE),
 }
 
-#: Settings that are no rules, with the stage at which HAProxy evaluates expressions in them.
-SETTINGS = {
-    "log-format": Stage.LOG,
-    "log-format-sd": Stage.LOG,
-    "balance": Stage.SERVER,
-    "default-server": Stage.SERVER,
-    "server": Stage.SERVER,
-    "server-template": Stage.SERVER,
-    "source": Stage.SERVER,
-}
-
 
 def event_in(event: str, proxy: Proxy) -> str:
     """Return the event as the proxy has it: in a ``listen``, ``on-backend-...`` is ``on-frontend-...``."""
@@ -104,37 +87,3 @@ def stage_of_rule(rule: Rule, proxy: Proxy) -> Stage | None:
         return Stage.SERVER
     in_frontend, in_backend = RULESETS.get(rule.ruleset, (None, None))
     return in_backend if proxy.kind == "backend" else in_frontend
-
-
-def stage_of_reading(reading: Reading) -> Stage | None:
-    """Return the stage at which a variable is read. ``None`` if it is not known."""
-    if reading.message is not None:
-        event = reading.message.event
-        return None if event is None else stage_of_event(event.name, reading.proxy)
-    if reading.rule is not None:
-        return stage_of_rule(reading.rule, reading.proxy)
-    return SETTINGS.get(reading.setting.texts[0])
-
-
-def is_before(rule: Rule, proxy: Proxy, event: str, filter_proxy: Proxy) -> bool | None:
-    """Return whether a rule of ``proxy`` runs before an event sends its message. ``None`` if that is not known.
-
-    :param filter_proxy: the proxy in which the engine's filter stands.
-    """
-    of_rule, of_event = stage_of_rule(rule, proxy), stage_of_event(event, filter_proxy)
-    return None if of_rule is None or of_event is None else of_rule < of_event
-
-
-def runs_before(rule: Rule, proxy: Proxy, other: Rule, other_proxy: Proxy) -> bool | None:
-    """Return whether ``rule`` runs before ``other``. ``None`` if that is not known.
-
-    Within one ruleset of a proxy the rules of its defaults come first, and then those of each file in order.
-    """
-    first, second = stage_of_rule(rule, proxy), stage_of_rule(other, other_proxy)
-    if first is None or second is None:
-        return None
-    if first != second:
-        return first < second
-    if proxy is not other_proxy or rule not in proxy.rules or other not in proxy.rules:
-        return None
-    return proxy.rules.index(rule) < proxy.rules.index(other)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spoa_twisted.haproxy.configuration import Configuration
-from spoa_twisted.haproxy.order import stage_of_event, stage_of_reading, stage_of_rule
+from spoa_twisted.haproxy.order import stage_of_event, stage_of_rule
 from spoa_twisted.haproxy.reading import read
 
 ENGINE = """\
@@ -79,8 +79,6 @@ def read_texts(engine: bytes, haproxy: bytes) -> None:
 
 def use(found: Configuration) -> None:
     """Ask for the order of all that a configuration has."""
-    for reading in found.readings:
-        stage_of_reading(reading)
     for proxy in found.proxies:
         for rule in proxy.rules:
             stage_of_rule(rule, proxy)

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from spoa_twisted.haproxy.configuration import Configuration, Proxy
+from spoa_twisted.haproxy.configuration import Proxy
 from spoa_twisted.haproxy.order import (
     EVENTS,
     RULESETS,
     Stage,
     event_in,
-    is_before,
-    runs_before,
     stage_of_event,
-    stage_of_reading,
     stage_of_rule,
 )
 from spoa_twisted.haproxy.reading import read
@@ -78,58 +75,5 @@ def test_the_order_of_one_request() -> None:
     """Events stand between the rules as HAProxy runs them."""
     assert Stage.TCP_REQUEST_SESSION < Stage.ON_CLIENT_SESSION < Stage.ON_FRONTEND_TCP_REQUEST
     assert Stage.ON_FRONTEND_TCP_REQUEST < Stage.FRONTEND_TCP_REQUEST_CONTENT < Stage.ON_FRONTEND_HTTP_REQUEST
-    assert Stage.ON_HTTP_RESPONSE < Stage.BACKEND_HTTP_RESPONSE < Stage.FRONTEND_HTTP_RESPONSE < Stage.LOG
-    assert [stage for stage in Stage if stage.is_response] == list(Stage)[list(Stage).index(Stage.ON_TCP_RESPONSE) : -1]
-    assert {stage for pair in RULESETS.values() for stage in pair} | {*EVENTS.values(), Stage.LOG} == {None, *Stage}
-
-
-def test_is_before(proxies: dict[str, Proxy]) -> None:
-    """Rules are compared with events, and with each other."""
-    frontend, backend = proxies["f"], proxies["b"]
-    session, content, deny, allow = frontend.rules[1:5]
-    assert is_before(session, frontend, "on-client-session", frontend) is True
-    assert is_before(content, frontend, "on-frontend-tcp-request", frontend) is False
-    assert is_before(deny, frontend, "on-backend-http-request", backend) is True
-    assert is_before(deny, frontend, "on-client-session", backend) is None
-    assert is_before(frontend.rules[9], frontend, "on-client-session", frontend) is None
-    assert runs_before(deny, frontend, allow, frontend) is True
-    assert runs_before(allow, frontend, deny, frontend) is False
-    assert runs_before(content, frontend, deny, frontend) is True
-    assert runs_before(backend.rules[3], backend, deny, frontend) is False
-    assert runs_before(backend.rules[0], backend, deny, frontend) is None
-    assert runs_before(frontend.rules[7], frontend, backend.rules[7], backend) is None
-
-
-ENGINE = """\
-spoe-agent a
-    messages m n
-spoe-message m
-    args a=var(txn.m)
-    event on-frontend-http-request
-spoe-message n
-    args a=var(txn.n)
-"""
-READINGS = """\
-frontend f
-    filter spoe config spoe.conf
-    log-format %[var(txn.log)]
-    unique-id-format %[var(txn.id)]
-    http-request deny if { var(txn.rule) -m bool }
-backend b
-    balance hash var(txn.balance)
-"""
-
-
-def test_readings(tmp_path: Path) -> None:
-    """A variable is read at the stage of a rule, of a setting or of a message's event."""
-    (tmp_path / "spoe.conf").write_text(ENGINE)
-    (tmp_path / "haproxy.cfg").write_text(READINGS)
-    found: Configuration = read([], [tmp_path / "haproxy.cfg"], version=(3, 0), environment={})
-    assert {reading.variable: stage_of_reading(reading) for reading in found.readings} == {
-        "txn.log": Stage.LOG,
-        "txn.id": None,
-        "txn.rule": Stage.FRONTEND_HTTP_REQUEST,
-        "txn.balance": Stage.SERVER,
-        "txn.m": Stage.ON_FRONTEND_HTTP_REQUEST,
-        "txn.n": None,
-    }
+    assert Stage.ON_HTTP_RESPONSE < Stage.BACKEND_HTTP_RESPONSE < Stage.FRONTEND_HTTP_RESPONSE
+    assert {stage for pair in RULESETS.values() for stage in pair} | {*EVENTS.values()} == {None, *Stage}

@@ -63,6 +63,3 @@ def test_settings() -> None:
     assert last is not None
     assert (last.texts, last.place) == (("messages", "c"), ("f", 11, 5))
     assert agent.last("groups") is None
-    assert not agent.is_on("option", "x")
-    assert not agent.is_on("option", "y")
-    assert agent.is_on("messages")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from spoa_twisted.handlers.binding import SEPARATORS
 from spoa_twisted.handlers.declaration import split_condition
 from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.haproxy.answers import Answer, Answers
@@ -21,9 +21,6 @@ from spoa_twisted.haproxy.grammar.lines import Place
 _LARGE: Final = frozenset(
     {"req.body", "res.body", "req.hdrs", "res.hdrs", "req.hdrs_bin", "res.hdrs_bin", "req.payload", "res.payload"}
 )
-
-# The agent makes parameters of arguments in this way, too.
-_SEPARATORS: Final = re.compile("[-.]")
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ def handler_without_message(configuration: Configuration, answers: Answers | Non
 
 def _key(argument: Argument) -> str:
     """Return the name of the parameter that takes an argument; empty for an argument without a name."""
-    return _SEPARATORS.sub("_", argument.name or "")
+    return SEPARATORS.sub("_", argument.name or "")
 
 
 def _taken(sent: _Sent) -> dict[str, Argument]:
@@ -290,7 +287,7 @@ def _declared_arguments(sent: _Sent, answer: Answer) -> Iterator[Finding]:
     taken = _taken(sent)
     required = {parameter.name for parameter in answer.parameters if parameter.required}
     for name, expression in (answer.declaration.args or {}).items():
-        key = _SEPARATORS.sub("_", name)
+        key = SEPARATORS.sub("_", name)
         argument = taken.get(key)
         if argument is None:
             # A parameter that must have the argument is an error: see argument-missing.

@@ -12,6 +12,7 @@ from difflib import SequenceMatcher
 from functools import cached_property
 from typing import Final
 
+from spoa_twisted.handlers.declaration import RESPONSE_EVENTS
 from spoa_twisted.haproxy.answers import Answer, Answers
 from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy, Scope, SpoeAgent, SpoeMessage
 from spoa_twisted.haproxy.grammar.expressions import Condition, Term
@@ -21,12 +22,6 @@ from spoa_twisted.haproxy.grammar.lines import Line, Place, Word
 SCOPES: Final = ("proc", "sess", "txn", "req", "res")
 
 _WITH_SCOPE: Final = tuple(f"{scope}." for scope in SCOPES)
-
-#: HAProxy drops a variable of an agent whose whole name has more characters.
-MAX_NAME: Final = 63
-
-#: The events at which HAProxy has the scope ``res``. At all others it has ``req``.
-RESPONSE_EVENTS: Final = frozenset({"on-server-session", "on-tcp-response", "on-http-response"})
 
 #: What sets a variable in a configuration: an action as ``set-var(txn.a)``, or a converter of this name.
 _SETTING_OF: Final = re.compile(r"(?:set-var|set-var-fmt|do-resolve)\(\s*([\w.]+)|(?:^|\s)set-var(?:-fmt)?\s+([\w.]+)")
@@ -253,6 +248,7 @@ class Names:
                 found = ways.setdefault(message.name, [])
                 if (event := message.event) is not None:
                     proxy = None if engine is None else engine.proxy
+                    # HAProxy has the scope "res" at these events, and "req" at all others.
                     in_response = event.name in RESPONSE_EVENTS
                     terms = terms_of(event.condition, message.acls)
                     found.append(Way(event.setting.place, in_response, terms, event.name, proxy))

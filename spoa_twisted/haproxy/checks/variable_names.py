@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Final
 
+from spoa_twisted.handlers.declaring import LONGEST_VARIABLE
 from spoa_twisted.haproxy.answers import Answers
-from spoa_twisted.haproxy.checks.naming import MAX_NAME, SCOPES, Names, Prefix, is_similar
+from spoa_twisted.haproxy.checks.naming import SCOPES, Names, Prefix, is_similar
 from spoa_twisted.haproxy.checks.uses import refuses
 from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy, Reading
 from spoa_twisted.haproxy.finding import Finding, Severity
@@ -201,8 +202,8 @@ def check_too_long(configuration: Configuration, answers: Answers | None) -> Ite
         if names.owners(reading.variable) and reading.variable not in names.set_by_rules and not names.has_lua:
             found.setdefault(reading.variable, reading.word.place)
     for name, place in found.items():
-        if len(name) > MAX_NAME:
-            text = f"{name} has {len(name)} characters: HAProxy drops a variable with more than {MAX_NAME}"
+        if len(name) > LONGEST_VARIABLE:
+            text = f"{name} has {len(name)} characters: HAProxy drops a variable with more than {LONGEST_VARIABLE}"
             yield Finding("variable-too-long", Severity.ERROR, place, text)
 
 

@@ -49,8 +49,3 @@ class Section:
     def last(self, *texts: str) -> Setting | None:
         """Return the last setting whose first words are ``texts``. HAProxy uses the last one of a repeated setting."""
         return next(iter(self.all(*texts)[::-1]), None)
-
-    def is_on(self, *texts: str) -> bool:
-        """Return whether a setting that can be switched off with ``no`` in front of it is on."""
-        last = [setting for setting in self.settings if setting.starts(*texts) or setting.starts("no", *texts)][-1:]
-        return bool(last) and last[0].starts(*texts)
