@@ -185,15 +185,12 @@ def test_any_bytes(in_memory: dict[str, bytes], spoe: bytes, haproxy: bytes, how
     check(in_memory, spoe, haproxy, how)
 
 
-def test_lines_that_end_at_each_word(in_memory: dict[str, bytes]) -> None:
+@pytest.mark.parametrize("lines", [SPOE_LINES, HAPROXY_LINES], ids=["spoe.conf", "haproxy.cfg"])
+def test_lines_that_end_at_each_word(in_memory: dict[str, bytes], lines: list[str]) -> None:
     """A line may be cut anywhere: a keyword without its value is an error of HAProxy's, and no exception."""
-    for number, line in enumerate(SPOE_LINES):
+    for number, line in enumerate(lines):
         words = line.split()
         for count in range(len(words)):
-            cut = [*SPOE_LINES[:number], " ".join(words[:count]), *SPOE_LINES[number + 1 :]]
-            check(in_memory, "\n".join(cut).encode() + b"\n", HAPROXY.encode(), (GENERATIONS[count % 2], True, True))
-    for number, line in enumerate(HAPROXY_LINES):
-        words = line.split()
-        for count in range(len(words)):
-            cut = [*HAPROXY_LINES[:number], " ".join(words[:count]), *HAPROXY_LINES[number + 1 :]]
-            check(in_memory, SPOE.encode(), "\n".join(cut).encode() + b"\n", (GENERATIONS[count % 2], True, True))
+            cut = "\n".join([*lines[:number], " ".join(words[:count]), *lines[number + 1 :]]).encode() + b"\n"
+            spoe, haproxy = (cut, HAPROXY.encode()) if lines is SPOE_LINES else (SPOE.encode(), cut)
+            check(in_memory, spoe, haproxy, (GENERATIONS[count % 2], True, True))
