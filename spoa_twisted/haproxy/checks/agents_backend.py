@@ -14,7 +14,7 @@ from spoa_twisted.haproxy.grammar.lines import Place, Word
 from spoa_twisted.haproxy.grammar.sections import Setting
 from spoa_twisted.haproxy.times import seconds
 
-# Options of a server that this module looks at. "no-NAME" undoes one that a default-server line has set.
+# Options of a server that this module looks at. "no-NAME" undoes the option NAME of a default-server line.
 _FLAGS: Final = frozenset(
     {
         *("check", "agent-check", "track", "addr", "port", "healthcheck"),
@@ -31,7 +31,7 @@ _NO_PROXY_HEADER: Final = (3, 4)
 # Options of a server whose value could look like a flag.
 _FREE_VALUES: Final = frozenset({"cookie", "id", "namespace", "pool-conn-name", "set-proxy-v2-tlv-fmt", "sni"})
 
-# A server with one of them is checked in another way than at its own port by the check of its backend.
+# With one of these options, the check of the backend does not go to the server's own port.
 _CHECKED_ELSEWHERE: Final = ("track", "addr", "port", "healthcheck")
 
 # The options of a backend that choose a kind of check. HAProxy uses the last one.
@@ -107,7 +107,7 @@ def _timeout(backend: Proxy, name: str) -> tuple[float, Setting] | None:
     return (time, setting) if time else None
 
 
-def backend_above(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
+def check_place(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
     """Find a backend that HAProxy checks before it knows that agents are in it: it never reuses a connection then."""
     if not configuration.rewritten:
         return
@@ -124,7 +124,7 @@ def backend_above(configuration: Configuration, answers: Answers | None) -> Iter
             )
 
 
-def no_server(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
+def check_servers(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
     """Find a backend without a server."""
     for backend, _ in _backends(configuration).values():
         others = [setting for setting in backend.settings if setting.texts[0] in _OTHER_SERVERS]
@@ -133,7 +133,7 @@ def no_server(configuration: Configuration, answers: Answers | None) -> Iterator
             yield Finding("no-server", Severity.ERROR, backend.place, text)
 
 
-def proxy_protocol(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
+def check_proxy_headers(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
     """Find a server that gets a PROXY header before SPOP's first frame."""
     for backend, _ in _backends(configuration).values():
         for server in _servers(backend):
@@ -147,7 +147,7 @@ def proxy_protocol(configuration: Configuration, answers: Answers | None) -> Ite
                 yield Finding("proxy-protocol", Severity.ERROR, word.place, text)
 
 
-def server_checks(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
+def check_health_checks(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
     """Find servers that are not checked, or not as agents."""
     for backend, _ in _backends(configuration).values():
         servers = _servers(backend)
@@ -191,7 +191,7 @@ def _wrongly_checked(backend: Proxy, servers: list[_Server]) -> Iterator[Finding
         yield Finding("check-of-another-kind", Severity.ERROR, option.place, text)
 
 
-def timeouts(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
+def check_timeouts(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
     """Find timeouts that end a connection before the agent's answer must be there."""
     for engine in configuration.engines:
         agent = engine.agent
@@ -231,13 +231,15 @@ def timeouts(configuration: Configuration, answers: Answers | None) -> Iterator[
 
 #: The checks of this family.
 CHECKS: Final[tuple[Check, ...]] = (
-    Check("no-server", Severity.ERROR, "the agents' backend has no server", no_server),
-    Check("proxy-protocol", Severity.ERROR, "a PROXY header is sent to the agents", proxy_protocol),
-    Check("check-of-another-kind", Severity.ERROR, "the check of another protocol marks agents down", server_checks),
-    Check("check-without-spop", Severity.WARNING, "the check of an agent only connects", server_checks),
-    Check("no-check", Severity.WARNING, "no agent is checked", server_checks),
-    Check("server-timeout-short", Severity.ERROR, "timeout server ends what the agent still works on", timeouts),
-    Check("idle-short", Severity.ERROR, "timeout idle ends what the agent still works on", timeouts),
-    Check("server-timeout-idle", Severity.INFO, "timeout server ends idle connections, as an error", timeouts),
-    Check("backend-above", Severity.WARNING, "HAProxy opens a connection for each NOTIFY", backend_above),
+    Check("no-server", Severity.ERROR, "the agents' backend has no server", check_servers),
+    Check("proxy-protocol", Severity.ERROR, "a PROXY header is sent to the agents", check_proxy_headers),
+    Check(
+        "check-of-another-kind", Severity.ERROR, "the check of another protocol marks agents down", check_health_checks
+    ),
+    Check("check-without-spop", Severity.WARNING, "the check of an agent only connects", check_health_checks),
+    Check("no-check", Severity.WARNING, "no agent is checked", check_health_checks),
+    Check("server-timeout-short", Severity.ERROR, "timeout server ends what the agent still works on", check_timeouts),
+    Check("idle-short", Severity.ERROR, "timeout idle ends what the agent still works on", check_timeouts),
+    Check("server-timeout-idle", Severity.INFO, "timeout server ends idle connections, as an error", check_timeouts),
+    Check("backend-above", Severity.WARNING, "HAProxy opens a connection for each NOTIFY", check_place),
 )
