@@ -89,7 +89,7 @@ def words_of(condition: str) -> Iterator[str]:
 
 
 def _copy(option: str, value: Any) -> Any:
-    """Return a copy of a mapping that nobody can change."""
+    """Return a copy of a mapping that cannot be changed."""
     if value is None:
         return None
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What a check has found, and the list of all checks."""
+"""What a check has found, and how bad it is."""
 
 from __future__ import annotations
 

@@ -169,10 +169,10 @@ class _Reader:
         return self._engine_file((*candidates, path)[0], place)
 
 
-def _is_same(one: str, other: str) -> bool:
-    """Return whether two paths lead to one file."""
+def _is_same(path: str, other: str) -> bool:
+    """Return whether two paths lead to the same file."""
     try:
-        return os.path.realpath(one) == os.path.realpath(other)
+        return os.path.realpath(path) == os.path.realpath(other)
     except (OSError, ValueError):
         return False
 

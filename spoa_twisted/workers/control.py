@@ -129,7 +129,7 @@ class BeginWatch(amp.Command):
 
 
 class EndWatch(amp.Command):
-    """The watcher ``number`` wants no more NOTIFYs."""
+    """The master asks for no more NOTIFYs for the watcher ``number``."""
 
     arguments = [(b"number", amp.Integer())]
     requiresAnswer = False

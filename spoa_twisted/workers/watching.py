@@ -14,8 +14,8 @@ from spoa_twisted.workers.child import Worker
 class WorkersWatch(Watchers):
     """Lets others see the NOTIFYs of all workers.
 
-    Each worker is asked for as many NOTIFYs as a watcher still wants, because nobody knows which worker gets them. The
-    watcher takes those that arrive first.
+    Each worker is asked for as many NOTIFYs as a watcher still needs, because any worker may get them. The watcher
+    takes the NOTIFYs that arrive first.
 
     :param workers: the processes that run now. The collection changes.
     :param allow_values: whether a watcher may see the values of arguments and variables, or their types only.

@@ -22,7 +22,7 @@ _OPTIONAL: Final = frozenset(
     {"hdr", "fhdr", "cook", "hdr_ip", "url_param", "urlp", "body_param", "query", "ssl_fc_sni", "ssl_sni", "var"}
 )
 
-# Converters from STRING to STRING. The type of another one is not looked at.
+# Converters from STRING to STRING. With any other converter, the type is not checked.
 _OF_STRINGS: Final = frozenset({"lower", "upper", "url_dec", "ltrim", "rtrim", "word", "field", "regsub"})
 
 # Classes whose names may stand in an annotation. Of an annotation with any other name, nothing is known.

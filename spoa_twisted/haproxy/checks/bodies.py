@@ -20,7 +20,7 @@ _OF_RESPONSE: Final = frozenset({"res.body", "res.body_len"})
 #: Fetches that read the first bytes of a connection, beside all that begin with ``req.ssl_`` and ``req_ssl_``.
 _PAYLOADS: Final = frozenset({"req.len", "req_len", "req.payload", "req.payload_lv", "payload", "payload_lv"})
 
-#: Texts in rules that look at the size of a body: somebody has thought of long ones.
+#: Texts in rules that look at the size of a body. A configuration with such a rule handles long bodies on purpose.
 _SIZES: Final = ("req.body_size", "res.body_size", "content-length")
 
 

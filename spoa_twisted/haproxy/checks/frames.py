@@ -22,7 +22,7 @@ class Moment:
 
     @property
     def order(self) -> tuple[int, int]:
-        """A smaller one is earlier, for moments of one proxy."""
+        """Of two moments of one proxy, the earlier one has the smaller value."""
         return self.stage, self.number
 
     def precedes(self, other: Moment) -> bool:

@@ -129,7 +129,7 @@ class Prefix:
 
     @cached_property
     def setters(self) -> dict[str, list[Sent]] | None:
-        """The messages whose handlers set a variable, by its whole name. ``None`` if one handler's are not known."""
+        """The messages whose handlers set a variable, by its whole name. ``None`` if a handler may set any variable."""
         setters: dict[str, list[Sent]] = {}
         for sent in self.sent:
             if sent.sets is None:

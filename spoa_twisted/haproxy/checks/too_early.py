@@ -122,7 +122,7 @@ def _early_variable(setters: Setters, frame: Frame, expression: Expression) -> s
     if not all_setters or any(may_come_before(setter, frame.moment) for setter in all_setters):
         return None
     later = [setter for setter in all_setters if _may_come_after(setter, frame.moment)]
-    # Without the handlers, an agent may set each variable of its prefix. If a rule sets this one, it is meant for the
+    # Without the handlers, an agent may set each variable of its prefix. A variable that a rule sets is meant for the
     # agent.
     by_rules = [setter for setter in later if setter.frame is None]
     if not later or (not by_rules and any(setter.frame is frame for setter in all_setters)):
@@ -165,7 +165,7 @@ _Changes: TypeAlias = Mapping[tuple[str, str], Sequence[Setter]]
 
 
 def _changes(configuration: Configuration) -> _Changes:
-    """Return the rules that set the address of the client, or a header that a message wants as the proxy sets it."""
+    """Return the rules that set the address of the client, or a header that is not in ``_OF_CLIENTS``."""
     found: dict[tuple[str, str], list[Setter]] = {}
     for proxy in configuration.proxies:
         for rule in proxy.rules if proxy.kind != "defaults" else ():

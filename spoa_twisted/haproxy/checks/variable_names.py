@@ -15,13 +15,13 @@ from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy, Rea
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
 
-#: Names that are given to the variable of ``option set-on-error``, and hardly to another one.
+#: Usual names for the variable of ``option set-on-error``. Other variables rarely have them.
 _ERROR: Final = re.compile(r"(?:\w+[._])?(?:err|errors?|failed|failure)", re.IGNORECASE)
 
 #: The settings of a frontend that name a backend.
 _USING: Final = frozenset({"use_backend", "default_backend"})
 
-#: From this ratio on a name is proposed instead of one that nothing sets.
+#: A name with at least this ratio is proposed in place of a name that nothing sets.
 _CLOSE: Final = 0.75
 
 

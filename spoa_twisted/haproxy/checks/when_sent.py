@@ -99,7 +99,7 @@ def _waits_for_end(proxy: Proxy, sending: Rule) -> bool:
 
 
 def _alternatives(rule: Rule) -> list[list[str]]:
-    """Return the names of the ACLs in a rule's condition. A negated one is not among them."""
+    """Return the names of the ACLs in a rule's condition, with "" for a term that is negated or anonymous."""
     condition = rule.condition
     if condition is None or condition.unless:
         return []

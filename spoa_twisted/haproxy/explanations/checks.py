@@ -34,7 +34,7 @@ _TLS: Final = Explanation(
     ),
 )
 _OTHER_CHECK: Final = Cause(
-    "Another check than SPOP's is used, perhaps one of the defaults section.",
+    "The backend uses the check of another protocol, perhaps from the defaults section.",
     'Write "option spop-check" into the agents\' backend, as its last check option.',
 )
 
@@ -67,7 +67,7 @@ CHECKS: Final[Mapping[str, Explanation]] = {
     "L6RSP": _TLS,
     "L6TOUT": _TLS,
     "L7OK": Explanation("The agent answered the health check. This is no error."),
-    "L7STS": Explanation("The server answered another check than SPOP's, with an error.", (_OTHER_CHECK,)),
+    "L7STS": Explanation("The server answered the check of another protocol, with an error.", (_OTHER_CHECK,)),
     "L7TOUT": Explanation(
         "The server accepted the connection, but sent no AGENT-HELLO in time.",
         (
@@ -152,4 +152,4 @@ def explain_check(result: str, info: str = "") -> Explanation:
         return _REFUSED
     if code is not None:
         return DISCONNECTS[code].within(Context.CHECK, Context.HELLO)
-    return Explanation("The answer to the health check is not SPOP's.", (*DISCONNECTS[4].causes, _OTHER_CHECK))
+    return Explanation("The answer to the health check is not valid SPOP.", (*DISCONNECTS[4].causes, _OTHER_CHECK))

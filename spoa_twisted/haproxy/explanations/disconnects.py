@@ -26,11 +26,11 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
     StatusCode.NORMAL: Explanation(
         "The side that sends this needs the connection no longer. This is no error.",
         (
-            Cause("HAProxy <= 3.0 is stopped or reloaded.", "Nothing.", only=Context.HAPROXY),
+            Cause("HAProxy <= 3.0 is stopped or reloaded.", "Nothing needs to change.", only=Context.HAPROXY),
             Cause(
                 "The agent is stopped or restarted.",
-                "Nothing, unless requests get status 256 or 257 at this time: then the agent does not answer what is"
-                " pending before it closes.",
+                "Nothing needs to change, unless requests get status 256 or 257 at this time: then the agent does not"
+                " answer pending NOTIFYs before it closes.",
             ),
         ),
     ),
@@ -83,7 +83,7 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
         "The HELLO has no version.",
         (
             Cause(
-                "A health check of HAProxy >= 3.1 says so of each AGENT-DISCONNECT that answers it, whatever its code.",
+                "A health check of HAProxy >= 3.1 reports these words for each AGENT-DISCONNECT, whatever its code.",
                 "The agent's log has the true reason.",
                 only=Context.CHECK,
             ),
@@ -135,10 +135,10 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
         ),
     ),
     StatusCode.INTERLACED_FRAMES: Explanation(
-        "Another NOTIFY came between the fragments of one.",
+        "Another NOTIFY came between the fragments of a NOTIFY.",
         (
             Cause(
-                "Two things write to one connection, or a fragment was lost.",
+                "Two programs write to one connection, or a fragment was lost.",
                 f"HAProxy does not do this: look for a proxy between HAProxy and the agent. {_SHOW_FRAMES}",
             ),
         ),
@@ -166,11 +166,11 @@ DISCONNECTS: Final[Mapping[int, Explanation]] = {
         "Something failed for which SPOE.txt has no code.",
         (
             Cause(
-                "The agent failed. Many agents send this for each error, such as one in a handler.",
+                "The agent failed. Many agents send this for each error, for example in a handler.",
                 "The agent's log at this time.",
             ),
             Cause(
-                "A health check of HAProxy <= 3.0 says so of each code that SPOE.txt does not list.",
+                "A health check of HAProxy <= 3.0 reports these words for each code that SPOE.txt does not list.",
                 "The agent's log at this time.",
                 only=Context.CHECK,
             ),

@@ -80,7 +80,7 @@ _OLD: Final[Mapping[int, Explanation]] = {
                 SENT,
             ),
             Cause(
-                "The connection ended. With the capability async, HAProxy then waits for the ACK on another one.",
+                "The connection ended. With the capability async, HAProxy waits for the ACK on another connection.",
                 'The agent was stopped, or HAProxy reloaded. "no option async" in the spoe-agent section gives status'
                 " 257 at once.",
                 SENT,
@@ -146,9 +146,11 @@ _OLD: Final[Mapping[int, Explanation]] = {
         (
             Cause(
                 '"tcp-request inspect-delay" (or tcp-response) is shorter than the agent needed.',
-                'Let inspect-delay be longer than "timeout processing": the group\'s rule waits only so long.',
+                'Let inspect-delay be longer than "timeout processing": the rule of the group waits no longer.',
             ),
-            Cause("The client closed its connection.", "Nothing, if only some requests have this status."),
+            Cause(
+                "The client closed its connection.", "Nothing needs to change, if only some requests have this status."
+            ),
         ),
     ),
     255: Explanation(_NEVER),
@@ -257,11 +259,11 @@ _NEW: Final[Mapping[int, Explanation]] = {
         (
             Cause(
                 '"tcp-request inspect-delay" (or tcp-response) is shorter than the agent needed.',
-                'Let inspect-delay be longer than "timeout processing": the group\'s rule waits only so long.',
+                'Let inspect-delay be longer than "timeout processing": the rule of the group waits no longer.',
             ),
             Cause(
                 "The client closed its connection (for an event: from HAProxy 3.4 on).",
-                "Nothing, if only some requests have this status.",
+                "Nothing needs to change, if only some requests have this status.",
             ),
         ),
     ),
@@ -269,7 +271,7 @@ _NEW: Final[Mapping[int, Explanation]] = {
     255: Explanation(_NEVER),
     256: Explanation("HAProxy >= 3.1 has not been seen to set this status: an AGENT-DISCONNECT 0 gives 257 there."),
     257: Explanation(
-        "HAProxy had no connection to an agent, or it ended before the ACK came.",
+        "HAProxy had no connection to an agent, or the connection ended before the ACK came.",
         (
             Cause("No server of the agents' backend is up, or it has no server line.", _NO_SERVER, AT_ONCE),
             Cause("The agent crashed, was killed, or was restarted.", _RESTARTED),

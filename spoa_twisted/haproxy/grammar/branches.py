@@ -38,9 +38,9 @@ class Branches:
 def select(document: Document, version: tuple[int, int], environment: Mapping[str, str]) -> Branches:
     """Return the lines that HAProxy reads, without the directives ``.if``, ``.notice`` and so on.
 
-    If the value of a condition is not known, the first branch that may be the one counts, and no other. With both
-    branches there would be settings that exclude each other, and with neither branch there would be holes: both are
-    configurations that no HAProxy reads, about which a check would say what is not true.
+    If the value of a condition is not known, it is taken as true, so that exactly one branch of the block counts. Both
+    branches together may have settings that exclude each other, and without both, settings may be missing. HAProxy
+    never reads either of these configurations, so checks of them would give false alarms.
     """
     selection = _Selection(version, environment)
     lines = tuple(line for line in document.lines if selection.counts(line))

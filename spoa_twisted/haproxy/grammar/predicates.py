@@ -60,10 +60,10 @@ def evaluate(text: str, version: tuple[int, int], environment: Mapping[str, str]
     return value
 
 
-def _or(one: bool | None, other: bool | None) -> bool | None:
-    if one or other:
+def _or(left: bool | None, right: bool | None) -> bool | None:
+    if left or right:
         return True
-    return None if one is None or other is None else False
+    return None if left is None or right is None else False
 
 
 def _not(value: bool | None) -> bool | None:
@@ -156,7 +156,7 @@ def _at_least(version: tuple[int, int], text: str) -> bool | None:
     """Return whether a release of the branch ``version`` is at least the version ``text``."""
     found = _RELEASE.fullmatch(text.strip())
     if found is None:
-        # HAProxy takes a text that is no version for the oldest one.
+        # HAProxy takes a text that is not a version for the oldest version.
         return True
     major, minor, patch = (int(number or 0) for number in found.groups())
     if version != (major, minor):
