@@ -158,6 +158,8 @@ def _write(folder: Path, texts: dict[str, str], *, force: bool) -> None:
     existing = [str(folder / name) for name in texts if (folder / name).exists()]
     if existing and not force:
         raise CannotWrite(f"not written, because files exist: {', '.join(existing)}; use --force to overwrite them")
+    if folder.exists() and not folder.is_dir():
+        raise CannotWrite(f"{folder} is not a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():

@@ -8,6 +8,7 @@ import sys
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
@@ -77,10 +78,8 @@ def parser() -> argparse.ArgumentParser:
 async def run(reactor: Any, options: argparse.Namespace) -> None:
     """Print the NOTIFYs.
 
-    :raises ValueError: when the agent refuses it.
+    :raises ValueError: when the agent refuses it, or no agent answers.
     """
-    # The error text for a refused connection names options.agent.
-    options.agent = options.status
     # Imported only for this command: twisted.web takes longer than a whole "spoactl ping".
     from twisted.web.client import ResponseFailed
 
@@ -93,6 +92,9 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
             text = (await read_body(response, _MAX_ERROR)).decode("utf-8", "replace").strip()
             missing = "; was the agent started with --watch types?" if response.code == 404 else ""
             raise ValueError(f"{options.status} answers {response.code}: {text}{missing}")
+    except ConnectError as error:
+        reason = show_text(str(error)).rstrip(".")
+        raise ValueError(f"{options.status}: {reason}; does an agent run with --status there?") from error
     except ResponseFailed as error:
         raise ValueError(f"{options.status} has closed the connection without an answer") from error
     print(f"spoactl: watching the agent at {options.status}; Ctrl-C ends it", file=sys.stderr, flush=True)

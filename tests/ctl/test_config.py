@@ -120,11 +120,14 @@ def test_files(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_file_in_place_of_the_folder(run: Run, tmp_path: Path) -> None:
-    """The text names the path that cannot be written."""
+    """The text names the path that is wrong."""
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CannotWrite) as raised:
         run("--handlers", "iprep", "--output", str(tmp_path / "file"))
-    assert str(raised.value) == f"cannot write {tmp_path}/file: File exists"
+    assert str(raised.value) == f"{tmp_path}/file is not a folder"
+    with pytest.raises(CannotWrite) as raised:
+        run("--handlers", "iprep", "--output", str(tmp_path / "file" / "new"))
+    assert str(raised.value) == f"cannot write {tmp_path}/file/new: Not a directory"
 
 
 def test_undeclared_handlers(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -567,6 +567,15 @@ async def test_what_answers_is_no_status(tmp_path: Path) -> None:
     await port.stopListening()
 
 
+@pytest_twisted.ensureDeferred
+async def test_nothing_listens(tmp_path: Path) -> None:
+    """The error names the endpoint, and the option that the agent may lack."""
+    options = watch_command.parser().parse_args(["--status", f"unix:{tmp_path}/none"])
+    with pytest.raises(ValueError, match=f"^unix:{tmp_path}/none: .*; does an agent run with --status there") as raised:
+        await watch_command.run(reactor, options)
+    assert "\n" not in str(raised.value)
+
+
 class Closing(Protocol):
     """A server that closes the connection at the first byte."""
 
