@@ -484,8 +484,8 @@ def _fault(event: DisconnectReceived | ProtocolError, code: int) -> object:
     """Return a key for :class:`OncePerMinute`, of a connection that ended with a status code other than 0.
 
     HAProxy tries again from another port. So two errors of one host with the same status code count as the same fault,
-    and the second one is logged only at the level debug. A peer may send any number: all that SPOE.txt does not list
-    count as one.
+    and the second one is logged only at the level debug. A peer may send any number, so all codes that SPOE.txt does
+    not list count as the same code.
     """
     host, _, _ = event.peer.rpartition(":")
     return type(event), host, code if code in STATUS_WORDS else None

@@ -47,7 +47,7 @@ def definition(function: Any) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
 
 
 def returned(statement: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.expr | None]:
-    """Yield the expression of each ``return`` of a function, ``None`` for one without an expression."""
+    """Yield the expression of each ``return`` of a function, and ``None`` for a ``return`` alone."""
     return (node.value for node in _own_nodes(statement) if isinstance(node, ast.Return))
 
 

@@ -136,15 +136,15 @@ class Slot(Owner):
         self._replace_lost(worker, "it was stopped", "exit")
 
     def on_taken(self, worker: Worker, number: int) -> None:
-        """Pass it on."""
+        """Note that ``worker`` has taken the connection ``number``."""
         self._handing_over.on_taken(worker, number)
 
     def on_returned(self, worker: Worker, number: int) -> None:
-        """Pass it on."""
+        """Let another worker take the connection ``number``, which ``worker`` does not take."""
         self._handing_over.on_returned(worker, number)
 
     def on_closed(self, worker: Worker, count: int) -> None:
-        """Pass it on."""
+        """Note that ``worker`` has closed ``count`` connections."""
         self._handing_over.on_closed(worker, count)
 
     def on_ended(self, worker: Worker) -> None:

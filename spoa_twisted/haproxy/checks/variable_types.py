@@ -84,7 +84,7 @@ def _never(kind: str | None, patterns: tuple[str, ...], type_: type) -> str | No
 
 
 def _found_on_bool(use: Use, types: set[type]) -> Finding | None:
-    """Return a finding for a condition that is true of False, too, and does not look at the value."""
+    """Return a finding for a condition that is also true if the variable is False."""
     if types != {bool} or _kind(use) != "found" or use.negated:
         return None
     # The rule looks at the value in another term, or passes it on.

@@ -20,7 +20,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("variable-gone", Severity.ERROR, "a req. variable is read in responses or in the log", check_gone),
     Check("variable-too-long", Severity.ERROR, "the name of a variable is too long for HAProxy", check_too_long),
     Check("variable-type", Severity.ERROR, "a condition never matches the type that the handler sets", check_types),
-    Check("found-on-bool", Severity.WARNING, "a condition is true of False, too", check_types),
+    Check("found-on-bool", Severity.WARNING, "a condition is also true if the variable is False", check_types),
     Check("proc-unregistered", Severity.WARNING, "HAProxy does not know the name of a proc. variable", check_proc),
     Check("sess-sticks", Severity.INFO, "a sess. variable keeps its value for later requests", check_sticks),
     Check("spoofable-header", Severity.INFO, "the client may send a header that the agent sets", check_headers),

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Final
 
 from spoa_twisted.handlers.variable_types import members_of
-from spoa_twisted.haproxy.writing.plan import Plan, PlannedMessage, Stage
+from spoa_twisted.haproxy.writing.plan import Phase, Plan, PlannedMessage
 from spoa_twisted.haproxy.writing.words import time_of
 
 #: The rules of a part are written in this order, which is that in which HAProxy runs them.
@@ -125,24 +125,24 @@ def agents_backend(plan: Plan) -> str:
 def _rules(plan: Plan) -> tuple[str, str]:
     """Return the lines for the section with the filter, and those for the backends behind it, which may be empty."""
     if plan.needs_listen:
-        return _part(plan, *Stage), ""
+        return _part(plan, *Phase), ""
     if not plan.is_http:
         # A frontend has no rules for responses in TCP mode.
-        return _part(plan, Stage.REQUEST), _part(plan, Stage.BACKEND, Stage.RESPONSE)
-    return _part(plan, Stage.REQUEST, Stage.RESPONSE), _part(plan, Stage.BACKEND)
+        return _part(plan, Phase.REQUEST), _part(plan, Phase.BACKEND, Phase.RESPONSE)
+    return _part(plan, Phase.REQUEST, Phase.RESPONSE), _part(plan, Phase.BACKEND)
 
 
-def _part(plan: Plan, *stages: Stage) -> str:
+def _part(plan: Plan, *phases: Phase) -> str:
     """Return the lines for the section with the filter, or for a backend behind it.
 
-    :param stages: the stages of the messages whose variables the rules of the section read.
+    :param phases: the phases of the messages whose variables the rules of the section read.
     """
     lines: list[str] = []
-    if Stage.REQUEST in stages:
+    if Phase.REQUEST in phases:
         lines.append(f"filter spoe engine {plan.engine} config spoe.conf")
         lines += _settings(plan)
         lines += _sends(plan)
-    messages = [message for message in plan.messages if message.stage in stages]
+    messages = [message for message in plan.messages if message.phase in phases]
     lines += _error_rules(plan, messages)
     lines += _examples(plan, messages)
     return "".join([f"    {line}\n" for line in lines])
@@ -174,7 +174,7 @@ def _sends(plan: Plan) -> Iterator[str]:
 
 def _refusal(plan: Plan, message: PlannedMessage) -> str:
     """Return the rule that refuses because of a variable of ``message``."""
-    if message.stage is Stage.RESPONSE:
+    if message.phase is Phase.RESPONSE:
         return "http-response deny" if plan.is_http else "tcp-response content reject"
     return "http-request deny" if plan.is_http else "tcp-request content reject"
 

@@ -38,7 +38,7 @@ class CannotWrite(ValueError):
     """There is no configuration for these handlers or options. The text says why, and what to do."""
 
 
-class Stage(Enum):
+class Phase(Enum):
     """When a message is sent. The rules that read its variables come later."""
 
     REQUEST = "request"
@@ -82,11 +82,11 @@ class PlannedMessage:
         return "http" in self.when
 
     @property
-    def stage(self) -> Stage:
+    def phase(self) -> Phase:
         """When it is sent."""
         if self.when in {*RESPONSE_EVENTS, *RESPONSE_RULESETS}:
-            return Stage.RESPONSE
-        return Stage.BACKEND if self.when.startswith("on-backend-") else Stage.REQUEST
+            return Phase.RESPONSE
+        return Phase.BACKEND if self.when.startswith("on-backend-") else Phase.REQUEST
 
     def reads(self, fetch: str) -> bool:
         """Return whether an argument uses ``fetch``."""
