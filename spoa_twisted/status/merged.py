@@ -14,7 +14,7 @@ from typing import Final, final
 
 import spoa_twisted
 from spoa_twisted.status.history import History
-from spoa_twisted.status.report import Engine, Problem, Process, Reloads, Report, Status
+from spoa_twisted.status.report import Ending, Engine, Problem, Process, Reloads, Report, Status
 from spoa_twisted.status.totals import add, empty
 
 # How many problems are kept, those that happened last.
@@ -63,6 +63,7 @@ class Merged:
         state: str | None = None,
         reloads: Reloads | None = None,
         restarts: Mapping[str, int] | None = None,
+        endings: Iterable[Ending] = (),
         refused: int = 0,
     ) -> Status:
         """Return the status.
@@ -93,11 +94,13 @@ class Merged:
             "recent": recent,
             "recent_seconds": recent_seconds,
             "longest": _longest(reports),
+            "longest_notify": max([report["longest_notify"] for report in reports], default=0.0),
             "problems": _merge_problems([self._retired_problems, *[report["problems"] for report in reports]]),
             "engines": _merge_engines(engine for report in reports for engine in report["engines"]),
             "messages": sorted({name for report in reports for name in report["messages"]}),
             "reloads": reloads or no_reloads(),
             "restarts": dict(restarts or {}),
+            "endings": list(endings),
         }
 
     def _with_retired_cpu(self, processes: list[Process]) -> list[Process]:

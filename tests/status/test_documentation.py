@@ -78,6 +78,7 @@ def test_each_row_is_a_verdict() -> None:
 def test_the_thresholds_are_those_of_the_code() -> None:
     """The text has them in words."""
     assert (verdict.ENOUGH, verdict.WARNING_SHARE, verdict.CRITICAL_SHARE, verdict.SLOW_SHARE) == (5, 0.01, 0.1, 0.1)
+    assert (verdict.CRASHES, verdict.CRASH_SPAN, verdict.SAME_CRASH, verdict.RECENT) == (3, 300, 1, 60)
     assert (verdict.STANDSTILL, verdict.STANDSTILL_SHARE, verdict.GRACE, verdict.HANDLER_TIMEOUT) == (1, 0.1, 60, 1)
 
 

@@ -28,6 +28,7 @@ def test_one_process() -> None:
     assert made["totals"] == made["recent"] == some(1)
     assert (made["time"], made["started"], made["recent_seconds"]) == (1010.0, 1000.0, 10.0)
     assert made["longest"] == {"m": 0.1}
+    assert (made["longest_notify"], made["endings"]) == (0.2, [])
     assert made["reloads"] == no_reloads()
     assert made["pid"] == os.getpid()
     assert json.loads(json.dumps(made)) == made
@@ -39,6 +40,7 @@ def test_several_workers() -> None:
     assert made["totals"] == some(7)
     assert [each["worker"] for each in made["processes"]] == [1, 2, 3]
     assert made["longest"] == {"m": 0.4}
+    assert made["longest_notify"] == 0.8
     assert made["messages"] == ["m"]
     assert made["problems"] == [problem(count=3)]
     assert made["engines"] == [engine(connections=3, in_flight=3)]
