@@ -47,6 +47,15 @@ def test_several_workers() -> None:
 
 
 class TestRetirement:
+    def test_the_longest_durations_count_for_a_minute(self) -> None:
+        """The histograms of the last minute have those of the worker that has ended, too."""
+        agent = merged()
+        agent.status([report(1, 4)], 1010.0)
+        agent.retire(report(1, 4))
+        for now, longest in ((1011.0, 4), (1069.0, 4), (1070.0, 1)):
+            made = agent.status([report(1, 1)], now)
+            assert (made["longest"], made["longest_notify"]) == ({"m": 0.1 * longest}, 0.2 * longest)
+
     def test_counters_never_fall(self) -> None:
         """The numbers of a worker that has ended stay in the sum. Its successor begins at 0."""
         agent = merged()
