@@ -97,4 +97,4 @@ def test_the_picture_is_there() -> None:
     assert image["alt"]
     content = (PAGE.parent / image["uri"]).read_bytes()
     assert content.startswith(b"\x89PNG")
-    assert struct.unpack(">II", content[16:24]) == (960, 878)
+    assert struct.unpack(">II", content[16:24]) == (960, 970)
