@@ -66,6 +66,9 @@ _BLOCKING: Final = (
 # The kinds of problems whose text is about one hold-up, while others may have been longer.
 _HOLD_UPS: Final = ("HandlerBlocked", "Standstill")
 
+# The kinds of problems that are reported once, although they last.
+_LASTING: Final = frozenset({"LifeCycleIgnored"})
+
 
 class Level(Enum):
     """How bad a problem is. The verdict is as bad as the worst problem; a note does not count."""
@@ -98,6 +101,8 @@ class Finding:
     last: float = 0.0
     #: More about the problem, and what to do, in one or two sentences with a period; often empty.
     hint: str = ""
+    #: True for what is reported once and then lasts, as a reload that has failed: it need not happen again.
+    lasts: bool = False
 
 
 @final
@@ -160,7 +165,8 @@ def _finding(level: Level, what: str, problem: Problem | None, count: int = 0, h
     text = in_one_line(problem["text"])
     if text and problem["count"] > 1 and problem["kind"] in _HOLD_UPS:
         text = f"the last one: {text}"
-    return Finding(level, what, text, problem["count"], problem["first"], problem["last"], hint)
+    lasts = problem["kind"] in _LASTING
+    return Finding(level, what, text, problem["count"], problem["first"], problem["last"], hint, lasts)
 
 
 def _brief(text: str) -> str:
@@ -432,7 +438,7 @@ def _reloads(status: Status) -> Iterator[Finding]:
             "The old code answers the requests. A restart of the agent would probably fail for the same reason."
             " Correct what the reason names, and reload again."
         )
-        yield Finding(Level.WARNING, what, count=failed, last=reloads["last_time"], hint=hint)
+        yield Finding(Level.WARNING, what, count=failed, last=reloads["last_time"], hint=hint, lasts=True)
 
 
 def _crashes(status: Status) -> Iterator[Finding]:

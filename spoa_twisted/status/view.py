@@ -142,7 +142,7 @@ def _how_often(finding: Finding, now: float) -> str:
         last = ago(now - finding.last)
         parts.append(f"the last {last}" if finding.count > 1 else last)
     text = ", ".join(parts)
-    if not finding.last:
+    if not finding.last or finding.lasts:
         return text
     if now - finding.last >= RECENT:
         return f"Not in the last minute: {text}"

@@ -304,6 +304,13 @@ def test_how_often_a_problem_happened() -> None:
     assert view(example("draining")).problems[0][1] == ""
 
 
+def test_what_lasts_need_not_happen_again() -> None:
+    """A reload that has failed is not over, and functions that never run are reported once."""
+    status = example("reload refused")
+    status["problems"] = [problem("LifeCycleIgnored", "", "", 1, 900, 900)]
+    assert [often for _, often in view(status).problems] == ["once, 12 min ago", "once, 15 min ago"]
+
+
 def test_many_problems() -> None:
     """The page stays short. The worst problems come first, so those that are left out are notes."""
     status = example("handler failing")

@@ -229,6 +229,7 @@ def test_no_process_is_ready() -> None:
     assert assess(status).sentence == "No process is ready, requests wait"
     status["processes"] = [process(1, "starting"), process(2, "starting")]
     assert (assess(status).level, assess(status).sentence) == (Level.CRITICAL, "No process is ready, requests wait")
+    assert assess(status).problems[0].hint == "The log says why. New workers are starting."
     status = example("starting")
     status["processes"] = [process(1, "lost", "exit status 1")]
     assert assess(status).sentence == "No process is ready, requests wait: exit status 1"
