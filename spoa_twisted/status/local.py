@@ -74,6 +74,7 @@ def report(agent: Agent, *, worker: int = 0, lag: float = 0.0) -> Report:
         "engines": _engines(factory),
         "messages": _messages(factory),
         "longest": {label: seconds for label, seconds in longest.items() if seconds},
+        "longest_notify": factory.outcomes.counters.notify.longest(now),
     }
 
 

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Final, final
 
 import spoa_twisted
 from spoa_twisted.status.history import History
-from spoa_twisted.status.report import Engine, Problem, Process, Reloads, Report, Status
+from spoa_twisted.status.report import Ending, Engine, Problem, Process, Reloads, Report, Status
 from spoa_twisted.status.totals import add, empty
 
 # How many problems are kept, those that happened last.
 _MAX_PROBLEMS: Final = 256
+
+# Seconds. The longest durations of a process that has ended count for so long.
+_MINUTE: Final = 60.0
+
+# How many processes that have ended are kept for their longest durations.
+_MAX_RETIRED: Final = 256
 
 
 @final
@@ -41,6 +48,9 @@ class Merged:
         self._history = History(started)
         self._retired = empty()
         self._retired_problems: list[Problem] = []
+        # The last reports of processes that have ended, each with the time of the status that it was made for.
+        self._retired_reports: deque[tuple[float, Report]] = deque(maxlen=_MAX_RETIRED)
+        self._last_time = started
         # The CPU time of the processes that have ended, by the number of the worker.
         self._retired_cpu: dict[int, float] = {}
 
@@ -51,6 +61,7 @@ class Merged:
         """
         self._retired = add([self._retired, report["totals"]])
         self._retired_problems = _merge_problems([self._retired_problems, report["problems"]])
+        self._retired_reports.append((self._last_time, report))
         process = report["process"]
         number = process["worker"]
         self._retired_cpu[number] = self._retired_cpu.get(number, 0.0) + process["cpu_seconds"]
@@ -63,6 +74,7 @@ class Merged:
         state: str | None = None,
         reloads: Reloads | None = None,
         restarts: Mapping[str, int] | None = None,
+        endings: Iterable[Ending] = (),
         refused: int = 0,
     ) -> Status:
         """Return the status.
@@ -77,6 +89,9 @@ class Merged:
         recent, recent_seconds = self._history.recent(now, totals)
         self._history.add(now, totals)
         processes = [report["process"] for report in reports]
+        self._last_time = now
+        # The histograms have the NOTIFYs of these processes too, so without them the longest one would be too short.
+        last_minute = [*reports, *[report for made, report in self._retired_reports if now - made < _MINUTE]]
         return {
             "version": spoa_twisted.__version__,
             "python": platform.python_version(),
@@ -92,12 +107,14 @@ class Merged:
             "totals": totals,
             "recent": recent,
             "recent_seconds": recent_seconds,
-            "longest": _longest(reports),
+            "longest": _longest(last_minute),
+            "longest_notify": max([report["longest_notify"] for report in last_minute], default=0.0),
             "problems": _merge_problems([self._retired_problems, *[report["problems"] for report in reports]]),
             "engines": _merge_engines(engine for report in reports for engine in report["engines"]),
             "messages": sorted({name for report in reports for name in report["messages"]}),
             "reloads": reloads or no_reloads(),
             "restarts": dict(restarts or {}),
+            "endings": list(endings),
         }
 
     def _with_retired_cpu(self, processes: list[Process]) -> list[Process]:

@@ -181,8 +181,9 @@ def _place(place: str | None) -> str:
 
 
 def _blocked(event: HandlerBlocked) -> str:
-    others = f"{event.waiting:,} other requests waited"
-    return f"it held the agent up for {event.seconds:.2f} s{_place(event.place)}; {others}"
+    # The agent knows only of the requests that it has read. Without any, a 0 would say that none waited.
+    others = f"; {event.waiting:,} other request{'' if event.waiting == 1 else 's'} waited" if event.waiting else ""
+    return f"it held the agent up for {event.seconds:.2f} s{_place(event.place)}{others}"
 
 
 def _too_big(event: ResultTooBig) -> str:

@@ -18,6 +18,10 @@ NONE: Final = "(none)"
 BOUNDS: Final = (*(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),)
 
 
+#: How many ends of workers are kept. Many workers that crash at once must not make the status long.
+MAX_ENDINGS: Final = 100
+
+
 class Histogram(TypedDict):
     """How long something took. A sampled observation counts as often as it stands for others."""
 
@@ -125,6 +129,20 @@ class Report(TypedDict):
     messages: list[str]
     #: The longest duration of each message in the last minute.
     longest: dict[str, float]
+    #: The longest duration of a NOTIFY in the last minute; 0 if it is not known.
+    longest_notify: float
+
+
+class Ending(TypedDict):
+    """The end of a worker that was ready, and that had to be replaced."""
+
+    worker: int
+    #: When the master noticed it.
+    time: float
+    #: How it ended, in one line.
+    reason: str
+    #: False if the worker was stopped: it received SIGTERM, or its own code stopped the reactor.
+    crashed: bool
 
 
 class Reloads(TypedDict):
@@ -171,9 +189,13 @@ class Status(TypedDict):
     recent_seconds: float
     #: The longest duration of each message in the last minute.
     longest: dict[str, float]
+    #: The longest duration of a NOTIFY in the last minute; 0 if it is not known.
+    longest_notify: float
     problems: list[Problem]
     engines: list[Engine]
     messages: list[str]
     reloads: Reloads
     #: How often a worker was replaced, by the reason: ``exit``, ``signal``, ``stall``, ``reload``.
     restarts: dict[str, int]
+    #: The last :data:`MAX_ENDINGS` workers that ended without a reload, the last one at the end.
+    endings: list[Ending]

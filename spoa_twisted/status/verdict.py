@@ -14,9 +14,9 @@ from typing import Final, NamedTuple, final
 
 from spoa_twisted.escaping import cut, in_one_line
 from spoa_twisted.observer import Outcome
-from spoa_twisted.status.figures import counted, duration, rate, share, span
+from spoa_twisted.status.figures import ago, counted, duration, rate, share, span, times
 from spoa_twisted.status.quantiles import longer_than, observations, within
-from spoa_twisted.status.report import BOUNDS, DEFAULT, NONE, Problem, Process, Status
+from spoa_twisted.status.report import BOUNDS, DEFAULT, MAX_ENDINGS, NONE, Ending, Problem, Process, Status
 
 #: How many requests must fail in the last minute to change the verdict. Now and then a request has an argument that no
 #: handler expects, and at night that may be one of two. A handler that always fails reaches this number with a request
@@ -47,11 +47,27 @@ GRACE: Final = 60.0
 #: Seconds. A problem that happened within this time still happens.
 RECENT: Final = 60.0
 
+#: How many times workers must crash within :data:`CRASH_SPAN` seconds before that is critical. One crash loses the
+#: requests of one worker only. A reload is no crash, and neither is a worker that SIGTERM stops.
+CRASHES: Final = 3
+CRASH_SPAN: Final = 300.0
+
+#: Seconds. Workers that crash within this time count once: somebody has killed all of them with one command.
+SAME_CRASH: Final = 1.0
+
 # Characters. A longer text is cut in a sentence.
 _MAX_TEXT: Final = 200
 
 # What to do about a process that stands still.
-_BLOCKING: Final = "All requests of the process wait. Register a handler that blocks with blocking=True."
+_BLOCKING: Final = (
+    "While a handler blocks, its process answers no other request. Register the handler with blocking=True."
+)
+
+# The kinds of problems whose text is about one hold-up, while others may have been longer.
+_HOLD_UPS: Final = ("HandlerBlocked", "Standstill")
+
+# The kinds of problems that are reported once, although they last.
+_LASTING: Final = frozenset({"LifeCycleIgnored"})
 
 
 class Level(Enum):
@@ -74,7 +90,7 @@ class Finding:
     """A problem, in words."""
 
     level: Level
-    #: One sentence without a period: ``The handler of 'check-token' fails: 62 % of the last minute``.
+    #: One sentence without a period: ``The handler of 'check-token' fails: 62 % of its calls in the last minute``.
     what: str
     #: The text of the last failure, as in the log; often empty.
     text: str = ""
@@ -85,6 +101,8 @@ class Finding:
     last: float = 0.0
     #: More about the problem, and what to do, in one or two sentences with a period; often empty.
     hint: str = ""
+    #: True for what is reported once and then lasts, as a reload that has failed: it need not happen again.
+    lasts: bool = False
 
 
 @final
@@ -109,6 +127,7 @@ def assess(status: Status) -> Verdict:
         *_slow_handlers(status),
         *_connections(status, listed),
         *_reloads(status),
+        *_crashes(status),
         *_restarts(status),
     ]
     found += _others(status, listed)
@@ -144,7 +163,10 @@ def _finding(level: Level, what: str, problem: Problem | None, count: int = 0, h
     if problem is None:
         return Finding(level, what, count=count, hint=hint)
     text = in_one_line(problem["text"])
-    return Finding(level, what, text, problem["count"], problem["first"], problem["last"], hint)
+    if text and problem["count"] > 1 and problem["kind"] in _HOLD_UPS:
+        text = f"the last one: {text}"
+    lasts = problem["kind"] in _LASTING
+    return Finding(level, what, text, problem["count"], problem["first"], problem["last"], hint, lasts)
 
 
 def _brief(text: str) -> str:
@@ -174,8 +196,9 @@ def _states(status: Status) -> Iterator[Finding]:
         yield _none_ready(status, lost)
     for each in lost:
         how = f": {_brief(each['detail'])}" if each["detail"] else ""
-        what = f"{_name(each)} has ended and is not replaced yet{how}"
-        hint = f"{ready} of {counted(workers, 'worker')} ready. The log says more. A new one starts soon."
+        then = ", a new one is starting" if each["worker"] in _starting(processes) else " and is not replaced yet"
+        what = f"{_name(each)} has ended{then}{how}"
+        hint = f"{ready} of {counted(workers, 'worker')} ready. The log says more."
         yield Finding(Level.WARNING, what, hint=hint)
 
 
@@ -186,7 +209,13 @@ def _none_ready(status: Status, lost: list[Process]) -> Finding:
         return Finding(Level.WARNING, f"Starting for {duration(max(0.0, since))}: no process is ready yet")
     reason = next((f": {_brief(each['detail'])}" for each in lost if each["detail"]), "")
     what = f"No process is ready, requests wait{reason}"
-    return Finding(Level.CRITICAL, what, hint="The log says why. New workers start after a pause.")
+    new = "New workers are starting." if _starting(status["processes"]) else "New workers start after a pause."
+    return Finding(Level.CRITICAL, what, hint=f"The log says why. {new}")
+
+
+def _starting(processes: Iterable[Process]) -> set[int]:
+    """Return the numbers of the workers that have a process that is not ready yet."""
+    return {each["worker"] for each in processes if each["state"] == "starting"}
 
 
 def count_ready(processes: Iterable[Process]) -> tuple[int, int]:
@@ -222,7 +251,7 @@ _FAILURES: Final = {
     Outcome.ERROR: _Failure(
         "The handler of {0} fails",
         ("HandlerFailed", "ArgumentMissing"),
-        "HAProxy gets the variables of on_error. The log says more.",
+        "HAProxy gets the variables of on_error.",
     ),
     Outcome.TIMEOUT: _Failure(
         "The handler of {0} times out",
@@ -270,9 +299,16 @@ def _failures(status: Status, listed: _Listed) -> Iterator[Finding]:
                 continue
             problem = listed.take(failure.kinds, _belongs_to(name, named))
             example = f" ({quoted(problem['subject'])})" if name == NONE and problem and problem["subject"] else ""
-            what = f"{failure.what.format(quoted(name))}{example}: {_of_the(failed, total, minute)}"
+            # Each message without a handler is such a failure, so a share would say nothing.
+            often = f"{failed:,} in the last {minute}" if name == NONE else _of_its_calls(failed, total, minute)
+            what = f"{failure.what.format(quoted(name))}{example}: {often}"
             ever = status["totals"]["messages"].get(name, message)["results"].get(outcome.value, failed)
-            found.append((failed, _finding(level, what, problem, ever, failure.hint)))
+            hint = failure.hint
+            if outcome is Outcome.ERROR:
+                # A call that lacks an argument has no traceback.
+                raised = problem is not None and problem["kind"] == "HandlerFailed"
+                hint += " The log has the traceback." if raised else " The log says more."
+            found.append((failed, _finding(level, what, problem, ever, hint)))
     found.sort(key=lambda each: -each[0])
     return (finding for _, finding in found)
 
@@ -291,10 +327,11 @@ def _level(failed: int, total: int, *, mild: bool) -> Level | None:
     return Level.CRITICAL if failed >= CRITICAL_SHARE * total and not mild else Level.WARNING
 
 
-def _of_the(part: int, whole: int, minute: str) -> str:
-    """Return ``62 % of the last minute``, or ``6 of 9 in the last minute``."""
+def _of_its_calls(part: int, whole: int, minute: str) -> str:
+    """Return ``62 % of its calls in the last minute``, or ``6 of its 9 calls in the last minute``."""
     text = share(part, whole)
-    return f"{text} of the last {minute}" if text.endswith("%") else f"{text} in the last {minute}"
+    calls = f"{text} of its calls" if text.endswith("%") else f"{part:,} of its {whole:,} calls"
+    return f"{calls} in the last {minute}"
 
 
 def quoted(name: str) -> str:
@@ -312,7 +349,7 @@ def _standstills(status: Status, listed: _Listed) -> Iterator[Finding]:
         level = Level.CRITICAL
     who = "Workers" if status["workers"] else "The agent"
     what = f"{who} stood still for {duration(recent['stall_seconds'])} of the last {span(status['recent_seconds'])}"
-    problem = listed.take(("HandlerBlocked", "Standstill"))
+    problem = listed.take(_HOLD_UPS)
     if problem is not None and problem["kind"] == "HandlerBlocked":
         what += f", in the handler of {quoted(problem['subject'])}"
     yield _finding(level, what, problem, recent["stalls"], _BLOCKING)
@@ -331,7 +368,9 @@ def _slow_handlers(status: Status) -> Iterator[Finding]:
         longest = status["longest"].get(name, float("inf"))
         percentile = within(message["duration"], 0.99, longest)
         minute = span(status["recent_seconds"])
-        what = f"The handler of {quoted(name)} is slow: {_of_the(slow, total, minute)} took over {duration(bound)}"
+        what = (
+            f"The handler of {quoted(name)} is slow: {_of_its_calls(slow, total, minute)} took over {duration(bound)}"
+        )
         hint = f"99 % took at most {duration(percentile)}." if percentile < float("inf") else ""
         yield Finding(Level.WARNING, what, hint=f"{hint} Find out what the handler waits for.".lstrip())
 
@@ -395,17 +434,60 @@ def _reloads(status: Status) -> Iterator[Finding]:
         reason = _brief(reloads["reason"])
         what = f"The reload failed, the old code still runs: {reason}"
         failed = reloads["results"].get("failed", 1)
-        hint = "Correct the code, and reload again."
-        yield Finding(Level.WARNING, what, count=failed, last=reloads["last_time"], hint=hint)
+        hint = (
+            "The old code answers the requests. A restart of the agent would probably fail for the same reason."
+            " Correct what the reason names, and reload again."
+        )
+        yield Finding(Level.WARNING, what, count=failed, last=reloads["last_time"], hint=hint, lasts=True)
+
+
+def _crashes(status: Status) -> Iterator[Finding]:
+    """Find out whether workers crash again and again. Each is replaced at once, so they may all seem to be well."""
+    crashes = [each for each in status["endings"] if each["crashed"] and status["time"] - each["time"] <= CRASH_SPAN]
+    separate: list[Ending] = []
+    for each in crashes:
+        if not separate or each["time"] - separate[-1]["time"] > SAME_CRASH:
+            separate.append(each)
+    if len(separate) < CRASHES:
+        return
+    last = crashes[-1]
+    often = f"{'at least ' * (len(crashes) >= MAX_ENDINGS)}{times(len(crashes))} in {duration(CRASH_SPAN)}"
+    what = f"Workers crash again and again, {often}: {_brief(last['reason'])}"
+    hint = f"The last one was worker {last['worker']}. A crash loses the NOTIFYs in flight. The log says more."
+    yield Finding(Level.CRITICAL, what, "", len(crashes), crashes[0]["time"], last["time"], hint)
+
+
+# How a worker ended, by the reason in Status["restarts"]. One worker needs another form than several.
+_ENDED: Final = {
+    "exit": ("exited", "exited"),
+    "signal": ("was ended by a signal", "were ended by a signal"),
+    "stall": ("stood still and was killed", "stood still and were killed"),
+    "reload": ("was replaced in a reload", "were replaced in a reload"),
+}
+
+
+def ended(restarts: Mapping[str, int]) -> str:
+    """Return how workers ended: ``2 were ended by a signal, 1 exited``. It is empty if none has ended."""
+    parts = []
+    for reason, count in restarts.items():
+        # An agent of a newer version may have other reasons.
+        one, several = _ENDED.get(reason, (f"ended: {in_one_line(reason)}",) * 2)
+        if count:
+            parts.append(f"{count:,} {one if count == 1 else several}")
+    return ", ".join(parts)
 
 
 def _restarts(status: Status) -> Iterator[Finding]:
     """Find out whether workers have ended. A worker is replaced at once, so nothing else may show that."""
-    ended = {reason: count for reason, count in status["restarts"].items() if reason != "reload" and count}
-    if ended:
-        reasons = ", ".join([f"{in_one_line(reason)} {count:,}" for reason, count in ended.items()])
-        what = f"Workers have ended and were replaced: {reasons}"
-        yield Finding(Level.NOTE, what, count=sum(ended.values()), hint="The log says how each of them ended.")
+    counts = {reason: count for reason, count in status["restarts"].items() if reason != "reload" and count}
+    if counts:
+        what = f"Workers have ended and were replaced: {ended(counts)}"
+        text, time = "", 0.0
+        if status["endings"]:
+            last = status["endings"][-1]
+            text, time = f"the last one: {_brief(last['reason'])}", last["time"]
+        hint = "The log says how each of them ended."
+        yield Finding(Level.NOTE, what, text, sum(counts.values()), last=time, hint=hint)
 
 
 # What each kind of problem is, with {0} for its subject. The log has the same words.
@@ -454,11 +536,16 @@ def _others(status: Status, listed: _Listed) -> Iterator[Finding]:
 def _all_is_well(status: Status) -> str:
     """Return the sentence of an agent without problems."""
     notifys = observations(status["recent"]["notify"])
+    in_the_last_minute = f"in the last {span(status['recent_seconds'])}"
+    connected = any(each["connections"] for each in status["processes"])
+    # That is no fault: HAProxy closes idle connections after "timeout idle". But the reader must not think that the
+    # NOTIFYs of the last minute still come.
+    well = "All is well" if connected else "All is well, but no HAProxy is connected now"
     if notifys:
-        return f"All is well: {rate(notifys, status['recent_seconds']).replace('/', ' NOTIFYs/')}"
+        often = rate(notifys, status["recent_seconds"]).replace("/", " NOTIFYs/")
+        return f"{well}: {often}" if connected else f"{well}: {often} {in_the_last_minute}"
     if not status["totals"]["connections"]:
-        age = duration(float(round(max(0.0, status["time"] - status["started"]))))
-        return f"Ready for {age}: no HAProxy has connected yet"
+        return f"Started {ago(status['time'] - status['started'])}; no HAProxy has connected yet"
     if status["recent"]["health_checks"]:
-        return f"All is well: health checks, but no NOTIFYs in the last {span(status['recent_seconds'])}"
-    return f"All is well: no NOTIFYs in the last {span(status['recent_seconds'])}"
+        return f"All is well: health checks, but no NOTIFYs {in_the_last_minute}"
+    return f"{well}: no NOTIFYs {in_the_last_minute}"

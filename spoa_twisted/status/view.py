@@ -17,7 +17,17 @@ from spoa_twisted.spop.errors import STATUS_WORDS
 from spoa_twisted.status.figures import ago, clock, counted, duration, rate, share, size, span, times
 from spoa_twisted.status.quantiles import observations, within
 from spoa_twisted.status.report import BOUNDS, DEFAULT, NONE, Engine, Histogram, MessageTotals, Process, Status
-from spoa_twisted.status.verdict import Finding, Level, Verdict, assess, count_ready, results_level, stands_still
+from spoa_twisted.status.verdict import (
+    RECENT,
+    Finding,
+    Level,
+    Verdict,
+    assess,
+    count_ready,
+    ended,
+    results_level,
+    stands_still,
+)
 
 #: Stands in a cell for a number that there is not.
 NOTHING: Final = "-"
@@ -27,7 +37,8 @@ MAX_PROBLEMS: Final = 20
 
 #: Explains the times below the table of messages.
 BOUNDS_NOTE: Final = (
-    "p50, p99: half of the calls, or 99 % of them, took at most this time, the upper bound of a bucket of a histogram."
+    "failed: the share of the message's calls with another result than ok. p50, p99: half of the calls, or 99 % of"
+    " them, took at most this time, the upper bound of a bucket of a histogram, or max."
 )
 
 # The words of each status code of a DISCONNECT, by the code as a text.
@@ -121,7 +132,7 @@ def view(status: Status) -> View:
 
 
 def _how_often(finding: Finding, now: float) -> str:
-    """Return how often and when a problem happened: ``41,230 times, the first 3 min ago, the last now``."""
+    """Return whether a problem still happens, how often and when: ``Still happens: 41,230 times, the last now``."""
     parts = []
     if finding.count:
         parts.append(times(finding.count))
@@ -130,7 +141,12 @@ def _how_often(finding: Finding, now: float) -> str:
     if finding.last:
         last = ago(now - finding.last)
         parts.append(f"the last {last}" if finding.count > 1 else last)
-    return ", ".join(parts)
+    text = ", ".join(parts)
+    if not finding.last or finding.lasts:
+        return text
+    if now - finding.last >= RECENT:
+        return f"Not in the last minute: {text}"
+    return f"Still happens: {text}" if finding.count > 1 else text
 
 
 def _figures(status: Status, level: Level) -> list[Figure]:
@@ -142,11 +158,13 @@ def _figures(status: Status, level: Level) -> list[Figure]:
     handled = sum(results.values())
     failed = handled - results[Outcome.OK.value]
     ready, workers = count_ready(processes)
+    longest = status["longest_notify"] or inf
+    # The titles say of what a number is: the table of messages and the verdict have those of one message.
     figures = [
         Figure("NOTIFYs", rate(observations(recent["notify"]), status["recent_seconds"])),
-        Figure("failed", share(failed, handled) if handled else NOTHING, results_level(results)),
-        Figure("p50", _bound(recent["notify"], 0.5)),
-        Figure("p99", _bound(recent["notify"], 0.99)),
+        Figure("messages failed", share(failed, handled) if handled else NOTHING, results_level(results)),
+        Figure("NOTIFY p50", _bound(recent["notify"], 0.5, longest)),
+        Figure("NOTIFY p99", _bound(recent["notify"], 0.99, longest)),
         Figure("in flight", f"{sum(each['in_flight'] for each in processes):,}"),
         Figure("connections", f"{sum(each['connections'] for each in processes):,}"),
         Figure("HAProxys", f"{len(status['engines']):,}"),
@@ -253,7 +271,8 @@ def _processes(status: Status) -> Table:
         [Column("process", is_number=False), Column("state", is_number=False), *map(Column, titles)],
         rows,
         "The agent has no process.",
-        "CPU: the share of a core since the start of the agent.",
+        "timer late: how much later than wanted the reactor called its last timer. CPU: the share of a core since the"
+        " start of the agent.",
     )
 
 
@@ -310,13 +329,13 @@ def _facts(status: Status) -> list[tuple[str, str]]:
             result = "succeeded" if reloads["last_ok"] else f"failed: {in_one_line(reloads['reason'])}"
             last = f"{clock(reloads['last_time'])}, {ago(now - reloads['last_time'])}, {result}"
         facts.append(("last reload", last))
-        facts.append(("workers replaced", _counts(status["restarts"], ", ") or "none"))
+        facts.append(("workers replaced", ended(status["restarts"]) or "none"))
     connections = [counted(totals["connections"], "connection"), counted(totals["health_checks"], "health check")]
     if totals["refused"]:
         connections.append(f"{totals['refused']:,} refused")
     facts.append(("since the start", ", ".join(connections)))
     if any(totals["disconnects"].values()):
-        facts.append(("disconnected by", ", ".join(_disconnects(totals["disconnects"]))))
+        facts.append(("DISCONNECTs", "; ".join(_disconnects(totals["disconnects"]))))
     if any(totals["dropped"].values()):
         facts.append(("dropped", _counts(totals["dropped"], ", ")))
     if totals["stalls"]:
@@ -325,11 +344,12 @@ def _facts(status: Status) -> list[tuple[str, str]]:
 
 
 def _disconnects(disconnects: Mapping[str, int]) -> list[str]:
-    """Return how often each side sent a DISCONNECT with each status code: ``haproxy 0 (normal) 12 times``."""
+    """Return how often each side sent each status code: ``HAProxy 12 times with status code 0 (normal)``."""
     texts = []
     for key, count in disconnects.items():
-        # A peer may send a status code of its own.
-        words = _WORDS.get(key.partition(" ")[2])
-        name = "" if words is None else f" ({words})"
-        texts.append(f"{in_one_line(key)}{name} {times(count)}")
+        sender, _, code = key.partition(" ")
+        name = {"haproxy": "HAProxy", "agent": "the agent"}.get(sender, in_one_line(sender))
+        # An agent of another version may have other status codes.
+        words = f" ({_WORDS[code]})" if code in _WORDS else ""
+        texts.append(f"{name} {times(count)}" + (f" with status code {in_one_line(code)}{words}" if code else ""))
     return texts

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast, final
 
@@ -23,6 +24,7 @@ from spoa_twisted.runner.exit_status import stop_with_failure
 from spoa_twisted.runner.process import StopSignals, handle_signal
 from spoa_twisted.runner.systemd import Supervisor
 from spoa_twisted.runner.watch import allows_values
+from spoa_twisted.status.report import MAX_ENDINGS, Ending
 from spoa_twisted.workers import spawning
 from spoa_twisted.workers.checking import check_handlers
 from spoa_twisted.workers.child import Owner, Rules, Worker
@@ -86,6 +88,8 @@ class MasterService(Service):
         }
         #: How often a worker was replaced, by the reason.
         self.restarts: dict[str, int] = dict.fromkeys(REASONS, 0)
+        #: The last workers that ended without a reload.
+        self.endings: deque[Ending] = deque(maxlen=MAX_ENDINGS)
         #: How many connections were refused because of ``--max-connections``.
         self.refused = 0
         #: The worker processes that run now.
@@ -212,6 +216,11 @@ class MasterService(Service):
         """Forget ``worker``."""
         self.workers.discard(worker)
         self.collector.on_ended(worker)
+
+    def on_lost(self, worker: Worker, reason: str, *, crashed: bool) -> None:
+        """Keep for the status how ``worker`` ended."""
+        ending: Ending = {"worker": worker.number, "time": time.time(), "reason": reason, "crashed": crashed}
+        self.endings.append(ending)
 
     def _start_workers(self) -> None:
         if self.running:

@@ -34,4 +34,5 @@ def report_of(process: Process, messages: list[str]) -> Report:
         "engines": [],
         "messages": messages,
         "longest": {},
+        "longest_notify": 0.0,
     }

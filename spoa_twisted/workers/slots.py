@@ -40,6 +40,13 @@ class Staff(Protocol):
     def on_ended(self, worker: Worker) -> None:
         """Report that the process of ``worker`` has ended."""
 
+    def on_lost(self, worker: Worker, reason: str, *, crashed: bool) -> None:
+        """Report that ``worker`` was ready, and has to be replaced without a reload.
+
+        :param reason: how it ended, in one line.
+        :param crashed: false if it was stopped.
+        """
+
 
 @final
 class Slot(Owner):
@@ -133,6 +140,7 @@ class Slot(Owner):
         self._retire(worker)
         # It was the current one: a worker that is not ready yet, or that drains already, does not report this.
         self.current = None
+        self._staff.on_lost(worker, "it was stopped", crashed=False)
         self._replace_lost(worker, "it was stopped", "exit")
 
     def on_taken(self, worker: Worker, number: int) -> None:
@@ -160,6 +168,7 @@ class Slot(Owner):
                     pid=worker.pid,
                     reason=worker.reason,
                 )
+                self._staff.on_lost(worker, worker.reason, crashed=True)
                 self._replace_lost(worker, worker.reason, worker.ending)
         elif worker is self.starting:
             self.starting = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, final
 
 from twisted.internet.defer import Deferred
 
 from spoa_twisted.status.merged import Merged
-from spoa_twisted.status.report import Report, Status
+from spoa_twisted.status.report import Ending, Report, Status
 from spoa_twisted.workers.collecting import Collector
 from spoa_twisted.workers.reload import Reload
 
@@ -19,6 +20,7 @@ class Staff(Protocol):
     collector: Collector
     reload: Reload
     restarts: dict[str, int]
+    endings: deque[Ending]
     refused: int
 
     @property
@@ -57,5 +59,6 @@ class MasterSource:
             state="draining" if master.stopping else None,
             reloads=master.reload.results,
             restarts=master.restarts,
+            endings=master.endings,
             refused=master.refused,
         )

@@ -98,10 +98,10 @@ async def test_everything_of_one_agent(serve: Any, look: Any) -> None:
     assert status == 2
     lines = out.splitlines()
     assert lines[:4] == [
-        "CRITICAL  The handler of 'check-token' fails: 62 % of the last minute",
+        "CRITICAL  The handler of 'check-token' fails: 62 % of its calls in the last minute",
         "  ConnectionRefusedError: 192.0.2.7:5432: connection refused (tokens.py, line 31, in verify)",
-        "  HAProxy gets the variables of on_error. The log says more.",
-        "  41,230 times, the first 3 min ago, the last now",
+        "  HAProxy gets the variables of on_error. The log has the traceback.",
+        "  Still happens: 41,230 times, the first 3 min ago, the last now",
     ]
     assert lines[4].startswith(f"  {endpoint}, ")
     assert "note  The handler of 'check-token' timed out" in lines
@@ -130,7 +130,7 @@ async def test_several_agents(serve: Any, look: Any) -> None:
     assert status == 2
     well, lost, silent = [block.splitlines()[0] for block in out.split("\n\n")]
     assert well == "OK  All is well: 1,234 NOTIFYs/s"
-    assert lost == "WARNING  Worker 3 has ended and is not replaced yet: ended by signal 11 (SIGSEGV)"
+    assert lost == "WARNING  Worker 3 has ended and is not replaced yet: it was ended by the signal SIGSEGV"
     assert silent.startswith("CRITICAL  No status: ")
     assert "check-token" not in out
     assert "3 of 4 workers ready." in out
@@ -158,7 +158,7 @@ async def test_json(serve: Any, look: Any) -> None:
     assert {key: first[key] for key in ("agent", "level", "verdict", "status")} == {
         "agent": agents[0],
         "level": "critical",
-        "verdict": "The handler of 'check-dnsbl' times out: 18 % of the last minute",
+        "verdict": "The handler of 'check-dnsbl' times out: 18 % of its calls in the last minute",
         "status": status,
     }
     assert first["problems"][0]["text"] == "longer than 1 s"

@@ -6,7 +6,17 @@ from collections.abc import Callable
 from typing import Final
 
 from spoa_twisted.status.merged import no_reloads
-from spoa_twisted.status.report import BOUNDS, Engine, Histogram, MessageTotals, Problem, Process, Status, Totals
+from spoa_twisted.status.report import (
+    BOUNDS,
+    Ending,
+    Engine,
+    Histogram,
+    MessageTotals,
+    Problem,
+    Process,
+    Status,
+    Totals,
+)
 
 #: The time of all statuses: 2026-03-05 07:08:09 UTC.
 NOW: Final = 1772694489.0
@@ -86,6 +96,11 @@ def problem(kind: str, subject: str, text: str, count: int, first: float, last: 
     return {"kind": kind, "subject": subject, "text": text, "count": count, "first": NOW - first, "last": NOW - last}
 
 
+def crash(worker: int, ago: float, reason: str = "it was ended by the signal SIGSEGV") -> Ending:
+    """Return the end of a worker that has crashed ``ago`` seconds ago."""
+    return {"worker": worker, "time": NOW - ago, "reason": reason, "crashed": True}
+
+
 def _messages() -> dict[str, MessageTotals]:
     """Return the results of the last minute of an agent without faults."""
     return {
@@ -119,6 +134,7 @@ def _well() -> Status:
         "recent": totals(messages, connections=30, health_checks=30),
         "recent_seconds": 60.0,
         "longest": {"get-ip-reputation": 0.0041, "check-token": 0.083, "check-dnsbl": 0.212},
+        "longest_notify": 0.2124,
         "problems": [
             problem(
                 "HandlerFailed",
@@ -140,6 +156,7 @@ def _well() -> Status:
             "answered": 2,
         },
         "restarts": {"reload": 8},
+        "endings": [],
     }
 
 
@@ -183,6 +200,7 @@ def _slow() -> Status:
     status["recent"]["messages"]["check-dnsbl"] = message((0.2, 40), (0.7, 310), (0.99, 240), ok=482, timeout=108)
     status["recent"]["notify"]["buckets"][12] += 550
     status["longest"]["check-dnsbl"] = 1.0012
+    status["longest_notify"] = 1.0013
     status["problems"].append(problem("HandlerTimedOut", "check-dnsbl", "longer than 1 s", 431, 260, 0.4))
     return status
 
@@ -192,6 +210,7 @@ def _slow_in_time() -> Status:
     status = _well()
     status["recent"]["messages"]["check-dnsbl"] = message((0.2, 340), (0.7, 250), ok=590)
     status["longest"]["check-dnsbl"] = 0.83
+    status["longest_notify"] = 0.8301
     return status
 
 
@@ -212,7 +231,7 @@ def _stood_still() -> Status:
         problem(
             "HandlerBlocked",
             "get-ip-reputation",
-            "1.9 s, iprep.py, line 33, in get_score; 41 other requests waited",
+            "it held the agent up for 1.90 s; after 1 s it was in iprep.py, line 33, in get; 41 other requests waited",
             2,
             31,
             9,
@@ -224,15 +243,32 @@ def _stood_still() -> Status:
 def _worker_lost() -> Status:
     """Return the status of an agent with a worker that was killed, and is not replaced yet."""
     status = _well()
-    status["processes"][2] = process(3, "lost", "ended by signal 11 (SIGSEGV)", age=1.4)
+    status["processes"][2] = process(3, "lost", "it was ended by the signal SIGSEGV", age=1.4)
     status["restarts"]["signal"] = 2
+    status["endings"] = [crash(1, 7200), crash(3, 1.4)]
+    return status
+
+
+def _worker_starting() -> Status:
+    """Return the status of an agent with a worker that was killed, while a new one imports the handlers."""
+    status = _worker_lost()
+    status["processes"].append(process(3, "starting", age=0.0))
+    return status
+
+
+def _crashing() -> Status:
+    """Return the status of an agent whose workers crash again and again, and are replaced each time."""
+    status = _well()
+    status["restarts"]["signal"] = 4
+    where = "it was ended by the signal SIGSEGV in db.py, line 9"
+    status["endings"] = [crash(2, 250, where), crash(1, 140, where), crash(2, 61, where), crash(4, 3, where)]
     return status
 
 
 def _all_lost() -> Status:
     """Return the status of an agent whose workers all end again and again."""
     status = _well()
-    status["processes"] = [process(number, "lost", "exit status 1", age=8.0) for number in (1, 2)]
+    status["processes"] = [process(number, "lost", "it ended with exit status 1", age=8.0) for number in (1, 2)]
     status["engines"] = []
     status["restarts"]["exit"] = 12
     return status
@@ -257,6 +293,7 @@ def _no_haproxy() -> Status:
     status = _well()
     status["recent"] = totals(health_checks=0)
     status["longest"] = {}
+    status["longest_notify"] = 0.0
     status["engines"] = []
     for each in status["processes"]:
         each["connections"] = each["in_flight"] = 0
@@ -267,6 +304,15 @@ def _idle() -> Status:
     """Return the status of an agent at night: HAProxy checks its health, and sends nothing."""
     status = _no_haproxy()
     status["recent"]["connections"] = status["recent"]["health_checks"] = 30
+    return status
+
+
+def _disconnected() -> Status:
+    """Return the status of an agent whose HAProxy has closed its connections after ``timeout idle``."""
+    status = _well()
+    status["engines"] = []
+    for each in status["processes"]:
+        each["connections"] = each["in_flight"] = 0
     return status
 
 
@@ -320,10 +366,13 @@ EXAMPLES: Final[dict[str, Callable[[], Status]]] = {
     "standing still": _standing_still,
     "stood still": _stood_still,
     "worker lost": _worker_lost,
+    "worker starting": _worker_starting,
+    "workers crashing": _crashing,
     "all workers lost": _all_lost,
     "reload refused": _reload_refused,
     "no HAProxy": _no_haproxy,
     "idle": _idle,
+    "disconnected": _disconnected,
     "draining": _draining,
     "starting": _starting,
     "just started": _started,

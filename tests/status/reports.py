@@ -61,6 +61,7 @@ def report(worker: int = 0, number: int = 1, **values: Any) -> Report:
         "engines": [engine()],
         "messages": ["m"],
         "longest": {"m": 0.1 * number},
+        "longest_notify": 0.2 * number,
     }
 
 

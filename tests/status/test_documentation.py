@@ -78,6 +78,7 @@ def test_each_row_is_a_verdict() -> None:
 def test_the_thresholds_are_those_of_the_code() -> None:
     """The text has them in words."""
     assert (verdict.ENOUGH, verdict.WARNING_SHARE, verdict.CRITICAL_SHARE, verdict.SLOW_SHARE) == (5, 0.01, 0.1, 0.1)
+    assert (verdict.CRASHES, verdict.CRASH_SPAN, verdict.SAME_CRASH, verdict.RECENT) == (3, 300, 1, 60)
     assert (verdict.STANDSTILL, verdict.STANDSTILL_SHARE, verdict.GRACE, verdict.HANDLER_TIMEOUT) == (1, 0.1, 60, 1)
 
 
@@ -96,4 +97,4 @@ def test_the_picture_is_there() -> None:
     assert image["alt"]
     content = (PAGE.parent / image["uri"]).read_bytes()
     assert content.startswith(b"\x89PNG")
-    assert struct.unpack(">II", content[16:24]) == (960, 878)
+    assert struct.unpack(">II", content[16:24]) == (960, 970)

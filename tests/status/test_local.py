@@ -110,6 +110,7 @@ def test_the_longest_durations(agent: Agent) -> None:
     clock.advance(0.5)
     agent.waiting[0].callback({})
     assert report(agent.factory)["longest"] == {"waits": 0.5}
+    assert report(agent.factory)["longest_notify"] == 0.5
 
 
 def test_disconnects(agent: Agent) -> None:

@@ -28,6 +28,7 @@ def test_one_process() -> None:
     assert made["totals"] == made["recent"] == some(1)
     assert (made["time"], made["started"], made["recent_seconds"]) == (1010.0, 1000.0, 10.0)
     assert made["longest"] == {"m": 0.1}
+    assert (made["longest_notify"], made["endings"]) == (0.2, [])
     assert made["reloads"] == no_reloads()
     assert made["pid"] == os.getpid()
     assert json.loads(json.dumps(made)) == made
@@ -39,12 +40,22 @@ def test_several_workers() -> None:
     assert made["totals"] == some(7)
     assert [each["worker"] for each in made["processes"]] == [1, 2, 3]
     assert made["longest"] == {"m": 0.4}
+    assert made["longest_notify"] == 0.8
     assert made["messages"] == ["m"]
     assert made["problems"] == [problem(count=3)]
     assert made["engines"] == [engine(connections=3, in_flight=3)]
 
 
 class TestRetirement:
+    def test_the_longest_durations_count_for_a_minute(self) -> None:
+        """The histograms of the last minute have those of the worker that has ended, too."""
+        agent = merged()
+        agent.status([report(1, 4)], 1010.0)
+        agent.retire(report(1, 4))
+        for now, longest in ((1011.0, 4), (1069.0, 4), (1070.0, 1)):
+            made = agent.status([report(1, 1)], now)
+            assert (made["longest"], made["longest_notify"]) == ({"m": 0.1 * longest}, 0.2 * longest)
+
     def test_counters_never_fall(self) -> None:
         """The numbers of a worker that has ended stay in the sum. Its successor begins at 0."""
         agent = merged()

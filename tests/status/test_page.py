@@ -253,6 +253,17 @@ def test_workers_that_are_ready(name: str, ready: str, level: str) -> None:
     assert (figure.title, figure.text, figure.level.value) == ("workers", ready, level)
 
 
+def test_a_figure_says_of_what_it_is() -> None:
+    """The share and the times of all NOTIFYs differ from those of one message. No time is above the longest one."""
+    status = example("handler slow")
+    figures = {figure.title: figure.text for figure in view(status).figures}
+    assert (figures["messages failed"], figures["NOTIFY p99"]) == ("0.1 %", "≤ 25 ms")
+    status["recent"]["notify"] = histogram((1.0012, 100))
+    for longest, p99 in ((1.0013, "≤ 1 s"), (0.0, "≤ 2.5 s")):
+        status["longest_notify"] = longest
+        assert {figure.title: figure.text for figure in view(status).figures}["NOTIFY p99"] == p99
+
+
 def test_facts() -> None:
     """What is true since the start."""
     status = example("reload refused")
@@ -261,15 +272,16 @@ def test_facts() -> None:
     status["totals"]["disconnects"] = {"haproxy 0": 1, "agent 3": 2, "agent 1234": 3, "agent": 1}
     facts = dict(view(status).facts)
     assert facts["last reload"].endswith(", 12 min ago, failed: SyntaxError: expected ':' (iprep.py, line 12)")
-    assert facts["workers replaced"] == "reload 8"
+    assert facts["workers replaced"] == "8 were replaced in a reload"
     assert facts["since the start"] == "136,842 connections, 136,800 health checks, 4 refused"
-    assert facts["disconnected by"] == (
-        "haproxy 0 (normal) once, agent 3 (frame is too big) 2 times, agent 1234 3 times, agent once"
+    assert facts["DISCONNECTs"] == (
+        "HAProxy once with status code 0 (normal); the agent 2 times with status code 3 (frame is too big);"
+        " the agent 3 times with status code 1234; the agent once"
     )
     assert facts["dropped"] == "unread 2"
     assert facts["stood still"] == "2 times, for 3.4 s in all"
     facts = dict(view(example("all well, without workers")).facts)
-    assert not {"last reload", "workers replaced", "disconnected by", "dropped", "stood still"} & facts.keys()
+    assert not {"last reload", "workers replaced", "DISCONNECTs", "dropped", "stood still"} & facts.keys()
 
 
 def test_how_often_a_problem_happened() -> None:
@@ -280,10 +292,23 @@ def test_how_often_a_problem_happened() -> None:
         problem("HandlerFailed", "b", "", 12, 900, 100),
     ]
     assert [often for _, often in view(status).problems] == [
-        "once, 90 s ago",
-        "12 times, the first 15 min ago, the last 100 s ago",
+        "Not in the last minute: once, 90 s ago",
+        "Not in the last minute: 12 times, the first 15 min ago, the last 100 s ago",
+    ]
+    status["problems"][0]["last"] = status["problems"][0]["first"] = NOW - 59
+    status["problems"][1]["last"] = NOW - 59
+    assert [often for _, often in view(status).problems] == [
+        "once, 59 s ago",
+        "Still happens: 12 times, the first 15 min ago, the last 59 s ago",
     ]
     assert view(example("draining")).problems[0][1] == ""
+
+
+def test_what_lasts_need_not_happen_again() -> None:
+    """A reload that has failed is not over, and functions that never run are reported once."""
+    status = example("reload refused")
+    status["problems"] = [problem("LifeCycleIgnored", "", "", 1, 900, 900)]
+    assert [often for _, often in view(status).problems] == ["once, 12 min ago", "once, 15 min ago"]
 
 
 def test_many_problems() -> None:

@@ -180,6 +180,8 @@ class TestRecorder:
                 "m",
                 "it held the agent up for 2.00 s; after 1 s it was in a.py, line 1, in get; 31 other requests waited",
             ),
+            (HandlerBlocked("m", 2.0, 1), "m", "it held the agent up for 2.00 s; 1 other request waited"),
+            (HandlerBlocked("m", 2.0, 0), "m", "it held the agent up for 2.00 s"),
             (Standstill(1.55, None), "", "stood still for 1.55 s"),
             (MessageUnhandled("m"), "m", "no handler, so it sets no variables"),
             (ConnectionRefused(1000), "", "1,000 connections are open, as many as max_connections allows"),

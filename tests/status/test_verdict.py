@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from spoa_twisted.status.report import MAX_ENDINGS
 from spoa_twisted.status.verdict import ENOUGH, Level, Verdict, assess, count_ready
 
-from .examples import EXAMPLES, NOW, example, message, problem, process, totals
+from .examples import EXAMPLES, NOW, crash, example, message, problem, process, totals
 
 
 @pytest.mark.parametrize(
@@ -14,12 +15,12 @@ from .examples import EXAMPLES, NOW, example, message, problem, process, totals
     [
         ("all well", "ok", "All is well: 1,234 NOTIFYs/s"),
         ("all well, without workers", "ok", "All is well: 1,234 NOTIFYs/s"),
-        ("handler failing", "critical", "The handler of 'check-token' fails: 62 % of the last minute"),
-        ("handler slow", "critical", "The handler of 'check-dnsbl' times out: 18 % of the last minute"),
+        ("handler failing", "critical", "The handler of 'check-token' fails: 62 % of its calls in the last minute"),
+        ("handler slow", "critical", "The handler of 'check-dnsbl' times out: 18 % of its calls in the last minute"),
         (
             "handler slow, in time",
             "warning",
-            "The handler of 'check-dnsbl' is slow: 42 % of the last minute took over 500 ms",
+            "The handler of 'check-dnsbl' is slow: 42 % of its calls in the last minute took over 500 ms",
         ),
         ("standing still", "critical", "Worker 1 stands still for 3.2 s in iprep.py, line 33, in get_score"),
         (
@@ -27,8 +28,14 @@ from .examples import EXAMPLES, NOW, example, message, problem, process, totals
             "warning",
             "The agent stood still for 3.4 s of the last minute, in the handler of 'get-ip-reputation'",
         ),
-        ("worker lost", "warning", "Worker 3 has ended and is not replaced yet: ended by signal 11 (SIGSEGV)"),
-        ("all workers lost", "critical", "No process is ready, requests wait: exit status 1"),
+        ("worker lost", "warning", "Worker 3 has ended and is not replaced yet: it was ended by the signal SIGSEGV"),
+        ("worker starting", "warning", "Worker 3 has ended, a new one is starting: it was ended by the signal SIGSEGV"),
+        (
+            "workers crashing",
+            "critical",
+            "Workers crash again and again, 4 times in 5 min: it was ended by the signal SIGSEGV in db.py, line 9",
+        ),
+        ("all workers lost", "critical", "No process is ready, requests wait: it ended with exit status 1"),
         (
             "reload refused",
             "warning",
@@ -36,9 +43,14 @@ from .examples import EXAMPLES, NOW, example, message, problem, process, totals
         ),
         ("no HAProxy", "warning", "No HAProxy is connected, and none has tried for a minute"),
         ("idle", "ok", "All is well: health checks, but no NOTIFYs in the last minute"),
+        (
+            "disconnected",
+            "ok",
+            "All is well, but no HAProxy is connected now: 1,234 NOTIFYs/s in the last minute",
+        ),
         ("draining", "warning", "Draining: 12 NOTIFYs in flight on 8 connections"),
         ("starting", "warning", "Starting for 2.2 s: no process is ready yet"),
-        ("just started", "ok", "Ready for 9 s: no HAProxy has connected yet"),
+        ("just started", "ok", "Started 9 s ago; no HAProxy has connected yet"),
     ],
 )
 def test_the_sentence_names_the_worst_problem(name: str, level: str, sentence: str) -> None:
@@ -87,12 +99,15 @@ def test_a_failure_needs_a_number_and_a_share(ok: int, failed: int, level: str) 
 @pytest.mark.parametrize(
     ("results", "sentence"),
     [
-        ({"error": 6, "ok": 3}, "The handler of 'm' fails: 6 of 9 in the last minute"),
-        ({"error": 999, "ok": 1}, "The handler of 'm' fails: 99 % of the last minute"),
-        ({"error": 50}, "The handler of 'm' fails: 100 % of the last minute"),
-        ({"unsendable": 50}, "The handler of 'm' returns what SPOP cannot send: 100 % of the last minute"),
-        ({"too_big": 50}, "The answers to 'm' do not fit in the ACK: 100 % of the last minute"),
-        ({"cancelled": 10, "ok": 90}, "HAProxy closes connections before 'm' is answered: 10 % of the last minute"),
+        ({"error": 6, "ok": 3}, "The handler of 'm' fails: 6 of its 9 calls in the last minute"),
+        ({"error": 999, "ok": 1}, "The handler of 'm' fails: 99 % of its calls in the last minute"),
+        ({"error": 50}, "The handler of 'm' fails: 100 % of its calls in the last minute"),
+        ({"unsendable": 50}, "The handler of 'm' returns what SPOP cannot send: 100 % of its calls in the last minute"),
+        ({"too_big": 50}, "The answers to 'm' do not fit in the ACK: 100 % of its calls in the last minute"),
+        (
+            {"cancelled": 10, "ok": 90},
+            "HAProxy closes connections before 'm' is answered: 10 % of its calls in the last minute",
+        ),
     ],
 )
 def test_each_result_has_its_words(results: dict[str, int], sentence: str) -> None:
@@ -109,7 +124,7 @@ def test_what_is_no_handlers_fault_is_a_warning() -> None:
     verdict = assess(status)
     assert verdict.level is Level.WARNING
     assert verdict.sentence == (
-        "HAProxy sends messages that have no handler ('get-ip-reptation'): 100 % of the last minute"
+        "HAProxy sends messages that have no handler ('get-ip-reptation'): 600 in the last minute"
     )
     assert [finding.count for finding in verdict.problems] == [700]
 
@@ -129,8 +144,8 @@ def test_the_message_with_most_failures_comes_first() -> None:
     status = example("all well")
     status["recent"] = totals({"few": message((0.01, 20), error=20), "many": message((0.01, 900), ok=700, error=200)})
     assert [finding.what for finding in assess(status).problems[:2]] == [
-        "The handler of 'many' fails: 22 % of the last minute",
-        "The handler of 'few' fails: 20 of 20 in the last minute",
+        "The handler of 'many' fails: 22 % of its calls in the last minute",
+        "The handler of 'few' fails: 20 of its 20 calls in the last minute",
     ]
 
 
@@ -146,7 +161,7 @@ def test_a_default_handler_has_no_name() -> None:
     """It answers all messages that have no handler of their own."""
     status = example("all well")
     status["recent"]["messages"]["(default)"] = message(error=50)
-    assert assess(status).sentence == "The handler of all other messages fails: 100 % of the last minute"
+    assert assess(status).sentence == "The handler of all other messages fails: 100 % of its calls in the last minute"
 
 
 def test_the_problems_of_other_messages_are_left() -> None:
@@ -214,6 +229,7 @@ def test_no_process_is_ready() -> None:
     assert assess(status).sentence == "No process is ready, requests wait"
     status["processes"] = [process(1, "starting"), process(2, "starting")]
     assert (assess(status).level, assess(status).sentence) == (Level.CRITICAL, "No process is ready, requests wait")
+    assert assess(status).problems[0].hint == "The log says why. New workers are starting."
     status = example("starting")
     status["processes"] = [process(1, "lost", "exit status 1")]
     assert assess(status).sentence == "No process is ready, requests wait: exit status 1"
@@ -237,8 +253,82 @@ def test_a_worker_that_was_replaced_is_a_note() -> None:
     (finding,) = verdict.problems
     assert (finding.level, finding.what, finding.count) == (
         Level.NOTE,
-        "Workers have ended and were replaced: signal 2, exit 1",
+        "Workers have ended and were replaced: 2 were ended by a signal, 1 exited",
         3,
+    )
+    assert (finding.text, finding.last) == ("", 0)
+    status["endings"] = [crash(2, 900), crash(1, 400, "it ended with exit status 1")]
+    (finding,) = assess(status).problems
+    assert (finding.text, finding.last) == ("the last one: it ended with exit status 1", NOW - 400)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "level"),
+    [
+        ([], "ok"),
+        ([100, 3], "ok"),
+        ([200, 100, 3], "critical"),
+        # The first one is too long ago.
+        ([301, 100, 3], "ok"),
+        # Somebody has killed all workers with one command, twice.
+        ([100.9, 100.6, 100.3, 100, 3.9, 3.6, 3.3, 3], "ok"),
+    ],
+)
+def test_workers_that_crash_again_and_again(seconds: list[float], level: str) -> None:
+    """Three times within five minutes are critical, also if all workers are ready at the moment."""
+    status = example("all well")
+    status["problems"] = []
+    status["endings"] = [crash(number % 4 + 1, ago) for number, ago in enumerate(seconds)]
+    verdict = assess(status)
+    assert verdict.level.value == level
+    if level == "critical":
+        assert verdict.sentence == (
+            "Workers crash again and again, 3 times in 5 min: it was ended by the signal SIGSEGV"
+        )
+        (finding,) = verdict.problems
+        assert (finding.count, finding.first, finding.last) == (3, NOW - 200, NOW - 3)
+        assert finding.hint.startswith("The last one was worker 3. ")
+
+
+def test_workers_that_are_stopped_do_not_crash() -> None:
+    """Somebody may stop one after the other with SIGTERM."""
+    status = example("workers crashing")
+    for each in status["endings"]:
+        each["crashed"] = False
+    assert assess(status).level is Level.OK
+
+
+def test_very_many_crashes_are_not_counted() -> None:
+    """The status keeps the last hundred."""
+    status = example("all well")
+    status["endings"] = [crash(1, 200 - number) for number in range(MAX_ENDINGS)]
+    assert assess(status).sentence.startswith("Workers crash again and again, at least 100 times in 5 min: ")
+
+
+def test_a_hold_up_is_the_last_one_of_several() -> None:
+    """Its seconds are not those of the sentence."""
+    status = example("stood still")
+    assert assess(status).problems[0].text.startswith("the last one: it held the agent up for 1.90 s; ")
+    status["problems"][-1]["count"] = 1
+    assert assess(status).problems[0].text.startswith("it held the agent up for 1.90 s; ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"), [("HandlerFailed", "The log has the traceback."), ("ArgumentMissing", "The log says more.")]
+)
+def test_the_log_has_a_traceback_of_an_exception(kind: str, hint: str) -> None:
+    """No handler was called without its argument, so there is none."""
+    status = example("handler failing")
+    status["problems"] = [problem(kind, "check-token", "", 1, 1, 1)]
+    assert assess(status).problems[0].hint == f"HAProxy gets the variables of on_error. {hint}"
+
+
+def test_a_refused_reload_says_who_answers() -> None:
+    """The cause may be the environment and not the code, and a restart would not help."""
+    hint = assess(example("reload refused")).problems[0].hint
+    assert hint == (
+        "The old code answers the requests. A restart of the agent would probably fail for the same reason."
+        " Correct what the reason names, and reload again."
     )
 
 

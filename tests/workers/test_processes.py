@@ -246,6 +246,9 @@ def test_the_status_of_a_standstill(start: Start, folder: Path) -> None:
     status = status_of(address)
     assert status["totals"]["messages"]["m"]["results"]["ok"] == 4
     assert status["restarts"]["signal"] == 1
+    (ending,) = status["endings"]
+    assert (ending["worker"], ending["crashed"]) == (1, True)
+    assert ending["reason"].startswith("it was ended by the signal SIGKILL")
     agent.stop()
 
 

@@ -73,6 +73,7 @@ class Agent:
         # A clock at 0 would say that no worker was ready.
         self.clock.advance(100)
         self.restarts = dict.fromkeys(REASONS, 0)
+        self.lost: list[tuple[int, str, bool]] = []
         self.started: list[FakeWorker] = []
         self.may_go_on = True
         handing_over = HandingOver(self.clock, 100, lambda: None, lambda paused: None)
@@ -99,6 +100,9 @@ class Agent:
 
     def on_ended(self, worker: Any) -> None:
         """Do nothing."""
+
+    def on_lost(self, worker: Any, reason: str, *, crashed: bool) -> None:
+        self.lost.append((worker.number, reason, crashed))
 
     def may_retry(self, worker: Any) -> bool:
         return self.may_go_on
@@ -132,6 +136,7 @@ def test_a_worker_that_dies_is_replaced(agent: Agent, logged: Logged) -> None:
     agent.started[2].is_ready()
     assert (agent.current(1), slot.lost) == (agent.started[2], "")
     assert agent.restarts == {"exit": 0, "signal": 1, "stall": 0, "reload": 0}
+    assert agent.lost == [(1, "it was ended by the signal SIGKILL", True)]
 
 
 def test_a_worker_that_cannot_start_is_tried_again(agent: Agent, logged: Logged) -> None:
@@ -160,10 +165,12 @@ def test_a_worker_that_leaves_is_replaced(agent: Agent) -> None:
     """It drains. Its end is no news."""
     agent.started[0].leaves()
     assert agent.started[0].drained == 10
+    assert agent.lost == [(1, "it was stopped", False)]
     agent.clock.advance(0)
     agent.started[2].is_ready()
     agent.started[0].ends()
     assert len(agent.started) == 3
+    assert len(agent.lost) == 1
 
 
 def test_reload_one_after_the_other(agent: Agent) -> None:
