@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from spoa_twisted.haproxy.answers import Answers
-from spoa_twisted.haproxy.checks.naming import Names, Prefix
+from spoa_twisted.haproxy.checks.naming import Names, Prefix, terms_of
 from spoa_twisted.haproxy.checks.uses import Use, allows, is_lua, keeps, refuses, refuses_or_routes, uses
-from spoa_twisted.haproxy.configuration import Configuration, Rule
+from spoa_twisted.haproxy.configuration import Configuration, Proxy, Rule
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
 
@@ -55,8 +55,10 @@ def _open(names: Names, prefix: Prefix, all_uses: list[Use]) -> Use | None:
     """Return the first rule that refuses by a variable of the agent, if no rule refuses when the agent fails."""
     own = [use for use in all_uses if prefix in names.owners(use.variable)]
     needing = {use.rule.setting.place for use in own if not use.negated}
-    rules = [rule for proxy in names.configuration.proxies for rule in proxy.rules]
-    if any(_closes(use, prefix) for use in own) or any(_may_close(rule, prefix, needing) for rule in rules):
+    rules = [(rule, proxy) for proxy in names.configuration.proxies for rule in proxy.rules]
+    if any(_closes(use, prefix) for use in own) or any(
+        _may_close(rule, prefix, needing) or _asks_for_agents(rule, proxy, prefix) for rule, proxy in rules
+    ):
         return None
     # A rule without a condition refuses all that the rules above it did not let pass.
     if any(refuses(rule) and rule.condition is None for use in own for rule in use.proxy.rules):
@@ -84,6 +86,15 @@ def _may_close(rule: Rule, prefix: Prefix, needing: set[Place]) -> bool:
         # The fetch "acl" may negate a named ACL.
         return True
     return (allows(rule) or keeps(rule)) and any(f".{prefix.name}." in word.text for word in rule.arguments)
+
+
+def _asks_for_agents(rule: Rule, proxy: Proxy, prefix: Prefix) -> bool:
+    """Return whether a rule refuses by the state of the agents' servers, as ``nbsrv(iprep-agents)`` tells it."""
+    backends = {agent.use_backend.text for agent in prefix.agents if agent.use_backend is not None}
+    return refuses_or_routes(rule) and any(
+        term.expression is not None and backends & {name.partition("/")[0] for name in term.expression.fetch.arguments}
+        for term in terms_of(rule.condition, proxy.acls)
+    )
 
 
 def check_headers(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:

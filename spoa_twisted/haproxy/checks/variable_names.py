@@ -9,7 +9,7 @@ from typing import Final
 
 from spoa_twisted.haproxy.answers import Answers
 from spoa_twisted.haproxy.checks.naming import MAX_NAME, SCOPES, Names, Prefix, is_similar
-from spoa_twisted.haproxy.checks.uses import refuses
+from spoa_twisted.haproxy.checks.uses import refuses, refuses_or_routes, uses
 from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy, Reading
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
@@ -65,9 +65,10 @@ def _error_of(names: Names, prefix: Prefix, reading: Reading) -> str | None:
     if setters is not None:
         return _no_error(variable, right, own)
     # The handlers are not known, and may set this variable. But they hardly do if no rule reads the variable of
-    # set-on-error, or if a rule refuses by this variable as by that of set-on-error.
+    # set-on-error. If a rule refuses by this variable as by that of set-on-error, and nothing else refuses when the
+    # agent fails, the option is missing in any case.
     unread = [error for error in right if not names.mentions(error)]
-    if unread or (not right and _refuses_by_error(reading)):
+    if unread or (not right and _refuses_by_error(reading) and not _is_closed(names, prefix, reading)):
         return _no_error(variable, unread, own, unless=" unless the agent does")
     return None
 
@@ -104,6 +105,17 @@ def _refuses_by_error(reading: Reading) -> bool:
         and not reading.term.negated
         and reading.term.flags in {("-m", "found"), ("-m", "int")}
         and re.fullmatch(r"txn\..*\.err(?:or)?", reading.variable) is not None
+    )
+
+
+def _is_closed(names: Names, prefix: Prefix, reading: Reading) -> bool:
+    """Return whether a rule refuses requests for which the agent has not set another variable of the prefix."""
+    return any(
+        use.negated
+        and use.variable != reading.variable
+        and prefix in names.owners(use.variable)
+        and refuses_or_routes(use.rule)
+        for use in uses(names.configuration)
     )
 
 
