@@ -16,6 +16,7 @@ from spoa_twisted.haproxy.configuration import Argument, Configuration, Rule, Sc
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.expressions import Condition, Expression, Term
 from spoa_twisted.haproxy.grammar.lines import Place
+from spoa_twisted.haproxy.grammar.words import read_words
 
 # Fetches of whole bodies and headers. To send them costs time, so it matters more if no handler takes them.
 _LARGE: Final = frozenset(
@@ -331,7 +332,9 @@ def _is_other(declared: str, condition: Condition | None) -> bool:
     """Return whether a condition is another one than the declared one. If it names an ACL, this is unknown."""
     if condition is not None and any(term.acl is not None for terms in condition.alternatives for term in terms):
         return False
-    return " ".join(declared.split()) != _text(condition)
+    # The declaration has quotes, and perhaps variables of the environment, whose values are not known here.
+    words, _ = read_words(declared, Place("", 1), {})
+    return "$" not in declared and " ".join([word.text for word in words]) != _text(condition)
 
 
 def _text(condition: Condition | None) -> str:
