@@ -90,7 +90,7 @@ def check_groups(configuration: Configuration, answers: Answers | None) -> Itera
     for scope in scopes_of(configuration):
         engines = engines_of(configuration, scope)
         # HAProxy itself says if the rule stands in a proxy without the filter.
-        rules = [rule for proxy in configuration.proxies for rule in proxy.rules]
+        rules = [rule for proxy in configuration.proxies for rule in proxy.rules if rule.action == "send-spoe-group"]
         sent = {sends_group(rule, engine) for engine in engines for rule in rules}
         for group in scope.groups if engines else ():
             if group.name in sent:

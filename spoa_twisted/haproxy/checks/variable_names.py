@@ -93,7 +93,9 @@ def _no_error(variable: str, right: list[str], name: str, *, unless: str = "") -
 
 def _error_variables(prefix: Prefix) -> list[str]:
     """Return the names of the variables that the options ``set-on-error`` of a prefix set."""
-    return [agent.error_variable for agent in prefix.agents if agent.error_variable is not None]
+    # Each frontend may have an engine with the same agent.
+    agents = dict.fromkeys(prefix.agents)
+    return [agent.error_variable for agent in agents if agent.error_variable is not None]
 
 
 def _refuses_by_error(reading: Reading) -> bool:
@@ -188,15 +190,18 @@ def _engine_elsewhere(names: Names, reading: Reading) -> Engine | None:
     if rule.setting not in proxy.section.settings or reading.variable.startswith("proc."):
         return None
     engines = [engine for prefix in names.owners(reading.variable) for engine in prefix.engines]
-    if any(engine.proxy.section == proxy.section or _may_use(proxy, engine.proxy) for engine in engines):
+    # A frontend may read the variables of a backend in the response.
+    backends = _used_backends(proxy)
+    if any("%" in name for name in backends) or any(
+        engine.proxy.name in backends or engine.proxy.section == proxy.section for engine in engines
+    ):
         return None
     return next(iter(engines), None)
 
 
-def _may_use(proxy: Proxy, backend: Proxy) -> bool:
-    """Return whether a frontend may send requests to a backend, whose variables it may read in the response."""
-    used = [setting.texts[1] for setting in proxy.settings if setting.texts[0] in _USING and len(setting.texts) > 1]
-    return any(name == backend.name or "%" in name for name in used)
+def _used_backends(proxy: Proxy) -> set[str]:
+    """Return the names of the backends to which a frontend may send requests. One with "%" is computed."""
+    return {setting.texts[1] for setting in proxy.settings if setting.texts[0] in _USING and len(setting.texts) > 1}
 
 
 def check_too_long(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:
