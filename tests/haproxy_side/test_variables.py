@@ -483,6 +483,7 @@ SILENT: dict[str, list[Case]] = {
     ],
     "found-on-bool": [
         Case(rules("http-request deny if { var(txn.rep.bad) -m found }"), sets(txn_bad=str)),
+        Case(rules("http-request deny if { var(txn.rep.bad) -m found }"), sets(txn_bad=bool | None)),
         Case(rules("http-request deny if ! { var(txn.rep.bad) -m found }"), sets(txn_bad=bool)),
         Case(rules("http-request deny unless { var(txn.rep.bad) -m found }"), sets(txn_bad=bool)),
         Case(

@@ -27,14 +27,15 @@ def check_types(configuration: Configuration, answers: Answers | None) -> Iterat
     found = {}
     for use in uses(configuration):
         types = _types(names, use.variable)
-        for finding in () if not types else (_type(use, types), _found_on_bool(use, types)):
+        values = (types or set()) - {NoneType}
+        for finding in (_type(use, values), _found_on_bool(use, types)) if values else ():
             if finding is not None:
                 found[finding.id, finding.place, finding.text] = finding
     yield from found.values()
 
 
 def _types(names: Names, variable: str) -> set[type] | None:
-    """Return the types of the values that a variable can have. ``None`` if that is not known."""
+    """Return the types of the values that a variable can have, with ``NoneType``. ``None`` if that is not known."""
     owners = names.owners(variable)
     if len(owners) != 1 or variable in names.set_by_rules or variable in owners[0].made or names.has_lua:
         return None
@@ -45,10 +46,9 @@ def _types(names: Names, variable: str) -> set[type] | None:
                 (base for base in (bool, int, str, bytes) if isinstance(member, type) and issubclass(member, base)),
                 None,
             )
-            if base is not None:
-                types.add(base)
-            elif member is not NoneType:
+            if base is None and member is not NoneType:
                 return None
+            types.add(base or NoneType)
     return types
 
 
@@ -88,8 +88,9 @@ def _never(kind: str | None, patterns: tuple[str, ...], type_: type) -> str | No
     return None
 
 
-def _found_on_bool(use: Use, types: set[type]) -> Finding | None:
+def _found_on_bool(use: Use, types: set[type] | None) -> Finding | None:
     """Return a finding for a condition that is true of False, too, and does not look at the value."""
+    # A bool or None may be True or None, and never False.
     if types != {bool} or _kind(use) != "found" or use.negated:
         return None
     # The rule looks at the value in another term, or passes it on.
