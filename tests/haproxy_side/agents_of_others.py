@@ -433,6 +433,356 @@ frontend web
     + _agents("robots-spoa"),
 )
 
+#: Rules in named defaults, which two kinds of proxies do not have in common.
+NAMED_DEFAULTS = Files(
+    """\
+[dr]
+spoe-agent dr-agent
+    messages m
+    option var-prefix dr
+    option set-on-error error
+    timeout hello 100ms
+    timeout idle 30s
+    timeout processing 500ms
+    use-backend dr-be
+    log global
+
+spoe-message m
+    args ip=src
+    event on-frontend-http-request
+""",
+    """\
+global
+    log stderr format raw local0 info
+
+defaults secure
+    log global
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    http-request deny deny_status 503 if { var(txn.dr.error) -m found }
+    http-request deny if { var(txn.dr.bad) -m bool }
+    http-response set-header X-Frame-Options DENY
+
+defaults plain
+    log global
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+
+frontend f from secure
+    bind 127.0.0.1:80
+    filter spoe engine dr config spoe.conf
+    default_backend app
+
+backend app from plain
+    server app1 127.0.0.1:8000
+
+backend dr-be from plain
+    mode tcp
+    option spop-check
+    timeout server 3m
+    server a1 127.0.0.1:12345 check
+""",
+)
+
+#: Two engines with one prefix: the second one sends what the first one has set.
+SHARED_PREFIX = Files(
+    """\
+[one]
+spoe-agent one-agent
+    messages m
+    option var-prefix sec
+    option set-on-error error
+    timeout hello 100ms
+    timeout idle 30s
+    timeout processing 500ms
+    use-backend sec-be
+    log global
+
+spoe-message m
+    args ip=src
+    event on-client-session
+
+[two]
+spoe-agent two-agent
+    messages m2
+    option var-prefix sec
+    option set-on-error error
+    timeout hello 100ms
+    timeout idle 30s
+    timeout processing 500ms
+    use-backend sec-be
+    log global
+
+spoe-message m2
+    args ip=src score=var(sess.sec.score) path=path
+    event on-frontend-http-request
+""",
+    """\
+global
+    log stderr format raw local0 info
+
+defaults
+    log global
+    mode http
+    option httplog
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+
+frontend a
+    bind 127.0.0.1:8080
+    filter spoe engine one config spoe.conf
+    filter spoe engine two config spoe.conf
+    http-request deny deny_status 503 if { var(txn.sec.error) -m found }
+    http-request deny if { var(sess.sec.score) -m int ge 50 } or { var(txn.sec.score) -m int ge 50 }
+    default_backend app
+
+backend app
+    server app1 127.0.0.1:8000
+
+backend sec-be
+.if version_atleast(3.1)
+    mode spop
+.else
+    mode tcp
+.endif
+    option spop-check
+    timeout server 3m
+    server a1 127.0.0.1:12345 check
+""",
+)
+
+#: A group for the server name of a TLS connection, in mode tcp.
+SERVER_NAMES = Files(
+    """\
+[sni]
+spoe-agent sni-agent
+    groups g
+    option var-prefix sni
+    option set-on-error error
+    timeout hello 100ms
+    timeout idle 30s
+    timeout processing 500ms
+    use-backend sni-be
+    log global
+
+spoe-group g
+    messages m
+spoe-message m
+    args sni=req.ssl_sni ip=src
+""",
+    """\
+global
+    log stderr format raw local0 info
+
+defaults
+    log global
+    mode http
+    option httplog
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+
+frontend t
+    mode tcp
+    option tcplog
+    bind 127.0.0.1:8443
+    filter spoe engine sni config spoe.conf
+    tcp-request inspect-delay 5s
+    tcp-request content send-spoe-group sni g if { req.ssl_hello_type 1 }
+    tcp-request content reject if { var(txn.sni.error) -m found }
+    tcp-request content reject if { var(txn.sni.deny) -m bool }
+    tcp-request content accept if { req.ssl_hello_type 1 }
+    use_backend %[var(txn.sni.backend)] if { var(txn.sni.backend) -m found }
+    default_backend ssh
+
+backend ssh
+    mode tcp
+    server s 127.0.0.1:22
+
+backend sni-be
+.if version_atleast(3.1)
+    mode spop
+.else
+    mode tcp
+.endif
+    option spop-check
+    timeout server 3m
+    server a1 127.0.0.1:12345 check
+""",
+)
+
+#: A second group, with the body, for requests that the answer to the first one makes suspect.
+SECOND_LOOK = Files(
+    """\
+[ch1]
+spoe-agent ch1-agent
+    groups g1 g2
+    option var-prefix ch1
+    option set-on-error error
+    timeout hello 100ms
+    timeout idle 30s
+    timeout processing 500ms
+    use-backend ch1-be
+    log global
+
+spoe-group g1
+    messages m
+spoe-group g2
+    messages n
+spoe-message m
+    args ip=src
+spoe-message n
+    args cls=var(txn.ch1.cls) body=req.body
+""",
+    """\
+global
+    log stderr format raw local0 info
+
+defaults
+    log global
+    mode http
+    option httplog
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+
+frontend f
+    bind 127.0.0.1:80
+    filter spoe engine ch1 config spoe.conf
+    http-request send-spoe-group ch1 g1
+    http-request wait-for-body time 1s if { var(txn.ch1.cls) -m str suspect }
+    http-request send-spoe-group ch1 g2 if { var(txn.ch1.cls) -m str suspect }
+    http-request deny deny_status 503 if { var(txn.ch1.error) -m found }
+    http-request deny if { var(txn.ch1.bad) -m bool }
+    default_backend app
+
+backend app
+    server app1 127.0.0.1:8000
+
+backend ch1-be
+.if version_atleast(3.1)
+    mode spop
+.else
+    mode tcp
+.endif
+    option spop-check
+    timeout server 3m
+    server a1 127.0.0.1:12345 check
+""",
+)
+
+#: A variable of the rules keeps the decision, also for the agent's failure.
+OWN_DECISION = Files(
+    """\
+[fv]
+spoe-agent fv-agent
+    messages m
+    option var-prefix fv
+    option set-on-error error
+    timeout hello 100ms
+    timeout idle 30s
+    timeout processing 500ms
+    use-backend fv-be
+    log global
+
+spoe-message m
+    args ip=src
+    event on-frontend-http-request
+""",
+    """\
+global
+    log stderr format raw local0 info
+
+defaults
+    log global
+    mode http
+    option httplog
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+
+frontend f
+    bind 127.0.0.1:80
+    filter spoe engine fv config spoe.conf
+    http-request set-var(txn.verdict) str(allow)
+    http-request set-var(txn.verdict) str(deny) if { var(txn.fv.verdict) -m str deny }
+    http-request set-var(txn.verdict) str(error) if { var(txn.fv.error) -m found }
+    http-request deny if { var(txn.verdict) -m str deny error }
+    default_backend app
+
+backend app
+    server app1 127.0.0.1:8000
+
+backend fv-be
+.if version_atleast(3.1)
+    mode spop
+.else
+    mode tcp
+.endif
+    option spop-check
+    timeout server 3m
+    server a1 127.0.0.1:12345 check
+""",
+)
+
+#: Requests pass when the agent fails, because a rule says so.
+OPEN_BY_CHOICE = Files(
+    """\
+[x]
+spoe-agent x-agent
+    messages m
+    option var-prefix x
+    option set-on-error error
+    timeout hello 100ms
+    timeout idle 30s
+    timeout processing 500ms
+    use-backend x-be
+    log global
+
+spoe-message m
+    args ip=src
+    event on-frontend-http-request unless { path_beg /static }
+""",
+    """\
+global
+    log stderr format raw local0 info
+
+defaults
+    log global
+    mode http
+    option httplog
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+
+frontend f
+    bind 127.0.0.1:80
+    filter spoe engine x config spoe.conf
+    http-request set-header X-Waf-Failed 1 if { var(txn.x.error) -m found }
+    http-request allow if { var(txn.x.error) -m found }
+    http-request deny if { var(txn.x.bad) -m bool }
+    default_backend app
+
+backend app
+    server app1 127.0.0.1:8000
+
+backend x-be
+.if version_atleast(3.1)
+    mode spop
+.else
+    mode tcp
+.endif
+    option spop-check
+    timeout server 3m
+    server a1 127.0.0.1:12345 check
+""",
+)
+
 ALL: Final = {
     "firewall": FIREWALL,
     "rule-set": RULE_SET,
@@ -444,4 +794,10 @@ ALL: Final = {
     "reputation": REPUTATION,
     "tokens": TOKENS,
     "robots": ROBOTS,
+    "named-defaults": NAMED_DEFAULTS,
+    "shared-prefix": SHARED_PREFIX,
+    "server-names": SERVER_NAMES,
+    "second-look": SECOND_LOOK,
+    "own-decision": OWN_DECISION,
+    "open-by-choice": OPEN_BY_CHOICE,
 }

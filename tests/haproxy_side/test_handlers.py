@@ -338,6 +338,15 @@ SILENT = {
             condition(GOOD, "if { path_beg /api }"),
             answers=declared(event="on-frontend-http-request  if { path_beg /api }"),
         ),
+        Case(
+            condition(GOOD, "if { path_beg '/a b' /c\\ d }"),
+            answers=declared(event="on-frontend-http-request if { path_beg /a\\ b '/c d' }"),
+        ),
+        # The value of a variable of the environment is not known.
+        Case(
+            condition(GOOD, "if { path_beg /api }"),
+            answers=declared(event='on-frontend-http-request if { path_beg "$API" }'),
+        ),
         # The ACL may say the same.
         Case(
             condition(GOOD, "if api").after(ARGS, "acl api path_beg /api"),

@@ -100,6 +100,11 @@ SPEAKS = {
         ),
         Case(WITH_GROUP.before(DENY, "http-request send-spoe-group rep other"), "spoe.conf:21: error: "),
         Case(GOOD.plus(spoe=f"{SECOND}{GROUP}"), "spoe.conf:20: error: "),
+        # The group is left over.
+        Case(
+            TWO.plus(spoe=f"{SECOND}    {EVENT}\n{GROUP}"),
+            "spoe.conf:21: info: no rule sends the group 'both': its messages are sent at their events",
+        ),
     ],
     "event-in-group": [
         Case(

@@ -146,7 +146,7 @@ SPEAKS: dict[str, list[Case]] = {
         Case(GOOD.replaced("args ip=src", "args ip=src score=var(txn.rep.score)"), sets()),
     ],
     "error-never-set": [
-        Case(GOOD.without("option set-on-error error")),
+        Case(GOOD.without("option set-on-error error").without(UNLESS)),
         Case(GOOD.without("option set-on-error error"), sets()),
         Case(GOOD.replaced("set-on-error error", "set-on-error err")),
         Case(GOOD.replaced("set-on-error error", "set-on-error err"), sets()),
@@ -154,9 +154,9 @@ SPEAKS: dict[str, list[Case]] = {
         Case(GOOD.replaced("var(txn.rep.error)", "var(txn.error)")),
         Case(GOOD.replaced("var(txn.rep.error)", "var(txn.rep-agent.error)")),
         Case(
-            GOOD.replaced("{ var(txn.rep.error) -m found }", "{ var(txn.rep.error) -m int gt 0 }").without(
-                "option set-on-error error"
-            )
+            GOOD.replaced("{ var(txn.rep.error) -m found }", "{ var(txn.rep.error) -m int gt 0 }")
+            .without("option set-on-error error")
+            .without(UNLESS)
         ),
     ],
     "variable-lost": [
@@ -183,7 +183,9 @@ SPEAKS: dict[str, list[Case]] = {
         Case(rules("http-request deny if { var(txn.rep.bad) -m str true }"), sets(txn_bad=bool)),
         Case(rules("http-request deny if { var(txn.rep.bad) -m str -i yes true }"), sets(txn_bad=bool | None)),
         Case(rules("http-request deny if { var(txn.rep.bad) -m str true }"), sets(txn_bad=bool | int)),
-        Case(rules("http-request deny if { var(txn.rep.bad) -m bool }"), sets(txn_bad=str)),
+        Case(
+            rules("http-request deny if { var(txn.rep.bad) -m bool }"), sets(txn_bad=str), "haproxy.cfg:16: warning: "
+        ),
         Case(rules("http-request deny if { var(txn.rep.bad) -m bool }"), sets(txn_bad=bytes)),
         Case(rules("http-request deny if { var(txn.rep.bad) -m int ge 5 }"), sets(txn_bad=bytes)),
         Case(rules("http-request deny if { var(txn.rep.bad) -m str high }"), sets(txn_bad=int)),
@@ -212,6 +214,8 @@ SPEAKS: dict[str, list[Case]] = {
             "spoe.conf:16: warning: ",
         ),
         Case(rules(SESS_RULE).replaced(EVENT, f"{EVENT} if {{ src 127.0.0.1 }}"), SESS_SET, "spoe.conf:15: info: "),
+        # There is no status at a request, so the condition is true for each one.
+        Case(rules(SESS_RULE).replaced(EVENT, f"{EVENT} unless {{ status 200 }}"), SESS_SET, "spoe.conf:15: info: "),
         # The rule asks for the same path as the event.
         Case(
             rules("http-request deny if { path_beg /login } { var(sess.rep.denied) -m bool }").replaced(EVENT, LOGIN),
@@ -376,6 +380,8 @@ SILENT: dict[str, list[Case]] = {
     "error-never-set": [
         Case(GOOD, sets()),
         Case(GOOD.without("option set-on-error error"), sets(txn_error=int)),
+        # The agent may set it. If the agent fails, another rule refuses.
+        Case(GOOD.without("option set-on-error error")),
         # The agent may set it.
         Case(GOOD.without("option set-on-error error").replaced("503 if {", "503 if ! {")),
         Case(
@@ -477,6 +483,7 @@ SILENT: dict[str, list[Case]] = {
     ],
     "found-on-bool": [
         Case(rules("http-request deny if { var(txn.rep.bad) -m found }"), sets(txn_bad=str)),
+        Case(rules("http-request deny if { var(txn.rep.bad) -m found }"), sets(txn_bad=bool | None)),
         Case(rules("http-request deny if ! { var(txn.rep.bad) -m found }"), sets(txn_bad=bool)),
         Case(rules("http-request deny unless { var(txn.rep.bad) -m found }"), sets(txn_bad=bool)),
         Case(
@@ -567,6 +574,8 @@ SILENT: dict[str, list[Case]] = {
             )
         ),
         Case(OPEN.before(RETURN, "use_backend app if { var(txn.rep.ok) -m bool }")),
+        Case(OPEN.before(RETURN, "http-request deny deny_status 503 if { nbsrv(rep-agents) lt 1 }")),
+        Case(OPEN.before(RETURN, "acl up srv_is_up(rep-agents/agent1)", "http-request deny unless up")),
         Case(OPEN.before(RETURN, "use_backend %[var(txn.rep.backend)]")),
         Case(
             OPEN.before(

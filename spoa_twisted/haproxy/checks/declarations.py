@@ -11,6 +11,7 @@ from spoa_twisted.haproxy.checks.asked_messages import AskedMessage, arguments_b
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.expressions import Condition
 from spoa_twisted.haproxy.grammar.lines import Place
+from spoa_twisted.haproxy.grammar.words import read_words
 
 
 def check_declaration(sent: AskedMessage, answer: Answer) -> Iterator[Finding]:
@@ -72,7 +73,9 @@ def _is_other(declared: str, condition: Condition | None) -> bool:
     """Return whether a condition surely differs from the declared one. A named ACL may stand for any condition."""
     if condition is not None and any(term.acl is not None for terms in condition.alternatives for term in terms):
         return False
-    return " ".join(declared.split()) != _text(condition)
+    # The declaration has quotes, and perhaps variables of the environment, whose values are not known here.
+    words, _ = read_words(declared, Place("", 1), {})
+    return "$" not in declared and " ".join([word.text for word in words]) != _text(condition)
 
 
 def _text(condition: Condition | None) -> str:

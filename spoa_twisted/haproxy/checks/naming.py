@@ -155,6 +155,8 @@ class Names:
         self.configuration = configuration
         self.answers = answers
         self.prefixes: dict[str, Prefix] = {}
+        # The results of mentions(): each frontend may have an engine with the same variable.
+        self._mentioned: dict[str, bool] = {}
         if configuration.has_proxies:
             for engine in configuration.engines:
                 if engine.scope is not None:
@@ -204,8 +206,10 @@ class Names:
 
     def mentions(self, variable: str) -> bool:
         """Return whether a word of the configuration holds the name of a variable, also within a longer text."""
-        pattern = re.compile(rf"(?<![\w.]){re.escape(variable)}(?![\w.])")
-        return any(pattern.search(text) for text in self._texts)
+        if variable not in self._mentioned:
+            pattern = re.compile(rf"(?<![\w.]){re.escape(variable)}(?![\w.])")
+            self._mentioned[variable] = any(pattern.search(text) for text in self._texts)
+        return self._mentioned[variable]
 
     def is_unset(self, variable: str) -> bool:
         """Return whether a rule unsets a variable."""

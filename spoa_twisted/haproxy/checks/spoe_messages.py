@@ -90,15 +90,26 @@ def check_groups(configuration: Configuration, answers: Answers | None) -> Itera
     for scope in scopes_of(configuration):
         engines = engines_of(configuration, scope)
         # HAProxy itself says if the rule stands in a proxy without the filter.
-        rules = [rule for proxy in configuration.proxies for rule in proxy.rules]
+        rules = [rule for proxy in configuration.proxies for rule in proxy.rules if rule.action == "send-spoe-group"]
         sent = {sends_group(rule, engine) for engine in engines for rule in rules}
         for group in scope.groups if engines else ():
-            if group.name not in sent:
-                text = (
-                    f"no rule sends the group {group.name!r}: add 'http-request send-spoe-group "
-                    f"{engines[0].name} {group.name}' to {engines[0].proxy.kind} {engines[0].proxy.name}"
-                )
-                yield Finding("group-never-sent", Severity.ERROR, group.section.head.place, text)
+            if group.name in sent:
+                continue
+            severity, text = Severity.ERROR, f"no rule sends the group {group.name!r}"
+            messages = {word.text for word in group.messages}
+            if messages and messages <= _with_event(scope):
+                severity, text = Severity.INFO, f"{text}: its messages are sent at their events"
+            else:
+                proxy = engines[0].proxy
+                rule = f"http-request send-spoe-group {engines[0].name} {group.name}"
+                text = f"{text}: add '{rule}' to {proxy.kind} {proxy.name}"
+            yield Finding("group-never-sent", severity, group.section.head.place, text)
+
+
+def _with_event(scope: Scope) -> set[str]:
+    """Return the names of the messages that HAProxy sends at their events."""
+    listed = set() if scope.agent is None else {word.text for word in scope.agent.messages}
+    return {message.name for message in scope.messages if message.event is not None and message.name in listed}
 
 
 def check_both(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:

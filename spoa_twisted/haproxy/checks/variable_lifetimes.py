@@ -17,6 +17,9 @@ _LOGS: Final = frozenset({"log-format", "log-format-sd"})
 #: The beginnings of the fetches whose values are the same for all requests of a connection.
 _OF_CONNECTION: Final = ("src", "dst", "ssl_", "req.ssl_", "fc_", "so_", "fe_", "always_")
 
+#: The beginnings of the fetches that have no value before there is a response.
+_OF_RESPONSE: Final = ("res.", "scook", "shdr", "status")
+
 #: Other fetches whose values do not depend on the request.
 _CONSTANT: Final = frozenset({"bool", "int", "str", "env", "date", "rand", "nbsrv", "hostname"})
 
@@ -125,7 +128,8 @@ def _variable(expression: Expression | None) -> str | None:
 def _varies(way: Way) -> bool:
     """Return whether the condition may be true for one request of a connection, and false for another one."""
     names = [term.expression.fetch.name for term in way.terms if term.expression is not None]
-    return any(name not in _CONSTANT and not name.startswith(_OF_CONNECTION) for name in names)
+    same = _OF_CONNECTION if way.in_response else (*_OF_CONNECTION, *_OF_RESPONSE)
+    return any(name not in _CONSTANT and not name.startswith(same) for name in names)
 
 
 def _asks_same(way: Way, reading: Reading) -> bool:

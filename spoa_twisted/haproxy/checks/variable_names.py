@@ -10,7 +10,7 @@ from typing import Final
 from spoa_twisted.handlers.declaring import LONGEST_VARIABLE
 from spoa_twisted.haproxy.answers import Answers
 from spoa_twisted.haproxy.checks.naming import SCOPES, Names, Prefix, is_similar
-from spoa_twisted.haproxy.checks.uses import refuses
+from spoa_twisted.haproxy.checks.uses import refuses, refuses_or_routes, uses
 from spoa_twisted.haproxy.configuration import Configuration, Engine, Proxy, Reading
 from spoa_twisted.haproxy.finding import Finding, Severity
 from spoa_twisted.haproxy.grammar.lines import Place
@@ -66,9 +66,10 @@ def _error_of(names: Names, prefix: Prefix, reading: Reading) -> str | None:
     if setters is not None:
         return _no_error(variable, right, own)
     # The handlers are not known, and may set this variable. But they hardly do if no rule reads the variable of
-    # set-on-error, or if a rule refuses by this variable as by that of set-on-error.
+    # set-on-error. If a rule refuses by this variable as by that of set-on-error, and nothing else refuses when the
+    # agent fails, the option is missing in any case.
     unread = [error for error in right if not names.mentions(error)]
-    if unread or (not right and _refuses_by_error(reading)):
+    if unread or (not right and _refuses_by_error(reading) and not _is_closed(names, prefix, reading)):
         return _no_error(variable, unread, own, unless=" unless the agent does")
     return None
 
@@ -93,7 +94,9 @@ def _no_error(variable: str, right: list[str], name: str, *, unless: str = "") -
 
 def _error_variables(prefix: Prefix) -> list[str]:
     """Return the names of the variables that the options ``set-on-error`` of a prefix set."""
-    return [agent.error_variable for agent in prefix.agents if agent.error_variable is not None]
+    # Each frontend may have an engine with the same agent.
+    agents = dict.fromkeys(prefix.agents)
+    return [agent.error_variable for agent in agents if agent.error_variable is not None]
 
 
 def _refuses_by_error(reading: Reading) -> bool:
@@ -105,6 +108,17 @@ def _refuses_by_error(reading: Reading) -> bool:
         and not reading.term.negated
         and reading.term.flags in {("-m", "found"), ("-m", "int")}
         and re.fullmatch(r"txn\..*\.err(?:or)?", reading.variable) is not None
+    )
+
+
+def _is_closed(names: Names, prefix: Prefix, reading: Reading) -> bool:
+    """Return whether a rule refuses requests for which the agent has not set another variable of the prefix."""
+    return any(
+        use.negated
+        and use.variable != reading.variable
+        and prefix in names.owners(use.variable)
+        and refuses_or_routes(use.rule)
+        for use in uses(names.configuration)
     )
 
 
@@ -177,15 +191,18 @@ def _engine_elsewhere(names: Names, reading: Reading) -> Engine | None:
     if rule.setting not in proxy.section.settings or reading.variable.startswith("proc."):
         return None
     engines = [engine for prefix in names.owners(reading.variable) for engine in prefix.engines]
-    if any(engine.proxy.section == proxy.section or _may_use(proxy, engine.proxy) for engine in engines):
+    # A frontend may read the variables of a backend in the response.
+    backends = _used_backends(proxy)
+    if any("%" in name for name in backends) or any(
+        engine.proxy.name in backends or engine.proxy.section == proxy.section for engine in engines
+    ):
         return None
     return next(iter(engines), None)
 
 
-def _may_use(proxy: Proxy, backend: Proxy) -> bool:
-    """Return whether a frontend may send requests to a backend, whose variables it may read in the response."""
-    used = [setting.texts[1] for setting in proxy.settings if setting.texts[0] in _USING and len(setting.texts) > 1]
-    return any(name == backend.name or "%" in name for name in used)
+def _used_backends(proxy: Proxy) -> set[str]:
+    """Return the names of the backends to which a frontend may send requests. One with "%" is computed."""
+    return {setting.texts[1] for setting in proxy.settings if setting.texts[0] in _USING and len(setting.texts) > 1}
 
 
 def check_too_long(configuration: Configuration, answers: Answers | None) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from spoa_twisted.haproxy.grammar.lines import Place, Word
 
@@ -18,7 +19,7 @@ class Setting:
         """Where its first word stands."""
         return self.words[0].place
 
-    @property
+    @cached_property
     def texts(self) -> tuple[str, ...]:
         """The words as HAProxy reads them."""
         return tuple(word.text for word in self.words)
