@@ -550,7 +550,7 @@ class Program:
         waiting = reactor.seconds() + LIMIT
         while self.process.poll() is None and reactor.seconds() < waiting:
             await turn()
-        out, err = self.process.communicate(timeout=1)
+        out, err = self.process.communicate(timeout=LIMIT)
         return (out or "").splitlines(), err.splitlines()
 
 
