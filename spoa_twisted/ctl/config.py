@@ -12,7 +12,7 @@ from spoa_twisted.ctl.arguments import new_parser, positive, seconds
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.haproxy.answers import Answers, answers
 from spoa_twisted.haproxy.writing.addresses import endpoint_of
-from spoa_twisted.haproxy.writing.advice import advice
+from spoa_twisted.haproxy.writing.advice import advice, on_failure
 from spoa_twisted.haproxy.writing.haproxy_cfg import parts, whole
 from spoa_twisted.haproxy.writing.plan import CannotWrite, Options, Plan, engine_name, plan
 from spoa_twisted.haproxy.writing.spoe_conf import spoe_conf
@@ -36,7 +36,7 @@ event or rule, and sets. The handlers are loaded as "twistd spoa" loads them, an
 EPILOG = f"""\
 The configuration is for HAProxy 2.6 and newer. It refuses requests while the agent fails, with the status 503; with
 --fail open, the rules for that are comments. A handler that does not declare its arguments, or when HAProxy asks it, is
-left out, and an example of what to add is printed on stderr.
+left out, and an example of what to add is printed on stderr. If a handler sets nothing when it fails, stderr says so.
 
 Without --output, both texts are printed. With --output DIR, they are written to DIR/{SPOE_CONF} and DIR/{PARTS},
 with --whole to DIR/{SPOE_CONF} and DIR/{WHOLE}. Without --force, no existing file is overwritten.
@@ -100,7 +100,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
     :raises CannotWrite: (a ``ValueError``) when there is no configuration for them, or a file cannot be written.
     """
     seen = _seen(options)
-    hints = advice(seen)
+    hints = [advice(seen), "" if options.fail == "open" else on_failure(seen)]
     try:
         made = plan(
             seen,
@@ -115,8 +115,8 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
         )
     finally:
         # Also if nothing is written: the hints say what to add.
-        if hints:
-            print(f"spoactl: {hints}", file=sys.stderr)
+        for hint in filter(None, hints):
+            print(f"spoactl: {hint}", file=sys.stderr)
     haproxy_cfg = whole(made, _agent_command(options, made)) if options.whole else parts(made)
     texts = {SPOE_CONF: spoe_conf(made), WHOLE if options.whole else PARTS: haproxy_cfg}
     if options.output is None:

@@ -17,7 +17,7 @@ from spoa_twisted.runner.errors import CannotStart
 HANDLERS = """\
 from spoa_twisted import Handlers
 
-handlers = Handlers()
+handlers = Handlers(on_error={"txn.error": "handler"})
 others = Handlers()
 
 
@@ -142,6 +142,18 @@ def test_undeclared_handlers(run: Run, capsys: pytest.CaptureFixture[str]) -> No
     out, err = capsys.readouterr()
     assert out == ""
     assert '    args={"ip": "src"},\n' in err
+
+
+def test_handlers_that_set_nothing_when_they_fail(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stderr says what to add, unless such requests may pass."""
+    (tmp_path / "iprep.py").write_text(HANDLERS.replace('on_error={"txn.error": "handler"}', ""))
+    run("--handlers", "iprep")
+    assert capsys.readouterr().err == (
+        "spoactl: if the handler of 'b-first' or 'a-second' fails, it sets nothing, and the request passes. To refuse"
+        ' the request, add on_error={"txn.error": "handler"} to @handlers.message or to Handlers()\n'
+    )
+    run("--handlers", "iprep", "--fail", "open")
+    assert capsys.readouterr().err == ""
 
 
 def test_handlers_of_another_kind(run: Run, tmp_path: Path) -> None:

@@ -196,6 +196,9 @@ def test_tcp() -> None:
         "# What the agent sets. Rules that read it may look like these:",
         "#tcp-response content reject if { var(txn.iprep.c) -m bool }",
     ]
+    text = whole(made, "twistd")
+    assert "frontend www\n    mode tcp\n" in text
+    assert "backend app\n    mode tcp\n" in text
 
 
 def test_events_of_a_backend() -> None:

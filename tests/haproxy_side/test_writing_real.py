@@ -117,6 +117,7 @@ def options_of_messages(draw: st.DrawFn) -> dict[str, Any]:
         st.sampled_from(
             [
                 *[(("event", event), "proc sess txn", ANYWHERE) for event in REQUEST_EVENTS if "http" not in event],
+                (("rule", "tcp-request content"), "proc sess txn", ANYWHERE | st.just("req.ssl_sni")),
                 *[(("event", event), "proc sess txn req", REQUEST) for event in REQUEST_EVENTS if "http" in event],
                 *[(("event", event), "proc sess txn", ANYWHERE) for event in RESPONSE_EVENTS if "http" not in event],
                 (("event", "on-http-response"), "proc sess txn res", RESPONSE),

@@ -1,10 +1,11 @@
-"""What a handler that does not declare enough should declare: an example made from its parameters and its source."""
+"""What handlers should declare: an example made from the parameters and the source, and what to set on failure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
+from spoa_twisted.handlers.declaring import ERROR_VARIABLE
 from spoa_twisted.handlers.variable_types import show_type
 from spoa_twisted.haproxy.answers import Answer, Answers
 from spoa_twisted.haproxy.writing.plan import is_complete
@@ -47,6 +48,20 @@ def advice(answers: Answers) -> str:
             ' are not written: register a handler with @handlers.message("name", ...) for each of them\n'
         )
     return "\n".join(texts)
+
+
+def on_failure(answers: Answers) -> str:
+    """Return what to add to the handlers that set nothing when they fail. It is empty if there are none.
+
+    The agent answers for such a handler without an error, so HAProxy's rule for failures does not refuse the request.
+    """
+    silent = [repr(answer.message) for answer in answers.by_message.values() if not answer.on_error]
+    if not silent:
+        return ""
+    return (
+        f"if the handler of {' or '.join(silent)} fails, it sets nothing, and the request passes. To refuse the"
+        f' request, add on_error={{"{ERROR_VARIABLE}": "handler"}} to @handlers.message or to Handlers()'
+    )
 
 
 def _advice(answer: Answer) -> str:

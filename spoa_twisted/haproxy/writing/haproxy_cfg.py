@@ -64,16 +64,16 @@ defaults
 
 _FRONTEND: Final = """\
 frontend www
-    bind 127.0.0.1:8080
+{mode}    bind 127.0.0.1:8080
 {rules}    default_backend app
 
 backend app
-{backend_rules}    server app1 127.0.0.1:8081
+{mode}{backend_rules}    server app1 127.0.0.1:8081
 """
 
 _LISTEN: Final = """\
 listen www
-    bind 127.0.0.1:8080
+{mode}    bind 127.0.0.1:8080
 {rules}    server app1 127.0.0.1:8081
 """
 
@@ -111,7 +111,9 @@ def whole(plan: Plan, agent: str, *, stub: bool = True) -> str:
     """
     tune = "" if plan.bufsize is None else f"    tune.bufsize {plan.bufsize}\n"
     rules, backend_rules = _rules(plan)
-    site = (_LISTEN if plan.needs_listen else _FRONTEND).format(rules=rules, backend_rules=backend_rules)
+    # Without a message of HTTP, the arguments may need the mode tcp: in the mode http, HAProxy ignores req.ssl_sni.
+    mode = "" if plan.is_http else "    mode tcp\n"
+    site = (_LISTEN if plan.needs_listen else _FRONTEND).format(mode=mode, rules=rules, backend_rules=backend_rules)
     text = _WHOLE.format(agent=agent, tune=tune, site=site, agents=agents_backend(plan))
     return text + _STUB if stub else text
 
