@@ -24,13 +24,16 @@ from spoa_twisted.spop.typeddata import UInt32, encode_kv_list
 from tests.ctl.agents import Agent, ack, agent_disconnect
 from tests.haproxy.branches import Branch
 from tests.haproxy.conftest import Serve, StartHAProxy
-from tests.haproxy.harness import bound_socket, bounded
+from tests.haproxy.harness import bounded
 
 pytestmark = pytest.mark.soak
 
 reactor: Any = default_reactor
 
 LOG = "log stdout format raw local0"
+
+#: No program listens on tcpmux. A free port could be taken by another test.
+UNUSED_PORT = "1"
 
 EVENT = """\
     messages m
@@ -188,8 +191,7 @@ def listen() -> Iterator[Callable[[Factory], str]]:
 
 def server_of(case: Case, listen: Callable[[Factory], str]) -> str | dict[str, str]:
     if isinstance(case.server, str) and "%d" in case.server:
-        with bound_socket() as unused:
-            return case.server.replace("%d", str(unused.getsockname()[1]))
+        return case.server.replace("%d", UNUSED_PORT)
     if case.server is not None:
         return case.server
     agent = Agent(case.answer)
@@ -372,8 +374,7 @@ async def test_a_health_check(name: str, branch: Branch, listen: Any, start_hapr
     """The line about a failed check, the line about the server, and the one about the backend are explained."""
     answer, old, new = CHECKS[name]
     if name == "nothing listens":
-        with bound_socket() as unused:
-            server = f"127.0.0.1:{unused.getsockname()[1]}"
+        server = f"127.0.0.1:{UNUSED_PORT}"
     else:
         factory = Factory.forProtocol(Server)
         factory.answer = answer  # type: ignore[attr-defined]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
+import os
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -169,22 +172,29 @@ def takes_message(message: object) -> None:
     return None
 
 
+#: Numbers for the addresses of sites.
+NUMBERS = itertools.count()
+
+
 class Site:
-    """A folder with a whole configuration on free ports, as ``spoactl config`` writes it.
+    """A folder with a whole configuration, as ``spoactl config`` writes it, at an address that no other test has.
+
+    A free port that is searched for first may be taken by another test before HAProxy or the agent listens on it.
 
     :param handlers: the text of the module.
     """
 
     def __init__(self, folder: Path, handlers: str) -> None:
         self.folder = folder
-        self.agent = f"127.0.0.1:{_free_port()}"
+        # From 127.128.0.1 on.
+        self.host = str(IPv4Address(0x7F800001 + (os.getpid() % 0x7FFF << 8) + next(NUMBERS) % 200))
+        agent = f"{self.host}:12345"
         (folder / "iprep.py").write_text(handlers)
-        command = [*SPOACTL, "config", "--handlers", "iprep", "--whole", "--output", "new", "--server", self.agent]
+        command = [*SPOACTL, "config", "--handlers", "iprep", "--whole", "--output", "new", "--server", agent]
         subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
         path = folder / "new" / "haproxy.cfg"
         text = path.read_text()
-        self.port = _free_port()
-        path.write_text(text.replace("127.0.0.1:8080", f"127.0.0.1:{self.port}").replace(":8081", f":{_free_port()}"))
+        path.write_text(text.replace("127.0.0.1:808", f"{self.host}:808"))
         self.command = next(line for line in text.splitlines() if line.startswith("# Start the agent:")).split()[5:]
 
     @contextlib.contextmanager
@@ -194,7 +204,7 @@ class Site:
             deadline = time.monotonic() + LIMIT
             while True:
                 try:
-                    socket.create_connection(("127.0.0.1", self.port), LIMIT).close()
+                    socket.create_connection((self.host, 8080), LIMIT).close()
                 except ConnectionRefusedError:
                     assert program.status is None, program.describe()
                     assert time.monotonic() < deadline, program.describe()
@@ -211,15 +221,9 @@ class Site:
 
     def post(self) -> int:
         """Send a request with a body; return the status."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(self.host, 8080, timeout=LIMIT)) as connection:
             connection.request("POST", "/", b"The Body", {"Content-Type": "text/plain"})
             return connection.getresponse().status
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @pytest.mark.soak  # an agent and HAProxy twice, in 4 seconds
@@ -281,7 +285,7 @@ def test_scopes(branch: Branch, tmp_path: Path) -> None:
     text = text.replace("backend app\n", f"backend app\n{requests}")
     path.write_text(text.replace("    default_backend app\n", f"{responses}    default_backend app\n"))
     with site.agent_running(), site.haproxy(branch):
-        connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=LIMIT)
+        connection = http.client.HTTPConnection(site.host, 8080, timeout=LIMIT)
         with contextlib.closing(connection):
             connection.request("GET", "/")
             response = connection.getresponse()
