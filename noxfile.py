@@ -114,10 +114,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def everything(session: nox.Session) -> None:
-    """Run all tests, also those marked "soak", with each downloaded branch of HAProxy."""
+    """Run the tests marked "soak", and with each downloaded branch of HAProxy all tests that use it.
+
+    The other tests run in the session "coverage" with the same Python.
+    """
     checkout(session)
     session.install("-e", ".[test]")
-    session.run("python", "-m", "pytest", "-m", "", "--durations=20", *session.posargs, env=with_haproxy(session))
+    options = ["-m", "", "--beyond-default", "--durations=20"]
+    session.run("python", "-m", "pytest", *options, *session.posargs, env=with_haproxy(session))
 
 
 @nox.session

@@ -42,14 +42,40 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 0 if named and len(named) == len(config.args) else 2 * (os.cpu_count() or 1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--beyond-default",
+        action="store_true",
+        help="leave out tests that do not depend on HAProxy's branch and are not marked soak",
+    )
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test that has the argument ``branch`` once for each branch of HAProxy that is found."""
+    """Run each test that has the argument ``branch`` once for each branch of HAProxy that is found.
+
+    A test marked ``each_spoe`` runs with the newest branch of each of the two implementations only.
+    """
     if "branch" in metafunc.fixturenames:
         try:
             branches = _branches()
         except NoHAProxy as error:
             pytest.fail(str(error), pytrace=False)
+        if metafunc.definition.get_closest_marker("each_spoe"):
+            branches = list({branch.rewritten: branch for branch in branches}.values())
         metafunc.parametrize("branch", branches, ids=lambda branch: branch.name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--beyond-default``, leave out the tests whose result is that of a default run."""
+    if config.getoption("--beyond-default"):
+        repeated = [item for item in items if not (item.get_closest_marker("soak") or _depends_on_branch(item))]
+        config.hook.pytest_deselected(items=repeated)
+        left_out = set(repeated)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _depends_on_branch(item: pytest.Item) -> bool:
+    return "branch" in getattr(item, "fixturenames", ())
 
 
 # Once for all tests of a run, because it runs each binary to read its version.

@@ -19,7 +19,7 @@ from .test_restarts import PATHS, PID, SHOW_PID
 from .test_transports import tls_endpoint
 
 #: These tests are long: processes start and end under load, several times in each test.
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.each_spoe]
 
 CLIENTS = 20
 REQUESTS_PER_STEP = 200
