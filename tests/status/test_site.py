@@ -25,6 +25,7 @@ from spoa_twisted import Handlers, SPOAFactory, SPOAService
 from spoa_twisted.status import service as service_module
 from spoa_twisted.status import site as site_module
 from spoa_twisted.status.local import LocalSource
+from spoa_twisted.status.rebinding import is_loopback
 from spoa_twisted.status.report import Status
 from spoa_twisted.status.service import StatusService, check_interface
 from spoa_twisted.status.site import LONGEST_CONNECTION, MAX_CONNECTIONS, PATIENCE, StatusResource, site
@@ -541,3 +542,9 @@ def test_twisted_web_is_loaded_only_for_a_status() -> None:
     loaded = loaded_by("import spoa_twisted.status.service")
     assert "twisted.web" in loaded
     assert "prometheus_client" not in loaded
+
+
+def test_a_unix_socket_is_not_the_loopback() -> None:
+    """It has no host."""
+    assert not is_loopback("")
+    assert is_loopback("::ffff:127.0.0.1")
