@@ -220,7 +220,7 @@ class SPOAProtocol(Protocol):
         self._flush()
         self._closing.shorten(ABORT_TIMEOUT)
 
-    # Reading, answering, closing.
+    # Reading, answering, writing and closing.
 
     def _serve(self, at_once: bool = True) -> None:
         """Handle received frames until a limit is reached, and write the ACKs.
@@ -298,12 +298,12 @@ class SPOAProtocol(Protocol):
             self._watch_unread()
         if data:
             self.activity += 1
-        held_back = connection.bytes_to_send
-        if held_back or self._outbox.clogged or not at_once:
-            self._outbox.write(data, at_once, held_back)
+        outbox = self._outbox
+        if (held_back := connection.bytes_to_send) or outbox.clogged or not at_once:
+            outbox.write(data, at_once, held_back)
         elif data:
             # The usual case: nothing is unsent, so there is nothing to count.
-            self._outbox.send(data)
+            outbox.send(data)
 
     def _flush(self, at_once: bool = True) -> None:
         """Write the frames that are not held back. Then close or pause the transport, if that is due."""
