@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +33,25 @@ def _releases_buffers() -> bool:
     return True
 
 
-#: Twisted's HTTP client decodes chunks in such a ``bytearray``, and PyPy 8.0.1 raises BufferError.
+#: Twisted's HTTP client, which ``spoactl watch`` uses, decodes chunks in such a ``bytearray``.
 needs_chunks = pytest.mark.skipif(
     not _releases_buffers(),
-    reason=f"{NOT_TESTED}Twisted's HTTP client, which spoactl watch uses, cannot read chunks with PyPy 8.0.1",
+    reason=f"{NOT_TESTED}Twisted's HTTP client cannot read chunks with this Python, whose bytearray does not shrink"
+    " while a dead memoryview is not collected, as with PyPy 8.0.1: run CPython or PyPy 7",
 )
+
+
+def load_yaml(path: Path) -> Any:
+    """Return the content of a YAML file.
+
+    Skip the test where the extra ``test`` has no PyYAML. The other interpreters must have it: without it, the test
+    fails instead of being skipped.
+    """
+    has_wheels = sys.implementation.name == "cpython" and sys.version_info < (3, 15)
+    if not has_wheels and find_spec("yaml") is None:
+        pytest.skip(
+            f"{NOT_TESTED}PyYAML has no wheels for this Python. {path.name} is the same for all: run CPython 3.14"
+        )
+    import yaml
+
+    return yaml.safe_load(path.read_text())

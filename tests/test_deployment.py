@@ -15,7 +15,7 @@ import pytest
 from spoa_twisted.ctl import COMMANDS
 from spoa_twisted.endpoints import DEFAULT_ENDPOINT, endpoint_options
 from spoa_twisted.tap import Options
-from tests.needs import needs_program
+from tests.needs import load_yaml, needs_program
 from tests.programs import ENVIRONMENT, ROOT, SPOACTL
 
 EXAMPLES = ROOT / "examples"
@@ -115,10 +115,6 @@ def instructions() -> dict[str, list[str]]:
             name, _, arguments = line.partition(" ")
             found.setdefault(name, []).append(arguments)
     return found
-
-
-def load_yaml(path: Path) -> Any:
-    return pytest.importorskip("yaml").safe_load(path.read_text())
 
 
 def haproxy_settings() -> dict[str, str]:

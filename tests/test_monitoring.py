@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.needs import needs_program
+from tests.needs import load_yaml, needs_program
 from tests.programs import ROOT
 from tests.status.metric_names import METRICS
 
@@ -24,8 +24,7 @@ VALUES = {"result": {"ok", "error", "unsendable", "too_big", "timeout", "unhandl
 
 
 def alerts() -> list[dict[str, Any]]:
-    yaml = pytest.importorskip("yaml")
-    (group,) = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]
+    (group,) = load_yaml(FOLDER / "alerts.yaml")["groups"]
     rules: list[dict[str, Any]] = group["rules"]
     return rules
 

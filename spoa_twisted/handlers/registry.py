@@ -309,8 +309,8 @@ class Handlers(LifeCycle):
     def _handler(
         self, name: str, function: HandlerFunction, timeout: float | None, on_error: Variables | None, blocking: bool
     ) -> Handler:
-        default = self._timeout if timeout is None else timeout
-        handler = Handler(name, function, default, self._on_error if on_error is None else on_error, blocking)
+        seconds = self._timeout if timeout is None else timeout
+        handler = Handler(name, function, seconds, self._on_error if on_error is None else on_error, blocking)
         if timeout and not blocking and is_plain(function):
             raise TypeError(
                 f"the handler of the message {name!r} is a plain function, which cannot be interrupted: leave out"

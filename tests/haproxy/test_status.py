@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-import pytest
 from twisted.application.service import MultiService
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred
@@ -75,7 +74,6 @@ def handlers_of(pending: list[Deferred[Variables]]) -> Handlers:
 @bounded
 async def test_counts(branch: Branch, start_haproxy: StartHAProxy, logged: Logged) -> None:
     """Each result counts once for each request, in /status.json and in /metrics."""
-    pytest.importorskip("prometheus_client")
     pending: list[Deferred[Variables]] = []
     agent = SPOAService(SPOAFactory(handlers_of(pending)), LOCAL)
     status = StatusService(agent, LOCAL)

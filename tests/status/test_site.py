@@ -137,7 +137,6 @@ async def test_health(served: Served) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_metrics(served: Served) -> None:
-    pytest.importorskip("prometheus_client")
     answer = await served.ask("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert b'spoa_messages_total{message="m",result="ok"} 1.0' in answer.body
