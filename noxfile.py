@@ -82,7 +82,7 @@ def with_haproxy(session: nox.Session, *, newest: bool = False) -> dict[str, str
 def smoke(*, path: bool = False) -> list[str]:
     """Return the test files whose result can depend on the interpreter; with ``path``, of PATH and tests/*.py only."""
     # The result of these tests does not depend on the interpreter. The last eight check files of the checkout.
-    left_out = {f"test_{name}.py" for name in ("benchmarks", "examples", "fail_closed", "readme")}
+    left_out = {f"test_{name}.py" for name in ("benchmarks", "fail_closed", "readme")}
     left_out |= {
         f"test_{name}.py"
         for name in ("architecture", "ci", "deployment", "docs_scale", "log_lines", "monitoring", "programs", "unit")
@@ -103,7 +103,7 @@ def tests(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Run ruff and mypy, and build the changelog from its fragments."""
     checkout(session)
-    session.install("-e", ".[test]", "towncrier")
+    session.install("-e", ".[test,examples]", "towncrier")
     # Not in the copy: it is inside .nox, a folder that ruff excludes, so ruff would check no file.
     session.chdir(ROOT)
     session.run("ruff", "check", ".")
@@ -137,6 +137,24 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", *workers, *session.posargs, env=environment)
     session.run("coverage", "combine", "--quiet", env=environment)
     session.run("coverage", "report", env=environment)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run the tests of the examples with their services, an old HAProxy and a new one; none may be skipped."""
+    checkout(session)
+    session.install("-e", ".[test,examples]")
+    # What is missing then fails the tests, which would else be skipped.
+    environment = with_haproxy(session, newest=True) | {"SPOA_EXAMPLES": "strict"}
+    session.run("python", "-m", "pytest", "-m", "", "tests/examples", *session.posargs, env=environment)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation with Sphinx; a warning, such as a reference to nothing, is an error."""
+    copy = checkout(session)
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", str(copy.parent / "html"))
 
 
 @nox.session(python=False)

@@ -60,6 +60,8 @@ bash -e .command
 PREPARE = f"""\
 apt-get install -y git gcc python3-dev iproute2 systemd xxd bsdextrautils
 apt-get install -y --no-install-recommends chromium chromium-driver
+# For the examples, whose tests start servers of their own. In this runlevel, Debian's packages start none.
+RUNLEVEL=1 apt-get install -y --no-install-recommends redis-server slapd postgresql
 (
     cd "$(mktemp -d)"
     apt-get download prometheus
@@ -139,6 +141,8 @@ STAGES = [
     Stage("readme_tests", cores=2, script=README.format(number=2)),
     Stage("everything", cores=2),
     Stage("coverage", cores=2),
+    Stage("examples", cores=2),
+    Stage("docs", needs=("prepare",)),
     # The longest first, so that both cores are busy until the end.
     Stage("on-pypy7"),
     Stage("on-pypy8"),

@@ -22,10 +22,11 @@ from spoa_twisted import IHandlers
 from spoa_twisted.testing import FakeHAProxy
 from tests.conftest import Logged
 from tests.haproxy.branches import Branch
+from tests.machine import Machine, load_text, machine, on_any_port
 from tests.programs import ROOT
 from tests.readme_commands import blocks
 from tests.test_deployment import agent_options
-from tests.test_readme import BACKEND, Machine, load_text, machine, on_any_port
+from tests.test_readme import BACKEND
 from tests.test_readme import BLOCKS as README
 
 __all__ = ["load_text", "machine"]  # fixtures

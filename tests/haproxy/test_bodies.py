@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.test_readme import BLOCKS, Agent, Machine, machine, on_any_port
+from tests.machine import Agent, Machine, machine, on_any_port
+from tests.test_readme import BLOCKS
 
 from .branches import Branch
 
