@@ -15,6 +15,7 @@ from spoa_twisted.haproxy.writing.addresses import endpoint_of
 from spoa_twisted.haproxy.writing.advice import advice, on_failure
 from spoa_twisted.haproxy.writing.haproxy_cfg import parts, whole
 from spoa_twisted.haproxy.writing.plan import CannotWrite, Options, Plan, engine_name, plan
+from spoa_twisted.haproxy.writing.required import Required
 from spoa_twisted.haproxy.writing.spoe_conf import spoe_conf
 from spoa_twisted.limits import Limits
 from spoa_twisted.runner.loading import load_all
@@ -43,8 +44,8 @@ with --whole to DIR/{SPOE_CONF} and DIR/{WHOLE}. Without --force, no existing fi
 
 Exit status: 0 if the configuration is written; 1 if not; 2 if the command line is wrong.
 
-  spoactl config --handlers mymod
-  spoactl config --handlers mymod --whole --output try
+  spoactl config --handlers mymod --require txn.allowed
+  spoactl config --handlers mymod --require txn.allowed --whole --output try
 
 After the second command, "haproxy -f try/haproxy.cfg" serves.
 """
@@ -73,6 +74,14 @@ def parser() -> argparse.ArgumentParser:
         help=f"the address of an agent, as in HAProxy's server lines; repeatable (default: {DEFAULT_SERVER})",
     )
     parser.add_argument(
+        "--require",
+        metavar="NAME[=STATUS]",
+        action="append",
+        type=_required,
+        help="write the rule that refuses unless this variable is true, with the HTTP status 403 or this one;"
+        " repeatable",
+    )
+    parser.add_argument(
         "--fail",
         choices=("closed", "open"),
         default="closed",
@@ -93,6 +102,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _required(text: str) -> Required:
+    try:
+        return Required.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 async def run(reactor: Any, options: argparse.Namespace) -> None:
     """Print or write the configuration.
 
@@ -111,6 +127,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
                 fail_open=options.fail == "open",
                 processing=options.processing,
                 body=options.body,
+                required=options.require or (),
             ),
         )
     finally:

@@ -70,12 +70,13 @@ def test_both_texts_are_printed(run: Run, capsys: pytest.CaptureFixture[str]) ->
 def test_options(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run(
         *("--handlers", "iprep.py", "--engine", "e", "--prefix", "p", "--server", "127.0.0.1:1", "--server", "/a/b"),
-        *("--fail", "open", "--processing", "3", "--body", "3000000"),
+        *("--fail", "open", "--processing", "3", "--body", "3000000", "--require", "txn.allowed=451"),
     )
     out, _ = capsys.readouterr()
     for text in (
         *("[e]\n", "option var-prefix p\n", "server agent1 127.0.0.1:1\n    server agent2 /a/b\n"),
         *("#http-request deny deny_status 503", "timeout processing 3s\n", "tune.bufsize 3065536\n"),
+        "http-request deny deny_status 451 if { var(txn.p.allowed) -m found } ",
     ):
         assert text in out
 
@@ -102,6 +103,13 @@ def test_command_of_the_agent(run: Run, capsys: pytest.CaptureFixture[str], opti
     run("--handlers", "iprep", *options, "--whole")
     out, _ = capsys.readouterr()
     assert f"# Start the agent:  {command}\n" in out
+
+
+def test_a_status_that_refuses_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        run("--handlers", "iprep", "--require", "txn.ok=200")
+    assert exited.value.code == 2
+    assert "argument --require: 'txn.ok=200': '200' is not a status from 400 to 599\n" in capsys.readouterr().err
 
 
 def test_files(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
