@@ -44,7 +44,7 @@ ENVIRONMENT = {
     "PIP_ROOT_USER_ACTION": "ignore",
 }
 
-# Runs a command of the README in an archive of the last commit: a user has no uncommitted files either.
+# Runs a command of the README or of CONTRIBUTING.rst in an archive of the last commit: a user has no other files.
 README = """\
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -138,7 +138,7 @@ STAGES = [
     Stage("pythons", needs=("prepare",), cores=0),
     Stage("lint", needs=("prepare",)),
     # Not at the same time as the downloads: the README's command updates apt's package lists, which they read.
-    Stage("readme_tests", cores=2, script=README.format(number=2)),
+    Stage("default_tests", cores=2, script=README.format(number=2)),
     Stage("everything", cores=2),
     Stage("coverage", cores=2),
     Stage("examples", cores=2),

@@ -287,8 +287,10 @@ def test_required_variables_of_other_rules() -> None:
         (
             "on-frontend-http-request",
             "txn.alowed",
-            "--require txn.alowed: no handler declares the variable 'txn.alowed' in its sets;"
-            " did you mean txn.allowed?",
+            (
+                "--require txn.alowed: no handler declares the variable 'txn.alowed' in its sets;"
+                " did you mean txn.allowed?"
+            ),
         ),
         (
             "on-frontend-http-request",
@@ -303,8 +305,10 @@ def test_required_variables_of_other_rules() -> None:
         (
             "on-frontend-tcp-request",
             "txn.allowed=403",
-            "--require txn.allowed=403: without messages of HTTP, HAProxy closes the connection, and there is"
-            " no status",
+            (
+                "--require txn.allowed=403: without messages of HTTP, HAProxy closes the connection, and there is"
+                " no status"
+            ),
         ),
     ],
 )
