@@ -112,6 +112,24 @@ def test_a_status_that_refuses_nothing(run: Run, capsys: pytest.CaptureFixture[s
     assert "argument --require: 'txn.ok=200': '200' is not a status from 400 to 599\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seconds", ["0.5", "1"])
+def test_handlers_that_take_longer_than_haproxy_waits(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    """They are named on stderr, and the configuration is written. A plain function is never given up."""
+    (tmp_path / "waits.py").write_text(HANDLERS.replace("\ndef ", "\nasync def ", 1))
+    run("--handlers", "waits", "--processing", seconds)
+    out, err = capsys.readouterr()
+    assert "    timeout processing " in out
+    assert err == (
+        f"spoactl: HAProxy waits {seconds} s, not longer than the timeout of the handler of 'b-first' (1 s): when it"
+        " takes so long, HAProxy gives up first and ignores its on_error. Use a longer --processing, or give the"
+        " handler a shorter timeout\n"
+    )
+    run("--handlers", "waits", "--processing", "1.001")
+    assert capsys.readouterr().err == ""
+
+
 def test_files(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Files are written, and not overwritten without --force: then none is written."""
     folder = tmp_path / "new" / "folder"
