@@ -1,4 +1,4 @@
-"""The configurations and handlers in docs/scale.rst work, and the commands in it are valid."""
+"""The configurations and handlers in docs/howto/other_hosts.rst work, and the commands in it are valid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.test_readme import BLOCKS as README
 
 __all__ = ["load_text", "machine"]  # fixtures
 
-TEXT = (ROOT / "docs" / "scale.rst").read_text("utf-8")
+TEXT = (ROOT / "docs" / "howto" / "other_hosts.rst").read_text("utf-8")
 
 #: The blocks by the name in their first line, and the commands.
 BLOCKS = {name[2:]: text for block in blocks(TEXT) if (name := (text := block.text).partition("\n")[0])[0] == "#"}

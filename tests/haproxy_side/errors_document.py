@@ -1,4 +1,4 @@
-"""docs/errors.rst, made from the explanations: ``python -m tests.haproxy_side.errors_document`` writes it."""
+"""docs/reference/errors.rst, made from the explanations: ``python -m tests.haproxy_side.errors_document`` writes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spoa_twisted.haproxy.explanations.search import TIMES
 from spoa_twisted.haproxy.explanations.statuses import STATUSES, show_sum
 from spoa_twisted.spop.errors import with_words
 
-DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "errors.rst"
+DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "reference" / "errors.rst"
 
 INTRODUCTION = """\
 Errors of SPOE

@@ -101,7 +101,7 @@ def test_how_a_status_is_made() -> None:
 
 
 def test_the_document_has_the_same_texts() -> None:
-    """docs/errors.rst is made from the explanations, and valid."""
+    """docs/reference/errors.rst is made from the explanations, and valid."""
     assert DOCUMENT.read_text() == document(), "run python -m tests.haproxy_side.errors_document"
     docutils.core.publish_doctree(document(), settings_overrides={"halt_level": 2, "report_level": 2})
 

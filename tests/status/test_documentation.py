@@ -1,4 +1,4 @@
-"""docs/status.rst names each verdict, its level and what to do."""
+"""docs/howto/status.rst names each verdict, its level and what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.programs import ROOT
 
 from .examples import EXAMPLES, example, message, problem, totals
 
-PAGE = ROOT / "docs" / "status.rst"
+PAGE = ROOT / "docs" / "howto" / "status.rst"
 # A warning is an error: docutils prints it on stderr, and shows the text as it is.
 DOCUMENT = publish_doctree(PAGE.read_text("utf-8"), settings_overrides={"halt_level": 2, "report_level": 2})
 
