@@ -108,10 +108,13 @@ def draw() -> str:
         end = WIDTH - 4 if x == AGENT else x
         body.insert(0, f'<text class="head" x="{end}" y="16" text-anchor="{anchor}">{name}</text>')
         body.insert(0, f'<path class="line" d="M{x} 24V{height}"/>')
+    opening = (
+        f'<svg class="spop-frames" viewBox="0 0 {WIDTH} {height}" xmlns="http://www.w3.org/2000/svg" role="img"'
+        ' aria-labelledby="spop-frames-title">'
+    )
     return "\n".join(
         [
-            f'<svg class="spop-frames" viewBox="0 0 {WIDTH} {height}" xmlns="http://www.w3.org/2000/svg" role="img"'
-            ' aria-labelledby="spop-frames-title">',
+            opening,
             f'<title id="spop-frames-title">{escape(ALTERNATIVE)}</title>',
             f"<style>{STYLE}</style>",
             *body,

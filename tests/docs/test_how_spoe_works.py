@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from ipaddress import IPv4Address
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from spoa_twisted.spop.actions import encode_actions
 from spoa_twisted.spop.frames import Flags, FrameType, encode_frame, encode_ids
@@ -59,7 +59,7 @@ def test_the_drawing() -> None:
     script = runpy.run_path(str(DOCS / "explanation" / "frames_drawing.py"))
     text = script["FILE"].read_text("utf-8")
     assert text == script["draw"](), "run: python docs/explanation/frames_drawing.py"
-    root = ElementTree.fromstring(text)
+    root = ET.fromstring(text)
     assert root.attrib["role"] == "img"
     assert root.attrib["aria-labelledby"] == "spop-frames-title"
     # Between HAProxy and the agent, a letter of 11 units takes 6.5 at most on average.
