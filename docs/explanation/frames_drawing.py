@@ -70,7 +70,7 @@ PARTS: list[tuple[str, list[tuple[int, int, str]]]] = [
 ]
 
 STYLE = """\
-.spop-frames{display:block;width:100%;max-width:600px;height:auto;margin:1em 0;font:11px sans-serif;fill:currentColor}
+.spop-frames{display:block;width:100%;max-width:600px;height:auto;margin:1em 0;font:12px sans-serif;fill:currentColor}
 .spop-frames path{stroke:currentColor;fill:none;stroke-width:1.2}
 .spop-frames .line{stroke-dasharray:2 3;opacity:.5}
 .spop-frames .head{font-weight:bold;font-size:13px}
@@ -99,15 +99,17 @@ def draw() -> str:
         y += TITLE
         body.append(f'<path class="rule" d="M0 {y - 20}H{WIDTH}"/>')
         body.append(f'<text class="title" x="4" y="{y - 5}">{escape(title)}</text>')
+        # The lines of the three begin below the title, so that they do not cross it.
+        top = y + 2
         for start, end, text in arrows:
             y += STEP
             body += arrow(start, end, y, text)
+        body += [f'<path class="line" d="M{x} {top}V{y + 12}"/>' for x in (CLIENT, HAPROXY, AGENT)]
     height = y + 16
     for x, name in ((CLIENT, "client"), (HAPROXY, "HAProxy"), (AGENT, "agent")):
         anchor = "end" if x == AGENT else "middle"
         end = WIDTH - 4 if x == AGENT else x
         body.insert(0, f'<text class="head" x="{end}" y="16" text-anchor="{anchor}">{name}</text>')
-        body.insert(0, f'<path class="line" d="M{x} 24V{height}"/>')
     opening = (
         f'<svg class="spop-frames" viewBox="0 0 {WIDTH} {height}" xmlns="http://www.w3.org/2000/svg" role="img"'
         ' aria-labelledby="spop-frames-title">'

@@ -62,9 +62,9 @@ def test_the_drawing() -> None:
     root = ET.fromstring(text)
     assert root.attrib["role"] == "img"
     assert root.attrib["aria-labelledby"] == "spop-frames-title"
-    # Between HAProxy and the agent, a letter of 11 units takes 6.5 at most on average.
+    # Between HAProxy and the agent, a letter of 12 units takes 7 at most on average.
     room = script["AGENT"] - script["HAPROXY"]
     for _, arrows in script["PARTS"]:
         for start, end, label in arrows:
             assert {start, end} <= {script["CLIENT"], script["HAPROXY"], script["AGENT"]}
-            assert len(label) * 6.5 <= room
+            assert len(label) * 7 <= room
