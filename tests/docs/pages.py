@@ -19,6 +19,12 @@ for _role in ("doc", "ref", "term", "class", "meth", "func", "mod"):
     roles.register_generic_role(_role, nodes.literal)
 
 
+def read(text: str) -> nodes.document:
+    """Return a text as docutils reads it. An error or a warning of docutils is an exception."""
+    settings = {"halt_level": 2, "report_level": 2, "syntax_highlight": "none"}
+    return publish_doctree(text, settings_overrides=settings)
+
+
 class Page:
     """A page of ``docs/``.
 
@@ -57,8 +63,7 @@ class Page:
 
     def table(self, section: str) -> list[list[str]]:
         """Return the rows, without the head, of the table in a section: the text of each cell."""
-        settings = {"halt_level": 2, "report_level": 2, "syntax_highlight": "none"}
-        doctree = publish_doctree(self.text, settings_overrides=settings)
+        doctree = read(self.text)
         # The title of a page with a single section is the title of the document.
         for part in [doctree, *doctree.findall(nodes.section)]:
             if part.next_node(nodes.title).astext() == section:
