@@ -119,7 +119,7 @@ def described(title: str, explanation: Explanation) -> Iterator[str]:
 
 
 def filled(text: str, first: str, rest: str | None = None) -> str:
-    """Return ``text`` in lines of 120 characters. What is quoted in it is code in the document, and a page is a link."""
+    """Return ``text`` in lines of 120 characters. What is quoted in it is code, and a page is a link."""
     code = re.sub(r'"([^"]*)"', r"``\1``", text)
     code = re.sub(r"docs/(\S+)\.rst", r":doc:`/\1`", code)
     rest = first if rest is None else rest
