@@ -1,7 +1,7 @@
 """The limits of an agent. Each limit is defined once: its name, default, unit, range and help text.
 
 Each field of :class:`Limits` is a keyword of ``SPOAFactory`` and an option of ``twistd spoa``: ``max_frame_size`` is
-``--max-frame-size``. The help text of the option, and its row in the README's table of options, are made from the field
+``--max-frame-size``. The help text of the option, and its row in docs/reference/options.rst, are made from the field
 too. So a new limit is one field here, and the code that applies it.
 """
 
@@ -43,7 +43,7 @@ class Limit:
     smallest: float
     #: The largest value that is allowed.
     largest: float
-    #: One or two short sentences about the purpose, for ``--help`` and for the README.
+    #: One or two short sentences about the purpose, for ``--help`` and for docs/reference/options.rst.
     help: str
 
     @property

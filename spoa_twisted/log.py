@@ -5,7 +5,7 @@ A peer can neither forge a line nor fill the disk. Its names and texts are cut a
 minute, or ten times a minute and then counted (:mod:`spoa_twisted.flood`).
 
 A new kind of event is logged if :data:`_LINES` or :data:`_FAILURES` has a line for it, or if :class:`LogObserver` has a
-method for it. ``docs/log.rst`` explains each line to operators; a test fails until it has the new one.
+method for it. ``docs/reference/log.rst`` explains each line to operators; a test fails until it has the new one.
 """
 
 from __future__ import annotations

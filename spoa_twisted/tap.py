@@ -92,7 +92,8 @@ class Options(UsageOptions):
         # The text for --help. The value itself gets its default in postOptions, after all --listen are known.
         self.defaults["listen"] = DEFAULT_ENDPOINT
 
-    # Twisted finds options that are methods by the prefix opt_. The docstring is the text in --help and in the README.
+    # Twisted finds options that are methods by the prefix opt_. The docstring is the text in --help and in
+    # docs/reference/options.rst.
 
     def opt_handlers(self, value: str) -> None:
         """Where the handlers are: pkg.mod or path/file.py, and :name if they are not called handlers. Repeatable."""

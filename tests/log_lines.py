@@ -1,4 +1,4 @@
-"""The lines that the package may log, read from its source, and those that ``docs/log.rst`` describes.
+"""The lines that the package may log, read from its source, and those that ``docs/reference/log.rst`` describes.
 
 ``python -m tests.log_lines`` prints the lines that are not described yet, ready to be pasted into the document.
 """
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import spoa_twisted
 
 PACKAGE: Final = Path(spoa_twisted.__file__).parent
-DOCUMENT: Final = PACKAGE.parent / "docs" / "log.rst"
+DOCUMENT: Final = PACKAGE.parent / "docs" / "reference" / "log.rst"
 
 LEVELS: Final = ("critical", "error", "warn", "info", "debug")
 

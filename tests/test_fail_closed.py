@@ -1,4 +1,4 @@
-"""The configurations in the README and in ``examples/`` refuse every request that the agent has not allowed.
+"""The configurations in ``docs`` and in ``examples`` refuse every request that the agent has not allowed.
 
 The tests use exactly the HAProxy rules and handlers that readers copy. HAProxy answers 503 when the agent or a handler
 fails, and 401 or 403 when the agent refuses the request.
@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.docs.iprep import HANDLERS, HAPROXY_CFG, SPOE_CONF, START
 from tests.haproxy.branches import Branch
 from tests.machine import Agent, Machine, machine, on_any_port
 from tests.programs import LIMIT, ROOT
-from tests.test_readme import BLOCKS
 
 __all__ = ["machine"]  # a fixture
 
@@ -95,7 +95,7 @@ class Site:
         self.machine.write(iprep_py=self.handlers)
         haproxy_cfg = replaced(self.haproxy_cfg, "127.0.0.1:8081", f"127.0.0.1:{self.machine.app()}")
         for number, server in enumerate(self.servers):
-            command = replaced(on_any_port(BLOCKS["Handlers 2"]), " -n ", f" -n --pidfile={number}.pid ")
+            command = replaced(on_any_port(START), " -n ", f" -n --pidfile={number}.pid ")
             agent = self.machine.start(command)
             self.agents.append(agent)
             haproxy_cfg = replaced(haproxy_cfg, server, f"127.0.0.1:{agent.port}")
@@ -156,8 +156,8 @@ class Site:
         assert count
 
 
-def readme(machine: Machine, branch: Branch) -> Site:
-    """Return a site with the configuration in the README."""
+def haproxy_side(machine: Machine, branch: Branch) -> Site:
+    """Return a site with the configuration in ``docs/howto/haproxy_side.rst``."""
     answers = {
         GOOD: 200,
         Request(token="sesame"): 401,
@@ -168,9 +168,9 @@ def readme(machine: Machine, branch: Branch) -> Site:
     return Site(
         machine,
         branch,
-        haproxy_cfg=BLOCKS["haproxy.cfg"],
-        spoe_conf=BLOCKS["spoe.conf"],
-        handlers=BLOCKS["iprep.py"],
+        haproxy_cfg=HAPROXY_CFG,
+        spoe_conf=SPOE_CONF,
+        handlers=HANDLERS,
         answers=answers,
     )
 
@@ -197,20 +197,20 @@ def container(machine: Machine, branch: Branch) -> Site:
 
 
 def scale(machine: Machine, branch: Branch) -> Site:
-    """Return a site with the configuration of ``examples/scale``, and the handlers in the README."""
+    """Return a site with the configuration of ``examples/scale``, and the handlers in ``docs/howto/handlers.rst``."""
     folder = ROOT / "examples" / "scale"
     return Site(
         machine,
         branch,
         haproxy_cfg=(folder / "haproxy.cfg").read_text(),
         spoe_conf=(folder / "spoe.conf").read_text(),
-        handlers=BLOCKS["iprep.py"],
+        handlers=HANDLERS,
         answers={GOOD: 200, Request(client="127.0.0.66"): 403},
         servers=("127.0.0.1:12341", "127.0.0.1:12342"),
     )
 
 
-SITES = {"README": readme, "ip_reputation": ip_reputation, "container": container, "scale": scale}
+SITES = {"haproxy_side": haproxy_side, "ip_reputation": ip_reputation, "container": container, "scale": scale}
 
 
 @pytest.fixture(params=SITES)
@@ -219,7 +219,7 @@ def site(request: pytest.FixtureRequest, machine: Machine, branch: Branch) -> Si
     return SITES[request.param](machine, branch)
 
 
-@pytest.fixture(params=["README", "ip_reputation"])
+@pytest.fixture(params=["haproxy_side", "ip_reputation"])
 def site_with_handlers(request: pytest.FixtureRequest, machine: Machine, branch: Branch) -> Site:
     """A site for each module of handlers, not yet started."""
     return SITES[request.param](machine, branch)
@@ -232,7 +232,7 @@ def test_every_configuration_is_here() -> None:
     """
     folders = {path.parent.name for path in (ROOT / "examples").rglob("*.cfg")}
     own = {name for name in folders if (ROOT / "tests" / "examples" / f"test_{name}.py").exists()}
-    assert folders == (SITES.keys() - {"README"}) | own
+    assert folders == (SITES.keys() - {"haproxy_side"}) | own
 
 
 def test_haproxy_accepts_the_configuration(site: Site) -> None:
@@ -294,7 +294,7 @@ def test_handlers_that_fail_and_have_no_on_error(site_with_handlers: Site) -> No
 @pytest.mark.parametrize(("scope", "status"), [("txn", 403), ("sess", 200)])
 def test_the_scope_of_what_allows(machine: Machine, branch: Branch, scope: str, status: int) -> None:
     """A variable of the scope "sess" also allows the next request on the same connection. One of "txn" does not."""
-    site = readme(machine, branch)
+    site = haproxy_side(machine, branch)
     site.without_on_error()
     site.handlers = replaced(site.handlers, 'return {"txn.allowed"', f'return {{"{scope}.allowed"')
     site.haproxy_cfg = replaced(site.haproxy_cfg, "txn.iprep.allowed", f"{scope}.iprep.allowed")

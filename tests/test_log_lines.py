@@ -1,4 +1,4 @@
-"""docs/log.rst describes each line that the package may log, at its level, and no others."""
+"""docs/reference/log.rst describes each line that the package may log, at its level, and no others."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import json
 import re
 from pathlib import Path
 
-import docutils.core
 import pytest
 
 from spoa_twisted import observer
 from spoa_twisted.observer import Event
+from tests.docs.pages import read
 from tests.log_lines import DOCUMENT, LEVELS, Line, UnknownText, described, item, lines, lines_of, plain, sections
 
 TEXT = DOCUMENT.read_text()
 
-#: Paste what this prints into docs/log.rst, under the titles of the levels, and explain each line there.
+#: Paste what this prints into docs/reference/log.rst, under the titles of the levels, and explain each line there.
 COMMAND = "python -m tests.log_lines"
 
 
@@ -24,14 +24,16 @@ def test_each_line_is_described() -> None:
     """The document explains each line of the log. If you add a line, explain it there."""
     known = described(TEXT)
     missing = [f"{place}: {line.level}: {line.text}" for line, place in lines().items() if line not in known]
-    assert not missing, f"docs/log.rst lacks lines of the log; run {COMMAND}, and explain:\n" + "\n".join(missing)
+    advice = f"docs/reference/log.rst lacks lines of the log; run {COMMAND}, and explain:\n"
+    assert not missing, advice + "\n".join(missing)
 
 
 def test_no_other_line_is_described() -> None:
     """A line that has changed, or is logged no more, leaves the document."""
     logged = lines()
     stale = [f"{line.level}: {line.text}" for line in described(TEXT) if line not in logged]
-    assert not stale, "docs/log.rst describes lines that the package does not log, at this level:\n" + "\n".join(stale)
+    fault = "docs/reference/log.rst describes lines that the package does not log, at this level:\n"
+    assert not stale, fault + "\n".join(stale)
 
 
 def test_each_line_is_explained() -> None:
@@ -54,7 +56,7 @@ def test_the_kinds_exist() -> None:
 
 def test_it_is_valid() -> None:
     """As reStructuredText, and its example is JSON."""
-    docutils.core.publish_doctree(TEXT, settings_overrides={"halt_level": 2, "report_level": 2})
+    read(TEXT)
     (example,) = re.findall(r"^   (\{.*\})$", TEXT, re.MULTILINE)
     assert list(json.loads(example))[:4] == ["time", "level", "logger", "message"]
 

@@ -17,7 +17,7 @@ _DEFAULT_PORT: Final = "12345"
 #: The endpoint of an agent that was started without ``--listen``.
 DEFAULT_AGENT: Final = f"tcp:{_DEFAULT_HOST}:{_DEFAULT_PORT}"
 
-#: The endpoint of the status of an agent that was started with ``--status`` as the README shows.
+#: The endpoint of the status of an agent that was started with ``--status`` as docs/howto/status.rst shows.
 DEFAULT_STATUS: Final = f"tcp:{_DEFAULT_HOST}:8404"
 
 # The two forms that every user of an agent needs. Twisted has more.

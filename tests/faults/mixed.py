@@ -55,10 +55,10 @@ NO_AGENT = "2"
 BUSY_MACHINE = "no fault: late checks"
 
 #: Seconds for which an agent and HAProxy together must have waited for a CPU before a check may fail: this is "timeout
-#: check" of the README's backend.
+#: check" of the backend in docs/howto/several_agents.rst.
 BUSY_SECONDS = 0.5
 
-#: HAProxy's number for the health of an agent that has passed all checks lately: "rise" + "fall" - 1 of the README's
+#: HAProxy's number for the health of an agent that has passed all checks lately: "rise" + "fall" - 1 of that
 #: backend.
 HEALTHY = 2
 

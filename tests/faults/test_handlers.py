@@ -11,7 +11,7 @@ from tests.conformance.rawspop import HELLO, SetVar, binary, boolean, hello, mes
 from .agent import ECHO, ECHOED, MIB, SLACK
 from .conftest import Launch
 
-#: Default limits of a connection, in NOTIFYs and bytes: README.rst, "Options".
+#: Default limits of a connection, in NOTIFYs and bytes: docs/reference/options.rst.
 MAX_IN_FLIGHT = 256
 MAX_IN_FLIGHT_SIZE = 2 * MIB
 

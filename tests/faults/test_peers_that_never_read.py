@@ -9,7 +9,8 @@ from tests.conformance.rawspop import HELLO, SetVar, binary, int64, message, not
 from .agent import MIB, SLACK, Agent, Peer
 from .conftest import Launch
 
-#: Above this many unsent bytes, a connection is dropped at once, unless --max-unsent is larger: README.rst, "Options".
+#: Above this many unsent bytes, a connection is dropped at once, unless --max-unsent is larger:
+#: docs/reference/options.rst.
 BACKLOG = 4 * MIB
 
 MANY = 3000

@@ -32,7 +32,7 @@ _figures = pytest.StashKey[list[str]]()
 StartHAProxy = Callable[..., HAProxy]
 StartAgent = Callable[..., AgentProcess]
 Serve = Callable[..., str]
-CheckReadme = Callable[[str], None]
+CheckTable = Callable[[str], None]
 StartRelay = Callable[[str], Awaitable[tuple[Relay, str]]]
 
 
@@ -49,13 +49,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture
-def check_readme(request: pytest.FixtureRequest, branch: Branch) -> CheckReadme:
-    """Checks that the README's table has the observed value, in the test's row and the branch's column."""
+def check_table(request: pytest.FixtureRequest, branch: Branch) -> CheckTable:
+    """Checks that the table of HAProxy versions has the observed value, in the test's row and the branch's column."""
     feature = request.function.feature
 
     def compare(value: str) -> None:
         request.config.stash[OBSERVED][feature, branch.name] = value
-        table = Table.of_readme()
+        table = Table.of_page()
         assert value == table.cells.get((feature, table.column_for(branch)))
 
     return compare

@@ -1,8 +1,10 @@
-"""The README's table of what each branch of HAProxy does. It has a row for each feature and a column for each branch.
+"""The table of what each branch of HAProxy does, in docs/reference/haproxy_versions.rst.
+
+It has a row for each feature and a column for each branch.
 
 Each test in ``test_versions.py`` that has a feature observes one value, and compares this value with the table. The
 tests themselves hold no expected values. If the observed table differs, or if a branch has no column yet, the end of
-the run prints the new table, which can be pasted into the README.
+the run prints the new table, which can be pasted into the page.
 """
 
 from __future__ import annotations
@@ -11,13 +13,16 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from tests.readme_commands import README
+from tests.programs import ROOT
 
 from .branches import REWRITTEN, Branch
 
+#: The page with the table.
+PAGE = ROOT / "docs" / "reference" / "haproxy_versions.rst"
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
-#: The heading of the table's first column. It is how :meth:`Table.of_readme` finds the table.
+#: The heading of the table's first column. It is how :meth:`Table.of_page` finds the table.
 HEAD = "HAProxy"
 
 #: The features that tests observe, in the table's order.
@@ -48,9 +53,9 @@ class Table:
         self.branches = branches
 
     @classmethod
-    def of_readme(cls) -> Table:
-        """Read the README's table whose first heading is ``HEAD``."""
-        lines = README.read_text("utf-8").splitlines()
+    def of_page(cls) -> Table:
+        """Read the page's table whose first heading is ``HEAD``."""
+        lines = PAGE.read_text("utf-8").splitlines()
         (head,) = [
             number for number, line in enumerate(lines) if line.split()[:1] == [HEAD] and "=" in lines[number - 1]
         ]
@@ -81,7 +86,7 @@ class Table:
         return Table({**self.cells, **observed}, sorted(branches, key=version_of))
 
     def as_rst(self) -> str:
-        """Return the table as reStructuredText, exactly as the README has it."""
+        """Return the table as reStructuredText, exactly as the page has it."""
         rows = [[HEAD, *self.branches]]
         rows += [[name, *[self.cells.get((name, branch), "") for branch in self.branches]] for name in FEATURES]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

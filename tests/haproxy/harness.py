@@ -29,8 +29,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 
+from tests.docs.pages import Page
 from tests.programs import LISTENING, TWIST, Program, spoa
-from tests.readme_commands import blocks
 
 from .branches import Branch
 from .hosts import Host
@@ -136,9 +136,8 @@ def as_server(address: IAddress) -> str:
 
 
 def several_agents(branch: Branch) -> str:
-    """Return the options of the README's backend for two agents, changed for ``branch`` as the README says."""
-    (text,) = [block.text for block in blocks() if block.text.startswith("# haproxy.cfg, two agents\n")]
-    _, _, options = text.partition("    mode tcp\n")
+    """Return the options of the backend for two agents, changed for ``branch`` as the page says."""
+    _, _, options = Page("howto/several_agents").blocks["haproxy.cfg, two agents"].partition("    mode tcp\n")
     options, _, _ = options.partition("    server ")
     if branch.rewritten:
         options = options.replace(" on-marked-down shutdown-sessions", "")

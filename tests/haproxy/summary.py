@@ -1,4 +1,4 @@
-"""A pytest plugin that prints, at the end of a run, what was not tested and how the README's table changed.
+"""A pytest plugin that prints, at the end of a run, what was not tested and how the table of HAProxy versions changed.
 
 This is a plugin, not a ``conftest.py``. With pytest-xdist the workers run the tests, and the controller prints the end
 of the run. The controller does not load this folder's ``conftest.py``, so the workers send their results to it here.
@@ -15,7 +15,7 @@ import pytest
 from .branches import Branch
 from .features import FEATURES, Table
 
-#: The observed values of the README's table, by feature and name of the branch.
+#: The observed values of the table of docs/reference/haproxy_versions.rst, by feature and name of the branch.
 OBSERVED = pytest.StashKey[dict[tuple[str, str], str]]()
 
 #: How the reason of :func:`pytest.skip` begins if this machine cannot run a test. CI repeats lines with these words.
@@ -61,11 +61,11 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what was not tested: branches of the README's table, and tests that this machine cannot run.
+    """Print what was not tested: branches of the table of HAProxy versions, and tests that this machine cannot run.
 
     If the observed table differs, print that too.
     """
-    table = Table.of_readme()
+    table = Table.of_page()
     tested = config.stash[_TESTED]
     absent = [branch for branch in table.branches if branch not in tested]
     if tested and absent:
@@ -79,5 +79,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(f"{file}: {count} tests {reason}")
     observed = table.updated(config.stash[OBSERVED])
     if (observed.cells, observed.features) != (table.cells, FEATURES or table.features):
-        terminalreporter.section("HAProxy branches: the README's table with the observed values")
+        terminalreporter.section(
+            "HAProxy branches: the table of docs/reference/haproxy_versions.rst with the observed values"
+        )
         terminalreporter.write(observed.as_rst())

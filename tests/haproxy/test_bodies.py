@@ -1,4 +1,4 @@
-"""Bodies: the scanner in the README gets every body whole, or HAProxy refuses the request.
+"""Bodies: the scanner in docs/howto/bodies.rst gets every body whole, or HAProxy refuses the request.
 
 The tests use exactly the configuration and the handler that readers copy. The web server answers 200 to each request
 that HAProxy lets through.
@@ -12,17 +12,20 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.docs.iprep import START
+from tests.docs.pages import Page
 from tests.machine import Agent, Machine, machine, on_any_port
-from tests.test_readme import BLOCKS
 
 from .branches import Branch
 
 __all__ = ["machine"]  # a fixture
 
-#: The longest body that the README promises, in bytes.
+PAGE = Page("howto/bodies")
+
+#: The longest body that the page promises, in bytes.
 LONGEST = 2**20
 
-#: tune.bufsize in the README, in bytes.
+#: tune.bufsize in the page, in bytes.
 BUFSIZE = 1114112
 
 #: The default value of tune.maxrewrite, in bytes.
@@ -35,20 +38,20 @@ EMPTY_CHUNK = b"0\r\n\r\n"
 
 
 class Site:
-    """A web server, a HAProxy and an agent, with the configuration in the README.
+    """A web server, a HAProxy and an agent, with the configuration of the page.
 
     :param options: options of ``twistd spoa``.
     :param changes: texts in the configuration, the handler included, and what replaces each of them.
     """
 
     def __init__(self, machine: Machine, branch: Branch, *options: str, changes: dict[str, str] | None = None) -> None:
-        texts = [BLOCKS["haproxy.cfg, bodies"], BLOCKS["spoe.conf, bodies"], BLOCKS["scan.py"]]
+        texts = [PAGE.blocks[name] for name in ("haproxy.cfg, bodies", "spoe.conf, bodies", "scan.py")]
         for old, new in (changes or {}).items():
             assert sum(text.count(old) for text in texts) == 1
             texts = [text.replace(old, new) for text in texts]
         haproxy_cfg, spoe_conf, handlers = texts
         machine.write(scan_py=handlers)
-        command = on_any_port(BLOCKS["Handlers 2"].replace("iprep", "scan"))
+        command = on_any_port(START.replace("iprep", "scan"))
         self.agent: Agent = machine.start(" ".join([command, *options]))
         haproxy_cfg = haproxy_cfg.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}")
         haproxy_cfg = haproxy_cfg.replace("127.0.0.1:12345", f"127.0.0.1:{self.agent.port}")
@@ -199,7 +202,7 @@ def test_a_body_that_does_not_end(start: Start) -> None:
 
 @pytest.mark.soak  # dozens of bodies of a megabyte
 def test_large_bodies(start: Start) -> None:
-    """The longest body that the README promises passes, with long headers too. Longer ones are refused."""
+    """The longest body that the page promises passes, with long headers too. Longer ones are refused."""
     site = start()
     headers = "".join(f"\r\nx-{number}: {'y' * 300}" for number in range(90))
     for size in (LONGEST - 1, LONGEST):
@@ -220,7 +223,7 @@ def test_large_bodies(start: Start) -> None:
 def test_heads_that_fill_the_buffer(start: Start) -> None:
     """HAProxy reads no byte of the body then, and does not know that there is one. All these requests are refused.
 
-    The heads are sent before the first body. A shorter buffer than in the README makes it fill faster.
+    The heads are sent before the first body. A shorter buffer than in the page makes it fill faster.
     """
     site = start(changes={f"tune.bufsize {BUFSIZE}": "tune.bufsize 65536"})
     sizes = [30_000, 40_000, *[65536 - MAXREWRITE - left for left in range(130, 180, 4)]]

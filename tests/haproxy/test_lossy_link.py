@@ -78,8 +78,9 @@ async def test_restarts(
     wait until ``timeout processing`` for a connection that it could not open, because its SYN had been lost.
     """
     backend = several_agents(branch)
-    # The kernel repeats a lost SYN after a second. The README's backend is for links that lose no packets, and has
-    # shorter timeouts: with it, HAProxy marks an agent DOWN when two checks lose a packet.
+    # The kernel repeats a lost SYN after a second. The backend in docs/howto/several_agents.rst is
+    # for links that lose no packets, and has shorter timeouts: with it, HAProxy marks an agent DOWN when two checks
+    # lose a packet.
     for short, long in (
         ("timeout connect 100ms", "timeout connect 5s"),
         ("timeout check 500ms", "timeout check 5s"),

@@ -153,7 +153,7 @@ async def test_overlapping_agents(
 async def test_one_agent_after_the_other(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str]
 ) -> None:
-    """HAProxy has two agents, as in the README. A restart of the busier one rarely loses a request.
+    """HAProxy has two agents, as in docs/howto/several_agents.rst. A restart of the busier one rarely loses a request.
 
     HAProxy still tries to connect to the stopped agent until its check has failed, and redispatches those requests.
     """
@@ -184,7 +184,7 @@ async def test_slow_handlers(branch: Branch, start_agent: StartAgent, start_hapr
     """An agent that stops answers requests whose handlers take two seconds, if HAProxy does not close the connections.
 
     HAProxy <= 3.0 closes them when it marks the agent DOWN. The agent's port is closed, so the checks fail, one each
-    half second. In the README's backend, two failed checks suffice.
+    half second. In the backend of that page, two failed checks suffice.
     """
     agents = [start_agent("--listen=tcp:0:interface=127.0.0.1", "--handler-timeout=2") for _ in range(2)]
     servers = {f"agent{i}": await agent.address() for i, agent in enumerate(agents)}

@@ -1,4 +1,4 @@
-"""What HAProxy sends to an agent with ``send-proxy``: the README says why it is of no use there."""
+"""What HAProxy sends to an agent with ``send-proxy``: docs/howto/endpoints.rst says why it is of no use there."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ async def test_frozen(branch: Branch, start_agent: StartAgent, start_haproxy: St
 async def test_spread(
     branch: Branch, start_agent: StartAgent, start_haproxy: StartHAProxy, figures: list[str], count: int
 ) -> None:
-    """With the README's backend, all agents answer about the same number of requests.
+    """With the backend of docs/howto/several_agents.rst, all agents answer about the same number of requests.
 
     HAProxy <= 3.0 needs ``no option pipelining`` for this: with pipelining, one agent may get nearly all requests.
     """

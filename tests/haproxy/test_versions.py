@@ -1,4 +1,7 @@
-"""How the branches of HAProxy differ. Each test with a feature observes and checks one row of the README's table."""
+"""How the branches of HAProxy differ. Each test with a feature observes and checks a row of a table.
+
+The table is in docs/reference/haproxy_versions.rst.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,10 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from spoa_twisted import Handlers, Variables
 from spoa_twisted.spop.frames import Flags, FrameType
-from tests.readme_commands import README
 
 from .branches import Branch
-from .conftest import CheckReadme, Serve, StartHAProxy, StartRelay
-from .features import FEATURES, Table, feature
+from .conftest import CheckTable, Serve, StartHAProxy, StartRelay
+from .features import FEATURES, PAGE, Table, feature
 from .harness import (
     HAPROXY_CFG,
     SHOW_LENGTH,
@@ -84,15 +86,15 @@ class Pending:
 
 
 def test_the_table_has_all_rows() -> None:
-    """The rows of the README's table are the features of the tests in this file, in the same order."""
-    assert Table.of_readme().features == FEATURES
+    """The rows of the page's table are the features of the tests in this file, in the same order."""
+    assert Table.of_page().features == FEATURES
 
 
-def test_the_table_is_printed_as_the_readme_has_it() -> None:
-    """Without new observations, the printed table is the README's text. A new branch becomes a new column."""
-    table = Table.of_readme()
+def test_the_table_is_printed_as_the_page_has_it() -> None:
+    """Without new observations, the printed table is the page's text. A new branch becomes a new column."""
+    table = Table.of_page()
     assert max(map(len, table.as_rst().splitlines())) <= 120
-    assert table.as_rst() in README.read_text("utf-8")
+    assert table.as_rst() in PAGE.read_text("utf-8")
     assert table.updated({}).as_rst() == table.as_rst()
     assert " 3.10" in table.updated({(FEATURES[0], "3.10"): "new"}).as_rst().splitlines()[1]
 
@@ -104,11 +106,11 @@ def test_the_table_is_printed_as_the_readme_has_it() -> None:
 def test_the_column_for_a_branch(version: str, column: str) -> None:
     """A branch without a column is compared with the column of a branch that has the same SPOE."""
     major, minor = version.split(".")
-    assert Table.of_readme().column_for(Branch((int(major), int(minor)), Path())) == column
+    assert Table.of_page().column_for(Branch((int(major), int(minor)), Path())) == column
 
 
 @feature("mode of the agents' backend")
-def test_modes(branch: Branch, tmp_path: Path, check_readme: CheckReadme) -> None:
+def test_modes(branch: Branch, tmp_path: Path, check_table: CheckTable) -> None:
     """The table says which modes HAProxy accepts for the agents' backend. HAProxy >= 3.1 adds ``mode spop``."""
     spoe_conf, haproxy_cfg = tmp_path / "spoe.conf", tmp_path / "haproxy.cfg"
     spoe_conf.write_text(SPOE_CONF.format(spoe=SCORE))
@@ -140,7 +142,7 @@ def test_modes(branch: Branch, tmp_path: Path, check_readme: CheckReadme) -> Non
         else:
             # HAProxy must refuse the file because of the mode, and for no other reason.
             assert re.search(r"unknown proxy mode|HTTP mode|SPOP mode", check.stderr), check.stderr
-    check_readme(", ".join(accepted))
+    check_table(", ".join(accepted))
 
 
 async def max_in_flight(serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, options: str = "") -> int:
@@ -168,19 +170,19 @@ async def max_in_flight(serve: Serve, start_haproxy: StartHAProxy, start_relay: 
 @feature("NOTIFYs at a time on a connection")
 @bounded
 async def test_pipelining(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable
 ) -> None:
     """The table says how many NOTIFYs HAProxy has in flight on one connection, with pipelining."""
-    check_readme(str(await max_in_flight(serve, start_haproxy, start_relay)))
+    check_table(str(await max_in_flight(serve, start_haproxy, start_relay)))
 
 
 @feature("the same with ``no option pipelining``")
 @bounded
 async def test_no_pipelining(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable
 ) -> None:
     """The table says how many NOTIFYs HAProxy has in flight on one connection, with ``no option pipelining``."""
-    check_readme(str(await max_in_flight(serve, start_haproxy, start_relay, "    no option pipelining\n")))
+    check_table(str(await max_in_flight(serve, start_haproxy, start_relay, "    no option pipelining\n")))
 
 
 async def answer_over_another_connection(
@@ -211,21 +213,21 @@ async def answer_over_another_connection(
 @feature("ACK over another connection, ``--async``")
 @bounded
 async def test_async(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable
 ) -> None:
     """With async (HAProxy <= 3.0 only), an ACK reaches HAProxy over another connection when its own is closed."""
     response = await answer_over_another_connection(serve, start_haproxy, start_relay)
-    check_readme("yes" if (response.error, response["txn.spoa.score"]) == (None, "42") else error_of(response))
+    check_table("yes" if (response.error, response["txn.spoa.score"]) == (None, "42") else error_of(response))
 
 
 @feature("the same with ``no option async``")
 @bounded
 async def test_no_async(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable
 ) -> None:
     """With ``no option async``, a request fails as soon as the connection of its NOTIFY is closed."""
     response = await answer_over_another_connection(serve, start_haproxy, start_relay, "    no option async\n")
-    check_readme(error_of(response))
+    check_table(error_of(response))
 
 
 async def post_a_long_body(serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, spoe: str) -> str:
@@ -245,27 +247,27 @@ async def post_a_long_body(serve: Serve, start_haproxy: StartHAProxy, start_rela
 @feature("body longer than a frame")
 @bounded
 async def test_long_body(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable
 ) -> None:
     """HAProxy <= 3.0 sends a body that is longer than a frame in fragments. HAProxy >= 3.1 does not send it."""
     spoe = "    max-frame-size 1024\n" + SCAN
-    check_readme(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
+    check_table(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
 
 
 @feature("the same with ``no option send-frag-payload``")
 @bounded
 async def test_no_fragments(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable
 ) -> None:
     """With ``no option send-frag-payload``, no branch sends a body that is longer than a frame."""
     spoe = "    max-frame-size 1024\n    no option send-frag-payload\n" + SCAN
-    check_readme(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
+    check_table(await post_a_long_body(serve, start_haproxy, start_relay, spoe))
 
 
 @feature("client goes away amid such a body")
 @bounded
 async def test_aborted_body(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme, agent_log: list[str]
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable, agent_log: list[str]
 ) -> None:
     """When the client closes amid the fragments, HAProxy aborts the NOTIFY with an UNSET frame (FIN and ABORT).
 
@@ -306,18 +308,18 @@ async def test_aborted_body(
     after = await haproxy.post("/", bytes(100))
     assert (after.error, after["txn.spoa.size"], sizes) == (None, "100", [100])
     assert agent_log == []
-    check_readme("taken back" if any(connection.held for connection in relay.connections) else "never sent")
+    check_table("taken back" if any(connection.held for connection in relay.connections) else "never sent")
 
 
 @feature("longest answer, in bytes")
 @bounded
-async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
+async def test_longest_answer(serve: Serve, start_haproxy: StartHAProxy, check_table: CheckTable) -> None:
     """The table says how many bytes of actions an ACK may have. HAProxy accepts an ACK of this length."""
     handlers = LongestAnswer()
     haproxy = start_haproxy(serve(handlers), spoe=SCORE, web=SHOW_LENGTH)
     response = await haproxy.get()
     assert (response.error, response["length"]) == (None, str(handlers.lengths[0]))
-    check_readme(str(handlers.sizes[0]))
+    check_table(str(handlers.sizes[0]))
 
 
 async def lose_connection(
@@ -340,10 +342,10 @@ async def lose_connection(
 @feature("connection ends before the answer")
 @bounded
 async def test_lost(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable
 ) -> None:
     """The table says which error HAProxy sets when a connection is closed while a NOTIFY is pending."""
-    check_readme(error_of(await lose_connection(serve, start_haproxy, start_relay, reset=False)))
+    check_table(error_of(await lose_connection(serve, start_haproxy, start_relay, reset=False)))
 
 
 @bounded
@@ -359,7 +361,7 @@ async def test_reset(branch: Branch, serve: Serve, start_haproxy: StartHAProxy, 
 @feature("connection ends between requests")
 @bounded
 async def test_idle(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable
 ) -> None:
     """When the agent closes an idle connection, HAProxy opens another one, and the next request does not fail."""
     relay, server = await start_relay(serve(Handlers({"score": score})))
@@ -370,23 +372,23 @@ async def test_idle(
     after = await haproxy.get()
     assert (before.error, before["txn.spoa.score"]) == (None, "42")
     assert any(not connection.closed for connection in relay.connections)
-    check_readme("no error" if (after.error, after["txn.spoa.score"]) == (None, "42") else error_of(after))
+    check_table("no error" if (after.error, after["txn.spoa.score"]) == (None, "42") else error_of(after))
 
 
 @feature("no agent is up")
 @bounded
-async def test_no_agent(start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
+async def test_no_agent(start_haproxy: StartHAProxy, check_table: CheckTable) -> None:
     """The table says which error HAProxy sets when the health checks have marked all agents DOWN."""
     with bound_socket() as unused_socket:
         server = f"127.0.0.1:{unused_socket.getsockname()[1]} check inter 100ms fall 1"
         haproxy = start_haproxy(server, backend="option spop-check", spoe=SCORE, web=SHOW_SCORE)
         await haproxy.said("Server agents/agent is DOWN")
-        check_readme(error_of(await haproxy.get()))
+        check_table(error_of(await haproxy.get()))
 
 
 @feature("answer after ``timeout processing``")
 @bounded
-async def test_late(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme, agent_log: list[str]) -> None:
+async def test_late(serve: Serve, start_haproxy: StartHAProxy, check_table: CheckTable, agent_log: list[str]) -> None:
     """The table says which error HAProxy sets after ``timeout processing``. HAProxy ignores the late ACK."""
     pending = Pending()
     haproxy = start_haproxy(
@@ -397,12 +399,12 @@ async def test_late(serve: Serve, start_haproxy: StartHAProxy, check_readme: Che
     after = await haproxy.get()
     assert (after.error, after["txn.spoa.score"]) == (None, "42")
     assert agent_log == []
-    check_readme(error_of(late))
+    check_table(error_of(late))
 
 
 @feature("``on-client-session`` in 3 kept-alive requests")
 @bounded
-async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, check_readme: CheckReadme) -> None:
+async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, check_table: CheckTable) -> None:
     """HAProxy runs ``on-client-session`` once for each request, although a kept-alive connection is one session."""
     sessions: list[int] = []
     haproxy = start_haproxy(
@@ -414,13 +416,13 @@ async def test_client_session(serve: Serve, start_haproxy: StartHAProxy, check_r
     async with haproxy.client() as client:
         responses = [await client.get() for _ in range(3)]
     assert [(response.error, response["txn.spoa.score"]) for response in responses] == [(None, "42")] * 3
-    check_readme(str(len(sessions)))
+    check_table(str(len(sessions)))
 
 
 @feature("idle connection is ended with")
 @bounded
 async def test_idle_for_long(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme, agent_log: list[str]
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable, agent_log: list[str]
 ) -> None:
     """HAProxy <= 3.0 sends HAPROXY-DISCONNECT after ``timeout idle``. HAProxy >= 3.1 sends no frame.
 
@@ -434,13 +436,13 @@ async def test_idle_for_long(
     (closed, *_) = [connection for connection in relay.connections if connection.closed]
     disconnected = FrameType(closed.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
     assert agent_log == []
-    check_readme("DISCONNECT" if disconnected else "no message")
+    check_table("DISCONNECT" if disconnected else "no message")
 
 
 @feature("soft stop ends connections with")
 @bounded
 async def test_soft_stop(
-    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_readme: CheckReadme, agent_log: list[str]
+    serve: Serve, start_haproxy: StartHAProxy, start_relay: StartRelay, check_table: CheckTable, agent_log: list[str]
 ) -> None:
     """At a soft stop, HAProxy <= 3.0 sends HAPROXY-DISCONNECT on an idle connection. HAProxy >= 3.1 sends no frame."""
     relay, server = await start_relay(serve(Handlers({"score": score})))
@@ -452,4 +454,4 @@ async def test_soft_stop(
     (used,) = [connection for connection in relay.connections if "NOTIFY" in connection.sent_types()]
     disconnected = FrameType(used.sent[-1].type) is FrameType.HAPROXY_DISCONNECT
     assert agent_log == []
-    check_readme("DISCONNECT" if disconnected else "no message")
+    check_table("DISCONNECT" if disconnected else "no message")

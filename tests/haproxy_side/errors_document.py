@@ -1,4 +1,4 @@
-"""docs/errors.rst, made from the explanations: ``python -m tests.haproxy_side.errors_document`` writes it."""
+"""docs/reference/errors.rst, made from the explanations: ``python -m tests.haproxy_side.errors_document`` writes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spoa_twisted.haproxy.explanations.search import TIMES
 from spoa_twisted.haproxy.explanations.statuses import STATUSES, show_sum
 from spoa_twisted.spop.errors import with_words
 
-DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "errors.rst"
+DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "reference" / "errors.rst"
 
 INTRODUCTION = """\
 Errors of SPOE
@@ -22,7 +22,9 @@ Errors of SPOE
 
 What HAProxy logs and sets when something is wrong with an agent, in whatever language the agent is written: what
 happened, the usual causes in order, and for each what to look at or change. ``spoactl explain`` says the same about a
-number or a line of a log::
+number or a line of a log:
+
+.. code-block:: sh
 
    spoactl explain 257
    spoactl explain - < /var/log/haproxy.log
@@ -34,7 +36,9 @@ The line of a NOTIFY
 --------------------
 
 HAProxy writes it if the ``spoe-agent`` section has a ``log`` line, such as ``log global``: at the level ``warning`` for
-an error, else at ``notice``. ``option dontlog-normal`` leaves out those without an error. ::
+an error, else at ``notice``. ``option dontlog-normal`` leaves out those without an error.
+
+.. code-block:: text
 
    SPOE: [iprep] <EVENT:on-frontend-http-request> sid=0 st=257 0/8/0/-1/8 0/0 0/0 1/1     HAProxy <= 3.0
    SPOE: [iprep] <GROUP:scan-body> sid=0 st=0 2 0/1                                       HAProxy >= 3.1
@@ -69,7 +73,9 @@ CHECKS_TITLE = """\
 Health checks and servers
 -------------------------
 
-The results of ``option spop-check``, as in the column ``check_status`` of ``show stat``, and in HAProxy's log::
+The results of ``option spop-check``, as in the column ``check_status`` of ``show stat``, and in HAProxy's log:
+
+.. code-block:: text
 
    Health check for server agents/agent1 failed, reason: Layer7 timeout, check duration: 500ms, status: 0/2 DOWN.
    Server agents/agent1 is DOWN, reason: Layer7 invalid response, info: "version value not found", check duration: 1ms.
@@ -113,8 +119,9 @@ def described(title: str, explanation: Explanation) -> Iterator[str]:
 
 
 def filled(text: str, first: str, rest: str | None = None) -> str:
-    """Return ``text`` in lines of 120 characters. What is quoted in it is code in the document."""
+    """Return ``text`` in lines of 120 characters. What is quoted in it is code, and a page is a link."""
     code = re.sub(r'"([^"]*)"', r"``\1``", text)
+    code = re.sub(r"docs/(\S+)\.rst", r":doc:`/\1`", code)
     rest = first if rest is None else rest
     return textwrap.fill(
         code, 120, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False

@@ -1,4 +1,4 @@
-"""The list of all checks in docs/checks.rst, made from their ids and titles.
+"""The list of all checks in docs/reference/checks.rst, made from their ids and titles.
 
 ``python -m tests.haproxy_side.list_of_checks`` writes it. Run it after a change of a check;
 ``tests/haproxy_side/test_pages.py`` fails until then.
@@ -11,7 +11,7 @@ from typing import Final
 from spoa_twisted.haproxy.checks import CHECKS
 from tests.programs import ROOT
 
-PATH: Final = ROOT / "docs" / "checks.rst"
+PATH: Final = ROOT / "docs" / "reference" / "checks.rst"
 
 # The list is behind this line, at the end of the file.
 _HEAD: Final = "All checks\n----------\n\n"

@@ -1,4 +1,4 @@
-"""``spoactl check`` finds no error and no warning in the configurations of the README and of ``examples/``."""
+"""``spoactl check`` finds no error and no warning in the configurations of ``docs/howto`` and of ``examples/``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from spoa_twisted.haproxy.finding import Severity
 from spoa_twisted.haproxy.joined import GENERATIONS
 from spoa_twisted.haproxy.reading import read
 from spoa_twisted.runner.loading import load_all
+from tests.docs.pages import Page
 from tests.programs import ROOT
-from tests.readme_commands import blocks
 
 
 def problems(spoe: Path, haproxy: Path, known: Answers | None) -> list[str]:
@@ -31,24 +31,14 @@ def problems(spoe: Path, haproxy: Path, known: Answers | None) -> list[str]:
     return found
 
 
-def block(head: str) -> str:
-    """Return the block of the README with this first line."""
-    (text,) = [block.text for block in blocks() if block.text.splitlines()[0] == head]
-    return text
-
-
-@pytest.mark.parametrize(("title", "module"), [("", "iprep"), (", bodies", "scan")])
-def test_the_readme(title: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("title", "page", "module"), [("", "handlers", "iprep"), (", bodies", "bodies", "scan")])
+def test_the_pages(title: str, page: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also compared with its handlers."""
     monkeypatch.syspath_prepend(tmp_path)
-    names = {
-        "spoe.conf": f"# spoe.conf{title}",
-        "haproxy.cfg": f"# haproxy.cfg{title}",
-        f"{module}.py": f"# {module}.py",
-    }
-    texts = {name: block(head) for name, head in names.items()}
+    configuration = Page("howto/bodies" if title else "howto/haproxy_side")
+    texts = {name: configuration.blocks[f"{name}{title}"] for name in ("spoe.conf", "haproxy.cfg")}
     # A name that no other module has.
-    texts[f"own_{module}.py"] = texts.pop(f"{module}.py")
+    texts[f"own_{module}.py"] = Page(f"howto/{page}").blocks[f"{module}.py"]
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     files = tmp_path / "spoe.conf", tmp_path / "haproxy.cfg"

@@ -1,4 +1,4 @@
-"""Each check has a page, and docs/checks.rst lists all checks."""
+"""Each check has a page, and docs/reference/checks.rst lists all checks."""
 
 from __future__ import annotations
 

@@ -1,35 +1,28 @@
-"""docs/status.rst names each verdict, its level and what to do."""
+"""docs/howto/status.rst names each verdict, its level and what to do."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import struct
 
 import pytest
 from docutils import nodes
-from docutils.core import publish_doctree
 
-from spoa_twisted.ctl import status as command
 from spoa_twisted.status import verdict
 from spoa_twisted.status.verdict import assess
-from tests.programs import ROOT
+from tests.docs.pages import DOCS, Page, read
 
 from .examples import EXAMPLES, example, message, problem, totals
 
-PAGE = ROOT / "docs" / "status.rst"
-# A warning is an error: docutils prints it on stderr, and shows the text as it is.
-DOCUMENT = publish_doctree(PAGE.read_text("utf-8"), settings_overrides={"halt_level": 2, "report_level": 2})
+PAGE = Page("howto/status")
 
 
 def rows() -> dict[str, str]:
     """Return the level of each verdict in the table."""
     table: dict[str, str] = {}
-    for row in DOCUMENT.findall(nodes.row):
-        sentence, level, advice = [entry.astext() for entry in row.children]
+    for sentence, level, advice in PAGE.table("What to do"):
         assert advice
-        if level != "Level":
-            table[sentence] = level
+        table[sentence] = level
     return table
 
 
@@ -82,19 +75,10 @@ def test_the_thresholds_are_those_of_the_code() -> None:
     assert (verdict.STANDSTILL, verdict.STANDSTILL_SHARE, verdict.GRACE, verdict.HANDLER_TIMEOUT) == (1, 0.1, 60, 1)
 
 
-def test_the_commands_are_accepted() -> None:
-    """By the parser of ``spoactl status``."""
-    (block,) = [block.astext() for block in DOCUMENT.findall(nodes.literal_block)]
-    for line in block.splitlines():
-        program, name, *arguments = shlex.split(line.partition(" | ")[0])
-        assert (program, name) == ("spoactl", "status")
-        command.parser().parse_args(arguments)
-
-
 def test_the_picture_is_there() -> None:
     """With a text for those who do not see it. python -m tests.status.screenshot makes it."""
-    (image,) = DOCUMENT.findall(nodes.image)
+    (image,) = read(PAGE.text).findall(nodes.image)
     assert image["alt"]
-    content = (PAGE.parent / image["uri"]).read_bytes()
+    content = (DOCS / "howto" / image["uri"]).read_bytes()
     assert content.startswith(b"\x89PNG")
     assert struct.unpack(">II", content[16:24]) == (960, 970)

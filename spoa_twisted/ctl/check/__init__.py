@@ -175,7 +175,8 @@ def _ids(text: str) -> list[str]:
 def _id(text: str) -> str:
     if text not in BY_ID:
         similar = did_you_mean(nearest(text, BY_ID))
-        raise argparse.ArgumentTypeError(f"{text!r} is not the ID of a check{similar or ': see docs/checks.rst'}")
+        advice = similar or ": see docs/reference/checks.rst"
+        raise argparse.ArgumentTypeError(f"{text!r} is not the ID of a check{advice}")
     return text
 
 

@@ -4,5 +4,5 @@
 the variable of ``option set-on-error``), :mod:`disconnects` the status codes of DISCONNECT frames, and :mod:`checks`
 the results of health checks and the other lines about servers. :mod:`search` finds all these in a text.
 
-``docs/errors.rst`` is made from this data. A test fails until it is, and says how.
+``docs/reference/errors.rst`` is made from this data. A test fails until it is, and says how.
 """

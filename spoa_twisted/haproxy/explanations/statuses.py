@@ -227,7 +227,7 @@ _NEW: Final[Mapping[int, Explanation]] = {
             ),
             Cause(
                 "HAProxy could not read the ACK: it was too long, had no flag FIN, or had a wrong stream-id.",
-                f"{_SHOW_FRAMES} Long answers need an agent that paces them: docs/long-answers.rst.",
+                f"{_SHOW_FRAMES} Long answers need an agent that paces them: docs/explanation/pacing.rst.",
             ),
         ),
     ),

@@ -200,7 +200,7 @@ def test_explain(capsys: Printed) -> None:
             ["--explain", "even-twice"],
             "argument --explain: 'even-twice' is not the ID of a check; did you mean event-twice",
         ),
-        (["x", "--ignore", "no-log,"], "argument --ignore: '' is not the ID of a check: see docs/checks.rst"),
+        (["x", "--ignore", "no-log,"], "argument --ignore: '' is not the ID of a check: see docs/reference/checks.rst"),
         (
             ["x", "--handler-timeout", "x"],
             "argument --handler-timeout: 'x' is not a number of seconds, or 0 for no limit",

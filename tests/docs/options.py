@@ -1,7 +1,7 @@
-"""The table of options in README.rst, made from the options of ``twistd spoa``.
+"""The table in docs/reference/options.rst, made from the options of ``twistd spoa``.
 
-``python -m tests.readme_options`` writes the table into README.rst. Run it after a change of an option;
-``tests/test_readme.py`` fails until then.
+``python -m tests.docs.options`` writes it. Run it after a change of an option; ``tests/docs/test_options.py`` fails
+until then.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from spoa_twisted.tap import Options
-from tests.readme_commands import README
+from tests.programs import ROOT
 
-#: The longest line of README.rst, in characters.
+PATH = ROOT / "docs" / "reference" / "options.rst"
+
+#: The longest line of the page, in characters.
 WIDTH = 120
 
 HEAD = ("Option", "Default", "Meaning")
 
-# The first table below the title "Options". In reStructuredText, a line of "=" is above and below the head of a table,
+# The table below the title "Options". In reStructuredText, a line of "=" is above and below the head of a table,
 # and at its end.
-_TABLE = re.compile(r"(?<=\nOptions\n-------\n)(.*?\n\n)(=[= ]+\n.*?\n=[= ]+\n.*?\n=[= ]+\n)", re.DOTALL)
+_TABLE = re.compile(r"(?<=\nOptions\n-------\n)(\n)(=[= ]+\n.*?\n=[= ]+\n.*?\n=[= ]+\n)", re.DOTALL)
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
@@ -61,11 +63,11 @@ def _row(cells: tuple[str, str, str], widths: list[int]) -> str:
 
 
 def with_table(text: str) -> str:
-    """Return ``text``, the content of README.rst, with the table that :func:`table` makes now."""
+    """Return ``text``, the content of the page, with the table that :func:`table` makes now."""
     result, count = _TABLE.subn(lambda match: match[1] + table(), text)
     assert count == 1
     return result
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text("utf-8")), "utf-8")
+    PATH.write_text(with_table(PATH.read_text("utf-8")), "utf-8")

@@ -1,4 +1,4 @@
-"""The configurations and handlers in docs/scale.rst work, and the commands in it are valid."""
+"""The configurations and handlers in docs/howto/other_hosts.rst work, and the commands in it are valid."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from docutils import nodes
-from docutils.core import publish_doctree
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThread
@@ -22,61 +20,57 @@ from spoa_twisted import IHandlers
 from spoa_twisted.testing import FakeHAProxy
 from tests.conftest import Logged
 from tests.haproxy.branches import Branch
-from tests.machine import Machine, load_text, machine, on_any_port
+from tests.machine import Machine, on_any_port
 from tests.programs import ROOT
-from tests.readme_commands import blocks
 from tests.test_deployment import agent_options
-from tests.test_readme import BACKEND
-from tests.test_readme import BLOCKS as README
 
-__all__ = ["load_text", "machine"]  # fixtures
+from .iprep import BACKEND, HANDLERS, HAPROXY_CFG, SPOE_CONF, START
+from .pages import Page
 
-TEXT = (ROOT / "docs" / "scale.rst").read_text("utf-8")
-
-#: The blocks by the name in their first line, and the commands.
-BLOCKS = {name[2:]: text for block in blocks(TEXT) if (name := (text := block.text).partition("\n")[0])[0] == "#"}
-COMMANDS = [block.text.strip() for block in blocks(TEXT) if block.language == "sh"]
+PAGE = Page("howto/other_hosts")
 
 reactor: Any = default_reactor
 
 
-def test_it_is_valid() -> None:
-    """docutils reads it without a complaint, and the tests here know each block."""
-    document = publish_doctree(
-        TEXT, settings_overrides={"halt_level": 2, "report_level": 2, "syntax_highlight": "none"}
-    )
-    found = [node.astext() + "\n" for node in document.findall(nodes.literal_block) if "code" in node["classes"]]
-    assert found == [block.text for block in blocks(TEXT)]
-    names = {"haproxy.cfg, several hosts", "haproxy.cfg, DNS", "counting.py", "counting_in_threads.py"}
-    assert names == BLOCKS.keys()
-    assert len(found) == len(names) + len(COMMANDS)
-
-
-def test_the_commands() -> None:
+@PAGE.run(one="One host 1", ports="One host 2")
+def test_the_commands(one: str, ports: str) -> None:
     """Their options exist, and the ports are those of ``examples/scale``."""
-    endpoints = [agent_options(shlex.split(command))["listen"] for command in COMMANDS]
-    (endpoint,) = endpoints[-1]
+    assert agent_options(shlex.split(one))["workers"] == 3
+    (endpoint,) = agent_options(shlex.split(ports))["listen"]
     haproxy = (ROOT / "examples" / "scale" / "haproxy.cfg").read_text()
     for worker in "12":
         _, port, interface = endpoint.replace("{worker}", worker).split(":")
         assert f"    server agent{worker} {interface.removeprefix('interface=')}:{port}\n" in haproxy
-    assert COMMANDS[-1] in haproxy
+    assert ports.strip() in haproxy
+
+
+@PAGE.run(formula="What breaks first 1")
+def test_the_formula(formula: str) -> None:
+    """With the figures of the text, it gives the number of the text."""
+    text = formula.replace("requests per second", "5000").replace("CPU seconds of a handler", "0.0002")
+    assert round(eval(text), 1) == 1.8
+    assert "that is 1.8: two workers" in " ".join(PAGE.text.split())
 
 
 def configuration(block: str, branch: Branch) -> str:
-    """Return the README's configuration with this backend, as the text says it for this branch."""
-    frontend, found, _ = README["haproxy.cfg"].partition(BACKEND)
+    """Return the configuration of howto/haproxy_side with this backend, as the text says it for this branch."""
+    frontend, found, _ = HAPROXY_CFG.partition(BACKEND)
     assert found
-    text = frontend + BLOCKS[block].partition("\n")[2]
+    text = frontend + PAGE.blocks[block].partition("\n")[2]
     if branch.rewritten:
         text = text.replace("mode tcp\n", "mode spop\n").replace(" on-marked-down shutdown-sessions", "")
     return text
 
 
-@pytest.mark.parametrize("block", ["haproxy.cfg, several hosts", "haproxy.cfg, DNS"])
+CONFIGURATIONS = ["haproxy.cfg, several hosts", "haproxy.cfg, DNS"]
+for _block in CONFIGURATIONS:
+    PAGE.take(_block)
+
+
+@pytest.mark.parametrize("block", CONFIGURATIONS)
 def test_haproxy_accepts_the_configuration(block: str, machine: Machine, branch: Branch) -> None:
     """``haproxy -c`` accepts the configurations as they are."""
-    machine.write(haproxy_cfg=configuration(block, branch), spoe_conf=README["spoe.conf"])
+    machine.write(haproxy_cfg=configuration(block, branch), spoe_conf=SPOE_CONF)
     assert "[WARNING]" not in machine.run(f"{shlex.quote(str(branch.executable))} -c -f haproxy.cfg")
 
 
@@ -101,8 +95,8 @@ class Names:
 @pytest_twisted.ensureDeferred
 async def test_hosts_from_dns(machine: Machine, branch: Branch) -> None:
     """Without an address, requests are refused. HAProxy finds an agent in DNS, and another one that takes its place."""
-    machine.write(iprep_py=README["iprep.py"])
-    command = README["Handlers 2"].strip()
+    machine.write(iprep_py=HANDLERS)
+    command = START.strip()
     first = machine.start(on_any_port(command).replace("-n", "-n --pidfile=1.pid"))
     names = Names([])
     port = reactor.listenUDP(0, dns.DNSDatagramProtocol(DNSServerFactory(clients=[names])), interface="127.0.0.1")
@@ -115,7 +109,7 @@ async def test_hosts_from_dns(machine: Machine, branch: Branch) -> None:
         ):
             assert text.count(old) == 1
             text = text.replace(old, new)
-        get = machine.haproxy(branch, haproxy_cfg=text, spoe_conf=README["spoe.conf"])
+        get = machine.haproxy(branch, haproxy_cfg=text, spoe_conf=SPOE_CONF)
 
         async def status() -> int:
             answer = await deferToThread(get, **{"X-Token": "swordfish"})
@@ -142,8 +136,9 @@ async def test_hosts_from_dns(machine: Machine, branch: Branch) -> None:
 LoadText = Callable[[str, str], IHandlers]
 
 
+@PAGE.run(text="counting.py")
 @pytest_twisted.ensureDeferred
-async def test_counting(load_text: LoadText, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_counting(text: str, load_text: LoadText, monkeypatch: pytest.MonkeyPatch) -> None:
     """The 101st request is refused. The script that counts goes to Redis as one command."""
     scripts: list[tuple[str, list[str]]] = []
 
@@ -158,7 +153,7 @@ async def test_counting(load_text: LoadText, monkeypatch: pytest.MonkeyPatch) ->
     module: Any = types.ModuleType("txredisapi")
     module.ConnectionPool = lambda host, port, poolsize: succeed(Pool())
     monkeypatch.setitem(sys.modules, "txredisapi", module)
-    haproxy = FakeHAProxy(load_text("counting", BLOCKS["counting.py"]))
+    haproxy = FakeHAProxy(load_text("counting", text))
     allowed = [(await haproxy.send("count-requests", ip="192.0.2.1"))["txn.allowed"] for _ in range(101)]
     assert allowed == [True] * 100 + [False]
     script, keys = scripts[0]
@@ -167,8 +162,11 @@ async def test_counting(load_text: LoadText, monkeypatch: pytest.MonkeyPatch) ->
     haproxy.stop()
 
 
+@PAGE.run(text="counting_in_threads.py")
 @pytest_twisted.ensureDeferred
-async def test_counting_in_threads(load_text: LoadText, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
+async def test_counting_in_threads(
+    text: str, load_text: LoadText, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
     """The 101st request is refused, and when Redis is down, ``txn.error`` is set."""
     commands: list[str] = []
 
@@ -202,7 +200,7 @@ async def test_counting_in_threads(load_text: LoadText, monkeypatch: pytest.Monk
     module: Any = types.ModuleType("redis")
     module.Redis = Redis
     monkeypatch.setitem(sys.modules, "redis", module)
-    haproxy = FakeHAProxy(load_text("counting_in_threads", BLOCKS["counting_in_threads.py"]))
+    haproxy = FakeHAProxy(load_text("counting_in_threads", text))
     answers = [await haproxy.send("count-requests", ip="192.0.2.1") for _ in range(102)]
     assert [answer.get("txn.allowed") for answer in answers] == [True] * 100 + [False, None]
     assert answers[-1] == {"txn.error": "redis"}
