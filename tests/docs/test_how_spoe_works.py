@@ -12,7 +12,8 @@ from spoa_twisted.spop.frames import Flags, FrameType, encode_frame, encode_ids
 from spoa_twisted.spop.messages import MAX_ARGUMENTS, Message, encode_messages
 from tests.machine import Machine
 
-from .blocks import DOCS, Steps, commands, same
+from .blocks import Steps, commands, same
+from .pages import DOCS
 
 TEXT = (DOCS / "explanation" / "how_spoe_works.rst").read_text("utf-8")
 

@@ -10,7 +10,8 @@ from spoa_twisted.limits import LIMITS
 from tests.haproxy.branches import Branch
 from tests.machine import Machine
 
-from .blocks import DOCS, Steps
+from .blocks import Steps
+from .pages import DOCS
 
 HANDLERS = """\
 from spoa_twisted import Handlers

@@ -16,7 +16,8 @@ from spoa_twisted.testing import FakeHAProxy
 from tests.haproxy.branches import Branch
 from tests.machine import Machine, on_any_port
 
-from .blocks import DOCS, Steps
+from .blocks import Steps
+from .pages import DOCS
 
 TEXT = (DOCS / "explanation" / "security.rst").read_text("utf-8")
 
