@@ -8,16 +8,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# The documented package is the one of this checkout, also if another one is installed.
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# The documented package is the one of this checkout, also if another one is installed. interfaces.py is in this folder.
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-from spoa_twisted import __version__
+from spoa_twisted import __version__  # noqa: E402 - after the path has been set
 
 project = "spoa_twisted"
 author = "The spoa_twisted authors"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["sphinx.ext.autodoc", "interfaces"]
 exclude_patterns = ["_build"]
 needs_sphinx = "8.0"
 
@@ -27,8 +27,12 @@ smartquotes = False
 
 # A reference to nothing is a warning, and nox -s docs turns warnings into errors.
 nitpicky = True
-# There are no inventories of other projects, because they come by the network. So their names are no links.
-nitpick_ignore_regex = [(r"py:.*", r"(?!spoa_twisted\.).*")]
+# The names of other projects are no links: their inventories would come by the network. Nor are names of internal
+# modules, which docstrings name for those who read the code.
+PUBLIC = r"spoa_twisted\.([A-Z]|(testing|client|observer|logging)\.[A-Z]|status\.\w+\.Status)"
+nitpick_ignore_regex = [(r"py:.*", rf"(?!{PUBLIC}).*")]
+# Both spoa_twisted.client and spoa_twisted.observer have a PayloadRefused.
+suppress_warnings = ["ref.python"]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"

@@ -7,11 +7,11 @@ import json
 import re
 from pathlib import Path
 
-import docutils.core
 import pytest
 
 from spoa_twisted import observer
 from spoa_twisted.observer import Event
+from tests.docs.pages import read
 from tests.log_lines import DOCUMENT, LEVELS, Line, UnknownText, described, item, lines, lines_of, plain, sections
 
 TEXT = DOCUMENT.read_text()
@@ -56,7 +56,7 @@ def test_the_kinds_exist() -> None:
 
 def test_it_is_valid() -> None:
     """As reStructuredText, and its example is JSON."""
-    docutils.core.publish_doctree(TEXT, settings_overrides={"halt_level": 2, "report_level": 2})
+    read(TEXT)
     (example,) = re.findall(r"^   (\{.*\})$", TEXT, re.MULTILINE)
     assert list(json.loads(example))[:4] == ["time", "level", "logger", "message"]
 
