@@ -151,10 +151,13 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation with Sphinx; a warning, such as a reference to nothing, is an error."""
+    """Build the documentation with Sphinx, and check its links; a warning of Sphinx is an error."""
     copy = checkout(session)
     session.install("-e", ".[docs]")
-    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", str(copy.parent / "html"))
+    html = copy.parent / "html"
+    shutil.rmtree(html, ignore_errors=True)
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", str(html))
+    session.run("python", "-m", "tests.docs.html_links", str(html))
 
 
 @nox.session(python=False)
