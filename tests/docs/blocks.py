@@ -7,9 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.programs import ROOT
-
-DOCS = ROOT / "docs"
+from .pages import DOCS
 
 #: The directive, its options and its body. The body ends before the first line that is not indented.
 _BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n((?:   :[\w-]+:.*\n)*)\n((?:   .*\n|\n)+)", re.MULTILINE)
@@ -40,11 +38,14 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-class Page:
-    """The blocks of a page. A test takes one after the other, so it cannot leave one out."""
+class Steps:
+    """The blocks of a page. A test takes one after the other, so it cannot leave one out.
+
+    :param name: the path of the page in ``docs/`` without ``.rst``.
+    """
 
     def __init__(self, name: str) -> None:
-        self._left = blocks(DOCS / name)
+        self._left = blocks(DOCS / f"{name}.rst")
         assert self._left, f"{name} has no code blocks"
 
     def take(self, caption: str = "") -> str:

@@ -12,7 +12,8 @@ from spoa_twisted.spop.frames import Flags, FrameType, encode_frame, encode_ids
 from spoa_twisted.spop.messages import MAX_ARGUMENTS, Message, encode_messages
 from tests.machine import Machine
 
-from .blocks import DOCS, Page, commands, same
+from .blocks import Steps, commands, same
+from .pages import DOCS
 
 TEXT = (DOCS / "explanation" / "how_spoe_works.rst").read_text("utf-8")
 
@@ -46,7 +47,7 @@ def test_the_bytes() -> None:
 
 def test_the_commands(machine: Machine) -> None:
     """``spoactl decode`` prints what the page shows, for the bytes of the tables."""
-    page = Page("explanation/how_spoe_works.rst")
+    page = Steps("explanation/how_spoe_works")
     session = commands(page.take())
     page.finish()
     for (command, shown), frame in zip(session, (NOTIFY, ACK), strict=True):

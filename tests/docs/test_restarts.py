@@ -10,7 +10,8 @@ from spoa_twisted.limits import LIMITS
 from tests.haproxy.branches import Branch
 from tests.machine import Machine
 
-from .blocks import DOCS, Page
+from .blocks import Steps
+from .pages import DOCS
 
 HANDLERS = """\
 from spoa_twisted import Handlers
@@ -28,7 +29,7 @@ TEXT = (DOCS / "explanation" / "restarts.rst").read_text("utf-8")
 
 def test_the_reload(machine: Machine) -> None:
     """The agent starts with the options of the page, and ``spoactl reload`` replaces its workers."""
-    page = Page("explanation/restarts.rst")
+    page = Steps("explanation/restarts")
     start, reload = page.take().splitlines()
     page.take("haproxy.cfg")
     page.finish()
@@ -43,7 +44,7 @@ def test_the_reload(machine: Machine) -> None:
 
 def test_the_backend(machine: Machine, branch: Branch) -> None:
     """``spoactl config`` writes it with the options of the page, and HAProxy accepts it."""
-    page = Page("explanation/restarts.rst")
+    page = Steps("explanation/restarts")
     page.take()
     backend = page.take("haproxy.cfg")
     machine.write(shop_py=HANDLERS)

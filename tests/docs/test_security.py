@@ -16,7 +16,8 @@ from spoa_twisted.testing import FakeHAProxy
 from tests.haproxy.branches import Branch
 from tests.machine import Machine, on_any_port
 
-from .blocks import DOCS, Page
+from .blocks import Steps
+from .pages import DOCS
 
 TEXT = (DOCS / "explanation" / "security.rst").read_text("utf-8")
 
@@ -46,7 +47,7 @@ def check_ip(ip):
 )
 def test_the_rules(position: int, caption: str, without_agent: int, machine: Machine, branch: Branch) -> None:
     """While the agent works, both examples do the same. When it is stopped, only the first refuses."""
-    page = Page("explanation/security.rst")
+    page = Steps("explanation/security")
     rules = [page.take("refuses when the agent fails"), page.take("lets requests pass when the agent fails")][position]
     machine.write(shop_py=HANDLERS)
     agent = machine.start(on_any_port("twistd -n spoa --handlers shop"))
@@ -68,7 +69,7 @@ def test_the_rules(position: int, caption: str, without_agent: int, machine: Mac
 
 def test_the_handler(load_text: Callable[[str, str], IHandlers]) -> None:
     """It takes any bytes, and no header at all, and allows only the secret token."""
-    page = Page("explanation/security.rst")
+    page = Steps("explanation/security")
     page.take("refuses when the agent fails")
     page.take("lets requests pass when the agent fails")
     haproxy = FakeHAProxy(load_text("tokens", page.take("tokens.py")))

@@ -23,7 +23,7 @@ from tests.haproxy.branches import Branch
 from tests.machine import Agent, Machine
 from tests.programs import LIMIT, ROOT, STOPPED, Program
 
-from .blocks import Page, commands, contains, same
+from .blocks import Steps, commands, contains, same
 
 #: The captions of the blocks to type, and of what is printed there.
 AGENT, HAPROXY, COMMANDS, LOAD = [f"Terminal {number}" for number in (1, 2, 3, 4)]
@@ -149,7 +149,7 @@ def press_ctrl_c(program: Program) -> None:
 @pytest.mark.timeout(300)
 def test_the_tutorial(terminals: Terminals) -> None:
     """A reader who types all of it sees what the page shows."""
-    page = Page("tutorial.rst")
+    page = Steps("tutorial")
     assert "client" in page.take("What you build")
 
     # Install: see the tests below.
@@ -230,7 +230,7 @@ def test_the_tutorial(terminals: Terminals) -> None:
 
 def install_command() -> str:
     """Return the commands of the section "Install", with the path of this checkout."""
-    page = Page("tutorial.rst")
+    page = Steps("tutorial")
     page.take("What you build")
     return page.take(AGENT).replace("/path/to/the/checkout", shlex.quote(str(ROOT)))
 
@@ -239,7 +239,7 @@ def test_the_install_commands(tmp_path: Path) -> None:
     """They are valid, and both of the other terminals do the same without the first steps."""
     command = install_command()
     assert subprocess.run(["/bin/sh", "-n", "-c", command], check=False).returncode == 0
-    page = Page("tutorial.rst")
+    page = Steps("tutorial")
     page.take("What you build")
     first = page.take(AGENT).splitlines()
     assert [line for line in page.take("Terminals 2 and 3").splitlines() if line not in first] == []

@@ -13,14 +13,14 @@ from spoa_twisted import IHandlers, SPOEClient
 from spoa_twisted.testing import FakeHAProxy
 from tests.machine import Machine, on_any_port
 
-from .blocks import Page, contains
+from .blocks import Steps, contains
 
 KINDS = ["plain", "deferred", "coroutine", "thread"]
 
 
 def lookups() -> tuple[str, str]:
     """Return the examples as one file, and the line of the log at the end of the page."""
-    page = Page("explanation/waiting.rst")
+    page = Steps("explanation/waiting")
     text = "\n\n".join(page.take("lookups.py") for _ in range(8))
     line = page.take()
     page.finish()
