@@ -81,11 +81,11 @@ def with_haproxy(session: nox.Session, *, newest: bool = False) -> dict[str, str
 
 def smoke(*, path: bool = False) -> list[str]:
     """Return the test files whose result can depend on the interpreter; with ``path``, of PATH and tests/*.py only."""
-    # The result of these tests does not depend on the interpreter. The last eight check files of the checkout.
+    # The result of these tests does not depend on the interpreter. The last seven check files of the checkout.
     left_out = {f"test_{name}.py" for name in ("benchmarks", "fail_closed", "readme")}
     left_out |= {
         f"test_{name}.py"
-        for name in ("architecture", "ci", "deployment", "docs_scale", "log_lines", "monitoring", "programs", "unit")
+        for name in ("architecture", "ci", "deployment", "log_lines", "monitoring", "programs", "unit")
     }
     units = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/test_*.py")) if path.name not in left_out]
     return [*units, *PATH, *([] if path else REST)]
@@ -151,10 +151,13 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation with Sphinx; a warning, such as a reference to nothing, is an error."""
+    """Build the documentation with Sphinx, and check its links; a warning of Sphinx is an error."""
     copy = checkout(session)
     session.install("-e", ".[docs]")
-    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", str(copy.parent / "html"))
+    html = copy.parent / "html"
+    shutil.rmtree(html, ignore_errors=True)
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", str(html))
+    session.run("python", "-m", "tests.docs.html_links", str(html))
 
 
 @nox.session(python=False)

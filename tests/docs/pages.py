@@ -63,10 +63,24 @@ class Page:
 
     def table(self, section: str) -> list[list[str]]:
         """Return the rows, without the head, of the table in a section: the text of each cell."""
+        body = self._section(section).next_node(nodes.tbody)
+        return [[entry.astext() for entry in row.findall(nodes.entry)] for row in body.findall(nodes.row)]
+
+    def definitions(self, section: str) -> list[tuple[str, list[str], str]]:
+        """Return the list of definitions in a section: the term, what stands behind it, and the definition."""
+        return [
+            (
+                item.next_node(nodes.term).astext(),
+                [classifier.astext() for classifier in item.findall(nodes.classifier)],
+                item.next_node(nodes.definition).astext(),
+            )
+            for item in self._section(section).next_node(nodes.definition_list).findall(nodes.definition_list_item)
+        ]
+
+    def _section(self, section: str) -> nodes.Element:
         doctree = read(self.text)
         # The title of a page with a single section is the title of the document.
         for part in [doctree, *doctree.findall(nodes.section)]:
             if part.next_node(nodes.title).astext() == section:
-                body = part.next_node(nodes.tbody)
-                return [[entry.astext() for entry in row.findall(nodes.entry)] for row in body.findall(nodes.row)]
+                return part
         raise AssertionError(f"{self.name} has no section {section!r}")

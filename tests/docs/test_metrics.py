@@ -14,18 +14,19 @@ from .pages import Page
 PAGE = Page("reference/metrics")
 
 
-def test_the_table() -> None:
+def test_the_list() -> None:
     """It has each metric, with its type and its labels."""
     types = {}
     for family in metrics.collect(status()):
         # The name of the series: the format adds _total to that of a counter, and _info to that of an info.
         types[family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")] = family.type
-    rows = PAGE.table("All metrics")
-    assert {name: kind for name, kind, _, _ in rows} == types
-    assert {
-        name: set() if labels == "none" else set(re.findall(r"\w+", labels)) for name, _, labels, _ in rows
-    } == METRICS
-    assert all(meaning for _, _, _, meaning in rows)
+    kinds, labels = {}, {}
+    for name, (classifier,), meaning in PAGE.definitions("All metrics"):
+        kinds[name], _, listed = classifier.partition(", labels ")
+        labels[name] = set(re.findall(r"\w+", listed))
+        assert meaning
+    assert kinds == types
+    assert labels == METRICS
 
 
 def test_the_values_of_labels() -> None:
