@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spoa_twisted.help_text import Block, Kind, fill, parse, sections
+from spoa_twisted.help_text import NO_BREAK, Block, Kind, fill, parse, sections
 
 TEXT = """\
 A paragraph whose lines are joined, and
@@ -46,14 +46,20 @@ def test_fill() -> None:
 def test_the_items_of_a_list_share_a_column() -> None:
     """The column is as wide as the widest term, up to a limit. The text of a longer term begins below it."""
     text = f"  a  one\n  bbb  two and\n    three\n  {'c' * 23}  four\n"
-    indent = " " * 26
-    assert fill(text, 34).splitlines() == [
-        f"{'  a':<26}one",
-        f"{'  bbb':<26}two and",
-        f"{indent}three",
+    assert fill(text, 15).splitlines() == [
+        "  a    one",
+        "  bbb  two and",
+        "       three",
         "  " + "c" * 23,
-        f"{indent}four",
+        "       four",
     ]
+    # Without a short term, the column has its greatest width.
+    assert fill(f"  {'c' * 23}  four\n", 80).splitlines() == ["  " + "c" * 23, " " * 26 + "four"]
+
+
+def test_a_space_at_which_no_line_ends() -> None:
+    """It is shown as a space."""
+    assert fill(f"aaa bbb{NO_BREAK}cc\n", 8) == "aaa\nbbb cc\n"
 
 
 def test_gaps_are_kept() -> None:

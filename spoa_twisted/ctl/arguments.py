@@ -49,7 +49,6 @@ def exit_status(success: str, failure: str) -> str:
     return f"exit status:\n  0  {success}\n  1  {failure}\n  2  the command line is wrong\n"
 
 
-
 def add_agent(parser: argparse.ArgumentParser) -> None:
     """Add ``--agent``: an option, so that it can stand anywhere between the arguments of a message."""
     parser.add_argument(

@@ -32,7 +32,8 @@ line: scope.name=type:value, or "unset scope.name". If the agent sets none, stdo
 
 EPILOG = f"""\
 Write an argument as name=type:value, or as name=value to have its type guessed. Write an argument without a name as
-=value. The types are {TYPES}; bin is in hexadecimal. A value that looks like an integer, an address, true or false is guessed to be one; every other value is a string.
+=value. The types are {TYPES}; bin is in hexadecimal.
+A value that looks like an integer, an address, true or false is guessed to be one; every other value is a string.
 name=@FILE is the content of FILE, as bin. After str: everything is text: str:42, str:@x, str:int:x.
 
 A word before the first colon that looks like a type, but is none, is an error: ip:192.0.2.1, STR:x. These words are

@@ -61,7 +61,11 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
     parser = new_parser("watch", DESCRIPTION, EPILOG)
     parser.add_argument(
-        "--count", metavar="N", type=positive, default=DEFAULT_COUNT, help=f"end after N NOTIFYs (default: {DEFAULT_COUNT})"
+        "--count",
+        metavar="N",
+        type=positive,
+        default=DEFAULT_COUNT,
+        help=f"end after N NOTIFYs (default: {DEFAULT_COUNT})",
     )
     parser.add_argument(
         "--seconds",

@@ -118,7 +118,7 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         type=_in_flight,
         default=16,
-        help="NOTIFYs in flight on each connection (default: 16)",
+        help="the NOTIFYs in flight on each connection (default: 16)",
     )
     group.add_argument(
         "--duration", metavar="SECONDS", type=seconds, default=10.0, help="seconds to measure (default: 10)"

@@ -15,8 +15,8 @@ from spoa_twisted.ctl.arguments import exit_status, new_parser
 
 SUMMARY = "print the completion for bash or zsh"
 
-#: The files that each shell needs, in the folder of its name.
-SCRIPTS: Final = {"bash": ("spoactl", "twistd"), "zsh": ("_spoactl", "_twistd")}
+#: The file for each shell, in the folder of its name. The other files load it, for the names of the other programs.
+SCRIPTS: Final = {"bash": "spoactl", "zsh": "_spoactl"}
 
 DESCRIPTION = """\
 Prints a script for your shell. With it, the Tab key completes commands, options, and the values of options, of
@@ -37,7 +37,7 @@ that:
 
 {exit_status("the script is printed", "it is not")}
 examples:
-  source <(spoactl completion bash)
+  spoactl completion bash
   spoactl completion zsh > _spoactl
 """
 
@@ -51,8 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def script(shell: str) -> str:
     """Return the script for ``shell``, a key of :data:`SCRIPTS`."""
-    folder = files(__name__) / shell
-    return "\n".join([(folder / name).read_text("utf-8") for name in SCRIPTS[shell]])
+    return (files(__name__) / shell / SCRIPTS[shell]).read_text("utf-8")
 
 
 async def run(reactor: Any, options: argparse.Namespace) -> None:

@@ -68,14 +68,15 @@ stop reading and time out where it would not without the proxy.
 --json prints a JSON object for each frame, and for each connection that begins or ends:
   {{"time": 0.002, "connection": 1, "from": "haproxy", "frame": "NOTIFY",
    "length": 40, "stream_id": 1, "frame_id": 1, "flags": ["FIN"],
-   "messages": [{{"name": "check", "arguments": [{{"name": "ip", "type": "ipv4"}}]}}]}}
+   "messages": [{{"name": "check",
+                 "arguments": [{{"name": "ip", "type": "ipv4"}}]}}]}}
 HELLOs and DISCONNECTs have "items", an ACK "actions", and "seconds" if its NOTIFY is known. "faults" has a list of
 {{"text", "offset", "section"}}. "frame" is null for bytes that are no frame.
 
 {exit_status("it has ended as described", "it cannot listen")}
 examples:
   spoactl proxy
-  spoactl proxy --listen tcp:12346:interface=127.0.0.1 --agent tcp:192.0.2.10:12345
+  spoactl proxy --listen unix:/run/spoa/proxy.sock --agent tcp:192.0.2.10:12345
   spoactl proxy --values --count 20
   spoactl proxy --json --seconds 60 | jq 'select(.faults)'
 """
