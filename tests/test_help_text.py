@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spoa_twisted.help_text import NO_BREAK, Block, Kind, fill, parse, sections
+from spoa_twisted.help_text import NO_BREAK, Block, Kind, fill, items, parse, sections
 
 TEXT = """\
 A paragraph whose lines are joined, and
@@ -59,7 +59,7 @@ def test_the_items_of_a_list_share_a_column() -> None:
 
 def test_a_space_at_which_no_line_ends() -> None:
     """It is shown as a space."""
-    assert fill(f"aaa bbb{NO_BREAK}cc\n", 8) == "aaa\nbbb cc\n"
+    assert items([("a", f"aaa bbb{NO_BREAK}cc")], 13, 1) == ["  a  aaa", "     bbb cc"]
 
 
 def test_gaps_are_kept() -> None:

@@ -97,7 +97,7 @@ def test_the_programs() -> None:
     """There is a page for each command, and each option of ``twistd spoa`` is in its page."""
     assert ["spoactl", *[f"spoactl {name}" for name in COMMANDS], "twistd spoa"] == NAMES
     shown = {flag for program in PROGRAMS[-1:] for option in program.options for flag in option.flags}
-    assert shown == {f"--{option.rstrip('=')}" for option in tap.Options().longOpt}  # type: ignore[attr-defined]
+    assert shown == {f"--{option.rstrip('=')}" for option in tap.Options().longOpt}
     assert {name for task in ctl.TASKS.values() for name in task} == set(COMMANDS)
 
 
@@ -106,12 +106,12 @@ def test_man_finds_no_fault(path: Path) -> None:
     """groff has no warning about the page, ``man`` shows it, and mandoc finds nothing either."""
     man = require_program("man", "man-db")
     environment = {**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MAN_KEEP_FORMATTING": ""}
-    command = [man, "--warnings", "-E", "UTF-8", "-l", path]
+    command = [man, "--warnings", "-E", "UTF-8", "-l", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert done.stderr == ""
     assert "NAME\n       " + path.stem in done.stdout
     done = subprocess.run(
-        [require_program("mandoc", "mandoc"), "-T", "lint", path], capture_output=True, text=True, check=False
+        [require_program("mandoc", "mandoc"), "-T", "lint", str(path)], capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("", "")
 

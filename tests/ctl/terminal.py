@@ -29,7 +29,7 @@ class Terminal:
         self._pid, self._file = pty.fork()
         if self._pid == 0:  # pragma: no cover - the child becomes the shell
             os.chdir(cwd)
-            os.execvpe(command[0], command, variables)
+            os.execvpe(command[0], list(command), variables)
 
     def __enter__(self) -> Self:
         return self

@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 def replies(line: str, folder: Path) -> list[str]:
     """Return what bash proposes for the end of ``line``."""
-    command = [require_program("bash", "bash"), "-uc", CALL, "bash", FOLDER / "bash" / "spoactl", line, line.split()[0]]
+    command = [require_program("bash", "bash"), "-uc", CALL, "bash", f"{FOLDER}/bash/spoactl", line, line.split()[0]]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return sorted(done.stdout.splitlines())
@@ -105,7 +105,7 @@ def test_bash_with_other_word_breaks(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["spoactl", "twistd", "twist"])
 def test_bash_completion_loads_the_file_of_a_program(name: str) -> None:
     """The file that has the name of the program sets the completion of all programs."""
-    command = ["bash", "-uc", f'source "$1"; complete -p {name}', "bash", FOLDER / "bash" / name]
+    command = ["bash", "-uc", f'source "$1"; complete -p {name}', "bash", f"{FOLDER}/bash/{name}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (f"complete -F _spoactl {name}\n", "")
 

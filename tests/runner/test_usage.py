@@ -20,7 +20,7 @@ def test_each_option_is_in_one_group() -> None:
     names = [name for group in GROUPS.values() for name in group]
     assert len(set(names)) == len(names)
     listed = [entry.name for _, entries in groups(Options()) for entry in entries]
-    assert sorted(listed) == sorted([option.rstrip("=") for option in Options().longOpt])  # type: ignore[attr-defined]
+    assert sorted(listed) == sorted([option.rstrip("=") for option in Options().longOpt])
     assert set(names) <= set(listed)
 
 
