@@ -31,11 +31,14 @@ _spoa_messages() {
 _spoactl_command() {
     local -a commands
     if ((CURRENT == 2)); then
+        if [[ $PREFIX == -* ]]; then
+            _arguments '--help[show this help message and exit]' '--version[show the versions and exit]'
+            return
+        fi
         commands=(
 @COMMANDS@
         )
         _describe -t commands command commands
-        _arguments '--help[show this help message and exit]' '--version[show the versions and exit]'
         return
     fi
     shift words
