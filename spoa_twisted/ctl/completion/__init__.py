@@ -33,7 +33,9 @@ that:
   spoactl completion bash > /etc/bash_completion.d/spoactl
   spoactl completion zsh > /usr/local/share/zsh/site-functions/_spoactl
 
-"pip install" puts the scripts into share/bash-completion/completions and share/zsh/site-functions of the environment.
+"pip install" without -e also puts the scripts into share/bash-completion/completions and share/zsh/site-functions of
+the environment, and the manual pages into share/man/man1. "man" finds them there when the folder bin of the environment
+is in the PATH.
 
 {exit_status("the script is printed", "it is not")}
 examples:
