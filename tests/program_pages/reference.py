@@ -13,13 +13,13 @@ from tests.program_pages.programs import Option, Program
 WIDTH: Final = 120
 
 _HEAD: Final = """\
-.. Made by: python -m tests.program_pages
-
 Programs
 ========
 
 This is what ``--help`` of each program prints. The package installs the same texts as manual pages: ``man spoactl``,
-``man spoactl-check``, ``man twistd-spoa``.
+``man spoactl-check``, ``man twistd-spoa``. How to have the Tab key complete command lines is in `spoactl completion`_.
+
+.. Made by: python -m tests.program_pages
 """
 
 # What is a literal in the page: words in quotation marks, and options. Sphinx would turn "--" into a dash.
@@ -33,7 +33,7 @@ def page(programs: Iterable[Program]) -> str:
 
 def _program(program: Program) -> Iterator[str]:
     yield from [program.name, "-" * len(program.name), "", f".. program:: {program.name}", ""]
-    yield from ["::", "", f"   {program.name} {program.synopsis}", ""]
+    yield from [".. code-block:: text", "", f"   {program.name} {program.synopsis}", ""]
     yield from _blocks(parse(program.description))
     for title, options in program.groups:
         yield from _rubric("arguments" if options[0].is_argument else title)
@@ -64,7 +64,7 @@ def _blocks(blocks: Sequence[Block]) -> Iterator[str]:
     for run in runs(blocks):
         kind = run[0].kind
         if kind is Kind.LITERAL:
-            yield from ["::", "", *[f"   {block.text}" for block in run], ""]
+            yield from [".. code-block:: text", "", *[f"   {block.text}" for block in run], ""]
             continue
         for block in run:
             if kind is Kind.ITEM:

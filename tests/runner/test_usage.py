@@ -55,3 +55,15 @@ def test_the_width() -> None:
         assert max(map(len, lines)) <= width
         assert not [line for line in lines if line.endswith("[default:")]
     assert isinstance(Options(), UsageOptions)
+
+
+def test_the_examples_are_accepted() -> None:
+    """The parser accepts each command line that the help shows."""
+    lines = usage(Options(), 80).partition("\nexamples:\n")[2].splitlines()
+    examples = [line.split(" spoa ")[1].split() for line in lines if line.startswith("  twist")]
+    assert len(examples) == 4
+    for example in examples:
+        options = Options()
+        # --check would load the handlers.
+        options.parseOptions([word for word in example if word != "--check"])
+        assert options["handlers"] == ["iprep"]
