@@ -54,11 +54,12 @@ python3 -m tests.readme_commands {number} > .command
 bash -e .command
 """
 
+# zsh, man-db and mandoc are for the tests of the completion and of the manual pages.
 # The second command is for the tests of the status page. Recommended packages would add to its 90 MB.
 # Of the package prometheus (19 MB), only promtool is unpacked: the package would install and start a server.
 # The line with python3 -c fails, and prints the reason, if the tests that need separate hosts would be skipped.
 PREPARE = f"""\
-apt-get install -y git gcc python3-dev iproute2 systemd xxd bsdextrautils
+apt-get install -y git gcc python3-dev iproute2 systemd xxd bsdextrautils zsh man-db mandoc
 apt-get install -y --no-install-recommends chromium chromium-driver
 # For the examples, whose tests start servers of their own. In this runlevel, Debian's packages start none.
 RUNLEVEL=1 apt-get install -y --no-install-recommends redis-server slapd postgresql
