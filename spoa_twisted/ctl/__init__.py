@@ -14,6 +14,7 @@ other programs. :mod:`load`, :mod:`latency`, :mod:`cpu` and :mod:`files` are the
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol
@@ -87,7 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :raises SystemExit: always. The status is 0 for success, 1 for a failure, and 2 for a wrong command line;
         ``spoactl status`` has statuses of its own.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        try:
+            _run_command(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _stop_printing()
+
+
+def _run_command(arguments: Sequence[str]) -> None:
     if not arguments:
         # A newcomer tries this first.
         parser().print_help(sys.stderr)
@@ -138,6 +148,8 @@ async def _run(reactor: Any, command: Command, options: argparse.Namespace) -> N
     """Run a subcommand; turn its exception into one line on stderr and exit status 1."""
     try:
         await command.run(reactor, options)
+    except BrokenPipeError:
+        _stop_printing()
     except CannotStart as error:
         _exit_with_error(show_text(error.reason))
     except ConnectionDone:
@@ -154,6 +166,13 @@ async def _run(reactor: Any, command: Command, options: argparse.Namespace) -> N
     except Exception as error:
         # Endpoints, name resolution, TLS, the protocol and the agent each raise exceptions of their own.
         _exit_with_error(show_text(str(error)) or type(error).__name__)
+
+
+def _stop_printing() -> NoReturn:
+    """End, because the program that reads stdout has ended, such as ``head``. That needs no text."""
+    # Python writes what is left in its buffer when the process ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(1)
 
 
 def _exit_with_error(text: str) -> NoReturn:

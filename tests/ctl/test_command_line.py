@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from twisted.internet import reactor as default_reactor
 from twisted.internet.protocol import Factory, Protocol
 
 from spoa_twisted.ctl import COMMANDS, TASKS, _run, main, parser, ping
+from tests.programs import ENVIRONMENT, ROOT, SPOACTL
 
 from .spoactl import spoactl
 
@@ -36,6 +39,20 @@ def test_the_help_lists_each_subcommand(capsys: pytest.CaptureFixture[str]) -> N
     for part in others.partition(".")[0].split(", "):
         number, meaning = part.split(maxsplit=1)
         assert re.search(rf"^  {number}  .*{meaning.replace('ok', 'all is well')}", own, re.MULTILINE), part
+
+
+@pytest.mark.parametrize(
+    "command", ["explain 257", "config --handlers examples/ip_reputation/handlers.py", "--version"]
+)
+def test_the_reader_of_stdout_has_ended(command: str) -> None:
+    """As with ``spoactl ... | head -1``: that needs no text. The status is not 0, because not all was printed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [*SPOACTL, *command.split()], cwd=ROOT, env=ENVIRONMENT, stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_without_a_word_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
