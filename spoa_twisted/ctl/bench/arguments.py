@@ -36,7 +36,9 @@ The latency of a NOTIFY is the time from its write to the read of its ACK, with 
 load does not grow with the duration. Each process of the load needs 4352 counters for the latencies, up to 4 MiB for
 NOTIFYs (or twice as many NOTIFYs as are in flight on a connection), and up to 32 MiB for ACKs that were checked before.
 While an agent stands still, bench sends it nothing new. So a standstill shows in max, but hardly in the percentiles:
-only the few NOTIFYs in flight have a long latency.
+only the few NOTIFYs in flight have a long latency. With --rate, NOTIFYs are due at equal distances, whatever the agent
+does, and the latency counts from when a NOTIFY was due. So the percentiles are those that the clients of a site notice.
+A NOTIFY that is due waits while each connection has --in-flight of them; after the end, those that wait are still sent.
 
 Errors are counted from the first NOTIFY to the last ACK, warm-up included:
   connection lost    the agent closed a connection without AGENT-DISCONNECT
@@ -57,6 +59,7 @@ less. Use --processes then. If the load and the agent share one core, only the C
 --json prints an object with these keys:
   endpoint, message, connections, processes, warm_up, duration  as on the command line
   in_flight             NOTIFYs in flight on each connection: 1 if the agent does not announce pipelining
+  rate                  what --rate says; null without it
   seconds               the time measured
   interrupted           whether Ctrl-C ended the measurement
   notify_size           bytes of a NOTIFY
@@ -67,6 +70,7 @@ less. Use --processes then. If the load and the agent share one core, only the C
   notifys               good ACKs in the time measured
   notifys_per_second    good ACKs per second
   latency_us            p50, p99, p99.9 and max in microseconds; null if there is no good ACK
+  late_us               with --rate, how late the load itself sent, as latency_us; the latencies include it
   errors                the number of errors of each kind, without kinds that did not occur
   agent_cpu             for each --pid: pid; seconds of CPU; busy, the share of a core that these are; and waited, the
                         share of the time that its first thread was ready to run and had no core; null where unknown
@@ -83,6 +87,10 @@ examples:
 # The largest process id that the system's functions accept: pid_t is a signed integer of 32 bits. A larger number would
 # be cut off to another process's id.
 _MAX_PID: Final = 2**31 - 1
+
+# In NOTIFYs a second. No agent answers so many, and below the least one, a measurement would take hours.
+_MAX_RATE: Final = 1e6
+_MIN_RATE: Final = 0.1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,7 +126,13 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         type=_in_flight,
         default=16,
-        help="the NOTIFYs in flight on each connection (default: 16)",
+        help="the NOTIFYs in flight on each connection, with --rate at most (default: 16)",
+    )
+    group.add_argument(
+        "--rate",
+        metavar="N",
+        type=_rate,
+        help="send N NOTIFYs a second, whether the agent answers or not; a latency counts from when its NOTIFY was due",
     )
     group.add_argument(
         "--duration", metavar="SECONDS", type=seconds, default=10.0, help="seconds to measure (default: 10)"
@@ -145,6 +159,17 @@ def _in_flight(text: str) -> int:
     if number > MAX_IN_FLIGHT:
         raise argparse.ArgumentTypeError(f"{text!r} is above {MAX_IN_FLIGHT}")
     return number
+
+
+def _rate(text: str) -> float:
+    """Return a number of NOTIFYs a second."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {_MIN_RATE:g} to {_MAX_RATE:g}")
+    return rate
 
 
 def _seconds_or_none(text: str) -> float:
