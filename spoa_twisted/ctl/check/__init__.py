@@ -61,14 +61,6 @@ def parser() -> argparse.ArgumentParser:
     parser = new_parser("check", DESCRIPTION, EPILOG)
     parser.add_argument("files", metavar="FILE", nargs="*", help="spoe.conf, haproxy.cfg, or a folder with them")
     parser.add_argument(
-        "-f",
-        dest="more",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="the same as FILE, for words copied from HAProxy's command line; repeatable",
-    )
-    parser.add_argument(
         "--handlers",
         metavar="MODULE",
         action="append",
@@ -83,6 +75,14 @@ def parser() -> argparse.ArgumentParser:
         help="the agent's --handler-timeout (default: %(default)g)",
     )
     parser.add_argument("--version", metavar="X.Y", type=_version, help="check for this version of HAProxy only")
+    parser.add_argument(
+        "-f",
+        dest="more",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="the same as FILE, for words copied from HAProxy's command line; repeatable",
+    )
     binary = parser.add_argument_group("the check by HAProxy itself")
     binary.add_argument("--haproxy", metavar="PATH", help="the program haproxy for haproxy -c")
     binary.add_argument("--no-haproxy", action="store_true", help="do not run haproxy -c")

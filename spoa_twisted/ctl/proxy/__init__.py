@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--values", action="store_true", help="show the values of arguments and variables")
     parser.add_argument("--json", action="store_true", help="print JSON objects, one a line")
     parser.add_argument("--count", metavar="N", type=positive, help="end after N frames")
-    parser.add_argument("--seconds", metavar="SECONDS", type=seconds, help="end after this time (default: at Ctrl-C)")
+    parser.add_argument("--seconds", metavar="SECONDS", type=seconds, help="end after this time; without it, at Ctrl-C")
     # Only for the error text: a user may write the endpoint without --agent.
     parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?", type=no_argument, help=argparse.SUPPRESS)
     return parser
