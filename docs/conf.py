@@ -41,7 +41,7 @@ autodoc_typehints_description_target = "documented"
 
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["names.css"]
 html_title = f"spoa_twisted {version}"
 html_show_copyright = False
 html_show_sphinx = False

@@ -178,7 +178,7 @@ class Limits:
     def from_keywords(cls, limits: Mapping[str, float]) -> Limits:
         """Return the limits that the caller of :class:`~spoa_twisted.SPOAFactory` gave as keywords.
 
-        :raises TypeError: :raises ValueError: as the class does. For an unknown keyword, the error lists similar
+        :raises TypeError, ValueError: as the class does. For an unknown keyword, the error lists similar
             limits.
         """
         for name in limits:

@@ -63,7 +63,7 @@ class FakeHAProxy:
     :param observer: receives all events, as the ``observer`` of :class:`SPOAFactory` does.
     :param log: the agent's log, as the ``log`` of :class:`SPOAFactory`.
     :param limits: other keyword arguments for :class:`SPOAFactory`.
-    :raises TypeError: :raises ValueError: as :class:`SPOAFactory` does.
+    :raises TypeError, ValueError: as :class:`SPOAFactory` does.
     :raises spoa_twisted.handlers.lifecycle.StartupFailed: if a startup function fails at once.
     """
 

@@ -81,7 +81,7 @@ class Handlers(LifeCycle):
         function cannot be interrupted.
     :param on_error: the variables that a message sets if its handler fails. A handler may have its own ``on_error``.
     :param blocking_threads: how many handlers registered with ``blocking=True`` may run at the same time.
-    :raises TypeError: :raises ValueError: as :meth:`message` does.
+    :raises TypeError, ValueError: as :meth:`message` does.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Handlers(LifeCycle):
         Use it as ``@handlers.default``, or with the options of :meth:`message`. Without a default handler, a message
         that has no handler sets no variables, and the agent logs the name of the message once.
 
-        :raises TypeError: :raises ValueError: as :meth:`message` does.
+        :raises TypeError, ValueError: as :meth:`message` does.
         """
 
         def register(function: HandlerT) -> HandlerT:

@@ -29,9 +29,6 @@ number or a line of a log:
    spoactl explain 257
    spoactl explain - < /var/log/haproxy.log
 
-.. contents::
-   :local:
-
 The line of a NOTIFY
 --------------------
 

@@ -18,16 +18,16 @@ PAGE = Page("howto/status")
 
 
 def rows() -> dict[str, str]:
-    """Return the level of each verdict in the table."""
+    """Return the level of each verdict in the list."""
     table: dict[str, str] = {}
-    for sentence, level, advice in PAGE.table("What to do"):
+    for sentence, (level,), advice in PAGE.definitions("What to do"):
         assert advice
         table[sentence] = level
     return table
 
 
 def row_for(sentence: str) -> str:
-    """Return the row of the table that ``sentence`` belongs to. The words in capitals stand for any text."""
+    """Return the entry of the list that ``sentence`` belongs to. The words in capitals stand for any text."""
     found = []
     for row in rows():
         pattern = re.sub(r"\b[A-Z]{4,}\b(?<!ACKs)(?<!SPOP)", ".+", re.escape(row).replace(r"\ ", " "))
