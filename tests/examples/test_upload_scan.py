@@ -1,4 +1,4 @@
-"""Tests of ``examples/upload_scan``: a YARA rule refuses a body, and so does everything that keeps a body from a scan."""
+"""Tests of ``examples/upload_scan``: YARA rules refuse bodies, and what cannot be scanned is refused."""
 
 from __future__ import annotations
 
