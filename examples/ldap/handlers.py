@@ -44,7 +44,10 @@ URL = urlsplit(setting("LDAP_URL", "ldap://127.0.0.1:389"))
 HOST = URL.hostname or ""
 if URL.scheme not in ("ldap", "ldaps") or not HOST or URL.path not in ("", "/"):
     raise ValueError(f"LDAP_URL must be ldap://HOST:PORT or ldaps://HOST:PORT: {URL.geturl()!r}")
-PORT = URL.port or (636 if URL.scheme == "ldaps" else 389)
+try:
+    PORT = URL.port or (636 if URL.scheme == "ldaps" else 389)
+except ValueError as error:
+    raise ValueError(f"LDAP_URL: {error}") from None
 
 # Passwords leave this machine encrypted only, unless the setting says "no".
 STARTTLS = setting("LDAP_STARTTLS", "no" if URL.scheme == "ldaps" or on_this_machine(HOST) else "yes")
