@@ -153,7 +153,7 @@ async def check_access(
         return {**refused, "txn.status": response.status_code}
     if response.status_code == 302:
         location = one_header(response, "location", MAX_LOCATION)
-        if location is None or not location.isascii() or " " in location:
+        if location is None or not location.isascii() or not location.startswith(("/", "https://", "http://")):
             raise ValueError("the service redirects to no address")
         return {**refused, "txn.status": 302, "txn.location": location}
     raise ValueError(f"the service answers with the status {response.status_code}")

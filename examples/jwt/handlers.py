@@ -7,7 +7,7 @@ import ipaddress
 import json
 import os
 import time
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import jwt
@@ -136,7 +136,7 @@ class Body(Protocol):
             self.done.errback(ValueError("the answer is cut off"))
 
 
-def too_slow(result: object, timeout: float) -> None:
+def too_slow(result: object, timeout: float) -> NoReturn:
     raise ValueError(f"the answer takes longer than {timeout} seconds")
 
 
@@ -186,7 +186,7 @@ class Keys:
         # One fetch at a time. Handlers that need the same key wait for it.
         self._lock = DeferredLock()
         # Each fetch has a connection of its own, and closes it. treq adds gzip. It follows no redirect here.
-        self._client = HTTPClient(Agent(reactor, HTTPConnectionPool(reactor, persistent=False)))
+        self._client = HTTPClient(Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False)))
 
     async def find(self, key_id: str, algorithm: str) -> jwt.PyJWK:
         """Return a key. If there is none, fetch the keys once more, unless the last attempt was just now.

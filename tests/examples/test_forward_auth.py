@@ -1,0 +1,231 @@
+"""Tests of ``examples/forward_auth``: an authentication service that allows, refuses, and fails in all ways."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.haproxy.branches import Branch
+from tests.machine import Agent
+
+from .conftest import OpenExample
+from .example import Example, require
+from .services.web import Answer, Request, WebServer
+
+pytestmark = pytest.mark.each_spoe
+
+COMMAND = "twistd --reactor=asyncio -n spoa --handlers handlers.py"
+
+USERS = {"session=a1": "alice", "session=b2": "bob"}
+
+LOGIN = "https://login.example.org/?to=%2F"
+
+
+def check(request: Request) -> Answer:
+    """Answer as an authentication service does."""
+    cookie = request.headers["Cookie"]
+    if request.headers["Authorization"] == "Bearer carol":
+        return Answer(200, headers={"X-User": "carol"})
+    if cookie in USERS:
+        # The agent must not take this cookie to the next request.
+        return Answer(200, b"fine", {"X-User": USERS[cookie], "Set-Cookie": f"{cookie}; Path=/"})
+    if cookie == "session=guest":
+        return Answer(200)
+    if cookie is not None:
+        return Answer(403)
+    return Answer(302, headers={"Location": LOGIN}) if request.headers["Accept"] == "text/html" else Answer(401)
+
+
+@pytest.fixture
+def service() -> Iterator[WebServer]:
+    with contextlib.ExitStack() as stack:
+        server = WebServer(stack)
+        server.answer = check
+        yield server
+
+
+@pytest.fixture
+def example(open_example: OpenExample, service: WebServer) -> Example:
+    require("httpx")
+    example = open_example("forward_auth")
+    example.environment["AUTH_URL"] = f"http://127.0.0.1:{service.port}/auth"
+    return example
+
+
+def send(example: Example, agent: Agent, *arguments: str) -> str:
+    """Ask the agent without HAProxy."""
+    words = "method=GET url=/ host=shop.example ip=192.0.2.1 tls=bool:false accept=null cookie=null authorization=null"
+    given = {word.partition("=")[0]: word for word in (*words.split(), *arguments)}
+    values = " ".join(f"'{word}'" for word in given.values())
+    return example.run(f"spoactl send --agent tcp:127.0.0.1:{agent.port} check-access {values}")
+
+
+def test_the_configuration(example: Example) -> None:
+    example.check_generated("--engine auth")
+    example.check_problems()
+
+
+def test_the_readme(example: Example) -> None:
+    commands = example.commands()
+    assert COMMAND in commands
+    assert "spoactl config --handlers handlers.py --engine auth --whole --output ." in commands
+    assert "pip install -r requirements.txt" in commands
+
+
+def test_answers(example: Example, service: WebServer, branch: Branch) -> None:
+    """The service decides, and the application gets its X-User, never the client's own."""
+    agent = example.agent(COMMAND)
+    request = example.site(branch, agent)
+
+    assert request(Cookie="session=a1") == (200, "user: alice")
+    assert request(Cookie="session=b2", **{"X-User": "admin"}, X_User="admin") == (200, "user: bob")
+    assert request(Authorization="Bearer carol") == (200, "user: carol")
+    assert request(Cookie="session=guest", **{"X-User": "admin"}) == (200, "user: None")
+    assert request(Cookie="session=old")[0] == 403
+    # No cookie of another request is in the one of a client who has none.
+    assert request()[0] == 401
+    connection = http.client.HTTPConnection(*example.website, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", "/", headers={"Accept": "text/html"})
+        response = connection.getresponse()
+        assert (response.status, response.headers["Location"]) == (302, LOGIN)
+
+    # What the service is told. The client's own X-Forwarded-For is not part of it.
+    body = b"name=value"
+    assert request(
+        path="/cart?item=1", method="POST", body=body, Cookie="session=a1", Host="shop.example", X_Forwarded_For="::1"
+    ) == (200, "user: alice")
+    asked = service.requests[-1]
+    assert (asked.method, asked.path) == ("GET", "/auth")
+    told = {name: value for name, value in asked.headers.items() if name.startswith("X-")}
+    assert told == {
+        "X-Forwarded-Method": "POST",
+        "X-Forwarded-Proto": "http",
+        "X-Forwarded-Host": "shop.example",
+        "X-Forwarded-Uri": "/cart?item=1",
+        "X-Forwarded-For": "127.0.0.1",
+    }
+    assert "Content-Length" not in asked.headers
+    # Connections are used again.
+    assert len({asked.connection for asked in service.requests}) < len(service.requests)
+    output = agent.stop()
+    assert "session=" not in output
+    assert "carol" not in output
+
+
+def test_two_headers(example: Example, branch: Branch) -> None:
+    example.site(branch, "127.0.0.1:1")
+    connection = http.client.HTTPConnection(*example.website, timeout=60)
+    with contextlib.closing(connection):
+        connection.putrequest("GET", "/")
+        connection.putheader("Cookie", "session=old")
+        connection.putheader("Cookie", "session=a1")
+        connection.endheaders()
+            assert connection.getresponse().status == 400
+
+
+def test_header_injection(example: Example, service: WebServer) -> None:
+    """No value of a client can end its header, and bytes that are not ASCII arrive as they are."""
+    agent = example.agent(COMMAND)
+    for argument in ("cookie=a\r\nX-User: admin", "url=/\nX-User: admin", "host=a\rb", "accept=a\x7f"):
+        assert "txn.status=int64:400" in send(example, agent, argument)
+    assert service.requests == []
+
+    assert "txn.allowed=bool:false" in send(example, agent, "cookie=nämé")
+    assert service.requests[0].headers["Cookie"].encode("latin-1") == "nämé".encode()
+
+
+def test_wrong_answers(example: Example, service: WebServer, branch: Branch) -> None:
+    """Whatever is neither a yes nor a no is a failure: 503."""
+    agent = example.agent(COMMAND)
+    request = example.site(branch, agent)
+    for answer in (
+        Answer(204, headers={"X-User": "alice"}),
+        Answer(404),
+        Answer(500),
+        Answer(302),
+        Answer(302, headers={"Location": "/login\x01"}),
+        Answer(302, headers={"Location": "javascript:alert(1)"}),
+        Answer(raw=b"hello\r\n\r\n"),
+        Answer(raw=b""),
+        Answer(raw=b"HTTP/1.1 200 OK\r\nX-User: alice\r\nX-User: admin\r\nContent-Length: 0\r\n\r\n"),
+        Answer(raw=b"HTTP/1.1 200 OK\r\nX-User: al\xffice\r\nContent-Length: 0\r\n\r\n"),
+        Answer(200, headers={"X-User": "a" * 256}),
+        Answer(raw=b"HTTP/1.1 200 OK\r\nX-User: alice\r\nContent-Length: 9\r\n\r\n"),
+    ):
+        service.answer = lambda _, answer=answer: answer  # type: ignore[misc]
+        assert request(Cookie="session=a1")[0] == 503, answer
+
+    # A long body is not read to its end, and does not matter.
+    service.answer = lambda _: Answer(200, b"x" * 10_000_000, {"X-User": "alice"})
+    assert request(Cookie="session=a1") == (200, "user: alice")
+    service.answer = check
+    assert request(Cookie="session=b2") == (200, "user: bob")
+
+
+def test_the_service_is_down(example: Example, service: WebServer, branch: Branch) -> None:
+    """It is down when the agent starts, comes, and goes: 503 without it."""
+    with contextlib.ExitStack() as stack:
+        service.stop()
+        request = example.site(branch, example.agent(COMMAND))
+        assert request(Cookie="session=a1")[0] == 503
+        again = WebServer(stack, service.port)
+        again.answer = check
+        assert request(Cookie="session=a1") == (200, "user: alice")
+    # A connection that is open may still be answered. Only a new one shows that the port is closed.
+    again.answer = lambda _: Answer(raw=b"")
+    assert request(Cookie="session=a1")[0] == 503
+
+
+def test_a_slow_service(example: Example, service: WebServer, branch: Branch) -> None:
+    """Checks end in time, the pool is not used up by those that were cancelled, and no answer is mixed up."""
+    example.edit("handlers.py", "max_connections=100", "max_connections=4")
+    later = threading.Event()
+    service.answer = lambda request: check(request)._replace(until=later)
+    request = example.site(branch, example.agent(COMMAND))
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(lambda _: request(Cookie="session=a1")[0], range(12)))
+    assert answers == [503] * 12
+
+    # Those answers come now, to connections that are closed.
+    service.answer = check
+    later.set()
+    with ThreadPoolExecutor(8) as threads:
+        names = ["session=a1", "session=b2"] * 20
+        users = list(threads.map(lambda name: request(Cookie=name)[1], names))
+    assert users == [f"user: {USERS[name]}" for name in names]
+
+
+def test_a_body_that_does_not_end(example: Example, service: WebServer, branch: Branch) -> None:
+    """The status alone is not enough: an answer that is not complete in time is a failure."""
+    later = threading.Event()
+    service.answer = lambda request: check(request)._replace(until=later, late_body=True)
+    request = example.site(branch, example.agent(COMMAND))
+    began = time.monotonic()
+    assert request(Cookie="session=a1")[0] == 503
+    assert time.monotonic() - began < 30
+    later.set()
+
+
+def test_connections_that_the_service_has_closed(example: Example, service: WebServer, branch: Branch) -> None:
+    """The service closes each connection behind its answer, without saying so before. No request fails."""
+    service.answer = lambda request: check(request)._replace(close=True)
+    request = example.site(branch, example.agent(COMMAND))
+    for _ in range(30):
+        assert request(Cookie="session=a1") == (200, "user: alice")
+    assert len({asked.connection for asked in service.requests}) >= 30
+
+
+def test_new_workers(example: Example) -> None:
+    """A reload starts workers with a client of their own, and the old ones close theirs."""
+    agent = example.agent(f"{COMMAND} --workers 1")
+    agent.program.signal(1)
+    agent.program.said("reloaded: 1 workers were replaced")
+    assert "req.user=str:bob" in send(example, agent, "cookie=session=b2")
+    assert "Traceback" not in agent.stop()
