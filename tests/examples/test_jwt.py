@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime as dt
 import hashlib
 import hmac
 import http.client
 import json
 import os
 import re
+import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +35,8 @@ pytestmark = pytest.mark.each_spoe
 require("jwt", "treq", "cryptography")
 
 import jwt  # noqa: E402
-from cryptography.hazmat.primitives import serialization  # noqa: E402
+from cryptography import x509  # noqa: E402
+from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec, rsa  # noqa: E402
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm  # noqa: E402
 
@@ -118,6 +124,61 @@ def reason(example: Example, **headers: str) -> str:
 def test_the_configuration(example: Example) -> None:
     example.check_generated("--engine jwt")
     example.check_problems()
+
+
+def test_the_readme(example: Example, issuer: WebServer) -> None:
+    """The sample token is one that the agent accepts without settings."""
+    commands = example.commands()
+    assert "twistd -n spoa --handlers handlers.py" in commands
+    assert "spoactl config --handlers handlers.py --engine jwt --whole --output ." in commands
+    assert "pip install -r requirements.txt" in commands
+    sample = "python sample_token.py > token.txt"
+    assert sample in commands
+    example.run(sample.replace("python", sys.executable))
+    issuer.answer = lambda _: Answer(body=(example.folder / "jwks.json").read_bytes())
+    agent = example.agent()
+    sent = example.run(
+        f'spoactl send --agent tcp:127.0.0.1:{agent.port} check-token authorization="str:Bearer $(cat token.txt)"'
+    )
+    assert "txn.valid=bool:true\n" in sent
+    assert "req.user=str:alice\n" in sent
+
+
+def certificate(folder: Path) -> ssl.SSLContext:
+    """Write a certificate for 127.0.0.1 into ``issuer.crt``; return what a server needs for it."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
+    now = dt.datetime.now(dt.timezone.utc)
+    written = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(RSA_KEY.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(RSA_KEY, hashes.SHA256())
+    )
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "issuer.crt").write_bytes(written.public_bytes(pem))
+    (folder / "issuer.key").write_bytes(RSA_KEY.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "issuer.crt", folder / "issuer.key")
+    return context
+
+
+def test_https(example: Example) -> None:
+    """The agent takes keys only from a server whose certificate is trusted."""
+    with contextlib.ExitStack() as stack:
+        server = WebServer(stack, tls=certificate(example.folder))
+        server.answer = lambda _: KEYS
+        url = f"https://127.0.0.1:{server.port}/jwks.json"
+        stranger = example.agent(JWKS_URL=url)
+        stranger.program.said("no keys from https://.*certificate")
+        assert server.requests == []
+        trusting = example.agent(JWKS_URL=url, SSL_CERT_FILE="issuer.crt")
+        assert len(server.requests) == 1
+        assert "no keys" not in trusting.program.output
 
 
 def test_tokens(example: Example, branch: Branch) -> None:

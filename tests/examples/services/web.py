@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from email.message import Message
@@ -44,9 +45,10 @@ class WebServer:
 
     :param stack: ends it.
     :param port: the port; by default a free one.
+    :param tls: the certificate, for https.
     """
 
-    def __init__(self, stack: contextlib.ExitStack, port: int = 0) -> None:
+    def __init__(self, stack: contextlib.ExitStack, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         #: What is answered. The test replaces it.
         self.answer: Callable[[Request], Answer] = lambda _: Answer()
         #: The requests so far.
@@ -89,6 +91,9 @@ class WebServer:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
+        if tls is not None:
+            # A handshake is part of the thread of its connection: one that fails does not stop the others.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port: int = self._server.server_port
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}).start()
         stack.callback(self.stop)
