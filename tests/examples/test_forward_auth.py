@@ -127,7 +127,7 @@ def test_two_headers(example: Example, branch: Branch) -> None:
         connection.putheader("Cookie", "session=old")
         connection.putheader("Cookie", "session=a1")
         connection.endheaders()
-            assert connection.getresponse().status == 400
+        assert connection.getresponse().status == 400
 
 
 def test_header_injection(example: Example, service: WebServer) -> None:
