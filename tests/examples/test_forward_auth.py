@@ -6,11 +6,14 @@ import contextlib
 import http.client
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
 
 import pytest
+import pytest_twisted
 
+from spoa_twisted import SPOEClient, Value
 from tests.haproxy.branches import Branch
 from tests.machine import Agent
 
@@ -58,12 +61,16 @@ def example(open_example: OpenExample, service: WebServer) -> Example:
     return example
 
 
-def send(example: Example, agent: Agent, *arguments: str) -> str:
-    """Ask the agent without HAProxy."""
-    words = "method=GET url=/ host=shop.example ip=192.0.2.1 tls=bool:false accept=null cookie=null authorization=null"
-    given = {word.partition("=")[0]: word for word in (*words.split(), *arguments)}
-    values = " ".join(f"'{word}'" for word in given.values())
-    return example.run(f"spoactl send --agent tcp:127.0.0.1:{agent.port} check-access {values}")
+async def ask(agent: Agent, *requests: Mapping[str, str]) -> Sequence[Mapping[str, Value]]:
+    """Ask the agent without HAProxy. Return the variables for each request."""
+    client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
+    usual = {"method": "GET", "url": "/", "host": "shop.example", "accept": None, "cookie": None, "authorization": None}
+    answers = [
+        await client.notify("check-access", ip=IPv4Address("192.0.2.1"), tls=False, **{**usual, **request})
+        for request in requests
+    ]
+    await client.disconnect()
+    return answers
 
 
 def test_the_configuration(example: Example) -> None:
@@ -130,15 +137,19 @@ def test_two_headers(example: Example, branch: Branch) -> None:
         assert connection.getresponse().status == 400
 
 
-def test_header_injection(example: Example, service: WebServer) -> None:
+@pytest_twisted.ensureDeferred
+async def test_header_injection(example: Example, service: WebServer) -> None:
     """No value of a client can end its header, and bytes that are not ASCII arrive as they are."""
     agent = example.agent(COMMAND)
-    for argument in ("cookie=a\r\nX-User: admin", "url=/\nX-User: admin", "host=a\rb", "accept=a\x7f"):
-        assert "txn.status=int64:400" in send(example, agent, argument)
+    values = ("a\r\nX-User: admin", "a\nX-User: admin", "a\rb", "a\0b", "a\x7f", "a\x01")
+    names = ("method", "url", "host", "accept", "cookie", "authorization")
+    for answer in await ask(agent, *({name: value} for name in names for value in values)):
+        assert answer == {"txn.allowed": False, "txn.status": 400, "txn.location": None, "req.user": None}
     assert service.requests == []
 
-    assert "txn.allowed=bool:false" in send(example, agent, "cookie=nämé")
-    assert service.requests[0].headers["Cookie"].encode("latin-1") == "nämé".encode()
+    await ask(agent, {"cookie": "nämé"}, {"cookie": "\udcff\udcfe"}, {"url": "/\udcff ?"})
+    cookies = [request.headers["Cookie"] for request in service.requests]
+    assert [cookie and cookie.encode("latin-1") for cookie in cookies] == ["nämé".encode(), b"\xff\xfe", None]
 
 
 def test_wrong_answers(example: Example, service: WebServer, branch: Branch) -> None:
@@ -222,10 +233,12 @@ def test_connections_that_the_service_has_closed(example: Example, service: WebS
     assert len({asked.connection for asked in service.requests}) >= 30
 
 
-def test_new_workers(example: Example) -> None:
+@pytest_twisted.ensureDeferred
+async def test_new_workers(example: Example) -> None:
     """A reload starts workers with a client of their own, and the old ones close theirs."""
     agent = example.agent(f"{COMMAND} --workers 1")
     agent.program.signal(1)
     agent.program.said("reloaded: 1 workers were replaced")
-    assert "req.user=str:bob" in send(example, agent, "cookie=session=b2")
+    (answer,) = await ask(agent, {"cookie": "session=b2"})
+    assert answer["req.user"] == "bob"
     assert "Traceback" not in agent.stop()

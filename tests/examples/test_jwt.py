@@ -176,6 +176,8 @@ def test_https(example: Example) -> None:
         stranger = example.agent(JWKS_URL=url)
         stranger.program.said("no keys from https://.*certificate")
         assert server.requests == []
+        # Both have the same file for the process id.
+        stranger.stop()
         trusting = example.agent(JWKS_URL=url, SSL_CERT_FILE="issuer.crt")
         assert len(server.requests) == 1
         assert "no keys" not in trusting.program.output
