@@ -145,7 +145,11 @@ async def check_access(
         headers = [(name.encode(), header_value(value)) for name, value in values.items()]
     except ValueError:
         return {**refused, "txn.status": 400}
-    response = await ask([(name, value) for name, value in headers if value is not None])
+    try:
+        response = await ask([(name, value) for name, value in headers if value is not None])
+    except httpx.HTTPError as error:
+        # The text alone: the log is not for the inside of httpx.
+        raise RuntimeError(f"no answer from the service: {type(error).__name__} {error}") from None
     if response.status_code == 200:
         user = one_header(response, "x-user", MAX_USER)
         return {"txn.allowed": True, "txn.status": 200, "txn.location": None, "req.user": user}

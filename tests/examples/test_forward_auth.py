@@ -184,8 +184,10 @@ def test_the_service_is_down(example: Example, service: WebServer, branch: Branc
     """It is down when the agent starts, comes, and goes: 503 without it."""
     with contextlib.ExitStack() as stack:
         service.stop()
-        request = example.site(branch, example.agent(COMMAND))
+        agent = example.agent(COMMAND)
+        request = example.site(branch, agent)
         assert request(Cookie="session=a1")[0] == 503
+        agent.program.said("RuntimeError: no answer from the service: ConnectError ")
         again = WebServer(stack, service.port)
         again.answer = check
         assert request(Cookie="session=a1") == (200, "user: alice")
