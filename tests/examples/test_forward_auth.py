@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
@@ -220,9 +219,7 @@ def test_a_body_that_does_not_end(example: Example, service: WebServer, branch: 
     later = threading.Event()
     service.answer = lambda request: check(request)._replace(until=later, late_body=True)
     request = example.site(branch, example.agent(COMMAND))
-    began = time.monotonic()
     assert request(Cookie="session=a1")[0] == 503
-    assert time.monotonic() - began < 30
     later.set()
 
 

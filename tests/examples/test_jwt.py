@@ -32,7 +32,11 @@ from .services.web import Answer, WebServer
 
 pytestmark = pytest.mark.each_spoe
 
-require("jwt", "treq", "cryptography")
+try:
+    require("jwt", "treq", "cryptography")
+except pytest.skip.Exception as skipped:
+    # The imports below need them too.
+    pytest.skip(str(skipped), allow_module_level=True)
 
 import jwt  # noqa: E402
 from cryptography import x509  # noqa: E402
