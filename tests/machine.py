@@ -184,5 +184,5 @@ def without_rules(haproxy_cfg: str) -> list[str]:
     return [
         line
         for line in lines
-        if not line.strip().startswith("#") and ("error" in line or not line.startswith("    http-request "))
+        if not line.strip().startswith("#") and (".error)" in line or not line.startswith("    http-request "))
     ]
