@@ -293,13 +293,16 @@ def package(session: nox.Session) -> None:
 
 
 def check_wheel(session: nox.Session, wheel: Path) -> None:
-    """Fail if the wheel has no plugin for twistd, would overwrite a file of Twisted, or is compiled."""
+    """Fail if the wheel has no plugin for twistd, no manual page or completion, a file of Twisted, or is compiled."""
     names = zipfile.ZipFile(wheel).namelist()
     if "twisted/plugins/spoa_twisted_plugin.py" not in names:
         session.error("the wheel has no plugin for twistd, twisted/plugins/spoa_twisted_plugin.py")
     overwritten = {"twisted/__init__.py", "twisted/plugins/__init__.py"}.intersection(names)
     if overwritten:
         session.error(f"the wheel would overwrite files of Twisted: {overwritten}")
+    for path in ("man/man1/spoactl.1", "bash-completion/completions/twistd", "zsh/site-functions/_spoactl"):
+        if not any(name.endswith(f".data/data/share/{path}") for name in names):
+            session.error(f"the wheel does not install share/{path}")
     if not wheel.name.endswith("-py3-none-any.whl"):
         session.error(f"{wheel.name} is compiled, but SPOA_TWISTED_MYPYC is not set")
 

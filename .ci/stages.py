@@ -44,7 +44,7 @@ ENVIRONMENT = {
     "PIP_ROOT_USER_ACTION": "ignore",
 }
 
-# Runs a command of the README in an archive of the last commit: a user has no uncommitted files either.
+# Runs a command of the README or of CONTRIBUTING.rst in an archive of the last commit: a user has no other files.
 README = """\
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -54,11 +54,12 @@ python3 -m tests.readme_commands {number} > .command
 bash -e .command
 """
 
+# zsh, man-db and mandoc are for the tests of the completion and of the manual pages.
 # The second command is for the tests of the status page. Recommended packages would add to its 90 MB.
 # Of the package prometheus (19 MB), only promtool is unpacked: the package would install and start a server.
 # The line with python3 -c fails, and prints the reason, if the tests that need separate hosts would be skipped.
 PREPARE = f"""\
-apt-get install -y git gcc python3-dev iproute2 systemd xxd bsdextrautils
+apt-get install -y git gcc python3-dev iproute2 systemd xxd bsdextrautils zsh man-db mandoc
 apt-get install -y --no-install-recommends chromium chromium-driver
 # For the examples, whose tests start servers of their own. In this runlevel, Debian's packages start none.
 RUNLEVEL=1 apt-get install -y --no-install-recommends redis-server slapd postgresql
@@ -138,7 +139,7 @@ STAGES = [
     Stage("pythons", needs=("prepare",), cores=0),
     Stage("lint", needs=("prepare",)),
     # Not at the same time as the downloads: the README's command updates apt's package lists, which they read.
-    Stage("readme_tests", cores=2, script=README.format(number=2)),
+    Stage("default_tests", cores=2, script=README.format(number=2)),
     Stage("everything", cores=2),
     Stage("coverage", cores=2),
     Stage("examples", cores=2),

@@ -7,6 +7,8 @@ module; Twisted then uses :class:`Options` and :func:`makeService` by these name
 from __future__ import annotations
 
 import re
+import shutil
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +22,7 @@ from spoa_twisted.endpoints import DEFAULT_ENDPOINT
 from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.limits import LIMITS, Limit
 from spoa_twisted.log import agent_log
-from spoa_twisted.runner import log_format
+from spoa_twisted.runner import log_format, usage
 from spoa_twisted.runner.check import check
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.loading import load_all
@@ -66,8 +68,7 @@ class Options(UsageOptions):
     Each limit in :data:`~spoa_twisted.limits.LIMITS` is an option here without further code.
     """
 
-    synopsis = "[options] --handlers MODULE"
-    longdesc = "An agent for HAProxy's SPOE (Stream Processing Offload Engine) that answers with your handlers."
+    synopsis = usage.SYNOPSIS
 
     optFlags = [
         ["async", None, "Announce the capability async: HAProxy <= 3.0 then takes an ACK on another connection too."],
@@ -108,6 +109,19 @@ class Options(UsageOptions):
         print(version())  # noqa: T201 - this is what the user asked for
         super().opt_version()  # type: ignore[no-untyped-call]
 
+    def opt_help(self) -> None:
+        """Print this help, and exit."""
+        super().opt_help()  # type: ignore[no-untyped-call]
+
+    def getSynopsis(self) -> str:
+        """Return the first line of the help, wrapped. Twisted calls this for ``--help``."""
+        synopsis: str = super().getSynopsis()
+        return textwrap.fill(synopsis, _columns(), subsequent_indent="    ", break_on_hyphens=False)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """Return the help below the synopsis. Twisted calls this for ``--help``."""
+        return usage.usage(self, width or _columns())
+
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the command line.
 
@@ -147,6 +161,11 @@ class Options(UsageOptions):
         if self["check"]:
             check(make_factory(self), self)
         log_format.apply(self["log-format"], getattr(self, "parent", None))
+
+
+def _columns() -> int:
+    """Return the width of the terminal, and 80 if there is none."""
+    return shutil.get_terminal_size().columns
 
 
 def makeService(options: Options) -> IService:

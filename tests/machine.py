@@ -107,7 +107,7 @@ class Machine:
         """Start a command that goes on, and wait until it prints that it listens."""
         words = shlex.split(command)
         environment = dict(self.environment)
-        while re.match(r"[A-Z]+=", words[0]):
+        while re.match(r"[A-Z_]+=", words[0]):
             name, _, value = words.pop(0).partition("=")
             # The package is installed, as it were, whatever the command says.
             environment[name] = f"{value}{os.pathsep}{ROOT}" if name == "PYTHONPATH" else value

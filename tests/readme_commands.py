@@ -1,7 +1,8 @@
-"""Reads the code blocks of README.rst, and prints its set-up commands so that CI can run them exactly as written.
+"""Reads code blocks of documents, and prints set-up commands so that CI can run them exactly as they are written.
 
-``python3 -m tests.readme_commands 1`` prints the first command of the section "Try it", ``2`` the second. This module
-uses the standard library only, because CI runs it on a machine where nothing is installed yet.
+``python3 -m tests.readme_commands 1`` prints the command of the README that runs the example, and ``2`` those of
+CONTRIBUTING.rst that run the tests. This module uses the standard library only, because CI runs it on a machine where
+nothing is installed yet.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 README = Path(__file__).parents[1] / "README.rst"
+
+CONTRIBUTING = README.with_name("CONTRIBUTING.rst")
 
 DIRECTIVE = ".. code-block:: "
 
@@ -44,8 +47,11 @@ def blocks(text: str | None = None) -> Iterator[Block]:
 
 
 def commands() -> list[str]:
-    """Return the two set-up commands: the first runs the example, the second runs the tests."""
-    return [block.text for block in blocks() if (block.section, block.language) == ("Try it", "sh")]
+    """Return the command that runs the example, and those that set up a checkout and run the tests."""
+    (example,) = [block.text for block in blocks() if (block.section, block.language) == ("Try it", "sh")]
+    contributing = CONTRIBUTING.read_text("utf-8")
+    (set_up,) = [block.text for block in blocks(contributing) if block.section == "Set up"]
+    return [example, f"{set_up}pytest\n"]
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ ORDER = [
     "spop.connection",
     "shown",
     "version",
+    "help_text",
     "haproxy.grammar",
     "haproxy.times",
     "haproxy.configuration",
@@ -122,6 +123,7 @@ ORDER = [
     "runner.log_format",
     "runner.process",
     "runner.watch",
+    "runner.usage",
     "workers.options",
     "workers.backoff",
     "workers.control",
@@ -172,6 +174,7 @@ ORDER = [
     "ctl.explain",
     "ctl.watch",
     "ctl.config",
+    "ctl.completion",
     "ctl",
 ]
 

@@ -83,7 +83,8 @@ class TestOptions:
         """A whole number is shown without a fraction."""
         usage = " ".join(options().getUsage(width=1000).split())
         for limit in LIMITS.values():
-            assert f"--{limit.option}= {limit.help} [default: {limit.default:.12g}]" in usage
+            unit = {"bytes": "BYTES", "seconds": "SECONDS"}.get(limit.unit, "N")
+            assert f"--{limit.option}={unit} {limit.help} [default: {limit.default:.12g}]" in usage
         assert f"[default: {DEFAULT_ENDPOINT}]" in usage
 
 

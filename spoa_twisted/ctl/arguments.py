@@ -1,4 +1,7 @@
-"""The arguments that several subcommands have in common: the agent, the message, the timeout, expected variables."""
+"""The arguments that several subcommands have in common: the agent, the message, the timeout, expected variables.
+
+It also has what is the same in the help of each subcommand: the layout, and the section about the exit status.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any, Final, NoReturn
 
 from spoa_twisted.ctl.endpoint import DEFAULT_AGENT, DEFAULT_STATUS, endpoint, is_endpoint
 from spoa_twisted.ctl.values import parse_value
+from spoa_twisted.help_text import fill
 from spoa_twisted.spop.actions import decode_actions, encode_actions
 from spoa_twisted.spop.typeddata import Value
 
@@ -19,13 +23,30 @@ DEFAULT_TIMEOUT: Final = 5.0
 def new_parser(
     command: str, description: str, epilog: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
 ) -> argparse.ArgumentParser:
-    """Return the parser of a subcommand. ``description`` and ``epilog`` keep their line breaks."""
+    """Return the parser of a subcommand. :mod:`spoa_twisted.help_text` says how to write the texts."""
     return kind(
         prog=f"spoactl {command}",
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Lays out the texts before and after the options as :mod:`spoa_twisted.help_text` does."""
+
+    # argparse has no public method for this: its own formatters override the same one.
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return fill(text, width)
+
+
+def exit_status(success: str, failure: str) -> str:
+    """Return the section of a help text about the exit status.
+
+    :param success: when the status is 0.
+    :param failure: when it is 1.
+    """
+    return f"exit status:\n  0  {success}\n  1  {failure}\n  2  the command line is wrong\n"
 
 
 def add_agent(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +94,7 @@ def add_message(parser: argparse.ArgumentParser, *, optional: bool = False) -> N
     )
 
 
-def add_timeout(parser: argparse.ArgumentParser, awaited: str, default: float = DEFAULT_TIMEOUT) -> None:
+def add_timeout(parser: argparse._ActionsContainer, awaited: str, default: float = DEFAULT_TIMEOUT) -> None:
     """Add ``--timeout``.
 
     :param awaited: what the timeout applies to, for the help text.

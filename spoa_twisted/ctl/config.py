@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from spoa_twisted.ctl.arguments import new_parser, positive, seconds
+from spoa_twisted.ctl.arguments import exit_status, new_parser, positive, seconds
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.haproxy.answers import Answers, answers
 from spoa_twisted.haproxy.writing.addresses import endpoint_of
-from spoa_twisted.haproxy.writing.advice import advice, on_failure
+from spoa_twisted.haproxy.writing.advice import advice, not_outlasted, on_failure
 from spoa_twisted.haproxy.writing.haproxy_cfg import parts, whole
 from spoa_twisted.haproxy.writing.plan import CannotWrite, Options, Plan, engine_name, plan
+from spoa_twisted.haproxy.writing.required import Required
 from spoa_twisted.haproxy.writing.spoe_conf import spoe_conf
 from spoa_twisted.limits import Limits
 from spoa_twisted.runner.loading import load_all
@@ -41,12 +42,11 @@ left out, and an example of what to add is printed on stderr. If a handler sets 
 Without --output, both texts are printed. With --output DIR, they are written to DIR/{SPOE_CONF} and DIR/{PARTS},
 with --whole to DIR/{SPOE_CONF} and DIR/{WHOLE}. Without --force, no existing file is overwritten.
 
-Exit status: 0 if the configuration is written; 1 if not; 2 if the command line is wrong.
-
-  spoactl config --handlers mymod
-  spoactl config --handlers mymod --whole --output try
-
-After the second command, "haproxy -f try/haproxy.cfg" serves.
+{exit_status("the configuration is written", "it is not")}
+examples:
+  spoactl config --handlers mymod --require txn.allowed
+  spoactl config --handlers mymod --require txn.allowed --whole --output try
+  haproxy -f try/haproxy.cfg
 """
 
 
@@ -61,36 +61,53 @@ def parser() -> argparse.ArgumentParser:
         help="package.module, path/to/file.py, or either with :attribute, as for twistd spoa; repeatable",
     )
     parser.add_argument(
+        "--require",
+        metavar="NAME[=STATUS]",
+        action="append",
+        type=_required,
+        help="write the rule that refuses unless this variable is true, with the HTTP status 403 or this one;"
+        " repeatable",
+    )
+    parser.add_argument("--whole", action="store_true", help="write a complete haproxy.cfg, for a first try")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="write files to this folder")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+    engine = parser.add_argument_group("names and addresses")
+    engine.add_argument(
         "--engine", metavar="NAME", help="the name of the SPOE engine (default: the name of the first module)"
     )
-    parser.add_argument(
+    engine.add_argument(
         "--prefix", metavar="NAME", help="the prefix of the agent's variables (default: the name of the engine)"
     )
-    parser.add_argument(
+    engine.add_argument(
         "--server",
         metavar="ADDRESS",
         action="append",
         help=f"the address of an agent, as in HAProxy's server lines; repeatable (default: {DEFAULT_SERVER})",
     )
-    parser.add_argument(
+    failures = parser.add_argument_group("failures and sizes")
+    failures.add_argument(
         "--fail",
         choices=("closed", "open"),
         default="closed",
         help="whether requests are refused or pass while the agent fails (default: closed)",
     )
-    parser.add_argument(
+    failures.add_argument(
         "--processing",
         metavar="SECONDS",
         type=seconds,
         help="HAProxy's timeout processing (default: the longest timeout of a handler plus half a second, at least 2)",
     )
-    parser.add_argument(
+    failures.add_argument(
         "--body", metavar="BYTES", type=positive, help="write the tune.bufsize that bodies of up to this length need"
     )
-    parser.add_argument("--whole", action="store_true", help="write a complete haproxy.cfg, for a first try")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="write files to this folder")
-    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     return parser
+
+
+def _required(text: str) -> Required:
+    try:
+        return Required.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 async def run(reactor: Any, options: argparse.Namespace) -> None:
@@ -111,8 +128,10 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
                 fail_open=options.fail == "open",
                 processing=options.processing,
                 body=options.body,
+                required=options.require or (),
             ),
         )
+        hints.append(not_outlasted(made))
     finally:
         # Also if nothing is written: the hints say what to add.
         for hint in filter(None, hints):

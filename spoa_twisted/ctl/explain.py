@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from spoa_twisted.ctl.arguments import new_parser
+from spoa_twisted.ctl.arguments import exit_status, new_parser
 from spoa_twisted.haproxy.explanations.meaning import Generation
 from spoa_twisted.haproxy.explanations.search import TIMES, Found, Meaning, search
 from spoa_twisted.haproxy.explanations.statuses import show_sum
@@ -23,7 +23,7 @@ DESCRIPTION = """\
 Says what happened, the usual causes in order, and for each what to look at or change.
 """
 
-EPILOG = """\
+EPILOG = f"""\
 VALUE is
   - a status: 257, st=257, or the variable of "option set-on-error"
   - a line of HAProxy's log: "SPOE: [agent] <EVENT:...> sid=... st=...", also with a syslog prefix or in JSON, or a line
@@ -40,11 +40,11 @@ that HAProxy then logs.
 HAProxy <= 3.0 and >= 3.1 give some numbers different meanings. The shape of a line shows which of them wrote it; for a
 number alone, give --version.
 
-Exit status: 0 if a VALUE, or a line of stdin, is explained; 1 if one is not known; 2 if the command line is wrong.
-
+{exit_status("a VALUE, or a line of stdin, is explained", "one is not known")}
+examples:
   spoactl explain 257
   spoactl explain --version 2.8 st=2
-  spoactl explain 'SPOE: [iprep] <EVENT:on-frontend-http-request> sid=0 st=1 301 1/1'
+  spoactl explain 'SPOE: [iprep] <EVENT:on-client-session> sid=0 st=1 301 1/1'
   spoactl explain "version value not found"
   spoactl explain --json - < /var/log/haproxy.log
 """

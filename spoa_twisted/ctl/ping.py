@@ -6,20 +6,26 @@ import argparse
 from typing import Any
 
 from spoa_twisted.client import SPOEClient
-from spoa_twisted.ctl.arguments import add_agent, add_timeout, no_argument
+from spoa_twisted.ctl.arguments import add_agent, add_timeout, exit_status, new_parser, no_argument
 from spoa_twisted.shown import show_text
 
 SUMMARY = "make a health check"
 
 DESCRIPTION = """\
-Makes a health check, as HAProxy does, and prints what the agent announces in its AGENT-HELLO. The exit status is 0 if
-the agent answers the check, else 1.
+Makes a health check, as HAProxy does, and prints what the agent announces in its AGENT-HELLO.
+"""
+
+EPILOG = f"""\
+{exit_status("the agent has answered the check", "it has not")}
+examples:
+  spoactl ping
+  spoactl ping --agent unix:/run/spoa/agent.sock
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
-    parser = argparse.ArgumentParser(prog="spoactl ping", description=DESCRIPTION)
+    parser = new_parser("ping", DESCRIPTION, EPILOG)
     add_agent(parser)
     add_timeout(parser, "each answer")
     # Only for the error text: a user may write the endpoint without --agent.

@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from spoa_twisted.ctl.arguments import (
     add_status,
     add_timeout,
+    exit_status,
     new_parser,
 )
 from spoa_twisted.shown import show_text
@@ -44,13 +45,13 @@ Sends SIGHUP to an agent that runs with "twistd spoa --workers N --status ENDPOI
 workers have been replaced by new ones with the present code, or until the reload has failed.
 """
 
-EPILOG = """\
+EPILOG = f"""\
 It prints one line: that the agent has reloaded, or why not. If the new code cannot start, the old workers go on. A
 reload that was already running may have missed the last change of a file, so it does not count: the next one does. If
 the time is over before the end, the reload goes on.
 
-Exit status: 0 if the agent has reloaded; 1 if not; 2 if the command line is wrong.
-
+{exit_status("the agent has reloaded", "it has not")}
+examples:
   spoactl reload
   spoactl reload --status unix:/run/spoa/status --timeout 120
 """

@@ -14,6 +14,7 @@ from spoa_twisted.ctl.arguments import (
     add_expect,
     add_message,
     add_timeout,
+    exit_status,
     new_parser,
     positive,
 )
@@ -36,8 +37,8 @@ A value that looks like an integer, an address, true or false is guessed to be o
 name=@FILE is the content of FILE, as bin. After str: everything is text: str:42, str:@x, str:int:x.
 
 A word before the first colon that looks like a type, but is none, is an error: ip:192.0.2.1, STR:x. These words are
-  {", ".join(NO_TYPES)},
-and the types in capitals or with other digits, as INT32 or int16. Any other word is text: http://x, Mozilla: x.
+{", ".join(NO_TYPES)}, and the types in capitals or with other digits, as INT32 or int16. Any other word is text:
+http://x, Mozilla: x.
 
 With --expect, the exit status is 1 if a variable has another value or type, or is missing. Then stderr has a line with
 the expected and the received variable. NAME=null expects a variable that is unset, set to NULL, or missing. The agent
@@ -48,29 +49,29 @@ has closed the connection. At the end, equal answers are printed once, below the
 An answer without variables is printed then too: "3 times: no variables".
 
 --json prints each answer as one line as soon as it comes: an object that has for each variable
-  null                               if the agent unsets it
-  {{"type": "int64", "value": 42}}     if the agent sets it
+  null                             if the agent unsets it
+  {{"type": "int64", "value": 42}}  if the agent sets it
 Integers, true and false are JSON values, and the value of the type null is null. (jq before 1.7 rounds integers above
 2^53.) The other types are strings, bin in hexadecimal. For a str with bytes that are not UTF-8, "value" has U+FFFD in
 their place, and "hex" has all of its bytes. An answer without variables is {{}}.
 
-Exit status: 0 if the agent has answered, as expected; 1 if not; 2 if the command line is wrong.
-
+{exit_status("the agent has answered, as expected", "it has not")}
+examples:
   spoactl send get-ip-reputation ip=192.0.2.1
   spoactl send get-ip-reputation ip=192.0.2.1 --expect txn.allowed=true
   spoactl send check-body length=int64:3 body=bin:616263 note=str:42
-  spoactl send check-body body=@upload.bin --repeat 10 --json | jq '."txn.clean".value'
+  spoactl send check-body body=@upload.bin --repeat 10 --json | jq .
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
     parser = new_parser("send", DESCRIPTION, EPILOG)
-    add_agent(parser)
-    add_timeout(parser, "each answer")
     add_expect(parser, "a variable that the agent must set, in this type; null for an unset one; repeatable")
     parser.add_argument("--repeat", metavar="N", type=positive, default=1, help="send the message N times (default: 1)")
     parser.add_argument("--json", action="store_true", help="print each answer as a line of JSON")
+    add_agent(parser)
+    add_timeout(parser, "each answer")
     add_message(parser)
     return parser
 

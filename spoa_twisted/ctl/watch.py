@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from spoa_twisted.ctl.arguments import (
     add_status,
+    exit_status,
     new_parser,
     positive,
     seconds,
@@ -36,7 +37,7 @@ Prints the next NOTIFYs of a running agent with their answers: messages, argumen
 answer took. The agent must have been started with --status and --watch types, on this machine.
 """
 
-EPILOG = """\
+EPILOG = f"""\
 A line is
   TIME after DURATION: MESSAGE(ARGUMENTS), ... -> VARIABLES
 TIME is in seconds since the first NOTIFY. Arguments and variables are shown by type, as ip=ipv4. --values shows the
@@ -46,11 +47,11 @@ An agent with --workers shows the NOTIFYs of all workers, also of those that a r
   TIME after DURATION by worker NUMBER: MESSAGE(ARGUMENTS), ... -> VARIABLES
 and lines of different workers may be some milliseconds out of order. NOTIFYs that are answered first are shown first.
 
---json prints each NOTIFY as a line of JSON: {"time", "seconds", "messages", "actions"}; "time" is seconds since 1970.
+--json prints each NOTIFY as a line of JSON: {{"time", "seconds", "messages", "actions"}}; "time" is seconds since 1970.
 With --workers, there is also "worker".
 
-Exit status: 0 if as many NOTIFYs were printed, or the time is over; 1 for an error; 2 if the command line is wrong.
-
+{exit_status("as many NOTIFYs were printed, or the time is over", "there was an error, or no agent")}
+examples:
   spoactl watch
   spoactl watch --status unix:/run/spoa/status --count 100 --json
 """
@@ -59,9 +60,12 @@ Exit status: 0 if as many NOTIFYs were printed, or the time is over; 1 for an er
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command's arguments."""
     parser = new_parser("watch", DESCRIPTION, EPILOG)
-    add_status(parser)
     parser.add_argument(
-        "--count", metavar="N", type=positive, default=DEFAULT_COUNT, help=f"NOTIFYs (default: {DEFAULT_COUNT})"
+        "--count",
+        metavar="N",
+        type=positive,
+        default=DEFAULT_COUNT,
+        help=f"end after N NOTIFYs (default: {DEFAULT_COUNT})",
     )
     parser.add_argument(
         "--seconds",
@@ -72,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--values", action="store_true", help="show the values of arguments and variables")
     parser.add_argument("--json", action="store_true", help="print each NOTIFY as a line of JSON")
+    add_status(parser)
     return parser
 
 

@@ -18,7 +18,7 @@ TEXT: Final = "text"
 JSON: Final = "json"
 
 _HELP: Final = (
-    "The format of the log: text, or json, which is a JSON object on each line. "
+    "The format of the log: text, or json, a JSON object on each line. "
     "Without it, twistd logs text, and twist logs text on a terminal and its own JSON elsewhere."
 )
 

@@ -11,8 +11,8 @@ _TYPES: Final = "types"
 _VALUES: Final = "values"
 
 _HELP: Final = (
-    "Let spoactl watch show the next NOTIFYs to users of this machine, by the endpoint of --status: 'types' without the"
-    " values of arguments and variables, 'values' with them."
+    "Let spoactl watch show the next NOTIFYs to users of this machine: types without the values of arguments and"
+    " variables, values with them. It needs --status."
 )
 
 

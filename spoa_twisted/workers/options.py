@@ -38,9 +38,9 @@ def _seconds(option: str) -> Any:
 
 
 _WORKERS: Final = (
-    "Answer in this many worker processes. One more process, the master, hands the connections to them; SIGHUP replaces"
-    " the workers by new ones with the present code. --max-connections is then for all workers together, and each other"
-    " limit for each of them."
+    "Answer in this many worker processes. One more, the master, hands the connections to them. SIGHUP replaces the"
+    " workers by new ones with the present code. --max-connections is for all workers together, each other limit for"
+    " one."
 )
 _START_TIMEOUT: Final = (
     "Seconds for a worker to import the handlers and to run their startup functions; 0: no limit. After that, it"

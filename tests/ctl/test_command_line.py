@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.protocol import Factory, Protocol
 
-from spoa_twisted.ctl import COMMANDS, _run, main, ping
+from spoa_twisted.ctl import COMMANDS, TASKS, _run, main, parser, ping
+from tests.programs import ENVIRONMENT, ROOT, SPOACTL
 
 from .spoactl import spoactl
 
@@ -20,20 +23,67 @@ reactor: Any = default_reactor
 
 
 def test_the_help_lists_each_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
-    """The list has the name and the summary of each module in COMMANDS. Another list has the exit statuses."""
+    """Each task has the names and the summaries of its commands. Another list has the exit statuses."""
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    listed = printed.partition("commands:\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split(maxsplit=1) for line in listed] == [[name, COMMANDS[name].SUMMARY] for name in COMMANDS]
+    for task, commands in TASKS.items():
+        listed = printed.partition(f"\n{task}:\n")[2].partition("\n\n")[0].splitlines()
+        assert [line.split(maxsplit=1) for line in listed] == [[name, commands[name].SUMMARY] for name in commands]
     statuses = printed.partition("exit status:\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in statuses] == ["0", "1", "2", '"spoactl']
+    assert [line.split()[0] for line in statuses] == ["0", "1", "2"]
     # One command has others, and says so itself.
     own = COMMANDS["status"].parser().format_help()
-    for part in statuses[-1].partition(": ")[2].split(", "):
+    _, _, others = " ".join(printed.split()).partition("has those of monitoring plugins: ")
+    for part in others.partition(".")[0].split(", "):
         number, meaning = part.split(maxsplit=1)
         assert re.search(rf"^  {number}  .*{meaning.replace('ok', 'all is well')}", own, re.MULTILINE), part
+
+
+@pytest.mark.parametrize("command", ["explain 257", "config --handlers examples/ip_reputation/handlers.py"])
+def test_the_reader_of_stdout_has_ended(command: str) -> None:
+    """As with ``spoactl ... | head -1``: that needs no text. The status is not 0, because not all was printed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [*SPOACTL, *command.split()], cwd=ROOT, env=ENVIRONMENT, stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_without_a_word_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, with the exit status of a wrong command line."""
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", parser().format_help())
+
+
+@pytest.mark.parametrize(
+    ("word", "error"),
+    [
+        ("chek", "'chek' is not a command; did you mean check?"),
+        ("xyzzy", f"'xyzzy' is not a command; the commands are {', '.join(COMMANDS)}"),
+    ],
+)
+def test_an_unknown_command(word: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names similar commands, or all."""
+    with pytest.raises(SystemExit) as caught:
+        main([word])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"spoactl: error: argument COMMAND: {error}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_help_has_the_exit_statuses(name: str) -> None:
+    """One section, which ends with the same words."""
+    printed = COMMANDS[name].parser().format_help()
+    assert printed.lower().count("\nexit status:\n") == 1
+    statuses = printed.partition("\nexit status:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(statuses) == (4 if name == "status" else 3)
+    assert statuses[-1] == f"  {len(statuses) - 1}  the command line is wrong"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -51,15 +101,15 @@ def test_the_examples_of_a_help_are_accepted(name: str, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "upload.bin").write_bytes(b"abc")
     parser = COMMANDS[name].parser()
-    prompt = f"  spoactl {name} "
-    examples = [line.removeprefix(prompt) for line in parser.format_help().splitlines() if line.startswith(prompt)]
-    assert bool(examples) == (name != "ping")
+    lines = parser.format_help().partition("\nexamples:\n")[2].splitlines()
+    examples = [match[1] for line in lines if (match := re.match(rf"  spoactl {name}\b *(.*)", line))]
+    assert bool(examples)
     for example in examples:
-        command = re.split(r" (?:\||&&) ", example.replace("$(cat twistd.pid)", "1"))[0]
+        command = re.split(r" (?:\||&&|>) ", example.replace("$(cat twistd.pid)", "1"))[0]
         parser.parse_intermixed_args(shlex.split(command))
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["send"], ["ping", "--agent", "nonsense:1"]])
+@pytest.mark.parametrize("arguments", [["nonsense"], ["send"], ["ping", "--agent", "nonsense:1"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The exit status is 2, and the last line on stderr is the error."""
     with pytest.raises(SystemExit) as caught:

@@ -70,12 +70,13 @@ def test_both_texts_are_printed(run: Run, capsys: pytest.CaptureFixture[str]) ->
 def test_options(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run(
         *("--handlers", "iprep.py", "--engine", "e", "--prefix", "p", "--server", "127.0.0.1:1", "--server", "/a/b"),
-        *("--fail", "open", "--processing", "3", "--body", "3000000"),
+        *("--fail", "open", "--processing", "3", "--body", "3000000", "--require", "txn.allowed=451"),
     )
     out, _ = capsys.readouterr()
     for text in (
         *("[e]\n", "option var-prefix p\n", "server agent1 127.0.0.1:1\n    server agent2 /a/b\n"),
         *("#http-request deny deny_status 503", "timeout processing 3s\n", "tune.bufsize 3065536\n"),
+        "http-request deny deny_status 451 if { var(txn.p.allowed) -m found } ",
     ):
         assert text in out
 
@@ -102,6 +103,31 @@ def test_command_of_the_agent(run: Run, capsys: pytest.CaptureFixture[str], opti
     run("--handlers", "iprep", *options, "--whole")
     out, _ = capsys.readouterr()
     assert f"# Start the agent:  {command}\n" in out
+
+
+def test_a_status_that_refuses_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        run("--handlers", "iprep", "--require", "txn.ok=200")
+    assert exited.value.code == 2
+    assert "argument --require: 'txn.ok=200': '200' is not a status from 400 to 599\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0.5", "1"])
+def test_handlers_that_take_longer_than_haproxy_waits(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    """They are named on stderr, and the configuration is written. A plain function is never given up."""
+    (tmp_path / "waits.py").write_text(HANDLERS.replace("\ndef ", "\nasync def ", 1))
+    run("--handlers", "waits", "--processing", seconds)
+    out, err = capsys.readouterr()
+    assert "    timeout processing " in out
+    assert err == (
+        f"spoactl: HAProxy waits {seconds} s, not longer than the timeout of the handler of 'b-first' (1 s): when it"
+        " takes so long, HAProxy gives up first and ignores its on_error. Use a longer --processing, or give the"
+        " handler a shorter timeout\n"
+    )
+    run("--handlers", "waits", "--processing", "1.001")
+    assert capsys.readouterr().err == ""
 
 
 def test_files(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,14 @@ from .pages import DOCS, Page
 
 PAGES = sorted(str(path.relative_to(DOCS).with_suffix("")) for path in DOCS.rglob("*.rst"))
 
-#: Pages whose own test takes all blocks, one after the other, and fails if one is left.
+#: Pages whose own test takes all blocks, one after the other, and fails if one is left; or compares the whole page.
 OWN_TESTS = {
     "tutorial",
     "explanation/how_spoe_works",
     "explanation/restarts",
     "explanation/security",
     "explanation/waiting",
+    "reference/programs",
 }
 
 #: Why no test runs a block.

@@ -13,6 +13,7 @@ from spoa_twisted.haproxy.answers import answers
 from spoa_twisted.haproxy.writing.advice import advice
 from spoa_twisted.haproxy.writing.haproxy_cfg import parts, whole
 from spoa_twisted.haproxy.writing.plan import CannotWrite, Options, Plan, engine_name, plan
+from spoa_twisted.haproxy.writing.required import Required
 from spoa_twisted.haproxy.writing.spoe_conf import spoe_conf
 from spoa_twisted.haproxy.writing.words import quoted, time_of
 
@@ -239,6 +240,89 @@ def test_fail_open() -> None:
         "# The agent has failed: such requests pass unchecked. This rule would refuse them.",
         "#http-request deny deny_status 503 if { var(txn.iprep.error) -m found }",
     ]
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "check": {
+        "event": "on-frontend-http-request",
+        "sets": {"txn.allowed": bool, "txn.known": bool | None, "req.user": str},
+    }
+}
+
+
+def test_required_variables() -> None:
+    """A required variable has an active rule, in the order of the options, and no example any more."""
+    made = planned(handlers_of(**ASKED), required=[Required("txn.known", 401), Required("txn.allowed")])
+    assert site_lines(made)[-3:] == [
+        '# The agent has to allow the request. "unless" also refuses when the variable is absent.',
+        "http-request deny deny_status 401 unless { var(txn.iprep.known) -m bool }",
+        "http-request deny deny_status 403 unless { var(txn.iprep.allowed) -m bool }",
+    ]
+
+
+def test_required_variables_fail_open() -> None:
+    """With ``--fail open``, an absent variable lets the request pass."""
+    made = planned(handlers_of(**ASKED), required=[Required("txn.allowed")], fail_open=True)
+    assert site_lines(made)[-4:] == [
+        "# The agent can refuse the request. When it has failed, the variable is absent, and the request passes.",
+        "http-request deny deny_status 403 if { var(txn.iprep.allowed) -m found } !{ var(txn.iprep.allowed) -m bool }",
+        "# What the agent sets. Rules that read it may look like these:",
+        "#http-request deny unless { var(txn.iprep.known) -m bool }",
+    ]
+
+
+def test_required_variables_of_other_rules() -> None:
+    """A response is denied, and a TCP connection is rejected."""
+    answered = handlers_of(answer={"event": "on-http-response", "sets": {"res.clean": bool}})
+    made = planned(answered, required=[Required("res.clean", 502)])
+    assert site_lines(made)[-1] == "http-response deny deny_status 502 unless { var(res.iprep.clean) -m bool }"
+    connected = handlers_of(hello={"event": "on-frontend-tcp-request", "sets": {"sess.allowed": bool}})
+    made = planned(connected, required=[Required("sess.allowed")])
+    assert site_lines(made)[-1] == "tcp-request content reject unless { var(sess.iprep.allowed) -m bool }"
+
+
+@pytest.mark.parametrize(
+    ("event", "required", "text"),
+    [
+        (
+            "on-frontend-http-request",
+            "txn.alowed",
+            (
+                "--require txn.alowed: no handler declares the variable 'txn.alowed' in its sets;"
+                " did you mean txn.allowed?"
+            ),
+        ),
+        (
+            "on-frontend-http-request",
+            "x=401",
+            "--require x=401: no handler declares the variable 'x' in its sets; they declare txn.allowed, txn.score",
+        ),
+        (
+            "on-frontend-http-request",
+            "txn.score",
+            "--require txn.score: txn.score is not declared as bool, so it is never true",
+        ),
+        (
+            "on-frontend-tcp-request",
+            "txn.allowed=403",
+            (
+                "--require txn.allowed=403: without messages of HTTP, HAProxy closes the connection, and there is"
+                " no status"
+            ),
+        ),
+    ],
+)
+def test_variables_that_cannot_be_required(event: str, required: str, text: str) -> None:
+    handlers = handlers_of(check={"event": event, "sets": {"txn.allowed": bool, "txn.score": int}})
+    with pytest.raises(CannotWrite) as raised:
+        planned(handlers, required=[Required.parse(required)])
+    assert str(raised.value) == text
+
+
+@pytest.mark.parametrize("text", ["txn.allowed=", "txn.allowed=200", "txn.allowed=999", "txn.allowed=no"])
+def test_statuses_that_refuse_nothing(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a status from 400 to 599"):
+        Required.parse(text)
 
 
 def test_names_and_servers() -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from spoa_twisted.handlers.declaration import REQUEST_EVENTS, RESPONSE_EVENTS
 from spoa_twisted.haproxy.answers import answers
 from spoa_twisted.haproxy.writing.haproxy_cfg import parts, whole
 from spoa_twisted.haproxy.writing.plan import Options, Plan, plan
+from spoa_twisted.haproxy.writing.required import Required
 from spoa_twisted.haproxy.writing.spoe_conf import spoe_conf
 from tests.haproxy.branches import Branch
 from tests.programs import ENVIRONMENT, LIMIT, SPOACTL, TWISTD, Program
@@ -154,8 +156,11 @@ def test_haproxy_accepts_what_is_written(branch: Branch, tmp_path: Path) -> None
         servers=st.lists(SERVERS, min_size=1),
         fail_open=st.booleans(),
         body=st.none() | st.integers(1, 2**22),
+        status=st.sampled_from([None, 401, 429, 503]),
     )
-    def accepts(messages: dict[str, Any], engine: str, servers: list[str], fail_open: bool, body: int | None) -> None:
+    def accepts(
+        messages: dict[str, Any], engine: str, servers: list[str], fail_open: bool, body: int | None, status: int | None
+    ) -> None:
         handlers = Handlers()
         for name, options in messages.items():
             # Two arguments may be one parameter.
@@ -163,7 +168,13 @@ def test_haproxy_accepts_what_is_written(branch: Branch, tmp_path: Path) -> None
                 handlers.message(name, **options)(takes_message)
         if list(handlers):
             options = Options(engine, prefix="p", servers=servers, fail_open=fail_open, body=body)
-            check(branch, tmp_path, plan(answers(handlers, 1), options))
+            made = plan(answers(handlers, 1), options)
+            check(branch, tmp_path, made)
+            types = [item for message in made.messages for item in message.sets.items()]
+            # A name may be declared twice, with other types.
+            names = {name for name, _ in types if all(kind is bool for other, kind in types if other == name)}
+            required = [Required(name, status if made.is_http else None) for name in sorted(names)]
+            check(branch, tmp_path, plan(answers(handlers, 1), replace(options, required=required)))
 
     accepts()
 

@@ -49,6 +49,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
         async_=not options.no_async,
         expected=None if options.expect is None else canonical(options.expect),
         varying=options.varying,
+        rate=options.rate,
     )
     agents = [CPUMeter.of_process(pid) for pid in options.pid]
     measurement = await measure(reactor, plan, processes, options.warm_up, options.duration, agents)

@@ -45,7 +45,7 @@ async def measure(
     """
     remote: list[RemoteLoad] = []
     if processes > 1:
-        remote = [RemoteLoad(reactor, replace(plan, connections=share)) for share in _shares(plan, processes)]
+        remote = [RemoteLoad(reactor, share) for share in _shares(plan, processes)]
     loads: Sequence[Load | RemoteLoad] = remote or [Load(reactor, plan)]
     try:
         # The window begins when all connections of all processes are open: before that the load is not constant.
@@ -66,10 +66,12 @@ async def measure(
     return Measurement(greeting, outcomes, agents, window.interrupted)
 
 
-def _shares(plan: Plan, processes: int) -> list[int]:
-    """Return how many connections each process opens."""
+def _shares(plan: Plan, processes: int) -> list[Plan]:
+    """Return what each process does: its part of the connections, and the same part of the rate."""
     ends = [plan.connections * number // processes for number in range(processes + 1)]
-    return [end - begin for begin, end in pairwise(ends)]
+    parts = [end - begin for begin, end in pairwise(ends)]
+    rates = [None if plan.rate is None else plan.rate * part / plan.connections for part in parts]
+    return [replace(plan, connections=part, rate=rate) for part, rate in zip(parts, rates, strict=True)]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Final
 
+from spoa_twisted.ctl.bench.durations import duration
 from spoa_twisted.shown import show_text
 
 #: From this share of a core on, a process is busy: it may have been the bottleneck.
@@ -13,13 +14,19 @@ BUSY: Final = 0.9
 #: From this share of the time measured on, waiting for a core has changed the rate and the latency.
 WAITED: Final = 0.1
 
+#: From this share of the 99th percentile on, the load's own lateness changes it.
+LATE: Final = 0.25
+
+#: Below this share of the rate, the agent did not keep up. The rate itself is exact to a NOTIFY or two.
+KEPT_UP: Final = 0.98
+
 #: From this share of the time measured on, the longest latency was a standstill of the agent.
 STANDSTILL: Final = 0.05
 
 
 def notes_on(report: dict[str, Any], options: argparse.Namespace) -> list[str]:
     """Return the notes on a report, each in one line."""
-    notes = latency_notes(report) + cpu_notes(report)
+    notes = (rate_notes(report) if report["rate"] is not None else latency_notes(report)) + cpu_notes(report)
     if report["in_flight"] < options.in_flight:
         notes.append("the agent does not announce pipelining: one NOTIFY is in flight on each connection")
     # With --expect, an ACK without variables is an error, or it is what the user expects.
@@ -63,3 +70,17 @@ def latency_notes(report: dict[str, Any]) -> list[str]:
     if share < STANDSTILL:
         return []
     return [f"max is {share:.0%} of the time measured: the percentiles hardly show this standstill"]
+
+
+def rate_notes(report: dict[str, Any]) -> list[str]:
+    """Return notes when the agent did not keep up with the rate, or the load itself was late."""
+    notes = []
+    if report["notifys_per_second"] < report["rate"] * KEPT_UP:
+        notes.append(
+            f"the agent answered {report['notifys_per_second']:.0f} of {report['rate']:g} a second: the latencies grow"
+            " with the duration"
+        )
+    latency, late = report["latency_us"], report["late_us"]
+    if latency is not None and late is not None and late["p99"] >= LATE * latency["p99"]:
+        notes.append(f"the load itself was up to {duration(late['p99'])} late (p99), which is part of the latencies")
+    return notes

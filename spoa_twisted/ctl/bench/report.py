@@ -31,6 +31,7 @@ def make_report(options: argparse.Namespace, message: str, plan: Plan, measureme
         "message": message,
         "connections": plan.connections,
         "in_flight": greeting.in_flight,
+        "rate": plan.rate,
         "processes": len(outcomes),
         "warm_up": options.warm_up,
         "duration": options.duration,
@@ -51,10 +52,11 @@ def make_report(options: argparse.Namespace, message: str, plan: Plan, measureme
 
 def _answers(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, Any]:
     """Return the figures on the ACKs: those of all processes of the load together."""
-    latencies = Latencies()
+    latencies, late = Latencies(), Latencies()
     errors: Counter[str] = Counter()
     for outcome in outcomes:
         latencies.merge(outcome.latencies)
+        late.merge(outcome.late)
         errors.update(outcome.errors)
     # In this order: the first ACK of the first process is the one to compare with.
     seen = [
@@ -79,16 +81,18 @@ def _answers(outcomes: Sequence[Outcome], plan: Plan) -> dict[str, Any]:
         "notifys": sum(outcome.notifys for outcome in outcomes),
         # The sum of the rates: each process has measured its own seconds.
         "notifys_per_second": sum(outcome.notifys / outcome.seconds for outcome in outcomes if outcome.seconds),
-        "latency_us": {
-            "p50": latencies.percentile(50) / 1e3,
-            "p99": latencies.percentile(99) / 1e3,
-            "p99.9": latencies.percentile(99.9) / 1e3,
-            "max": latencies.longest / 1e3,
-        }
-        if latencies.total
-        else None,
+        "latency_us": _microseconds(latencies),
+        "late_us": _microseconds(late),
         "errors": dict(sorted(errors.items())),
     }
+
+
+def _microseconds(latencies: Latencies) -> dict[str, float] | None:
+    """Return the percentiles and the longest latency in microseconds; ``None`` if there are no latencies."""
+    if not latencies.total:
+        return None
+    percentiles = {f"p{share:g}": latencies.percentile(share) / 1e3 for share in (50, 99, 99.9)}
+    return {**percentiles, "max": latencies.longest / 1e3}
 
 
 def _as_shown(variables: dict[str, str] | None) -> dict[str, str | None] | None:

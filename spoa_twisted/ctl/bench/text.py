@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from spoa_twisted.ctl.bench.durations import duration
 from spoa_twisted.shown import show_text
 
 # In characters. A longer list of variables is cut off here; the JSON report has all of it.
@@ -16,7 +17,7 @@ def as_text(report: dict[str, Any]) -> str:
     capabilities = ", ".join(hello["capabilities"]) or "no capabilities"
     rows = [
         ("agent", f"{report['endpoint']}, SPOP {hello['version']}, {capabilities}"),
-        ("load", f"{report['connections']} connections, {report['in_flight']} in flight on each, {report['message']}"),
+        ("load", _load(report)),
         ("NOTIFY", f"{report['notify_size']} bytes"),
         ("measured", f"{report['seconds']:.1f} s, after {report['warm_up']:g} s of warm-up"),
         ("answered", f"{report['notifys']}, {report['notifys_per_second']:.0f} a second"),
@@ -35,6 +36,14 @@ def as_text(report: dict[str, Any]) -> str:
     return "\n".join([f"{name:<9}  {show_text(text)}" for name, text in rows])
 
 
+def _load(report: dict[str, Any]) -> str:
+    """Return the connections, the NOTIFYs in flight, the rate if there is one, and the message."""
+    in_flight = f"{report['in_flight']} in flight on each"
+    if report["rate"] is not None:
+        in_flight = f"at most {in_flight}, {report['rate']:g} a second"
+    return f"{report['connections']} connections, {in_flight}, {report['message']}"
+
+
 def _agent_cpu(report: dict[str, Any]) -> str:
     """Return the CPU per NOTIFY of all processes together, and the share of a core of each."""
     per_notify = report["cpu_us_per_notify"]
@@ -47,11 +56,3 @@ def _list(variables: dict[str, str | None]) -> str:
     """Return the variables as a list that is not too long for a terminal."""
     text = ", ".join([f"{name}={'null' if value is None else value}" for name, value in variables.items()])
     return (text if len(text) <= _MAX_LIST else f"{text[:_MAX_LIST]}...") or "no variables"
-
-
-def duration(microseconds: float) -> str:
-    """Return a duration with three digits in a unit that fits it."""
-    for factor, unit in ((1e6, "s"), (1e3, "ms")):
-        if microseconds >= factor:
-            return f"{microseconds / factor:.3g} {unit}"
-    return f"{microseconds:.3g} µs"

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any, Final
 
-from spoa_twisted.ctl.arguments import new_parser
+from spoa_twisted.ctl.arguments import exit_status, new_parser
 from spoa_twisted.ctl.check.binary import Binary
 from spoa_twisted.ctl.check.binary import check as check_with
 from spoa_twisted.ctl.check.binary import find as find_binary
@@ -31,7 +31,7 @@ Finds mistakes in spoe.conf and haproxy.cfg that HAProxy accepts: an argument th
 before the agent has answered, a failure of the agent that lets all requests pass.
 """
 
-EPILOG = """\
+EPILOG = f"""\
 The files may be given in any order: the sections in a file show whether it is a spoe.conf or a haproxy.cfg. In a
 folder, the files *.cfg and *.conf are checked. If only haproxy.cfg is given, the files that its "filter spoe" lines
 name are checked too. If only spoe.conf is given, checks that need haproxy.cfg find nothing.
@@ -45,9 +45,8 @@ version of the HAProxy that is found, and for 2.8 or 3.2. If a finding is about 
 If a HAProxy is found (--haproxy, the PATH, or the extra "demo"), "haproxy -c" runs first, and its errors and warnings
 are printed too. If --version names another version than that of this HAProxy, "haproxy -c" does not run.
 
-Exit status: 0 if there is no error and no warning; 1 if there is one, or a file cannot be read; 2 if the command line
-is wrong.
-
+{exit_status("there is no error and no warning", "there is one, or a file cannot be read")}
+examples:
   spoactl check spoe.conf haproxy.cfg
   spoactl check spoe.conf haproxy.cfg --handlers iprep
   spoactl check -f /etc/haproxy/haproxy.cfg --version 3.2 --ignore no-log
@@ -62,14 +61,6 @@ def parser() -> argparse.ArgumentParser:
     parser = new_parser("check", DESCRIPTION, EPILOG)
     parser.add_argument("files", metavar="FILE", nargs="*", help="spoe.conf, haproxy.cfg, or a folder with them")
     parser.add_argument(
-        "-f",
-        dest="more",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="the same as FILE, for words copied from HAProxy's command line; repeatable",
-    )
-    parser.add_argument(
         "--handlers",
         metavar="MODULE",
         action="append",
@@ -83,10 +74,20 @@ def parser() -> argparse.ArgumentParser:
         default=Limits().handler_timeout,
         help="the agent's --handler-timeout (default: %(default)g)",
     )
-    parser.add_argument("--haproxy", metavar="PATH", help="the program haproxy for haproxy -c")
-    parser.add_argument("--no-haproxy", action="store_true", help="do not run haproxy -c")
     parser.add_argument("--version", metavar="X.Y", type=_version, help="check for this version of HAProxy only")
     parser.add_argument(
+        "-f",
+        dest="more",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="the same as FILE, for words copied from HAProxy's command line; repeatable",
+    )
+    binary = parser.add_argument_group("the check by HAProxy itself")
+    binary.add_argument("--haproxy", metavar="PATH", help="the program haproxy for haproxy -c")
+    binary.add_argument("--no-haproxy", action="store_true", help="do not run haproxy -c")
+    findings = parser.add_argument_group("findings")
+    findings.add_argument(
         "--ignore",
         metavar="ID",
         type=_ids,
@@ -94,8 +95,8 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="leave out the findings of a check; repeatable, or several IDs with commas",
     )
-    parser.add_argument("--json", action="store_true", help="print each finding as a line of JSON")
-    parser.add_argument("--explain", metavar="ID", type=_id, help="print the page about a check, and nothing else")
+    findings.add_argument("--json", action="store_true", help="print each finding as a line of JSON")
+    findings.add_argument("--explain", metavar="ID", type=_id, help="print the page about a check, and nothing else")
     return parser
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from spoa_twisted.ctl.arguments import new_parser
+from spoa_twisted.ctl.arguments import exit_status, new_parser
 from spoa_twisted.ctl.decode.hexadecimal import read_hexadecimal
 from spoa_twisted.ctl.decode.packets import streams
 from spoa_twisted.ctl.traffic.cutter import LENGTH_SIZE, MAX_DECODED_SIZE, Cut, Cutter
@@ -27,7 +27,7 @@ Decodes frames from hexadecimal text, of the command line or else of stdin, and 
 does. The frames of both sides are decoded, with or without the 4 bytes of the length in front.
 """
 
-EPILOG = """\
+EPILOG = f"""\
 The text may be
   - plain: 00000033 65..., 00:00:00:33, 0x00, 0x00, "\\x00\\x00", as xxd -p writes it, or as a C array
   - a dump with offsets: of xxd, hexdump -C, tcpdump -X, or Wireshark ("Copy as Hex Dump"). A column with the bytes as
@@ -40,11 +40,10 @@ Each frame has the position of its first byte in front. A line with "!" says wha
 frame, and which section of HAProxy's doc/SPOE.txt has the rule. --json prints each frame as a line of JSON; see
 "spoactl proxy --help".
 
-Exit status: 0 if all frames are right; 1 if one is not, is cut off, or the text is not hexadecimal; 2 if the command
-line is wrong.
-
+{exit_status("all frames are right", "one is not, is cut off, or the text is not hexadecimal")}
+examples:
   spoactl decode 0000001567000000010101 010302 08 69705f73636f7265 022a
-  spoactl decode '03 00 00 00 01 01 01 08 63 68 65 63 6b 2d 69 70 01 02 69 70 06 7f 00 00 01'
+  spoactl decode '03000000010101 08 636865636b2d6970 01 02 6970 06 7f000001'
   spoactl decode --json
 """
 

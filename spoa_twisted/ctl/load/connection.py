@@ -10,7 +10,7 @@ A connection goes through three phases:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, cast, final
@@ -46,6 +46,8 @@ class Shared:
     rings: Rings
     verdicts: Verdicts
     tally: Tally
+    #: Sends the NOTIFYs that are due, on all connections; ``None`` if each ACK makes its connection send the next one.
+    send_due: Callable[[], None] | None = None
 
 
 @final
@@ -96,6 +98,18 @@ class LoadProtocol(Protocol):
         """The size of a NOTIFY in bytes. It is known only after the AGENT-HELLO."""
         assert self._in_flight is not None
         return len(self._in_flight.ring.frames[0])
+
+    @property
+    def room(self) -> int:
+        """How many NOTIFYs a schedule can send on it now."""
+        if self._in_flight is None or self._ended or self._disconnecting:
+            return 0
+        return self.max_in_flight - self._in_flight.count
+
+    def send_due(self, times: Sequence[int]) -> None:
+        """Send a NOTIFY for each of ``times``: their latencies count from then. There must be room for them."""
+        assert self._in_flight is not None
+        self._sender.send(self._in_flight.send(times))
 
     def hello(self) -> Deferred[AgentHello]:
         """Return a Deferred that fires with the AGENT-HELLO. Call this once: each call returns the same Deferred.
@@ -261,12 +275,14 @@ class LoadProtocol(Protocol):
             # In one write: with one write for each ACK, the load and the agent would make a system call for each.
             if self._sending:
                 self._send(answered)
-            elif not self._in_flight.count:
+                return
+            if self._shared.send_due is not None:
+                self._shared.send_due()
+            if not self._in_flight.count:
                 self._on_idle()
 
     def _send(self, number: int) -> None:
-        assert self._in_flight is not None
-        self._sender.send(self._in_flight.send(number))
+        self.send_due([time.perf_counter_ns()] * number)
 
     def _check_frame(self, data: bytes) -> int:
         """Decode and check a frame. Return the slot of its NOTIFY if it is a good ACK, otherwise :data:`NO_SLOT`."""

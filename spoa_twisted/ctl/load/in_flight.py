@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from typing import Final, final
 
 from spoa_twisted.ctl.load.errors import REPEATED_IDS, UNKNOWN_IDS
@@ -27,28 +27,27 @@ class InFlight:
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
-        #: For each slot, when its NOTIFY was sent, in nanoseconds of ``time.perf_counter_ns``.
+        #: For each slot, when its NOTIFY was sent, or was due with a rate, in nanoseconds of ``time.perf_counter_ns``.
         self.sent: list[int] = [NEVER_SENT] * len(ring.frames)
         #: The number of NOTIFYs whose ACK has not arrived.
         self.count = 0
         # The slot of the NOTIFY that is sent next.
         self._next = 0
 
-    def send(self, number: int) -> bytes:
-        """Return the frames of the next ``number`` NOTIFYs, and store the present time as their time of sending."""
+    def send(self, times: Sequence[int]) -> bytes:
+        """Return the frames of the next NOTIFYs: one for each of ``times``, which are stored as when they were sent."""
         frames, sent, slot = self.ring.frames, self.sent, self._next
-        now = time.perf_counter_ns()
         out = []
-        for _ in range(number):
+        for when in times:
             # Skip a NOTIFY whose ACK has still not arrived after a whole round of the ring. The loop ends, because the
             # ring has at least twice as many slots as NOTIFYs in flight.
             while sent[slot] > ANSWERED:
                 slot = (slot + 1) % len(frames)
-            sent[slot] = now
+            sent[slot] = when
             out.append(frames[slot])
             slot = (slot + 1) % len(frames)
         self._next = slot
-        self.count += number
+        self.count += len(times)
         return b"".join(out)
 
     def find(self, ids: bytes) -> tuple[int, str | None]:

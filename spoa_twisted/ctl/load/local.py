@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final, NoReturn, final
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
@@ -12,9 +13,11 @@ from spoa_twisted.client import DEFAULT_HELLO
 from spoa_twisted.ctl.cpu import CPUMeter
 from spoa_twisted.ctl.load.connection import LoadProtocol, Shared
 from spoa_twisted.ctl.load.deferreds import all_of
-from spoa_twisted.ctl.load.errors import NO_CONNECTION
+from spoa_twisted.ctl.load.errors import NO_CONNECTION, UNANSWERED
+from spoa_twisted.ctl.load.pacer import Pacer
 from spoa_twisted.ctl.load.plan import Greeting, Outcome, Plan
 from spoa_twisted.ctl.load.ring import Rings
+from spoa_twisted.ctl.load.schedule import MakeTimer, Schedule
 from spoa_twisted.ctl.load.tally import Tally
 from spoa_twisted.ctl.load.verdicts import Verdicts
 from spoa_twisted.ctl.load.window import Window
@@ -40,14 +43,19 @@ class Load:
 
     :param reactor: the clock; it also opens the connections.
     :param plan: the parameters of the load.
+    :param make_timer: makes the timer of a load with a rate; by default a :class:`Pacer`.
     """
 
-    def __init__(self, reactor: Any, plan: Plan) -> None:
+    def __init__(self, reactor: Any, plan: Plan, make_timer: MakeTimer | None = None) -> None:
         self._reactor = reactor
         self._plan = plan
         self._endpoint = clientFromString(reactor, plan.endpoint)
         self._tally = Tally()
         self._verdicts = Verdicts(plan.expected, plan.varying)
+        self._schedule: Schedule | None = None
+        if plan.rate is not None:
+            make_timer = make_timer or partial(Pacer, reactor)
+            self._schedule = Schedule(plan.rate, lambda: list(self._connections), make_timer)
         self._shared = Shared(
             # Without async, an agent may take the load for a HAProxy >= 3.1, and may hold back long ACKs.
             hello=DEFAULT_HELLO if plan.async_ else HAProxyHello(capabilities=frozenset({PIPELINING})),
@@ -55,6 +63,7 @@ class Load:
             rings=Rings(decode_messages(bytes.fromhex(plan.messages)), plan.in_flight),
             verdicts=self._verdicts,
             tally=self._tally,
+            send_due=None if self._schedule is None else self._schedule.send,
         )
         # Open connections, including those that have no AGENT-HELLO yet.
         self._connections: set[LoadProtocol] = set()
@@ -115,6 +124,8 @@ class Load:
         await self._close()
         # These include the latencies of the last ACKs, which arrived after the window: they may be the longest ones.
         outcome.latencies = self._tally.latencies.to_json()
+        if self._schedule is not None:
+            outcome.late = self._schedule.late.to_json()
         outcome.errors = {kind: number for kind, number in self._tally.errors.items() if number}
         outcome.variables = self._verdicts.first
         outcome.other_variables = self._verdicts.first_other
@@ -123,8 +134,11 @@ class Load:
     def _start(self) -> None:
         """Let all connections send NOTIFYs."""
         self._sending = True
-        for connection in list(self._connections):
-            connection.start()
+        if self._schedule is not None:
+            self._schedule.begin()
+        else:
+            for connection in list(self._connections):
+                connection.start()
         # Some connections may have ended since connect().
         for _ in range(self._plan.connections - len(self._connections)):
             self._reconnect()
@@ -132,17 +146,26 @@ class Load:
     def _stop(self) -> None:
         """Stop sending NOTIFYs on all connections, and open no more connections."""
         self._sending = False
+        if self._schedule is not None:
+            self._schedule.end()
         for connection in self._connections:
             connection.stop()
 
     async def _drain(self) -> None:
         """Wait for the last ACKs, until the timeout at most. Count the NOTIFYs that are still unanswered then."""
-        if any(connection.waiting for connection in self._connections):
+        if self._is_waiting():
             drained: Deferred[None] = Deferred()
             self._drained = drained
             await drained.addTimeout(self._plan.timeout, self._reactor, _ignore_timeout)
+        if self._schedule is not None:
+            self._tally.errors[UNANSWERED] += self._schedule.give_up()
         for connection in self._connections:
             connection.count_unanswered()
+
+    def _is_waiting(self) -> bool:
+        """Return whether a NOTIFY has no ACK yet, or is due and was not sent."""
+        due = 0 if self._schedule is None else self._schedule.waiting
+        return due > 0 or any(connection.waiting for connection in self._connections)
 
     async def _close(self) -> None:
         """Send HAPROXY-DISCONNECT on all connections, and wait until the agent has closed them."""
@@ -171,7 +194,7 @@ class Load:
         except BaseException:
             protocol.abort()
             raise
-        if self._sending:
+        if self._sending and self._schedule is None:
             protocol.start()
         return hello
 
@@ -197,7 +220,7 @@ class Load:
 
     def _on_idle(self) -> None:
         """Let ``_drain`` continue if no connection waits for an ACK any more."""
-        if self._drained is not None and not any(connection.waiting for connection in self._connections):
+        if self._drained is not None and not self._is_waiting():
             drained, self._drained = self._drained, None
             drained.callback(None)
 

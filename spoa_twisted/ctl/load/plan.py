@@ -19,7 +19,7 @@ class Plan:
     messages: str
     #: The number of connections.
     connections: int
-    #: The number of NOTIFYs in flight on each connection.
+    #: The number of NOTIFYs in flight on each connection; with a rate, the largest one.
     in_flight: int
     #: Seconds to wait for a connection, for the AGENT-HELLO, and for the last ACKs.
     timeout: float
@@ -30,6 +30,8 @@ class Plan:
     expected: dict[str, str] | None = None
     #: True if each ACK may set other variables. Then ``expected`` is not used.
     varying: bool = False
+    #: NOTIFYs a second, on all connections together; ``None`` to send a NOTIFY for each ACK.
+    rate: float | None = None
 
 
 @dataclass
@@ -56,6 +58,8 @@ class Outcome:
     seconds: float = 0.0
     #: The latencies of the good ACKs, from :meth:`Latencies.to_json`.
     latencies: list[list[int]] = field(default_factory=list)
+    #: With a rate, how late the load itself sent the NOTIFYs, from :meth:`Latencies.to_json`.
+    late: list[list[int]] = field(default_factory=list)
     #: How many errors there were of each kind; see :mod:`errors`. Kinds without errors are left out.
     errors: dict[str, int] = field(default_factory=dict)
     #: The variables of the first ACK, from :func:`canonical`; ``None`` if there was no ACK.

@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 
 from spoa_twisted.ctl.arguments import (
     add_agent,
+    exit_status,
     new_parser,
     no_argument,
     positive,
@@ -41,9 +42,9 @@ Stands between HAProxy and an agent, in whatever language the agent is written, 
 "server" line of HAProxy's backend name the endpoint of --listen.
 """
 
-EPILOG = """\
+EPILOG = f"""\
 A line is
-  TIME #CONNECTION > or <  TYPE STREAM-ID:FRAME-ID FLAGS, LENGTH, FACTS: CONTENT
+  TIME #CONNECTION > or < TYPE STREAM-ID:FRAME-ID FLAGS, LENGTH, FACTS: CONTENT
 TIME is in seconds from the start, ">" is from HAProxy to the agent, "<" from the agent to HAProxy. "after" is the time
 between a NOTIFY, or its last fragment, and its ACK. Arguments and variables are shown by type, as ip=ipv4; the type str
 and bin have their number of bytes. --values shows the values; a long one is cut.
@@ -65,14 +66,17 @@ agent of spoa_twisted that sends long answers paces them by that. So with answer
 stop reading and time out where it would not without the proxy.
 
 --json prints a JSON object for each frame, and for each connection that begins or ends:
-  {"time": 0.002, "connection": 1, "from": "haproxy", "frame": "NOTIFY", "length": 40, "stream_id": 1, "frame_id": 1,
-   "flags": ["FIN"], "messages": [{"name": "check", "arguments": [{"name": "ip", "type": "ipv4"}]}]}
+  {{"time": 0.002, "connection": 1, "from": "haproxy", "frame": "NOTIFY",
+   "length": 40, "stream_id": 1, "frame_id": 1, "flags": ["FIN"],
+   "messages": [{{"name": "check",
+                 "arguments": [{{"name": "ip", "type": "ipv4"}}]}}]}}
 HELLOs and DISCONNECTs have "items", an ACK "actions", and "seconds" if its NOTIFY is known. "faults" has a list of
-{"text", "offset", "section"}. "frame" is null for bytes that are no frame.
+{{"text", "offset", "section"}}. "frame" is null for bytes that are no frame.
 
-Exit status: 0 if it has ended as described; 1 if it cannot listen; 2 if the command line is wrong.
-
-  spoactl proxy --listen tcp:12346:interface=127.0.0.1 --agent tcp:127.0.0.1:12345
+{exit_status("it has ended as described", "it cannot listen")}
+examples:
+  spoactl proxy
+  spoactl proxy --listen unix:/run/spoa/proxy.sock --agent tcp:192.0.2.10:12345
   spoactl proxy --values --count 20
   spoactl proxy --json --seconds 60 | jq 'select(.faults)'
 """
@@ -92,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--values", action="store_true", help="show the values of arguments and variables")
     parser.add_argument("--json", action="store_true", help="print JSON objects, one a line")
     parser.add_argument("--count", metavar="N", type=positive, help="end after N frames")
-    parser.add_argument("--seconds", metavar="SECONDS", type=seconds, help="end after this time")
+    parser.add_argument("--seconds", metavar="SECONDS", type=seconds, help="end after this time; without it, at Ctrl-C")
     # Only for the error text: a user may write the endpoint without --agent.
     parser.add_argument("endpoint", metavar="ENDPOINT", nargs="?", type=no_argument, help=argparse.SUPPRESS)
     return parser

@@ -49,15 +49,19 @@ with "status", the content of the agent's /status.json; null if there is no answ
 
 Colours are used on a terminal only, and not if the environment variable NO_COLOR is set. With --watch, Ctrl-C ends it.
 
-Exit status, as monitoring plugins have it; of several agents, the worst one counts:
+The exit status is that of monitoring plugins. Of several agents, the worst one counts.
+
+exit status:
   {_EXIT["ok"]}  all is well
   {_EXIT["warning"]}  warning: somebody has to look
   {_EXIT["critical"]}  critical: requests fail or wait, or there is no answer
   {_WRONG_COMMAND_LINE}  the command line is wrong
 
+examples:
   spoactl status
   spoactl status --status unix:/run/spoa/status --watch
-  spoactl status --status tcp:192.0.2.10:8404 --status tcp:192.0.2.11:8404 --watch 5
+  spoactl status --status tcp:192.0.2.10:8404 --status tcp:192.0.2.11:8404
+  spoactl status --watch 5
   spoactl status --json | jq .verdict
 """
 

@@ -8,7 +8,7 @@ from typing import Final
 from spoa_twisted.handlers.declaring import ERROR_VARIABLE
 from spoa_twisted.handlers.variable_types import show_type
 from spoa_twisted.haproxy.answers import Answer, Answers
-from spoa_twisted.haproxy.writing.plan import is_complete
+from spoa_twisted.haproxy.writing.plan import Plan, is_complete
 
 #: The sample expression that a parameter probably needs, by a part of its name. The first one counts.
 _LIKELY: Final = {
@@ -61,6 +61,22 @@ def on_failure(answers: Answers) -> str:
     return (
         f"if the handler of {' or '.join(silent)} fails, it sets nothing, and the request passes. To refuse the"
         f' request, add on_error={{"{ERROR_VARIABLE}": "handler"}} to @handlers.message or to Handlers()'
+    )
+
+
+def not_outlasted(plan: Plan) -> str:
+    """Return which handlers may take longer than HAProxy waits. It is empty if none may, as without --processing."""
+    longer = [
+        f"{message.name!r} ({message.answer.timeout:g} s)"
+        for message in plan.messages
+        if message.answer.timeout * 1000 >= plan.processing
+    ]
+    if not longer:
+        return ""
+    return (
+        f"HAProxy waits {plan.processing / 1000:g} s, not longer than the timeout of the handler of"
+        f" {' and '.join(longer)}: when it takes so long, HAProxy gives up first and ignores its on_error. Use a longer"
+        " --processing, or give the handler a shorter timeout"
     )
 
 

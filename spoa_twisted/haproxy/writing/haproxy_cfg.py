@@ -146,6 +146,7 @@ def _part(plan: Plan, *phases: Phase) -> str:
         lines += _sends(plan)
     messages = [message for message in plan.messages if message.phase in phases]
     lines += _error_rules(plan, messages)
+    lines += _required_rules(plan, messages)
     lines += _examples(plan, messages)
     return "".join([f"    {line}\n" for line in lines])
 
@@ -199,6 +200,25 @@ def _error_rules(plan: Plan, messages: Sequence[PlannedMessage]) -> Iterator[str
         yield f"{'#' if plan.fail_open else ''}{rule}{status} if {{ var({plan.error}) -m found }}"
 
 
+def _required_rules(plan: Plan, messages: Sequence[PlannedMessage]) -> Iterator[str]:
+    """Yield the rules that refuse unless a variable is true."""
+    rules = []
+    for required in plan.required:
+        for message in messages:
+            if required.variable in message.sets:
+                refusal, variable = _refusal(plan, message), plan.variable(required.variable)
+                status = f" deny_status {required.deny_status}" if refusal.endswith("deny") else ""
+                test = f"unless {{ var({variable}) -m bool }}"
+                if plan.fail_open:
+                    test = f"if {{ var({variable}) -m found }} !{{ var({variable}) -m bool }}"
+                rules.append(f"{refusal}{status} {test}")
+    if rules and plan.fail_open:
+        yield "# The agent can refuse the request. When it has failed, the variable is absent, and the request passes."
+    elif rules:
+        yield '# The agent has to allow the request. "unless" also refuses when the variable is absent.'
+    yield from _sorted(rules)
+
+
 def _examples(plan: Plan, messages: Sequence[PlannedMessage]) -> Iterator[str]:
     """Yield examples of rules, as comments."""
     examples = [f"#{_refusal(plan, message)} {test}" for message in messages for test in _tests(plan, message)]
@@ -209,7 +229,10 @@ def _examples(plan: Plan, messages: Sequence[PlannedMessage]) -> Iterator[str]:
 
 def _tests(plan: Plan, message: PlannedMessage) -> Iterator[str]:
     """Yield the conditions of rules that refuse, one for each variable that is a truth value or a number."""
+    required = {required.variable for required in plan.required}
     for name, declared in message.sets.items():
+        if name in required:
+            continue
         types = set() if declared is None else set(members_of(declared)) - {NoneType}
         variable = plan.variable(name)
         if types == {bool}:

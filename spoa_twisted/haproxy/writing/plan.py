@@ -13,6 +13,7 @@ from spoa_twisted.handlers.declaration import RESPONSE_EVENTS, RESPONSE_RULESETS
 from spoa_twisted.handlers.declaring import ERROR_VARIABLE, LONGEST_VARIABLE
 from spoa_twisted.haproxy.answers import Answer, Answers
 from spoa_twisted.haproxy.writing.addresses import is_address
+from spoa_twisted.haproxy.writing.required import Required, faults
 
 #: Milliseconds that HAProxy waits longer than the slowest handler, so that the variables of its ``on_error`` arrive.
 _MARGIN: Final = 500
@@ -131,6 +132,8 @@ class Options:
     processing: float | None = None
     #: The longest body in bytes.
     body: int | None = None
+    #: The variables without which HAProxy refuses.
+    required: Sequence[Required] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ class Plan:
     server: int
     #: ``tune.bufsize`` in bytes; ``None`` for HAProxy's default.
     bufsize: int | None
+    #: The variables without which HAProxy refuses.
+    required: tuple[Required, ...]
 
     @property
     def agent(self) -> str:
@@ -219,7 +224,7 @@ def plan(answers: Answers, options: Options) -> Plan:
     _check_variables(messages, prefix)
     processing = _processing(messages, options.processing)
     idle = max(_IDLE, processing + _LONGER)
-    return Plan(
+    made = Plan(
         engine=options.engine,
         messages=messages,
         prefix=prefix,
@@ -229,7 +234,12 @@ def plan(answers: Answers, options: Options) -> Plan:
         idle=idle,
         server=idle + _LONGER,
         bufsize=None if options.body is None else max(_DEFAULT_BUFSIZE, options.body + _BESIDE_BODY),
+        required=tuple(options.required),
     )
+    known = {name: declared for message in messages for name, declared in message.sets.items()}
+    for fault in faults(made.required, known, is_http=made.is_http):
+        raise CannotWrite(fault)
+    return made
 
 
 def is_complete(answer: Answer) -> bool:

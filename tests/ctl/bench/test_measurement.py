@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from twisted.internet import reactor
 
 from spoa_twisted.ctl import bench
@@ -90,3 +91,17 @@ async def test_interrupted(processes: int, endpoint: str, listen: Any, start: St
     assert report["errors"] == {}
     assert 900 < report["notifys"] <= agent.notifys
     assert report["seconds"] < 300
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest_twisted.ensureDeferred
+async def test_a_rate(processes: int, run_bench: Any, listen: Any) -> None:
+    """All processes together send at this rate, each in proportion to its connections, and never much faster."""
+    agent = Agent(lambda ids, n: ack(ids))
+    listen(agent)
+    result = await run_bench("--connections=3", f"--processes={processes}", "--rate=300", "--duration=0.5")
+    assert (result.errors, result.status) == ({}, 0)
+    # Each process sends its first NOTIFY at once.
+    assert agent.notifys <= 300 * (result.report["seconds"] + 0.2) + processes
+    assert result.report["notifys"] > 0
+    assert set(result.report["late_us"]) == {"p50", "p99", "p99.9", "max"}

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
-from spoa_twisted.ctl.bench.notes import cpu_notes, latency_notes
+from spoa_twisted.ctl.bench.notes import cpu_notes, latency_notes, rate_notes
 from spoa_twisted.spop.connection import Notify
 from tests.ctl.agents import Agent, AgentSide, ack
 from tests.ctl.interrupting import interrupt
@@ -36,6 +36,32 @@ async def test_an_agent_that_stands_still(run_bench: Any, listen: Any) -> None:
     listen(Resting())
     result = await run_bench("--connections=1", "--in-flight=1", "--duration=30")
     assert any(note.startswith("max is ") for note in result.report["notes"])
+
+
+@pytest.mark.parametrize(
+    ("answered", "late", "notes"),
+    [
+        (1000.0, 249.0, []),
+        (980.0, 249.0, []),
+        (979.0, 1.0, ["the agent answered 979 of 1000 a second: the latencies grow with the duration"]),
+        (1000.0, 250.0, ["the load itself was up to 250 µs late (p99), which is part of the latencies"]),
+        (1000.0, None, []),
+    ],
+)
+def test_a_rate(answered: float, late: float | None, notes: list[str]) -> None:
+    """There is a note when the agent did not keep up, and when the load itself was late."""
+    report = {
+        "rate": 1000.0,
+        "notifys_per_second": answered,
+        "latency_us": {"p99": 1000.0},
+        "late_us": None if late is None else {"p99": late},
+    }
+    assert rate_notes(report) == notes
+
+
+def test_a_rate_without_any_ack() -> None:
+    report = {"rate": 1.0, "notifys_per_second": 1.0, "latency_us": None, "late_us": {"p99": 1.0}}
+    assert rate_notes(report) == []
 
 
 def notes(load_busy: float, *agents: float | None, waited: float = 0.0) -> list[str]:

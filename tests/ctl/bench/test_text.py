@@ -11,7 +11,8 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from spoa_twisted.ctl import bench
-from spoa_twisted.ctl.bench.text import duration
+from spoa_twisted.ctl.bench.durations import duration
+from spoa_twisted.ctl.bench.text import _load
 from spoa_twisted.spop.actions import encode_actions
 from tests.ctl.agents import Agent, ack
 
@@ -44,3 +45,9 @@ async def test_the_text(endpoint: str, listen: Any, capsys: pytest.CaptureFixtur
     assert re.match(r"agent CPU  \d+\.\d\d µs a NOTIFY, \d+% of a core ", lines[6])
     assert lines[8] == "errors     none"
     assert "note       the agent set no variables: does it have a handler for get-ip-reputation?" in lines
+
+
+def test_the_load_with_a_rate() -> None:
+    report: dict[str, Any] = {"connections": 8, "in_flight": 16, "rate": None, "message": "check"}
+    assert _load(report) == "8 connections, 16 in flight on each, check"
+    assert _load(report | {"rate": 4000.0}) == "8 connections, at most 16 in flight on each, 4000 a second, check"

@@ -56,12 +56,22 @@ class Connection:
         self._protocol.connectionLost(Failure(connectionDone.value))
 
 
+class NoTimer:
+    """The timer of a load with a rate: the test calls the schedule itself."""
+
+    def wake_at(self, nanoseconds: int) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
 class MemoryLoad:
     """A load that has begun to connect, on a clock and without sockets."""
 
-    def __init__(self, connections: int = 1) -> None:
+    def __init__(self, connections: int = 1, rate: float | None = None) -> None:
         self.reactor = MemoryReactorClock()
-        self.load = Load(self.reactor, replace(PLAN, connections=connections))
+        self.load = Load(self.reactor, replace(PLAN, connections=connections, rate=rate), lambda call: NoTimer())
         #: The results of Load.connect() and of Load.run().
         self.greetings: list[Any] = []
         self.outcomes: list[Outcome] = []
