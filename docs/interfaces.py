@@ -30,6 +30,9 @@ class InterfaceDirective(SphinxDirective):
 
 def described(name: str, interface: InterfaceClass) -> Iterator[str]:
     """Yield the lines of the entry, as reStructuredText."""
+    # After an automodule, Sphinx would put the name of that module in front.
+    yield ".. py:currentmodule:: None"
+    yield ""
     yield f".. py:class:: {name}"
     # The code refers to the interface by the module that defines it.
     canonical = f"{interface.__module__}.{interface.__name__}"

@@ -107,7 +107,7 @@ def document() -> str:
 
 def described(title: str, explanation: Explanation) -> Iterator[str]:
     """Yield the entry of a value."""
-    yield f"**{title}**\n"
+    yield f"**{title}**"
     yield filled(explanation.text, "   ") + "\n"
     for number, cause in enumerate(explanation.causes, 1):
         sign = f"If {cause.sign.text}: " if cause.sign else ""
