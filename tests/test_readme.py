@@ -168,22 +168,30 @@ def test_the_installation(install: str) -> None:
     start="Your first agent 4",
     answers="Your first agent 5",
     stopped="Your first agent 6",
-    rules="Your first agent 7",
 )
 def test_the_first_agent(
-    handlers: str, config: str, start: str, answers: str, stopped: str, rules: str, machine: Machine, branch: Branch
+    handlers: str, config: str, start: str, answers: str, stopped: str, machine: Machine, branch: Branch
 ) -> None:
     """HAProxy accepts the files as they stand, allows, refuses, and refuses when the agent has stopped."""
     machine.write(gate_py=handlers)
     machine.run(config)
     haproxy_cfg = (machine.folder / "haproxy.cfg").read_text()
-    assert [line for line in rules.splitlines() if f"    {line}\n" not in haproxy_cfg] == []
-    agent_command, haproxy_command = start.splitlines()
-    machine.run(f"{shlex.quote(str(branch.executable))} -c {haproxy_command.removeprefix('haproxy ')}")
+    section = TEXT.partition("\nYour first agent\n")[2].partition("\nHandlers\n")[0]
+    (rule,) = re.findall(r"``(http-request deny .*?)``", section)
+    (more,) = re.findall(r"``(http-request set-header .*?)``", section)
+    (again,) = re.findall(r"``(spoactl config .*?)``", section)
+    assert f"    {rule}\n" in haproxy_cfg
+    assert "``haproxy -f haproxy.cfg``" in section
+    machine.run(f"{shlex.quote(str(branch.executable))} -c -f haproxy.cfg")
+    spoe_conf = (machine.folder / "spoe.conf").read_text()
+    machine.run(again)
+    assert (machine.folder / "spoe.conf").read_text() == spoe_conf
+    assert (machine.folder / "haproxy.cfg").read_text() == haproxy_cfg
 
-    agent = machine.start(on_any_port(agent_command))
-    before = machine.folder / "address"
-    before.write_text(haproxy_cfg)
+    agent = machine.start(on_any_port(start))
+    # The application answers with the user.
+    haproxy_cfg = haproxy_cfg.replace(f"    {rule}\n", f"    {rule}\n    {more}\n")
+    haproxy_cfg = haproxy_cfg.replace('string "Hello.\\n"', "hdr X-Learned %[req.hdr(x-user)]")
     haproxy_cfg = haproxy_cfg.replace("127.0.0.1:8081", "unix@app").replace("12345", agent.port)
     # A busy machine may answer a health check late.
     haproxy_cfg = haproxy_cfg.replace("timeout check 500ms", "timeout check 5s")
@@ -197,6 +205,8 @@ def test_the_first_agent(
         return "".join([f"{line}\n{machine.run(line[2:].replace('127.0.0.1:8080', at))}" for line in typed])
 
     assert session(answers).replace("\r", "") == answers
+    host, port = machine.website
+    assert "x-learned: alice" in machine.run(f"curl -si http://{host}:{port}/ -H 'X-Token: swordfish'").lower()
     said = agent.stop()
     assert "Traceback" not in said
     assert session(stopped).replace("\r", "") == stopped
@@ -215,10 +225,8 @@ def test_the_types() -> None:
     ]
     rows = [[entry.astext() for entry in row.findall(nodes.entry)] for row in table.findall(nodes.row)]
     examples: list[list[Any]] = [
-        ["text"],
-        [b"data"],
-        [True],
-        [5],
+        ["text", b"data"],
+        [True, 5],
         [ipaddress.IPv4Address("192.0.2.1"), ipaddress.IPv6Address("2001:db8::1")],
         [None],
     ]
@@ -245,12 +253,21 @@ def test_the_types() -> None:
 @pytest_twisted.ensureDeferred
 async def test_waiting(text: str, load_text: Callable[[str, str], IHandlers]) -> None:
     haproxy = FakeHAProxy(load_text("waiting", text))
-    for message in ("score-coroutine", "score-deferred"):
+    for message in ("score", "rank"):
         for ip, score in (("192.0.2.66", 80), ("192.0.2.1", 5)):
             answer = haproxy.send(message, ip=ipaddress.IPv4Address(ip))
-            assert await answer.addTimeout(LIMIT, reactor) == {"txn.score": score}
-    assert haproxy.notify("find-name", ip=ipaddress.IPv4Address("127.0.0.1"))["txn.name"]
+            assert await answer.addTimeout(LIMIT, reactor) == {f"txn.{message}": score}
+    assert haproxy.notify("name", ip=ipaddress.IPv4Address("127.0.0.1"))["txn.name"]
     assert haproxy.failures == []
+
+
+@readme(text="waiting.py")
+def test_the_configuration_for_waiting(text: str, machine: Machine, branch: Branch) -> None:
+    """HAProxy waits half a second longer than the slowest handler, which is longer than the default timeout."""
+    machine.write(waiting_py=text)
+    machine.run("spoactl config --handlers waiting --whole --output .")
+    assert "    timeout processing 2500ms\n" in (machine.folder / "spoe.conf").read_text()
+    machine.run(f"{shlex.quote(str(branch.executable))} -c -f haproxy.cfg")
 
 
 # See what happens.
