@@ -21,14 +21,9 @@ from spoa_twisted.spop.actions import Variables
 
 #: The keys of the table ``[blocklist]``.
 KEYS: Final = (
-    Key("file", PATHS, "Files with the addresses and networks to refuse. They must not be empty."),
+    Key("file", PATHS, "Files with the addresses and networks to refuse."),
     Key("allow_file", PATHS, "Files with addresses and networks that are allowed although a file lists them.", ()),
-    Key(
-        "may_be_empty",
-        FLAG,
-        "Whether the files of ``file`` may have no network. Then all addresses are allowed.",
-        False,
-    ),
+    Key("may_be_empty", FLAG, "Whether a file of ``file`` may have no network, and so refuse nothing.", False),
     Key("interval", NUMBER, "Seconds between two looks at the files. A changed file is read again.", 10, 0.1, 86400),
     Key(
         "address",
@@ -39,7 +34,6 @@ KEYS: Final = (
     ),
     Key("message", TEXT, "The name of the message, as in ``spoe.conf``.", "check-blocklist"),
     Key("variable", TEXT, "The variable that is true for an address that is allowed.", "txn.blocklist_allowed"),
-    Key("error_variable", TEXT, "The variable that is set if the agent cannot tell.", "txn.error"),
 )
 
 # By these numbers of all files, we notice a new version of one. Of a file that does not exist, there are none.
@@ -55,10 +49,8 @@ def handlers(settings: Table) -> Handlers:
     values = settings.read(KEYS)
     blocklist = Blocklist(values["file"], values["allow_file"], may_be_empty=values["may_be_empty"])
     allowed = values["variable"]
-    try:
-        made = Handlers(on_error={values["error_variable"]: "handler"})
-    except ValueError as error:
-        raise settings.error("error_variable", f"is wrong: {error}") from error
+    # HAProxy's configuration sets the same variable if the agent does not answer.
+    made = Handlers(on_error={"txn.error": "handler"})
 
     # In threads: to read 100,000 lines takes a second, and the other handlers of this process have to answer meanwhile.
     made.startup(blocking=True)(blocklist.open)
@@ -118,16 +110,20 @@ class Blocklist:
         version = self._version_now()
         if version == self._version:
             return
-        # Set it first, so that a wrong file is read and reported once.
-        self._version = version
+        # If a file cannot be read, or memory is short, the next run tries again.
+        self._version = ()
         try:
             self._read()
         except BadList as error:
-            # The same fault again: a file that is written again and again with the same mistake, for example.
+            if not isinstance(error.__cause__, OSError):
+                # Until the file changes, it has the same fault.
+                self._version = version
+            # Reported once, also if the file is written again with the same fault.
             if str(error) != self._fault:
                 self._fault = str(error)
                 self._log.error("blocklist: {error}; the networks of before stay in use", error=self._fault)
         else:
+            self._version = version
             self._fault = ""
 
     def _read(self) -> None:
