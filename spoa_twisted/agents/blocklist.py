@@ -136,7 +136,7 @@ class Blocklist:
             allowed.read(file, may_be_empty=True)
         self._networks = refused.networks(), allowed.networks()
         self._log.info(
-            "blocklist: {count:,} networks are refused, {allowed:,} are allowed; they were read in {seconds:.2f} s",
+            "blocklist: refused networks: {count:,}, allowed networks: {allowed:,}; read in {seconds:.2f} s",
             count=refused.count,
             allowed=allowed.count,
             seconds=time.monotonic() - started,
