@@ -49,8 +49,9 @@ def handlers(settings: Table) -> Handlers:
     values = settings.read(KEYS)
     blocklist = Blocklist(values["file"], values["allow_file"], may_be_empty=values["may_be_empty"])
     allowed = values["variable"]
-    # HAProxy's configuration sets the same variable if the agent does not answer.
-    made = Handlers(on_error={"txn.error": "handler"})
+    # HAProxy's configuration sets the same variable if the agent does not answer. The value says which agent of several
+    # in one process has failed.
+    made = Handlers(on_error={"txn.error": "blocklist"})
 
     # In threads: to read 100,000 lines takes a second, and the other handlers of this process have to answer meanwhile.
     made.startup(blocking=True)(blocklist.open)

@@ -99,7 +99,7 @@ def test_names(tmp_path: Path) -> None:
 def test_without_an_address_the_handler_fails(tmp_path: Path, logged: Logged, arguments: dict[str, str]) -> None:
     """A header may be missing, for example. HAProxy's rule then refuses the request."""
     with make(tmp_path) as haproxy:
-        assert haproxy.notify("check-blocklist", **arguments) == {"txn.error": "handler"}
+        assert haproxy.notify("check-blocklist", **arguments) == {"txn.error": "blocklist"}
         assert len(haproxy.failures) == 1
     assert len(logged.take()) == 1
 
