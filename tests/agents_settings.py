@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -53,7 +54,9 @@ def _rows(keys: Sequence[Key]) -> Iterator[str]:
     for key in keys:
         cells = (f"``{key.name}``", key.allowed, _default(key.default), key.help)
         for mark, cell in zip(("* -", "  -", "  -", "  -"), cells, strict=True):
-            yield f"   {mark} {cell}"
+            first, *others = textwrap.wrap(cell, 120 - 7, break_on_hyphens=False)
+            yield f"   {mark} {first}"
+            yield from [f"       {other}" for other in others]
 
 
 def _default(value: object) -> str:
@@ -69,10 +72,8 @@ def _default(value: object) -> str:
 def with_tables(text: str) -> str:
     """Return ``text``, the content of the page, with the sections that :func:`section` makes now."""
     made = "\n".join([section(*item) for item in modules().items()])
-    begin, end = re.escape(_BEGIN), re.escape(_END)
-    result, count = re.subn(
-        f"({begin}).*({end})", lambda match: f"{match[1]}\n{made}\n{match[2]}", text, flags=re.DOTALL
-    )
+    part = re.compile(f"(?<={re.escape(_BEGIN)}).*(?={re.escape(_END)})", re.DOTALL)
+    result, count = part.subn(lambda _: f"\n{made}\n", text)
     assert count == 1
     return result
 
