@@ -188,6 +188,26 @@ def test_a_wrong_file_at_the_start(tmp_path: Path, text: str) -> None:
     assert isinstance(caught.value.__cause__, BadList)
 
 
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('message = "a b"', "blocklist.message is \"a b\": HAProxy does not allow the name 'a b' for a spoe-message"),
+        ('variable = "allowed"', 'blocklist.variable is "allowed": it has no scope; write "txn.allowed"'),
+        ('variable = "txn.a b"', 'blocklist.variable is "txn.a b": '),
+        (
+            'variable = "txn.error"',
+            'blocklist.variable is "txn.error": HAProxy sets this variable when the agent fails',
+        ),
+    ],
+)
+def test_wrong_names(tmp_path: Path, line: str, error: str) -> None:
+    """The error names the key."""
+    (tmp_path / "agents.toml").write_text(f'[blocklist]\nfile = "list.txt"\n{line}\n')
+    with pytest.raises(SettingsError) as caught:
+        handlers(SettingsFile(f"{tmp_path}/agents.toml").take("blocklist", "the agent"))
+    assert str(caught.value).startswith(f"{tmp_path}/agents.toml, line 3: {error}")
+
+
 def test_a_missing_table_key(tmp_path: Path) -> None:
     """Without a file, there is nothing to refuse."""
     (tmp_path / "agents.toml").write_text("[blocklist]\n")
