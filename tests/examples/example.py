@@ -95,7 +95,8 @@ class Example(Machine):
         :param app: the port of the application behind HAProxy; by default a web server is started.
         """
         address = agent if isinstance(agent, str) else f"127.0.0.1:{agent.port}"
-        text = self.text("haproxy.cfg")
+        # The section that stands for the application would listen on the port of the application below.
+        text = self.text("haproxy.cfg").partition("\n# It stands for your application")[0]
         assert AGENT in text
         text = text.replace(AGENT, address)
         # On a busy machine, an agent may answer a health check so late that HAProxy marks it down.
