@@ -8,27 +8,28 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
+from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.logger import Logger
-from twisted.names import client, dns
+from twisted.names import dns
 
 from spoa_twisted import Handlers, Variables
 
-# Seconds for the first and the second query to a DNS server. A datagram can be lost, so there is a second one.
+# Seconds to wait for the answer to the first and to the second query. A datagram can be lost, so there is a second one.
+# The sum is shorter than the timeout of the handler, and that is shorter than HAProxy's "timeout processing": so the
+# handler itself says what has failed.
 TRIES: Final = (0.3, 0.5)
-# Seconds for a list to answer, with all servers of resolv.conf. It is shorter than the timeout of the handler, and that
-# is shorter than HAProxy's "timeout processing": so the handler itself says what has failed.
-DEADLINE: Final = 0.8
 
 # How many answers are kept, and for how many seconds at most, whatever their TTL is.
 MOST_KEPT: Final = 100_000
 LONGEST_KEPT: Final = 3600
 # Seconds for "not listed" without a SOA record, which has the TTL of such an answer.
 NOT_LISTED_KEPT: Final = 60
-# How many queries may be pending. Each needs a socket.
-MOST_PENDING: Final = 500
+# How many queries may be pending.
+MOST_PENDING: Final = 5_000
 
 # An answer in this network means that the address is listed, but for those in REFUSALS: with them, lists say that they
 # do not answer you, for example because you ask too often, or by a public resolver.
@@ -47,10 +48,6 @@ class ListFailed(Exception):
     """A list has given no answer, or one that does not say whether the address is listed."""
 
 
-def why(error: BaseException) -> str:
-    return str(error) if isinstance(error, ListFailed) else f"no answer ({type(error).__name__})"
-
-
 def query_name(ip: Address, zone: str) -> str:
     """Return the name to ask for: 127.0.0.66 in bad.example is 66.0.0.127.bad.example.
 
@@ -60,17 +57,53 @@ def query_name(ip: Address, zone: str) -> str:
     return f"{reverse}.{zone}"
 
 
+class Server(dns.DNSDatagramProtocol):
+    """A DNS server. It is asked by one UDP socket.
+
+    ``twisted.names.client`` makes a socket for each query, and Twisted logs two lines for each socket. There, also,
+    callers share a query: when one of them is cancelled, the others fail.
+
+    Do not connect the socket: Twisted's epoll reactor closes a connected one when nothing listens at the other end.
+    """
+
+    noisy = False
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(controller=self)  # type: ignore[no-untyped-call]
+        self._address = address
+
+    def datagramReceived(self, data: bytes, addr: tuple[str, int]) -> None:
+        # Twisted 22.4 does not compare the addresses itself.
+        if addr == self._address:
+            super().datagramReceived(data, addr)
+
+    async def ask(self, name: str) -> Any:
+        """Return the answer to a query for the IPv4 addresses of ``name``."""
+        for seconds in TRIES:
+            try:
+                return await self.query(self._address, [dns.Query(name.encode(), dns.A, dns.IN)], seconds)
+            except dns.DNSQueryTimeoutError:
+                continue
+        raise ListFailed("no answer in time")
+
+    def messageReceived(self, *answer: object) -> None:
+        """Drop an answer that comes too late."""
+
+
 class Lists:
     """Asks the lists, and keeps their answers.
 
-    :param servers: the addresses and ports of DNS servers; if there are none, those of ``/etc/resolv.conf``.
+    :param address: the IP address and the port of a DNS server.
     """
 
-    def __init__(self, servers: list[tuple[str, int]]) -> None:
+    def __init__(self, address: tuple[str, int]) -> None:
+        # Not at import: "spoactl config" imports this file, and needs no reactor.
         from twisted.internet import reactor
 
-        self._clock: Any = reactor
-        self._resolver = client.Resolver(resolv=None if servers else "/etc/resolv.conf", servers=servers)
+        udp: Any = reactor
+        self._clock: IReactorTime = udp
+        self._server = Server(address)
+        self._port: IListeningPort = udp.listenUDP(0, self._server, interface="::" if ":" in address[0] else "")
         # By name: when the answer expires, and whether the name is listed. The oldest answer is the first one.
         self._kept: OrderedDict[str, tuple[float, bool]] = OrderedDict()
         # By name: those who wait for the answer to a query.
@@ -88,8 +121,7 @@ class Lists:
             self._pending[name].append(waiting)
         elif len(self._pending) < MOST_PENDING:
             self._pending[name] = [waiting]
-            query = Deferred.fromCoroutine(self._ask(name)).addTimeout(DEADLINE, self._clock)
-            query.addBoth(self._on_answer, name)
+            Deferred.fromCoroutine(self._ask(name)).addBoth(self._on_answer, name)
         else:
             return fail(ListFailed(f"{MOST_PENDING} queries are pending"))
         return waiting
@@ -99,11 +131,13 @@ class Lists:
             waiting.callback(answer)  # A Failure fails it.
 
     async def _ask(self, name: str) -> bool:
-        query = [dns.Query(name.encode(), dns.A, dns.IN)]
-        # Not lookupAddress: that shares one query between callers, so that a cancelled one fails the others.
-        message = await self._resolver.queryUDP(query, TRIES)
+        message = await self._server.ask(name)
+        # A late answer to an earlier query can have the number of this query.
+        if [query.name.name.lower() for query in message.queries] != [name.encode()]:
+            raise ListFailed("the answer is one to another query")
         if message.trunc:
-            message = await self._resolver.queryTCP(query)
+            # The answer of a list is short.
+            raise ListFailed("the answer is truncated")
         if message.rCode not in (dns.OK, dns.ENAME):
             raise ListFailed(f"the DNS server answers with the error code {message.rCode}")
         records = [record for record in message.answers if record.type == dns.A]
@@ -121,12 +155,8 @@ class Lists:
             self._kept.popitem(last=False)
         return bool(records)
 
-    def close(self) -> None:
-        """Close the connections, and stop looking for a new ``/etc/resolv.conf``."""
-        for connection in self._resolver.connections:
-            connection.transport.loseConnection()
-        if self._resolver.resolv is not None:
-            self._resolver._parseCall.cancel()
+    def close(self) -> Any:
+        return self._port.stopListening()
 
 
 def read_zones(text: str) -> dict[str, int]:
@@ -136,21 +166,26 @@ def read_zones(text: str) -> dict[str, int]:
         zone, _, weight = word.partition(":")
         if not zone or not weight.isdigit():
             raise ValueError(f"ZONES: {word!r} is no zone with a weight; write ZONES=bad.example:10,dial-up.example:4")
-        zones[zone.strip(".")] = int(weight)
+        zones[zone.strip(".").lower()] = int(weight)
     if not zones:
         raise ValueError("ZONES names no list; write the zones of your lists: ZONES=bad.example:10,dial-up.example:4")
     return zones
 
 
-def read_server(text: str) -> list[tuple[str, int]]:
-    """Return the address and the port in ``127.0.0.1:5353`` or ``[::1]:5353``; none for an empty text."""
-    if not text:
-        return []
+def read_server(text: str) -> tuple[str, int]:
+    """Return the address and the port in ``127.0.0.1:5353`` or ``[::1]:5353``."""
     host, _, port = text.rpartition(":")
     try:
-        return [(str(ip_address(host.strip("[]"))), int(port))]
+        return str(ip_address(host.strip("[]"))), int(port)
     except ValueError:
         raise ValueError(f"RESOLVER is {text!r}; write an IP address and a port: RESOLVER=127.0.0.1:53") from None
+
+
+def system_server() -> tuple[str, int]:
+    """Return the first DNS server of this machine."""
+    words = [line.split() for line in Path("/etc/resolv.conf").read_text().splitlines()]
+    servers = [word[1] for word in words if len(word) > 1 and word[0] == "nameserver"]
+    return (servers or ["127.0.0.1"])[0], dns.PORT
 
 
 # read_settings sets them before the agent listens.
@@ -168,12 +203,12 @@ def read_settings() -> None:
     if not text.isdigit() or not 0 < int(text) <= sum(zones.values()):
         raise ValueError(f"LIMIT is {text!r}; it must be from 1 to the sum of the weights, {sum(zones.values())}")
     limit = int(text)
-    lists = Lists(read_server(os.environ.get("RESOLVER", "")))
+    lists = Lists(read_server(os.environ["RESOLVER"]) if "RESOLVER" in os.environ else system_server())
 
 
 @handlers.shutdown
-def close() -> None:
-    lists.close()
+def close() -> Any:
+    return lists.close()
 
 
 @handlers.startup
@@ -184,7 +219,7 @@ async def check_zones() -> None:
             listed = await lists.is_listed(query_name(IPv4Address("127.0.0.2"), zone))
         except Exception as error:
             # DNS may be back soon. Until then, each request is refused.
-            log.error("{zone}: {why}", zone=zone, why=why(error))
+            log.error("{zone}: {error}", zone=zone, error=error)
         else:
             if not listed:
                 raise ValueError(f"ZONES: {zone} does not list 127.0.0.2, as each list must; is the name right?")
@@ -210,5 +245,5 @@ async def check_dnsbl(ip: Address) -> Variables:
     score = sum(zones[zone] for zone in found)
     # A list that has failed matters only if it could have changed the verdict.
     if score < limit <= score + sum(zones[zone] for zone in failed):
-        raise ListFailed("; ".join(f"{zone}: {why(failure.value)}" for zone, failure in failed.items()))
+        raise ListFailed("; ".join(f"{zone}: {failure.value}" for zone, failure in failed.items()))
     return {"txn.allowed": score < limit, "txn.score": score, "txn.lists": ",".join(found)}

@@ -7,6 +7,7 @@ argument, and answers others with NXDOMAIN. Instead of an address, a name may ha
 - ``late``: the address 127.0.0.2, after SIGUSR1.
 - ``servfail``, ``refused``: this error.
 - ``empty``: no error, and no record.
+- ``other``: the answer to another query.
 - ``truncated``: by UDP only that the answer is truncated, by TCP the address 127.0.0.2.
 - ``cut``: as ``truncated``, but by TCP no answer.
 """
@@ -62,6 +63,8 @@ class Answers(server.DNSServerFactory):
             reply.rCode = _ERRORS[word]
         elif word in ("truncated", "cut") and by_udp:
             reply.trunc = 1
+        elif word == "other":
+            reply.queries = [dns.Query("other.example", dns.A, dns.IN)]
         elif not word:
             reply.rCode = dns.ENAME
             soa = dns.Record_SOA(b"localhost", b"nobody.invalid", minimum=TTL, ttl=TTL)
