@@ -28,7 +28,7 @@ PATH = [
 #: HAProxy: values, transports, and the size of answers that HAProxy >= 3.1 can read at once. No tests of faults or
 #: speed.
 REST = [
-    *("tests/runner", "tests/ctl", "tests/status", "tests/workers"),
+    *("tests/agents", "tests/runner", "tests/ctl", "tests/status", "tests/workers"),
     *[f"tests/haproxy_side/test_{name}.py" for name in ("answers", "any_files", "words", "writing")],
     *[f"tests/haproxy/test_{name}.py" for name in ("values", "transports", "wedge")],
 ]

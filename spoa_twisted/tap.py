@@ -35,6 +35,10 @@ _PIPELINING = (
     "Whether HAProxy may have several NOTIFYs in flight on a connection: always, never or auto. "
     "With auto, HAProxy >= 3.1 may have them only while the answers to it are short."
 )
+_SETTINGS = (
+    "A TOML file with a table for each of the --handlers that is a function, such as spoa_twisted.agents.blocklist: the"
+    " function makes the handlers from it."
+)
 
 
 def _row(limit: Limit) -> list[Any]:
@@ -78,6 +82,7 @@ class Options(UsageOptions):
     optParameters = [
         [*log_format.ROW],
         ["pipelining", None, AUTO, _PIPELINING, _mode],
+        ["settings", None, None, _SETTINGS],
         STATUS,
         WATCH,
         *[_row(limit) for limit in LIMITS.values()],
@@ -175,9 +180,9 @@ def makeService(options: Options) -> IService:
 def make_factory(options: Options) -> SPOAFactory:
     """Return the agent that ``options`` describe, with its handlers. A worker calls this too.
 
-    :raises CannotStart: if handlers cannot be loaded or merged.
+    :raises CannotStart: if handlers cannot be loaded or merged, or if the settings are wrong.
     """
-    handlers = load_all(options["handlers"])
+    handlers = load_all(options["handlers"], options["settings"])
     return SPOAFactory(
         handlers,
         async_=bool(options["async"]),

@@ -72,6 +72,7 @@ ORDER = [
     "handlers.interfaces",
     "handlers.lifecycle",
     "handlers.registry",
+    "agents.settings",
     "agent.closing",
     "agent.peers",
     "status.recorder",
@@ -180,8 +181,14 @@ LONGEST_CLASS = 300
 
 # A package's __init__.py that only describes the package, and one that gives the public names.
 DOCUMENTATION = {"__init__", "spop.__init__", "handlers.__init__", "agent.__init__", "runner.__init__"}
-DOCUMENTATION |= {"status.__init__", "workers.__init__", "haproxy.__init__", "haproxy.grammar.__init__"}
-DOCUMENTATION |= {"haproxy.explanations.__init__"}
+DOCUMENTATION |= {
+    "agents.__init__",
+    "status.__init__",
+    "workers.__init__",
+    "haproxy.__init__",
+    "haproxy.grammar.__init__",
+}
+DOCUMENTATION |= {"haproxy.explanations.__init__", "agents.__init__"}
 
 # The folder tests/haproxy is for the agent with real HAProxy.
 TESTS = {"haproxy": "haproxy_side"}

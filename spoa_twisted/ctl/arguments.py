@@ -73,6 +73,15 @@ def add_message(parser: argparse.ArgumentParser, *, optional: bool = False) -> N
     )
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add ``--settings``, for a command that loads handlers."""
+    parser.add_argument(
+        "--settings",
+        metavar="FILE",
+        help="the TOML file with the tables of ready-made agents, such as spoa_twisted.agents.blocklist",
+    )
+
+
 def add_timeout(parser: argparse.ArgumentParser, awaited: str, default: float = DEFAULT_TIMEOUT) -> None:
     """Add ``--timeout``.
 

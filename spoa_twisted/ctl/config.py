@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from spoa_twisted.ctl.arguments import new_parser, positive, seconds
+from spoa_twisted.ctl.arguments import add_settings, new_parser, positive, seconds
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.haproxy.answers import Answers, answers
 from spoa_twisted.haproxy.writing.addresses import endpoint_of
@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="package.module, path/to/file.py, or either with :attribute, as for twistd spoa; repeatable",
     )
+    add_settings(parser)
     parser.add_argument(
         "--engine", metavar="NAME", help="the name of the SPOE engine (default: the name of the first module)"
     )
@@ -127,7 +128,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
 
 def _seen(options: argparse.Namespace) -> Answers:
     """Load the handlers, and return them in the order of their registration."""
-    handlers = load_all(options.handlers)
+    handlers = load_all(options.handlers, options.settings)
     if not isinstance(handlers, Handlers):
         raise CannotWrite(
             f"{' '.join(options.handlers)} is {type(handlers).__name__}, which declares nothing: only Handlers of"
@@ -142,6 +143,8 @@ def _agent_command(options: argparse.Namespace, made: Plan) -> str:
     words = ["twistd", "-n", "spoa"]
     for module in options.handlers:
         words += ["--handlers", module]
+    if options.settings is not None:
+        words += ["--settings", options.settings]
     endpoint = endpoint_of(made.servers[0])
     if endpoint is not None and made.servers[0] != DEFAULT_SERVER:
         words += ["--listen", endpoint]

@@ -1,4 +1,7 @@
-"""``--handlers`` -> handlers: import the modules that the user names, and merge their handlers."""
+"""``--handlers`` -> handlers: import the modules that the user names, and merge their handlers.
+
+Where ``--handlers`` names a function, it makes the handlers from its table in the file of ``--settings``.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Final
+from types import FunctionType, ModuleType
+from typing import Any, Final
 
 from twisted.python.reflect import safe_str
 
+from spoa_twisted.agents.settings import SettingsError, SettingsFile
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.runner.errors import CannotStart, place_of
@@ -22,14 +26,22 @@ from spoa_twisted.runner.meant import find_meant, find_other_module, is_file
 DEFAULT_ATTRIBUTE: Final = "handlers"
 
 
-def load_all(specifications: Sequence[str]) -> IHandlers:
+def load_all(specifications: Sequence[str], settings: str | None = None) -> IHandlers:
     """Load each of ``specifications`` as :func:`load` does, and merge the results.
 
-    :raises CannotStart: if there are none, if one cannot be loaded or is empty, or if they cannot be merged.
+    :param settings: the path of the settings file, if there is one. It is read now.
+    :raises CannotStart: if there are none, if one cannot be loaded or is empty, if they cannot be merged, or if the
+        settings file is wrong or has a table that none of them takes.
     """
     if not specifications:
         raise CannotStart("no handlers: name the module that has them, as in --handlers mymod")
-    loaded = [load(specification) for specification in specifications]
+    try:
+        file = None if settings is None else SettingsFile(settings)
+        loaded = [load(specification, file) for specification in specifications]
+        if file is not None:
+            file.check_taken()
+    except SettingsError as error:
+        raise CannotStart(str(error)) from error
     for specification, handlers in zip(specifications, loaded, strict=True):
         if isinstance(handlers, Handlers) and handlers.is_empty:
             raise CannotStart(
@@ -39,7 +51,7 @@ def load_all(specifications: Sequence[str]) -> IHandlers:
     return _merge(loaded)
 
 
-def load(specification: str) -> IHandlers:
+def load(specification: str, settings: SettingsFile | None = None) -> IHandlers:
     """Return the handlers that ``specification`` names.
 
     Afterwards, the current directory is on ``sys.path``. If a file was loaded, its directory is there too, so that the
@@ -47,8 +59,10 @@ def load(specification: str) -> IHandlers:
 
     :param specification: the name of a module or the path of a Python file. A colon and the name of an attribute may
         follow; without them, the attribute is :data:`DEFAULT_ATTRIBUTE`. Examples: ``package.module``,
-        ``path/to/file.py``, ``package.module:attribute``.
+        ``path/to/file.py``, ``package.module:attribute``. The attribute is handlers, or a function that takes its
+        :class:`~spoa_twisted.agents.settings.Table` of ``settings`` and returns handlers.
     :raises CannotStart: if the module cannot be imported, has no such attribute, or the attribute is not handlers.
+    :raises SettingsError: if the table is missing or wrong.
     """
     source, _, attribute = specification.rpartition(":")
     if not source:
@@ -61,11 +75,45 @@ def load(specification: str) -> IHandlers:
         names = ", ".join(_names_in(module)) or "nothing"
         problem = find_other_module(source, module) or f"{source} has no {attribute!r}; it has: {names}"
         raise CannotStart(problem) from None
+    if type(handlers) is FunctionType:
+        handlers = _make(specification, handlers, table_name(source, attribute), settings)
     if not _is_handlers(handlers):
         problem = f"{attribute!r} of {source} is not Handlers, but of the type {type(handlers).__name__}"
         raise CannotStart(find_other_module(source, module) or problem)
     result: IHandlers = handlers
     return result
+
+
+def table_name(source: str, attribute: str) -> str:
+    """Return the name of the table for a function: that of its module, or its own unless it is called ``handlers``."""
+    if attribute != DEFAULT_ATTRIBUTE:
+        return attribute
+    return Path(source).stem if is_file(source) else source.rpartition(".")[2]
+
+
+def _make(specification: str, function: Any, table: str, settings: SettingsFile | None) -> Any:
+    """Return the handlers that ``function`` makes from its table.
+
+    :raises CannotStart: if there are no settings, or for an exception of the function.
+    :raises SettingsError: if the table is missing or wrong.
+    """
+    if settings is None:
+        raise CannotStart(
+            f"{specification} is a function, not Handlers; if it makes Handlers from settings, add --settings FILE with"
+            f" a table [{table}]"
+        )
+    taken = settings.take(table, specification)
+    try:
+        handlers = function(taken)
+    except SettingsError:
+        raise
+    except BaseException as error:
+        text = " ".join(safe_str(error).split())
+        problem = f"{specification} cannot make handlers from the table [{table}] of {settings.path}"
+        raise CannotStart(f"{problem}: {type(error).__name__}: {text}{place_of(error)}") from error
+    if not _is_handlers(handlers):
+        raise CannotStart(f"{specification} returned {type(handlers).__name__}, not Handlers")
+    return handlers
 
 
 def _import(source: str) -> ModuleType:

@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, cast, final
 
@@ -67,7 +67,7 @@ def main() -> None:
         reactor.callWhenRunning(service.start)
         reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     except CannotStart as error:
-        say_cannot_start(log, error, options)
+        say_cannot_start(log, error, settings)
         sys.exit(1)
     reactor.run()
     sys.exit(service.exit_status)
@@ -109,9 +109,9 @@ def _folder(folder: str) -> Iterator[None]:
         os.chdir(before)
 
 
-def say_cannot_start(log: PipeObserver, error: CannotStart, options: Mapping[str, Any]) -> None:
+def say_cannot_start(log: PipeObserver, error: CannotStart, settings: Settings) -> None:
     """Tell the master why this process ends."""
-    files = watched_files(options)
+    files = watched_files(settings)
     cause = error.__cause__
     if isinstance(cause, SyntaxError) and cause.filename:
         # Python could not import this file, so it is not among the modules.
@@ -119,9 +119,14 @@ def say_cannot_start(log: PipeObserver, error: CannotStart, options: Mapping[str
     log.write({"cannot_start": str(error).removeprefix("spoa: "), "files": files})
 
 
-def watched_files(options: Mapping[str, Any]) -> list[str]:
+def watched_files(settings: Settings) -> list[str]:
     """Return the files for ``--reload-on-change``."""
-    return imported_files() if options["reload-on-change"] else []
+    options = settings["options"]
+    if not options["reload-on-change"]:
+        return []
+    if options["settings"] is None:
+        return imported_files()
+    return [*imported_files(), os.path.join(settings["folder"], options["settings"])]
 
 
 @final
@@ -140,11 +145,11 @@ class WorkerService(ProcessService):
         #: The exit status of this process.
         self.exit_status = 0
         self._number = settings["number"]
-        self._options = settings["options"]
+        self._settings = settings
         self._pipe = log
         self._lag = Lag(factory.reactor)
         self._control = WorkerControl(self)
-        watch = Watch(factory, allow_values=allows_values(self._options))
+        watch = Watch(factory, allow_values=allows_values(settings["options"]))
         #: Sends NOTIFYs to the master while a client watches there.
         self.watched = WatchedWorker(watch, self._number, self._control.ask)
         self._closed = 0
@@ -266,11 +271,11 @@ class WorkerService(ProcessService):
     def _say_ready(self) -> None:
         handlers = self.factory.handlers
         messages = f" for {handlers.describe()}" if isinstance(handlers, Handlers) else ""
-        facts = {"messages": messages, "files": watched_files(self._options)}
+        facts = {"messages": messages, "files": watched_files(self._settings)}
         self._control.send(control.Ready, facts=json.dumps(facts).encode())
 
     def _end_start(self, error: CannotStart) -> None:
-        say_cannot_start(self._pipe, error, self._options)
+        say_cannot_start(self._pipe, error, self._settings)
         self.exit_status = 1
         self._stop_reactor()
 

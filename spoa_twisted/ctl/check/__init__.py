@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Any, Final
 
-from spoa_twisted.ctl.arguments import new_parser
+from spoa_twisted.ctl.arguments import add_settings, new_parser
 from spoa_twisted.ctl.check.binary import Binary
 from spoa_twisted.ctl.check.binary import check as check_with
 from spoa_twisted.ctl.check.binary import find as find_binary
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="compare with these handlers: package.module, file.py, or either with :attribute; repeatable",
     )
+    add_settings(parser)
     parser.add_argument(
         "--handler-timeout",
         metavar="SECONDS",
@@ -130,7 +131,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
 def _answers(options: argparse.Namespace, notes: list[str]) -> Answers | None:
     if not options.handlers:
         return None
-    handlers = load_all(options.handlers)
+    handlers = load_all(options.handlers, options.settings)
     if not isinstance(handlers, Handlers):
         notes.append("the handlers are not compared: they are no Handlers, so their messages are not known")
         return None
