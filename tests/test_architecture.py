@@ -73,6 +73,8 @@ ORDER = [
     "handlers.lifecycle",
     "handlers.registry",
     "agents.settings",
+    "agents.networks",
+    "agents.blocklist",
     "agents.mmdb",
     "agents.country",
     "agents.resolver",

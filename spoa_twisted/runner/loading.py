@@ -76,6 +76,12 @@ def load(specification: str, settings: SettingsFile | None = None) -> IHandlers:
         problem = find_other_module(source, module) or f"{source} has no {attribute!r}; it has: {names}"
         raise CannotStart(problem) from None
     if type(handlers) is FunctionType:
+        if settings is None:
+            problem = (
+                f"{specification} is a function, not Handlers; if it makes Handlers from settings, add --settings FILE"
+                f" with a table [{table_name(source, attribute)}]"
+            )
+            raise CannotStart(find_other_module(source, module) or problem)
         handlers = _make(specification, handlers, table_name(source, attribute), settings)
     if not _is_handlers(handlers):
         problem = f"{attribute!r} of {source} is not Handlers, but of the type {type(handlers).__name__}"
@@ -91,17 +97,12 @@ def table_name(source: str, attribute: str) -> str:
     return Path(source).stem if is_file(source) else source.rpartition(".")[2]
 
 
-def _make(specification: str, function: Any, table: str, settings: SettingsFile | None) -> Any:
+def _make(specification: str, function: Any, table: str, settings: SettingsFile) -> Any:
     """Return the handlers that ``function`` makes from its table.
 
-    :raises CannotStart: if there are no settings, or for an exception of the function.
+    :raises CannotStart: for an exception of the function, and if it returns something else.
     :raises SettingsError: if the table is missing or wrong.
     """
-    if settings is None:
-        raise CannotStart(
-            f"{specification} is a function, not Handlers; if it makes Handlers from settings, add --settings FILE with"
-            f" a table [{table}]"
-        )
     taken = settings.take(table, specification)
     try:
         handlers = function(taken)
