@@ -106,7 +106,7 @@ class _Countries:
                 try:
                     database.open()
                 except ValueError as error:
-                    raise self._settings.error(key, str(error)) from error
+                    raise self._settings.error(key, f"names a file that is wrong: {error}") from error
 
     def refresh_databases(self) -> None:
         self._countries.refresh()

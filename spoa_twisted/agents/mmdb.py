@@ -31,6 +31,8 @@ class Database:
         # Device, inode, size and time of the file that was read last, and of the file as it was last seen.
         self._read: tuple[int, ...] = ()
         self._seen: tuple[int, ...] = ()
+        # The text of the last error in the log.
+        self._fault = ""
 
     def open(self) -> None:
         """Read the file.
@@ -49,7 +51,7 @@ class Database:
     def refresh(self) -> None:
         """Read the file again, if it has changed and is no longer being written.
 
-        If it cannot be used, the old content stays in use, and the log says why, once for each version of the file.
+        If it cannot be used, the old content stays in use, and the log says why, once for each reason.
         """
         try:
             version = _version_of(self._path)
@@ -63,8 +65,14 @@ class Database:
         try:
             self.open()
         except ValueError as error:
-            _log.error("{error}; the old database stays in use", error=error)
+            if isinstance(error.__cause__, OSError):
+                # The next call tries the same file again: for a moment, too many files may be open.
+                self._read = ()
+            if str(error) != self._fault:
+                self._fault = str(error)
+                _log.error("{error}; the old database stays in use", error=self._fault)
         else:
+            self._fault = ""
             _log.info("{path}: the new database is in use", path=self._path)
 
     def get(self, ip: IPv4Address | IPv6Address) -> dict[str, Any]:
