@@ -72,7 +72,9 @@ def test_nothing_is_in_an_empty_list() -> None:
 
 def test_the_forms_of_lines(tmp_path: Path) -> None:
     """Comments with both signs, blank lines, line ends of Windows, a byte order mark, bytes that are not UTF-8."""
-    text = b"\xef\xbb\xbf; \xe9 \xe9\n\n  192.0.2.0/24 ; SBL1\n198.51.100.7#x\r\n\t2001:db8::/32\t# y\n::ffff:203.0.113.0/120"
+    text = (
+        b"\xef\xbb\xbf; \xe9\n\n  192.0.2.0/24 ; SBL1\n198.51.100.7#x\r\n\t2001:db8::/32\t# y\n::ffff:203.0.113.0/120"
+    )
     reading = read(tmp_path, text)
     found = reading.networks()
     assert reading.count == 4
