@@ -125,6 +125,15 @@ def test_new_databases(folder: Path) -> None:
         assert [answer["txn.country_allowed"], answer["txn.country"], answer["txn.asn"]] == [False, "US", 64497]
 
 
+def test_a_new_database_without_networks(folder: Path) -> None:
+    """The database of networks is optional here, too."""
+    with make(folder, 'allow = "DE"\ninterval = 5', 'countries = "country.mmdb"\n') as haproxy:
+        write(folder / "country.mmdb", COUNTRY, {"127.0.0.1": country("US")})
+        haproxy.clock.advance(5)
+        haproxy.clock.advance(5)
+        assert allowed(haproxy, "127.0.0.1") == [False]
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [

@@ -17,7 +17,6 @@ from spoa_twisted.agents.dnsbl import handlers
 from spoa_twisted.agents.settings import SettingsError, SettingsFile
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.testing import FakeHAProxy
-from tests.agents.databases import COUNTRY, country, write
 from tests.conftest import Logged
 from tests.examples.services.dns import DNS
 from tests.haproxy.branches import Branch
@@ -202,6 +201,21 @@ async def test_a_list_is_given_up(make: Make, server: DNS, logged: Logged) -> No
 
 
 @pytest_twisted.ensureDeferred
+async def test_no_answer_to_a_later_test(tmp_path: Path, server: DNS) -> None:
+    """The lists stay in use: the requests tell whether DNS answers."""
+    made = handlers(table(tmp_path, server, "timeout = 0.3\nkept = 1"))
+    (test_again,) = [function.function for function in made.life_cycle if function.seconds == 600]
+    haproxy = FakeHAProxy(made)
+    assert await ask(haproxy, "127.0.0.3") == [verdict(True, 0)]
+    server.stop()
+    await test_again()
+    server.restart()
+    assert await ask(haproxy, "127.0.0.4") == [verdict(True, 0)]
+    assert not [query for query in server.queries if query.startswith("UDP 2.")]
+    await haproxy.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_misspelt_list(make: Make, shared_server: DNS) -> None:
     """The agent does not start: it would list nobody."""
     haproxy = make(shared_server, zones='zones = "bed.example:10"\n')
@@ -265,15 +279,13 @@ def test_wrong_settings(tmp_path: Path, settings: str, error: str) -> None:
         handlers(table(tmp_path, None, settings, zones=""))
 
 
-def site(machine: Machine, branch: Branch, start: str, port: str, *variables: str) -> Callable[..., tuple[int, str]]:  # noqa: F811
-    """Start HAProxy with the configuration that ``spoactl config`` writes, and the rules that it proposes."""
-    machine.run(f"spoactl config {start.partition('spoa ')[2]} --engine site --whole --output .")
+def site(machine: Machine, branch: Branch, port: str) -> Callable[..., tuple[int, str]]:  # noqa: F811
+    """Start HAProxy with the configuration that ``spoactl config`` writes, and the rule that it proposes."""
+    machine.run(f"spoactl config {START.partition('spoa ')[2]} --whole --output .")
     text = (machine.folder / "haproxy.cfg").read_text()
-    for variable in variables:
-        rule = f"http-request deny unless {{ var(txn.site.{variable}) -m bool }}"
-        assert f"    #{rule}\n" in text
-        text = text.replace(f"#{rule}", rule)
-    text = text.replace("127.0.0.1:12345", f"127.0.0.1:{port}")
+    rule = "http-request deny unless { var(txn.dnsbl.dnsbl_allowed) -m bool }"
+    assert f"    #{rule}\n" in text
+    text = text.replace(f"#{rule}", rule).replace("127.0.0.1:12345", f"127.0.0.1:{port}")
     text = text.partition("\n# It stands for your application")[0].replace("timeout check 500ms", "timeout check 5s")
     return machine.haproxy(branch, haproxy_cfg=text.replace("127.0.0.1:8081", f"127.0.0.1:{machine.app()}"))
 
@@ -283,7 +295,7 @@ def test_with_haproxy(machine: Machine, server: DNS, branch: Branch) -> None:  #
     """The generated configuration refuses what is listed, and all when DNS or the agent is gone."""
     table(machine.folder, server)
     agent = machine.start(on_any_port(START))
-    request = site(machine, branch, START, agent.port, "dnsbl_allowed")
+    request = site(machine, branch, agent.port)
 
     clients = ("127.0.0.1", "127.0.0.66", "127.0.0.77", "127.0.0.67", "127.0.0.78")
     assert [request(client)[0] for client in clients] == [200, 403, 200, 503, 503]
@@ -295,26 +307,6 @@ def test_with_haproxy(machine: Machine, server: DNS, branch: Branch) -> None:  #
 
     agent.stop()
     assert request("127.0.0.1")[0] == 503
-
-
-@pytest.mark.each_spoe
-def test_three_agents_in_one_process(machine: Machine, server: DNS, branch: Branch) -> None:  # noqa: F811
-    """Each refuses for itself, and HAProxy has a rule for each."""
-    write(machine.folder / "country.mmdb", COUNTRY, {"127.0.0.0/24": country("DE"), "127.0.1.0/24": country("US")})
-    table(
-        machine.folder,
-        server,
-        '[blocklist]\nfile = "list.txt"\n[country]\ncountries = "country.mmdb"\nallow = "DE"',
-    )
-    machine.write(list_txt="127.0.0.55\n")
-    agents = "".join(f" --handlers spoa_twisted.agents.{name}" for name in ("blocklist", "country", "dnsbl"))
-    start = f"twistd -n spoa{agents} --settings agents.toml"
-    agent = machine.start(on_any_port(start))
-    variables = ("blocklist_allowed", "country_allowed", "dnsbl_allowed")
-    request = site(machine, branch, start, agent.port, *variables)
-
-    clients = ("127.0.0.1", "127.0.0.55", "127.0.1.1", "127.0.0.66", "127.0.0.67")
-    assert [request(client)[0] for client in clients] == [200, 403, 403, 403, 503]
 
 
 def test_it_does_not_start_with_a_misspelt_list(machine: Machine, shared_server: DNS) -> None:  # noqa: F811

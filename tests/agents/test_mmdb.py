@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -110,5 +110,27 @@ def test_refresh_of_a_broken_file(tmp_path: Path, logged: Logged, broken: str) -
 
     write(path, COUNTRY, {"127.0.0.0/24": country("FR")})
     opened.refresh()
+    opened.refresh()
+    assert opened.get(ONE) == country("FR")
+
+
+def test_a_file_that_cannot_be_read_for_a_moment(
+    tmp_path: Path, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example, because too many files are open. A later look reads the file although it is the same."""
+    path = tmp_path / "a.mmdb"
+    write(path, COUNTRY, {"127.0.0.0/24": country("DE")})
+    opened = database(path)
+    opened.open()
+    write(path, COUNTRY, {"127.0.0.0/24": country("FR")})
+
+    def fail(*args: object) -> NoReturn:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("builtins.open", fail)
+        for _ in range(3):
+            opened.refresh()
+    assert logged.take() == [f"error: cannot use {path}: Too many open files; the old database stays in use"]
     opened.refresh()
     assert opened.get(ONE) == country("FR")

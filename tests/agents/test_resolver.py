@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.names import dns
 
 from spoa_twisted.agents.resolver import Address, NoAnswer, Resolver, read_address, system_servers
-from tests.examples.services.dns import DNS
+from tests.examples.services.dns import DNS, Answers
 
 NAMES = {
     "listed.example": "127.0.0.2",
@@ -26,6 +26,7 @@ NAMES = {
     "empty.example": "empty",
     "truncated.example": "truncated",
     "cut.example": "cut",
+    "long.example": "long",
 }
 
 MakeResolver = Callable[..., Resolver]
@@ -76,6 +77,7 @@ async def test_answers(server: DNS, make_resolver: MakeResolver) -> None:
         ("silent.example", "no answer in time"),
         ("cut.example", "no answer in time"),
         ("servfail.example", "the DNS server answers with the error code 2"),
+        ("long.example", "the answer is truncated, also by TCP"),
         ("wrong.example", "the answer is one to another query"),
     ],
 )
@@ -89,13 +91,23 @@ async def test_no_answer(server: DNS, make_resolver: MakeResolver, name: str, pr
 
 @pytest_twisted.ensureDeferred
 async def test_the_first_server_is_down(server: DNS, make_resolver: MakeResolver) -> None:
-    """Then the second one answers. Also when there is no way to the first one."""
+    """Then the second one answers. Also when the kernel refuses to send to the first one."""
     resolver = make_resolver(("127.0.0.9", server.port), local(server), timeout=1)
     assert addresses(await resolver.query("listed.example")) == ["127.0.0.2"]
 
-    # Without IPv6 on this machine, the kernel refuses to send.
-    resolver = make_resolver(("2001:db8::1", 53), local(server), timeout=1)
+    resolver = make_resolver(("255.255.255.255", 53), local(server), timeout=1)
     assert addresses(await resolver.query("listed.example")) == ["127.0.0.2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_tcp(make_resolver: MakeResolver) -> None:
+    """A truncated answer of a server without TCP is no answer."""
+    udp: Any = reactor
+    port = udp.listenUDP(0, dns.DNSDatagramProtocol(Answers(NAMES)), interface="127.0.0.1")
+    resolver = make_resolver(("127.0.0.1", port.getHost().port))
+    with pytest.raises(NoAnswer, match="the answer is truncated, and there is no connection by TCP: "):
+        await resolver.query("truncated.example")
+    await port.stopListening()
 
 
 @pytest_twisted.ensureDeferred

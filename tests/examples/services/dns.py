@@ -9,6 +9,7 @@ argument, and answers others with NXDOMAIN. Instead of an address, a name may ha
 - ``empty``: no error, and no record.
 - ``other``: the answer to another query.
 - ``truncated``: by UDP only that the answer is truncated, by TCP the address 127.0.0.2.
+- ``long``: by UDP and by TCP only that the answer is truncated.
 - ``cut``: as ``truncated``, but by TCP no answer.
 """
 
@@ -61,7 +62,7 @@ class Answers(server.DNSServerFactory):
             return
         if word in _ERRORS:
             reply.rCode = _ERRORS[word]
-        elif word in ("truncated", "cut") and by_udp:
+        elif word == "long" or (word in ("truncated", "cut") and by_udp):
             reply.trunc = 1
         elif word == "other":
             reply.queries = [dns.Query("other.example", dns.A, dns.IN)]
