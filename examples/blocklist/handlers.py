@@ -20,8 +20,8 @@ handlers = Handlers(on_error={"txn.error": "handler"})
 networks: list[IPv4Network | IPv6Network] = []
 
 
-# Before the agent listens: if the file is missing or wrong, it does not start. After that, every 10 seconds: if the file
-# is wrong then, the log says so, and the networks of before stay in use. In a thread, as reading a file takes time.
+# Before the agent listens: if the file is missing or wrong, the agent does not start. Then every 10 seconds: if it is
+# wrong, the log says so, and the networks of before stay in use. In a thread, because to read a file takes time.
 @handlers.startup(blocking=True)
 @handlers.every(INTERVAL, blocking=True)
 def read_file() -> None:

@@ -16,8 +16,23 @@ from twisted.logger import Logger
 
 from spoa_twisted.agents.networks import Address, BadList, Networks, Reading
 from spoa_twisted.agents.settings import FLAG, NUMBER, PATHS, TEXT, Key, Table
+from spoa_twisted.handlers.declaring import ERROR_VARIABLE
 from spoa_twisted.handlers.registry import Handlers
-from spoa_twisted.spop.actions import Variables
+from spoa_twisted.spop.actions import Variables, encode_actions
+
+
+def _check_message(name: str) -> None:
+    # It raises a ValueError for a name that HAProxy does not allow, and registers nothing yet.
+    Handlers().message(name)
+
+
+def _check_variable(name: str) -> None:
+    encode_actions({name: None})
+    if "." not in name:
+        raise ValueError(f'it has no scope; write "txn.{name}"')
+    if name == ERROR_VARIABLE:
+        raise ValueError("HAProxy sets this variable when the agent fails; write another name")
+
 
 #: The keys of the table ``[blocklist]``.
 KEYS: Final = (
@@ -32,8 +47,14 @@ KEYS: Final = (
         " ``req.hdr_ip(x-forwarded-for,-1)``.",
         "src",
     ),
-    Key("message", TEXT, "The name of the message, as in ``spoe.conf``.", "check-blocklist"),
-    Key("variable", TEXT, "The variable that is true for an address that is allowed.", "txn.blocklist_allowed"),
+    Key("message", TEXT, "The name of the message, as in ``spoe.conf``.", "check-blocklist", check=_check_message),
+    Key(
+        "variable",
+        TEXT,
+        "The variable that is true for an address that is allowed.",
+        "txn.blocklist_allowed",
+        check=_check_variable,
+    ),
 )
 
 # By these numbers of all files, we notice a new version of one. Of a file that does not exist, there are none.
@@ -49,8 +70,9 @@ def handlers(settings: Table) -> Handlers:
     values = settings.read(KEYS)
     blocklist = Blocklist(values["file"], values["allow_file"], may_be_empty=values["may_be_empty"])
     allowed = values["variable"]
-    # HAProxy's configuration sets the same variable if the agent does not answer.
-    made = Handlers(on_error={"txn.error": "handler"})
+    # HAProxy's configuration sets the same variable if the agent does not answer. The value says which agent of several
+    # in one process has failed.
+    made = Handlers(on_error={ERROR_VARIABLE: "blocklist"})
 
     # In threads: to read 100,000 lines takes a second, and the other handlers of this process have to answer meanwhile.
     made.startup(blocking=True)(blocklist.open)

@@ -99,7 +99,7 @@ def test_names(tmp_path: Path) -> None:
 def test_without_an_address_the_handler_fails(tmp_path: Path, logged: Logged, arguments: dict[str, str]) -> None:
     """A header may be missing, for example. HAProxy's rule then refuses the request."""
     with make(tmp_path) as haproxy:
-        assert haproxy.notify("check-blocklist", **arguments) == {"txn.error": "handler"}
+        assert haproxy.notify("check-blocklist", **arguments) == {"txn.error": "blocklist"}
         assert len(haproxy.failures) == 1
     assert len(logged.take()) == 1
 
@@ -186,6 +186,26 @@ def test_a_wrong_file_at_the_start(tmp_path: Path, text: str) -> None:
     with pytest.raises(StartupFailed) as caught:
         make(tmp_path, list=text)
     assert isinstance(caught.value.__cause__, BadList)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('message = "a b"', "blocklist.message is \"a b\": HAProxy does not allow the name 'a b' for a spoe-message"),
+        ('variable = "allowed"', 'blocklist.variable is "allowed": it has no scope; write "txn.allowed"'),
+        ('variable = "txn.a b"', 'blocklist.variable is "txn.a b": '),
+        (
+            'variable = "txn.error"',
+            'blocklist.variable is "txn.error": HAProxy sets this variable when the agent fails',
+        ),
+    ],
+)
+def test_wrong_names(tmp_path: Path, line: str, error: str) -> None:
+    """The error names the key."""
+    (tmp_path / "agents.toml").write_text(f'[blocklist]\nfile = "list.txt"\n{line}\n')
+    with pytest.raises(SettingsError) as caught:
+        handlers(SettingsFile(f"{tmp_path}/agents.toml").take("blocklist", "the agent"))
+    assert str(caught.value).startswith(f"{tmp_path}/agents.toml, line 3: {error}")
 
 
 def test_a_missing_table_key(tmp_path: Path) -> None:
