@@ -145,14 +145,14 @@ class _BlockListAgent:
                 except NotAList as error:
                     raise self._settings.error("zones", f"has {zone.name}, but {error}") from error
                 except NoAnswer as error:
-                    _log.error("{zone} does not answer: {error}", zone=zone.name, error=error)
+                    _log.error("dnsbl: {zone} does not answer: {error}", zone=zone.name, error=error)
 
     async def test_again(self) -> None:
         for zone in self._zones:
             try:
                 await self._lists.test(zone)
             except NotAList as error:
-                _log.error("{zone} is not asked: {error}", zone=zone.name, error=error)
+                _log.error("dnsbl: {zone} is not asked: {error}", zone=zone.name, error=error)
             except NoAnswer:
                 # The requests report it.
                 continue
@@ -160,7 +160,7 @@ class _BlockListAgent:
     def report(self) -> None:
         for name, count in self._failures.items():
             _log.error(
-                "{zone}: {count} queries have failed; the last one: {error}",
+                "dnsbl: {zone}: {count} queries have failed; the last one: {error}",
                 zone=name,
                 count=count,
                 error=self._last[name],

@@ -70,10 +70,10 @@ class Database:
                 self._read = ()
             if str(error) != self._fault:
                 self._fault = str(error)
-                _log.error("{error}; the old database stays in use", error=self._fault)
+                _log.error("country: {error}; the old database stays in use", error=self._fault)
         else:
             self._fault = ""
-            _log.info("{path}: the new database is in use", path=self._path)
+            _log.info("country: {path}: the new database is in use", path=self._path)
 
     def get(self, ip: IPv4Address | IPv6Address) -> dict[str, Any]:
         """Return the record of an address. It is empty if the database does not know the address.

@@ -134,7 +134,7 @@ async def test_a_failed_list_may_be_ignored(make: Make, shared_server: DNS, logg
     assert haproxy.failures == []
     haproxy.clock.advance(60)
     problem = "the answer 127.255.255.254 means that it refuses to answer you"
-    assert logged.take() == [f"error: bad.example: 2 queries have failed; the last one: {problem}"]
+    assert logged.take() == [f"error: dnsbl: bad.example: 2 queries have failed; the last one: {problem}"]
     haproxy.clock.advance(60)
     assert logged.take() == []
 
@@ -172,7 +172,7 @@ async def test_dns_is_down_at_the_start(make: Make, server: DNS, logged: Logged)
     assert await ask(haproxy, "127.0.0.1") == [{"txn.error": "dnsbl"}]
     lines = logged.take()
     assert lines[:2] == [
-        f"error: {zone} does not answer: no answer in time" for zone in ("bad.example", "dial-up.example")
+        f"error: dnsbl: {zone} does not answer: no answer in time" for zone in ("bad.example", "dial-up.example")
     ]
 
     server.restart()
@@ -191,7 +191,7 @@ async def test_a_list_is_given_up(make: Make, server: DNS, logged: Logged) -> No
     # The queries of the test are sent before these, so they are answered before.
     assert await ask(haproxy, "127.0.0.4") == [verdict(True, 0)]
     problem = "it lists 127.0.0.1, as no list may; it may list everybody"
-    assert logged.take() == [f"error: bad.example is not asked: {problem}"]
+    assert logged.take() == [f"error: dnsbl: bad.example is not asked: {problem}"]
 
     assert await ask(haproxy, "127.0.0.5") == [{"txn.error": "dnsbl"}]
     assert len(logged.take()) == 1

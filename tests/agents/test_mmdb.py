@@ -131,6 +131,6 @@ def test_a_file_that_cannot_be_read_for_a_moment(
         patched.setattr("builtins.open", fail)
         for _ in range(3):
             opened.refresh()
-    assert logged.take() == [f"error: cannot use {path}: Too many open files; the old database stays in use"]
+    assert logged.take() == [f"error: country: cannot use {path}: Too many open files; the old database stays in use"]
     opened.refresh()
     assert opened.get(ONE) == country("FR")
