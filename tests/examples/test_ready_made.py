@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 import pytest
 
+from tests.agents.databases import ASN, COUNTRY, country, write
 from tests.examples.conftest import OpenExample
 from tests.examples.example import Example
+from tests.examples.services.dns import DNS
 from tests.haproxy.branches import Branch
 
 pytestmark = pytest.mark.each_spoe
@@ -51,3 +56,34 @@ def test_requests(example: Example, branch: Branch) -> None:
 
     agent.stop()
     assert request("127.0.0.99")[0] == 503
+
+
+def test_three_agents_in_one_process(example: Example, branch: Branch) -> None:
+    """The other tables of ``agents.toml``, without the comment signs, and the commands of the README."""
+    options = "".join(f" --handlers spoa_twisted.agents.{name}" for name in ("blocklist", "country", "dnsbl"))
+    options += " --settings agents.toml"
+    config = f"spoactl config{options} --whole --output . --force"
+    assert {f"twistd -n spoa{options}", config} <= set(example.commands())
+    table = example.text("agents.toml")
+    (example.folder / "agents.toml").write_text(re.sub(r"^#(?=\S)", "", table, flags=re.MULTILINE))
+    countries = {"127.0.0.0/24": country("DE"), "127.0.1.0/24": country("US")}
+    for name, kind, records in (("Country", COUNTRY, countries), ("ASN", ASN, {})):
+        example.edit("agents.toml", f"/var/lib/GeoIP/GeoLite2-{name}.mmdb", f"{name}.mmdb")
+        write(example.folder / f"{name}.mmdb", kind, records)
+    names = {f"2.0.0.127.{zone}.example": "127.0.0.2" for zone in ("bad", "dial-up")}
+    names |= {"77.0.0.127.bad.example": "127.0.0.4", "78.0.0.127.bad.example": "servfail"}
+
+    with contextlib.ExitStack() as stack:
+        server = DNS(names, stack)
+        example.edit("agents.toml", "127.0.0.1:5353", server.address)
+        agent = example.agent(f"twistd -n spoa{options}")
+        example.run(config)
+        rules = re.findall(r"#(http-request deny unless .*)", example.text("haproxy.cfg"))
+        assert len(rules) == 3
+        for rule in rules:
+            example.edit("haproxy.cfg", f"#{rule}", rule)
+        example.run(f"spoactl check spoe.conf haproxy.cfg --no-haproxy{options}")
+        request = example.site(branch, agent)
+
+        clients = ("127.0.0.1", "127.0.0.66", "127.0.1.1", "127.0.0.77", "127.0.0.78")
+        assert [request(client)[0] for client in clients] == [200, 403, 403, 403, 503]
