@@ -1,7 +1,7 @@
 """The tables of settings in ``docs/howto/without_programming.rst``, made from the keys of the ready-made agents.
 
 ``python -m tests.agents_settings`` writes them. Run it after a change of a key;
-``tests/agents/test_documentation.py`` fails until then.
+``tests/docs/test_without_programming.py`` fails until then.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def section(name: str, module: ModuleType) -> str:
     """Return the section of an agent: its title, what it is for, its module, and its keys."""
     title = f"The table ``[{name}]``"
     purpose = (module.__doc__ or "").partition("\n")[0]
-    lines = [title, "~" * len(title), "", f"``--handlers {module.__name__}``: {purpose}", ""]
+    text = textwrap.fill(f"``--handlers {module.__name__}``: {purpose}", 120, break_on_hyphens=False)
+    lines = [title, "~" * len(title), "", text, ""]
     return "\n".join([*lines, _HEAD + "\n".join(_rows(module.KEYS)), ""])
 
 
