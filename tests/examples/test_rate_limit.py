@@ -225,27 +225,37 @@ def test_requests_pass_if_the_setting_says_so(example: Example, branch: Branch, 
     assert agent.stop().count("fails: requests pass without a limit") == 1
 
 
-@pytest.mark.parametrize("kind", ["replica", "type", "full", "login"])
-def test_redis_refuses(example: Example, branch: Branch, start_redis: Callable[..., Redis], kind: str) -> None:
-    """A server that cannot count is a failure: 503. The script is gone: it is sent again."""
-    redis = start_redis()
+def test_redis_refuses(example: Example, branch: Branch, redis: Redis) -> None:
+    """A server that cannot count is a failure: 503. A script that the server has forgotten is sent again."""
     request = example.site(branch, example.agent(REDIS=redis.address, LIMIT="100", PERIOD="3600"))
     assert request()[0] == 200
     redis.run("SCRIPT", "FLUSH")
     assert request()[0] == 200
     (key,) = redis.run("KEYS", "*").split()
 
-    if kind == "replica":
-        redis.run("REPLICAOF", "127.0.0.1", "1")
-    elif kind == "type":
-        redis.run("DEL", key)
-        redis.run("LPUSH", key, "1")
-    elif kind == "full":
-        redis.run("CONFIG", "SET", "maxmemory", "1")
-    else:
-        redis.run("CONFIG", "SET", "requirepass", "secret")
-        redis.run("-a", "secret", "CLIENT", "KILL", "TYPE", "normal")
-        until(request, 503)
+    # No room for another key.
+    redis.run("CONFIG", "SET", "maxmemory", "1")
+    assert request()[0] == 503
+    redis.run("CONFIG", "SET", "maxmemory", "0")
+    assert request()[0] == 200
+
+    # Another program has used the key.
+    redis.run("RENAME", key, "kept")
+    redis.run("LPUSH", key, "1")
+    assert request()[0] == 503
+    redis.run("RENAME", "kept", key)
+    assert request()[0] == 200
+
+    # A replica takes no writes.
+    redis.run("REPLICAOF", "127.0.0.1", "1")
+    assert request()[0] == 503
+    redis.run("REPLICAOF", "NO", "ONE")
+    assert request()[0] == 200
+
+    # The agent has no password.
+    redis.run("CONFIG", "SET", "requirepass", "secret")
+    redis.run("-a", "secret", "CLIENT", "KILL", "TYPE", "normal")
+    until(request, 503)
     assert request()[0] == 503
 
 
@@ -259,20 +269,27 @@ def test_a_password(example: Example, branch: Branch, start_redis: Callable[...,
     until(request, 200)
 
 
+def test_a_setting_that_is_wrong(example: Example) -> None:
+    """One line says what is wrong, and the agent does not start."""
+    output = example.run("REDIS=localhost twistd -n spoa --handlers handlers.py; test $? -eq 1")
+    assert "REDIS must be HOST:PORT or the path of a Unix socket: 'localhost'" in output
+    assert "Traceback" not in output
+
+
 @pytest.mark.parametrize(
-    ("setting", "error"),
+    ("name", "value", "error"),
     [
-        ("LIMIT=0", "LIMIT must be a whole number from 1 to 1000000: '0'"),
-        ("BY=user", "BY must be address or key: 'user'"),
-        ("REDIS=localhost", "REDIS must be HOST:PORT or the path of a Unix socket: 'localhost'"),
-        ("WHEN_REDIS_FAILS=open", "WHEN_REDIS_FAILS must be refuse or pass: 'open'"),
+        ("LIMIT", "0", "LIMIT must be a whole number from 1 to 1000000: '0'"),
+        ("PERIOD", "1.5", "PERIOD must be a whole number from 1 to 1000000: '1.5'"),
+        ("BY", "user", "BY must be address or key: 'user'"),
+        ("REDIS", ":6379", "REDIS must be HOST:PORT or the path of a Unix socket: ':6379'"),
+        ("REDIS", "localhost:0", "REDIS must be HOST:PORT or the path of a Unix socket: 'localhost:0'"),
+        ("WHEN_REDIS_FAILS", "open", "WHEN_REDIS_FAILS must be refuse or pass: 'open'"),
     ],
 )
-def test_a_setting_that_is_wrong(example: Example, setting: str, error: str) -> None:
-    """One line says what is wrong, and the agent does not start."""
-    output = example.run(f"{setting} twistd -n spoa --handlers handlers.py; test $? -eq 1")
-    assert error in output
-    assert "Traceback" not in output
+def test_other_settings_that_are_wrong(load_example: Load, name: str, value: str, error: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(error)):
+        load_example(**{name: value})
 
 
 def test_the_arithmetic(load_example: Load) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sqlite3
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any
 
 import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, ensureDeferred
 
 from tests.haproxy.branches import Branch
 
@@ -221,3 +224,35 @@ def test_a_server_that_answers_nothing(example: Example, branch: Branch, postgre
         postgresql.thaw(*backends)
     assert request(**{"X-API-Key": "sesame"})[0] == 401
     assert request(**KEY)[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_thread_that_is_busy(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query counts until its thread is done, also when its request was answered long ago."""
+    create(example)
+    monkeypatch.setenv("THREADS", "1")
+    spec = importlib.util.spec_from_file_location("sql_handlers", example.folder / "handlers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.MAX_WAITING = 1
+    await module.open_database()
+    try:
+        with contextlib.closing(sqlite3.connect(example.folder / "keys.db")) as writer:
+            writer.execute("BEGIN EXCLUSIVE")
+            first = ensureDeferred(module.owner_of("a"))
+            first.cancel()
+            with pytest.raises(CancelledError):
+                await first
+            with pytest.raises(RuntimeError, match="1 requests wait for the database already"):
+                await module.owner_of("b")
+            writer.rollback()
+        # The only thread runs this after the first query.
+        await module.pool.runWithConnection(lambda connection: None)
+        assert await module.owner_of("swordfish") == "alice"
+        # A query that is too old does not begin.
+        with pytest.raises(TimeoutError):
+            await module.pool.runWithConnection(module.look_up, "", 0.0)
+    finally:
+        module.close_database()
