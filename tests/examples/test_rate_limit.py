@@ -317,6 +317,23 @@ def test_the_arithmetic(load_example: Load) -> None:
     assert take() == (True, 2, 0)
 
 
+def test_when_to_come_again(load_example: Load) -> None:
+    """Retry-After is rounded up: a client that waits for so long is within the limit."""
+    module = load_example(LIMIT="1", PERIOD="10")
+    now = 1_000_000_000
+    module.limits = module.InMemory(lambda: now)
+    haproxy = FakeHAProxy(module.handlers)
+
+    def ask() -> object:
+        return haproxy.notify("check-rate", ip=ip_address("192.0.2.1"), key=None)
+
+    assert ask() == {"txn.within": True, "txn.remaining": 0, "txn.retry_after": 0}
+    now += 3_000_001
+    assert ask() == {"txn.within": False, "txn.remaining": 0, "txn.retry_after": 7}
+    now += 7_000_000
+    assert ask() == {"txn.within": True, "txn.remaining": 0, "txn.retry_after": 0}
+
+
 def test_a_flood_of_keys(load_example: Load) -> None:
     """The key that was used least recently is forgotten. A key that is refused is in use too."""
     module = load_example(LIMIT="1")
