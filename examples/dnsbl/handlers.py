@@ -69,7 +69,7 @@ class Server(dns.DNSDatagramProtocol):
     noisy = False
 
     def __init__(self, address: tuple[str, int]) -> None:
-        super().__init__(controller=self)  # type: ignore[no-untyped-call]
+        super().__init__(controller=self)
         self._address = address
 
     def datagramReceived(self, data: bytes, addr: tuple[str, int]) -> None:

@@ -26,6 +26,10 @@ OWN_TESTS = {
 
 #: Why no test runs a block.
 NOT_RUN = {
+    "howto/rate_limits": dict.fromkeys(
+        ("haproxy.cfg", "An agent that counts in memory 1", "Agents that count in Redis 1"),
+        "tests/examples/test_rate_limit.py runs it, where the packages of the examples are installed",
+    ),
     "explanation/speed": {
         "Which interpreter 1": "installs Debian's packages; CI runs the tests on PyPy",
         "Which interpreter 2": "nox -s compiled runs it",
