@@ -116,11 +116,11 @@ def lint(session: nox.Session) -> None:
 def everything(session: nox.Session) -> None:
     """Run the tests marked "soak", and with each downloaded branch of HAProxy all tests that use it.
 
-    The other tests run in the session "coverage" with the same Python.
+    The other tests run in the session "coverage" with the same Python, and those of the examples in "examples".
     """
     checkout(session)
     session.install("-e", ".[test]")
-    options = ["-m", "", "--beyond-default", "--durations=20"]
+    options = ["-m", "", "--beyond-default", "--durations=20", "--ignore=tests/examples"]
     session.run("python", "-m", "pytest", *options, *session.posargs, env=with_haproxy(session))
 
 
@@ -131,7 +131,7 @@ def coverage(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     # The tests start programs in other folders. With this path, they find coverage.py's plugin, tests/measuring.py.
     environment = with_haproxy(session, newest=True) | {"PYTHONPATH": str(copy)}
-    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=environment)
+    session.run("coverage", "run", "-m", "pytest", "--ignore=tests/examples", *session.posargs, env=environment)
     # Workers are processes of their own. The tests that start them take a minute, so they do not run by default.
     workers = ["-m", "soak or not soak", "tests/workers"]
     session.run("coverage", "run", "-m", "pytest", *workers, *session.posargs, env=environment)
