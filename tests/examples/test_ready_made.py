@@ -62,7 +62,8 @@ def test_three_agents_in_one_process(example: Example, branch: Branch) -> None:
     """The other tables of ``agents.toml``, without the comment signs, and the commands of the README."""
     options = "".join(f" --handlers spoa_twisted.agents.{name}" for name in ("blocklist", "country", "dnsbl"))
     options += " --settings agents.toml"
-    config = f"spoactl config{options} --whole --output . --force"
+    required = "".join(f" --require txn.{name}_allowed" for name in ("blocklist", "country", "dnsbl"))
+    config = f"spoactl config{options}{required} --whole --output . --force"
     assert {f"twistd -n spoa{options}", config} <= set(example.commands())
     table = example.text("agents.toml")
     (example.folder / "agents.toml").write_text(re.sub(r"^#(?=\S)", "", table, flags=re.MULTILINE))
@@ -78,10 +79,9 @@ def test_three_agents_in_one_process(example: Example, branch: Branch) -> None:
         example.edit("agents.toml", "127.0.0.1:5353", server.address)
         agent = example.agent(f"twistd -n spoa{options}")
         example.run(config)
-        rules = re.findall(r"#(http-request deny unless .*)", example.text("haproxy.cfg"))
-        assert len(rules) == 3
-        for rule in rules:
-            example.edit("haproxy.cfg", f"#{rule}", rule)
+        assert (
+            len(re.findall(r"^    http-request deny deny_status 403 unless ", example.text("haproxy.cfg"), re.M)) == 3
+        )
         example.run(f"spoactl check spoe.conf haproxy.cfg --no-haproxy{options}")
         request = example.site(branch, agent)
 
