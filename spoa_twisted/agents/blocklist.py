@@ -15,7 +15,7 @@ from typing import Final, final
 from twisted.logger import Logger
 
 from spoa_twisted.agents.networks import Address, BadList, Networks, Reading
-from spoa_twisted.agents.settings import FLAG, NUMBER, PATHS, TEXT, Key, Table
+from spoa_twisted.agents.settings import ADDRESS, FLAG, NUMBER, PATHS, TEXT, Key, Table
 from spoa_twisted.handlers.declaring import ERROR_VARIABLE
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.spop.actions import Variables, encode_actions
@@ -40,13 +40,7 @@ KEYS: Final = (
     Key("allow_file", PATHS, "Files with addresses and networks that are allowed although a file lists them.", ()),
     Key("may_be_empty", FLAG, "Whether a file of ``file`` may have no network, and so refuse nothing.", False),
     Key("interval", NUMBER, "Seconds between two looks at the files. A changed file is read again.", 10, 0.1, 86400),
-    Key(
-        "address",
-        TEXT,
-        "HAProxy's sample expression for the address. Behind a proxy that adds the client's address to a header, it is"
-        " ``req.hdr_ip(x-forwarded-for,-1)``.",
-        "src",
-    ),
+    ADDRESS,
     Key("message", TEXT, "The name of the message, as in ``spoe.conf``.", "check-blocklist", check=_check_message),
     Key(
         "variable",

@@ -11,7 +11,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, Final, final
 
-from spoa_twisted.agents.settings import NUMBER, PATH, TEXT, TEXTS, Key, Table
+from spoa_twisted.agents.settings import ADDRESS, NUMBER, PATH, TEXT, TEXTS, Key, Table
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.spop.actions import Variables
 
@@ -46,13 +46,7 @@ KEYS: Final = (
         choices=(_ALLOW, _REFUSE),
     ),
     Key("interval", NUMBER, "Seconds between two looks for new database files.", 60, 0.1, 86400),
-    Key(
-        "address",
-        TEXT,
-        "HAProxy's sample expression for the address. Behind a proxy that adds the client's address to a header, it is"
-        " ``req.hdr_ip(x-forwarded-for,-1)``.",
-        "src",
-    ),
+    ADDRESS,
 )
 
 

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from spoa_twisted.agents.block_lists import BlockLists, ListFailed, NotAList, Zone, read_zone
 from spoa_twisted.agents.resolver import NoAnswer, Resolver, read_address, system_servers
-from spoa_twisted.agents.settings import FLAG, NUMBER, TEXT, TEXTS, WHOLE, Key, Table
+from spoa_twisted.agents.settings import ADDRESS, FLAG, NUMBER, TEXT, TEXTS, WHOLE, Key, Table
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.spop.actions import Variables
 
@@ -63,13 +63,7 @@ KEYS: Final = (
         default=True,
     ),
     Key("kept", WHOLE, "How many answers are kept until their TTL is over.", default=100_000, at_least=1),
-    Key(
-        "address",
-        TEXT,
-        "HAProxy's sample expression for the address. Behind a proxy that adds the client's address to a header, it is"
-        " ``req.hdr_ip(x-forwarded-for,-1)``.",
-        "src",
-    ),
+    ADDRESS,
 )
 
 

@@ -120,6 +120,16 @@ class Key:
         return isinstance(value, str) and value != "" and value.isprintable()
 
 
+#: A key for the agents that look an address up.
+ADDRESS: Final = Key(
+    "address",
+    TEXT,
+    "HAProxy's sample expression for the address. Behind a proxy that adds the client's address to a header, it is"
+    " ``req.hdr_ip(x-forwarded-for,-1)``.",
+    "src",
+)
+
+
 @final
 class Table(Mapping[str, Any]):
     """One table of a settings file, as it was read.

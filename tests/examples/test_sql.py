@@ -13,6 +13,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, ensureDeferred
 
+from tests.examples.services.frozen import freeze, thaw
 from tests.haproxy.branches import Branch
 
 from .conftest import OpenExample
@@ -216,12 +217,12 @@ def test_a_server_that_answers_nothing(example: Example, branch: Branch, postgre
     backends = [pid for (pid,) in rows]
     assert len(backends) == 1
 
-    postgresql.freeze(*backends)
+    freeze(*backends)
     try:
         assert request(**KEY)[0] == 503
         assert request(**{"X-API-Key": "sesame"})[0] == 503
     finally:
-        postgresql.thaw(*backends)
+        thaw(*backends)
     assert request(**{"X-API-Key": "sesame"})[0] == 401
     assert request(**KEY)[0] == 200
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 from tests.examples.example import require_program
@@ -69,17 +68,3 @@ class PostgreSQL:
         # SIGINT is the "fast" shutdown: it does not wait for clients.
         self.program.signal(signal.SIGINT)
         self.program.ended()
-
-    def freeze(self, *backends: int) -> None:
-        """Let the processes of some connections answer nothing, until :meth:`thaw`."""
-        for pid in backends:
-            os.kill(pid, signal.SIGSTOP)
-            deadline = time.monotonic() + LIMIT
-            while (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "T":
-                assert time.monotonic() < deadline, "the process has not stopped after SIGSTOP"
-                os.sched_yield()
-
-    def thaw(self, *backends: int) -> None:
-        """Let processes go on after :meth:`freeze`."""
-        for pid in backends:
-            os.kill(pid, signal.SIGCONT)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 from tests.examples.example import require_program
 from tests.programs import LIMIT, Program
+
+from .frozen import freeze, thaw
 
 
 class Redis:
@@ -57,12 +56,8 @@ class Redis:
 
     def freeze(self) -> None:
         """Let the server answer nothing, until :meth:`thaw`. Its port stays open, and the kernel takes connections."""
-        self.program.signal(signal.SIGSTOP)
-        deadline = time.monotonic() + LIMIT
-        while (Path("/proc") / str(self.program.pid) / "stat").read_text().rpartition(")")[2].split()[0] != "T":
-            assert time.monotonic() < deadline, "redis-server has not stopped after SIGSTOP"
-            os.sched_yield()
+        freeze(self.program.pid)
 
     def thaw(self) -> None:
         """Let the server go on after :meth:`freeze`."""
-        self.program.signal(signal.SIGCONT)
+        thaw(self.program.pid)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from tests.certificates import self_signed
 from tests.examples.example import require_program
 from tests.programs import LIMIT, Program
+
+from .frozen import freeze, thaw
 
 BASE = "dc=example,dc=org"
 
@@ -108,15 +109,11 @@ class Slapd:
 
     def freeze(self) -> None:
         """Let the server answer nothing, until :meth:`thaw`. Its ports stay open, and the kernel takes connections."""
-        self.program.signal(signal.SIGSTOP)
-        deadline = time.monotonic() + LIMIT
-        while (Path("/proc") / str(self.program.pid) / "stat").read_text().rpartition(")")[2].split()[0] != "T":
-            assert time.monotonic() < deadline, "slapd has not stopped after SIGSTOP"
-            os.sched_yield()
+        freeze(self.program.pid)
 
     def thaw(self) -> None:
         """Let the server go on after :meth:`freeze`."""
-        self.program.signal(signal.SIGCONT)
+        thaw(self.program.pid)
 
     def binds(self) -> list[str]:
         """Return the DNs of all binds that the server has seen, in order."""
