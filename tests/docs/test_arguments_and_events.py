@@ -7,6 +7,8 @@ import http.client
 import json
 from typing import Any
 
+import pytest
+
 from spoa_twisted.handlers.declaration import (
     REQUEST_EVENTS,
     REQUEST_RULESETS,
@@ -153,6 +155,7 @@ def test_the_lists() -> None:
     assert sorted(row[0] for row in RULES) == sorted((*REQUEST_RULESETS, *RESPONSE_RULESETS))
 
 
+@pytest.mark.each_spoe
 def test_which_arguments_fit(machine: Machine, branch: Branch) -> None:
     """HAProxy starts with those of the column, and with no others. It says what the page says."""
     machine.write(haproxy_cfg=HAPROXY_CFG)
