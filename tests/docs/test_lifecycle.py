@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -42,14 +40,16 @@ class Pool:
         self.calls.append("close")
 
 
-@PAGE.run(text="lists.py")
+@PAGE.run(text="lists.py", commands="Run code at startup, at shutdown and at intervals 2")
 @pytest_twisted.ensureDeferred
-async def test_startup_shutdown_every(text: str, machine: Machine) -> None:
+async def test_startup_shutdown_every(text: str, commands: str, machine: Machine) -> None:
     """The agent reads the blocklist and opens the database before it listens, and stops in order.
 
-    Without the table, it does not start.
+    Without the table, it does not start. The commands of the page make the list and the database.
     """
-    machine.write(lists_py=text, blocklist_txt="192.0.2.1\n2001:db8::1\n")
+    machine.write(lists_py=text)
+    blocklist, _, database = commands.partition("\n")
+    machine.run(blocklist)
     command = on_any_port(START.replace("iprep", "lists"))
     failed = subprocess.run(
         command.split(), cwd=machine.folder, env=machine.environment, capture_output=True, text=True, check=False
@@ -58,10 +58,7 @@ async def test_startup_shutdown_every(text: str, machine: Machine) -> None:
     line = "spoa: startup function lists.open_database failed: OperationalError: no such table: user"
     assert failed.stdout.count(line) == 1
 
-    with contextlib.closing(sqlite3.connect(machine.folder / "users.db")) as database:
-        database.execute("CREATE TABLE user (name, token)")
-        database.execute("INSERT INTO user VALUES ('alice', 'swordfish')")
-        database.commit()
+    machine.run(database)
     agent = machine.start(command)
     client = SPOEClient(f"tcp:127.0.0.1:{agent.port}")
     for ip, allowed in (("192.0.2.1", False), ("192.0.2.2", True), ("2001:db8::1", False)):

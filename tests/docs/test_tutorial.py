@@ -170,8 +170,6 @@ def test_the_tutorial(terminals: Terminals) -> None:
     terminals.type(page.take(COMMANDS))
     assert page.take("spoe.conf").splitlines() == terminals.read("spoe.conf").splitlines()
     assert page.take("haproxy.cfg, a part") in terminals.read("haproxy.cfg")
-    rule = page.take("haproxy.cfg, the changed line").strip()
-    terminals.edit("haproxy.cfg", f"    #{rule}\n", f"    {rule}\n")
 
     # A request that passes, and one that is refused.
     haproxy = terminals.start_haproxy(page.take(HAPROXY))
@@ -195,9 +193,10 @@ def test_the_tutorial(terminals: Terminals) -> None:
     terminals.type(page.take(COMMANDS))
     terminals.type(page.take(COMMANDS))
     new = page.take("haproxy.cfg, a new line").strip()
-    # The page tells the reader that the parts have this rule, without the status.
-    assert new.replace(" deny_status 401", "") in terminals.read("haproxy.cfg.parts")
-    terminals.edit("haproxy.cfg", f"    {rule}\n", f"    {rule}\n    {new}\n")
+    # The page tells the reader to copy this rule from the parts.
+    assert f"    {new}\n" in terminals.read("haproxy.cfg.parts")
+    rule = "    http-request deny deny_status 403 unless { var(txn.shop.allowed) -m bool }\n"
+    terminals.edit("haproxy.cfg", rule, f"{rule}    {new}\n")
     terminals.type(page.take(COMMANDS))
     press_ctrl_c(agent.program)
     press_ctrl_c(haproxy)
@@ -208,6 +207,7 @@ def test_the_tutorial(terminals: Terminals) -> None:
     # A handler that fails, and the status page.
     terminals.type(page.take(COMMANDS))
     terminals.wait_for(agent.program, page.take(AGENT))
+    terminals.type(page.take(COMMANDS))
     terminals.type(page.take(COMMANDS))
     terminals.type(page.take(COMMANDS))
     terminals.type(page.take(COMMANDS))
