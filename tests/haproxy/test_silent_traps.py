@@ -206,6 +206,30 @@ async def test_two_messages_of_one_event(serve: Serve, start_haproxy: StartHAPro
     assert agent.names == ["first", "second", "fourth", "third"]
 
 
+@pytest.mark.parametrize("where", ["event", "group"])
+@pytest.mark.parametrize("order", ["first second", "second first"])
+@bounded
+async def test_two_handlers_set_one_variable(serve: Serve, start_haproxy: StartHAProxy, where: str, order: str) -> None:
+    """The last one wins, so a request passes that the other one refuses. With a variable each, both can refuse."""
+    agent = Agent(
+        {"first": {"txn.allowed": False, "txn.first": False}, "second": {"txn.allowed": True, "txn.second": True}}
+    )
+    event = HTTP_REQUEST if where == "event" else ""
+    send = "    http-request send-spoe-group test both\n" if where == "group" else ""
+    haproxy = start_haproxy(
+        serve(agent.handlers),
+        spoe=(f"    messages {order}\n" if where == "event" else "    groups both\n")
+        + "".join(message(name, event) for name in order.split())
+        + (group("both", *order.split()) if where == "group" else ""),
+        web=f"{send}    http-request deny deny_status 403 unless {{ var(txn.spoa.allowed) -m bool }}\n"
+        "    http-request deny deny_status 401 unless { var(txn.spoa.first) -m bool }\n"
+        "    http-request return status 200\n",
+    )
+    # 401 is the answer of the second rule: the first rule has let the request pass.
+    assert (await haproxy.get()).status == (401 if agent.names[-1:] == ["second"] else 403)
+    assert sorted(agent.names) == ["first", "second"]
+
+
 @bounded
 async def test_a_variable_of_the_environment_that_is_not_set(
     branch: Branch, serve: Serve, start_haproxy: StartHAProxy

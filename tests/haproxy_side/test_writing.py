@@ -432,6 +432,40 @@ def test_errors(handlers: dict[str, Any], options: dict[str, Any], text: str) ->
     planned(near, servers=["localhost:1", "ipv4@localhost:65535", "[::1]:1", "::1:1", "/run/spoa", "unix@spoa"])
 
 
+FRONTEND = "on-frontend-http-request"
+
+
+@pytest.mark.parametrize(
+    "when",
+    [{"event": FRONTEND}, {"event": f"{FRONTEND} if {{ path / }}"}, {"rule": "http-request unless { path / }"}],
+)
+def test_two_handlers_of_one_notify_set_the_same_variable(when: dict[str, Any]) -> None:
+    """The later one would replace what the earlier one has set, so nothing is written."""
+    sets = {"sets": {"txn.allowed": bool}}
+    with pytest.raises(CannotWrite) as raised:
+        planned(handlers_of(other={**when}, check_token={**when, **sets}, check_ip={**when, **sets}))
+    assert str(raised.value) == (
+        "the handlers of 'check-token' and 'check-ip' both set 'txn.allowed', and HAProxy asks both in one NOTIFY: the"
+        " last one wins, so a request that the other one refuses passes; give each a variable of its own, and a"
+        " --require of its own"
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"event": f"{FRONTEND} if {{ path / }}"},
+        {"event": "on-backend-http-request"},
+        {"rule": "http-request"},
+        {"rule": "http-request if { path / }"},
+        {"event": FRONTEND, "sets": {"txn.known": bool}},
+    ],
+)
+def test_two_handlers_of_two_notifys_may_set_the_same_variable(other: dict[str, Any]) -> None:
+    sets = {"sets": {"txn.allowed": bool}}
+    assert planned(handlers_of(a={"event": FRONTEND, **sets}, b={**sets, **other})).messages
+
+
 @pytest.mark.parametrize(
     ("module", "engine"),
     [
