@@ -43,6 +43,7 @@ ORDER = [
     "haproxy.readings",
     "haproxy.reading",
     "haproxy.order",
+    "haproxy.headers",
     "limits",
     "observer",
     "status.report",

@@ -231,6 +231,27 @@ async def test_two_handlers_set_one_variable(serve: Serve, start_haproxy: StartH
 
 
 @bounded
+async def test_commas_in_headers(serve: Serve, start_haproxy: StartHAProxy) -> None:
+    """``req.hdr`` is what follows the last comma, whatever the header means. ``req.fhdr`` is the whole header."""
+    agent = Agent()
+    names = ["authorization", "cookie", "date", "if-modified-since", "referer", "user-agent"]
+    arguments = " ".join(f"hdr-{name}=req.hdr({name}) fhdr-{name}=req.fhdr({name})" for name in names)
+    haproxy = start_haproxy(
+        serve(agent.handlers),
+        spoe="    messages request response\n"
+        + message("request", HTTP_REQUEST, f"{arguments} alias=hdr(user-agent)")
+        + message("response", "on-http-response", "part=res.hdr(location) whole=res.fhdr(location)"),
+        web="    default_backend origin\n",
+        origin='    http-request return status 200 hdr location "/a, /b"',
+    )
+    assert (await haproxy.get(**dict.fromkeys(names, "first, second"))).status == 200
+    parts = {f"hdr-{name}": "second" for name in names}
+    whole = {f"fhdr-{name}": "first, second" for name in names}
+    assert agent.arguments("request") == {**parts, **whole, "alias": "second"}
+    assert agent.arguments("response") == {"part": "/b", "whole": "/a, /b"}
+
+
+@bounded
 async def test_a_variable_of_the_environment_that_is_not_set(
     branch: Branch, serve: Serve, start_haproxy: StartHAProxy
 ) -> None:

@@ -238,6 +238,21 @@ SPEAKS = {
         ),
         Case(TOGETHER_IN_GROUP, "spoe.conf:17: error: ", OLD, answers=ALLOWING),
     ],
+    "header-commas": [
+        Case(
+            GOOD.replaced("ip=src", "ua=req.hdr(User-Agent),lower"),
+            "spoe.conf:14: warning: req.hdr gives what follows the last comma: write req.fhdr(User-Agent)",
+        ),
+        Case(
+            GOOD.replaced("ip=src", "ip=src hdr(cookie,1)").alone(),
+            "spoe.conf:14: warning: hdr gives what follows the last comma: write req.fhdr(cookie,1)",
+            OLD,
+        ),
+        Case(
+            GOOD.replaced("ip=src", "to=res.hdr(location)"),
+            "spoe.conf:14: warning: res.hdr gives what follows the last comma: write res.fhdr(location)",
+        ),
+    ],
     "empty-environment": [
         Case(
             GOOD.replaced("args ip=src", 'args path=path "${REP_NOT_SET}" method=method'),
@@ -399,6 +414,12 @@ SILENT = {
             ),
             answers=ALLOWING,
         ),
+    ],
+    "header-commas": [
+        Case(
+            GOOD.replaced("ip=src", "ua=req.fhdr(user-agent) host=req.hdr(host) list=req.hdr(accept) x=req.hdr(x-id)")
+        ),
+        Case(GOOD.replaced("ip=src", "all=req.hdrs hdr req.hdr() req.hdr(user-agent")),
     ],
     "empty-environment": [
         Case(GOOD.replaced("args ip=src", 'args path=path "${REP_NOT_SET-}x" method=method'), version=(2, 6)),

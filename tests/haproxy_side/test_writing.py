@@ -497,11 +497,12 @@ def test_advice() -> None:
     handlers.message("no-args", rule="http-request if { path /'a' }")(set_allowed)
     handlers.message("no-when", args={"message": 'str("a")'})(takes_message)
     handlers.message("no-args-2", event="on-client-session")(set_allowed)
+    handlers.message("header", event="on-client-session")(lambda referer, cookies: None)
     handlers.message("complete", args={}, event="on-client-session")(takes_message)
     handlers.message("complete-too", event="on-client-session")(lambda: None)
     where = f"{__name__}."
     text = advice(answers(handlers, 1))
-    assert text.count("@handlers.message(\n") == 5
+    assert text.count("@handlers.message(\n") == 6
     assert (
         f"the handler {where}set_allowed of the message 'set-allowed' does not declare its arguments (args) and when"
         " HAProxy asks it (event or rule), so it is not written. Add the lines that it lacks, with your values:\n\n"
@@ -516,6 +517,7 @@ def test_advice() -> None:
     assert """    rule="http-request if { path /'a' }",\n""" in text
     assert """    args={"message": 'str("a")'},\n    event="on-frontend-http-request",\n""" in text
     assert '    event="on-client-session",\n' in text
+    assert '    args={"referer": "req.fhdr(referer)", "cookies": "req.fhdr(cookie)"},\n' in text
     assert "complete" not in text
     assert f"the default handler {where}takes_message answers messages whose names are not known here" in text
     assert advice(answers(handlers_of(m={"event": "on-client-session"}), 1)) == ""
