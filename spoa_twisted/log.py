@@ -54,6 +54,7 @@ from spoa_twisted.observer import (
     ProtocolError,
     RespondFailed,
     ResponseUnsendable,
+    ResultNotAsDeclared,
     ResultTooBig,
     ResultUnsendable,
     ShutdownTimedOut,
@@ -135,6 +136,7 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
         "the handler of the message {name!a} returned a value that cannot be sent: {error}",
     ),
     ResultTooBig: (LogLevel.error, RESULT_TOO_BIG),
+    ResultNotAsDeclared: (LogLevel.warn, "the handler of the message {name!a} {difference}"),
 }
 
 # The same for the events that have a failure: their lines have a traceback, and the level critical.

@@ -61,6 +61,7 @@ ORDER = [
     "handlers.declaration",
     "handlers.variable_types",
     "handlers.declaring",
+    "handlers.undeclared",
     "handlers.handler",
     "handlers.asyncio_needed",
     "handlers.hold_ups",

@@ -47,6 +47,7 @@ from spoa_twisted.observer import (
     ProtocolError,
     RespondFailed,
     ResponseUnsendable,
+    ResultNotAsDeclared,
     ResultTooBig,
     ResultUnsendable,
     ShutdownTimedOut,
@@ -250,6 +251,10 @@ LINES: list[tuple[Event, str]] = [
         ),
     ),
     (
+        ResultNotAsDeclared("m", "set 'txn.b', which its sets does not declare"),
+        "warn: the handler of the message 'm' set 'txn.b', which its sets does not declare",
+    ),
+    (
         VariableNameLong("sess.long"),
         (
             "warn: the name of the variable 'sess.long' may be too long: HAProxy drops a variable silently when"
@@ -388,6 +393,7 @@ class TestNames:
             lambda name: ThreadAwaited(name, 1, 1),
             lambda name: ResultUnsendable(name, ValueError("why")),
             lambda name: ResultTooBig(name, 2, 1, "sess.a"),
+            lambda name: ResultNotAsDeclared(name, "set 'txn.b'"),
             lambda name: VariableNameLong(name),
             lambda name: VariableWithoutScope(name),
         ],

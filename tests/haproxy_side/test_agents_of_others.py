@@ -26,7 +26,7 @@ SETS = {"txn.code": int, "txn.allowed": bool, "sess.score": str | None, "req.x":
 #: The others read only the last part of a header.
 RIGHT = {
     "bouncer": {"fail-open", "error-unread"},
-    **dict.fromkeys(("sign-on", "subrequest", "tokens", "robots"), {"header-commas"}),
+    **{name: {"header-commas"} for name in ("sign-on", "subrequest", "tokens", "robots")},
 }
 
 
