@@ -432,7 +432,7 @@ class LogObserver:
             place=event.place,
             waiting=event.waiting,
             _place=_place(event.place),
-            _others=others if event.waiting else "no other request waited",
+            _others=others if event.waiting else "no other request came meanwhile, else it would have waited",
             _advice=advice,
         )
 
