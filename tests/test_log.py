@@ -218,9 +218,8 @@ LINES: list[tuple[Event, str]] = [
     (
         HandlerBlocked("m", 0.3, 0, coroutine=True, timeout=0.1),
         (
-            "warn: the handler of the message 'm' held the agent up for 0.30 s; no other request came meanwhile, else it"
-            " would have waited: a coroutine"
-            " must not block; make it a plain function with blocking=True"
+            "warn: the handler of the message 'm' held the agent up for 0.30 s; no other request came meanwhile, else"
+            " it would have waited: a coroutine must not block; make it a plain function with blocking=True"
         ),
     ),
     (

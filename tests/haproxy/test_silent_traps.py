@@ -251,6 +251,54 @@ async def test_commas_in_headers(serve: Serve, start_haproxy: StartHAProxy) -> N
     assert agent.arguments("response") == {"part": "/b", "whole": "/a, /b"}
 
 
+@pytest.mark.parametrize("path", ["//admin", "/x/../admin", "/%61dmin"])
+@bounded
+async def test_spellings_of_a_path(serve: Serve, start_haproxy: StartHAProxy, path: str) -> None:
+    """``normalize-uri`` makes one of several spellings, for the groups and the rules below it.
+
+    A message of on-frontend-http-request is sent before each rule, so it has the client's spelling. That of
+    on-backend-http-request comes after the frontend's rules.
+    """
+    agent = Agent()
+    haproxy = start_haproxy(
+        serve(agent.handlers),
+        process="expose-experimental-directives",
+        spoe="    messages frontend backend\n    groups before after\n"
+        + message("frontend", HTTP_REQUEST, "path=path")
+        + message("backend", "on-backend-http-request", "path=path")
+        + message("above", "", "path=path")
+        + message("below", "", "path=path")
+        + group("before", "above")
+        + group("after", "below"),
+        web="    http-request send-spoe-group test before\n"
+        "    http-request normalize-uri percent-decode-unreserved\n"
+        "    http-request normalize-uri path-merge-slashes\n"
+        "    http-request normalize-uri path-strip-dotdot full\n"
+        "    http-request send-spoe-group test after\n"
+        "    http-request deny deny_status 403 if !{ path /admin }\n"
+        "    default_backend origin\n",
+    )
+    assert (await haproxy.get(path)).status == 200
+    for name, seen in {"frontend": path, "above": path, "below": "/admin", "backend": "/admin"}.items():
+        assert agent.arguments(name) == {"path": seen}
+
+
+@bounded
+async def test_an_address_equals_no_text(serve: Serve, start_haproxy: StartHAProxy) -> None:
+    """HAProxy sends ``src`` as an address, not as a text."""
+    agent = Agent()
+    haproxy = start_haproxy(
+        serve(agent.handlers),
+        spoe="    messages lookup\n" + message("lookup", HTTP_REQUEST, "ip=src"),
+        web="    http-request return status 200\n",
+    )
+    await haproxy.get()
+    ip = agent.arguments("lookup")["ip"]
+    assert ip == IPv4Address("127.0.0.1")
+    assert str(ip) == "127.0.0.1"
+    assert ip != "127.0.0.1"
+
+
 @bounded
 async def test_a_variable_of_the_environment_that_is_not_set(
     branch: Branch, serve: Serve, start_haproxy: StartHAProxy
