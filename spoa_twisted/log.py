@@ -54,6 +54,7 @@ from spoa_twisted.observer import (
     ProtocolError,
     RespondFailed,
     ResponseUnsendable,
+    ResultNotAsDeclared,
     ResultTooBig,
     ResultUnsendable,
     ShutdownTimedOut,
@@ -135,6 +136,7 @@ _LINES: Final[dict[type[Event], tuple[Any, str]]] = {
         "the handler of the message {name!a} returned a value that cannot be sent: {error}",
     ),
     ResultTooBig: (LogLevel.error, RESULT_TOO_BIG),
+    ResultNotAsDeclared: (LogLevel.warn, "the handler of the message {name!a} {difference}"),
 }
 
 # The same for the events that have a failure: their lines have a traceback, and the level critical.
@@ -430,7 +432,7 @@ class LogObserver:
             place=event.place,
             waiting=event.waiting,
             _place=_place(event.place),
-            _others=others if event.waiting else "no other request waited",
+            _others=others if event.waiting else "no other request came meanwhile, else it would have waited",
             _advice=advice,
         )
 

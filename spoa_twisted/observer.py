@@ -325,6 +325,19 @@ class ResultTooBig(MessageEvent):
 
 @final
 @dataclass(frozen=True, slots=True)
+class ResultNotAsDeclared(MessageEvent):
+    """The handler of a message set a variable that its ``sets`` does not declare, or declares with another type.
+
+    The variable is sent nevertheless. Only the first 64 results of each handler are compared, and each name is
+    reported once.
+    """
+
+    #: ``set 'txn.knwon', which its sets does not declare; did you mean 'txn.known'?``
+    difference: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class VariableNameLong(Event):
     """A handler set a variable whose name is so long that HAProxy may drop it silently."""
 

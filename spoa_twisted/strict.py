@@ -38,6 +38,7 @@ from spoa_twisted.observer import (
     ProtocolError,
     RespondFailed,
     ResponseUnsendable,
+    ResultNotAsDeclared,
     ResultTooBig,
     ResultUnsendable,
 )
@@ -57,6 +58,7 @@ _RAISED: Final = (
     ProtocolError,
     RespondFailed,
     ResponseUnsendable,
+    ResultNotAsDeclared,
     ResultTooBig,
     ResultUnsendable,
 )

@@ -47,6 +47,7 @@ from spoa_twisted.observer import (
     ProtocolError,
     RespondFailed,
     ResponseUnsendable,
+    ResultNotAsDeclared,
     ResultTooBig,
     ResultUnsendable,
     ShutdownTimedOut,
@@ -217,8 +218,8 @@ LINES: list[tuple[Event, str]] = [
     (
         HandlerBlocked("m", 0.3, 0, coroutine=True, timeout=0.1),
         (
-            "warn: the handler of the message 'm' held the agent up for 0.30 s; no other request waited: a coroutine"
-            " must not block; make it a plain function with blocking=True"
+            "warn: the handler of the message 'm' held the agent up for 0.30 s; no other request came meanwhile, else"
+            " it would have waited: a coroutine must not block; make it a plain function with blocking=True"
         ),
     ),
     (
@@ -248,6 +249,10 @@ LINES: list[tuple[Event, str]] = [
             "error: the variables of the message 'm' do not fit in the ACK: they need 500 bytes, and 200 are left; the"
             " largest is sess.big; set less, or raise tune.bufsize in HAProxy"
         ),
+    ),
+    (
+        ResultNotAsDeclared("m", "set 'txn.b', which its sets does not declare"),
+        "warn: the handler of the message 'm' set 'txn.b', which its sets does not declare",
     ),
     (
         VariableNameLong("sess.long"),
@@ -388,6 +393,7 @@ class TestNames:
             lambda name: ThreadAwaited(name, 1, 1),
             lambda name: ResultUnsendable(name, ValueError("why")),
             lambda name: ResultTooBig(name, 2, 1, "sess.a"),
+            lambda name: ResultNotAsDeclared(name, "set 'txn.b'"),
             lambda name: VariableNameLong(name),
             lambda name: VariableWithoutScope(name),
         ],

@@ -12,7 +12,7 @@ from spoa_twisted.ctl.arguments import add_settings, exit_status, new_parser, po
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.haproxy.answers import Answers, answers
 from spoa_twisted.haproxy.writing.addresses import endpoint_of
-from spoa_twisted.haproxy.writing.advice import advice, not_outlasted, on_failure
+from spoa_twisted.haproxy.writing.advice import advice, not_outlasted, on_failure, parts_of_headers
 from spoa_twisted.haproxy.writing.haproxy_cfg import parts, whole
 from spoa_twisted.haproxy.writing.plan import CannotWrite, Options, Plan, engine_name, plan
 from spoa_twisted.haproxy.writing.required import Required
@@ -132,7 +132,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
                 required=options.require or (),
             ),
         )
-        hints.append(not_outlasted(made))
+        hints += [not_outlasted(made), parts_of_headers(made)]
     finally:
         # Also if nothing is written: the hints say what to add.
         for hint in filter(None, hints):

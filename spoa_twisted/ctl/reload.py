@@ -89,7 +89,8 @@ async def run(reactor: Any, options: argparse.Namespace) -> None:
             " code"
         )
     workers = len({process["worker"] for process in after["processes"]})
-    print(f"reloaded: {workers} workers were replaced in {reactor.seconds() - began:.2f} s")
+    replaced = "1 worker was" if workers == 1 else f"{workers} workers were"
+    print(f"reloaded: {replaced} replaced in {reactor.seconds() - began:.2f} s")
 
 
 def _check(status: Status) -> None:

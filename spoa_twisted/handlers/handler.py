@@ -9,8 +9,9 @@ from typing import Any, final
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.binding import Binding
-from spoa_twisted.handlers.declaration import UNDECLARED
+from spoa_twisted.handlers.declaration import UNDECLARED, Declaration
 from spoa_twisted.handlers.plain import is_plain
+from spoa_twisted.handlers.undeclared import Undeclared
 from spoa_twisted.spop.actions import Variables, encode_actions
 from spoa_twisted.spop.hints import type_of
 
@@ -46,6 +47,7 @@ class Handler:
         "label",
         "on_error",
         "timeout",
+        "undeclared",
     )
 
     def __init__(
@@ -63,8 +65,10 @@ class Handler:
             )
         #: The function that was registered.
         self.function = function
-        #: What HAProxy's configuration needs for the handler. The agent does not use it.
+        #: What HAProxy's configuration needs for the handler.
         self.declaration = UNDECLARED
+        #: Compares the first results with the declaration, and is then ``None``.
+        self.undeclared: Undeclared | None = None
         #: The name in the status of the agent. The default handler has another label than its name.
         self.label = name
         self.timeout = timeout
@@ -80,6 +84,11 @@ class Handler:
 
     def __str__(self) -> str:
         return name_of(self.function)
+
+    def declare(self, declaration: Declaration) -> None:
+        """Set the declaration. Without ``sets``, the handler may set any variable."""
+        self.declaration = declaration
+        self.undeclared = None if declaration.sets is None else Undeclared(declaration.sets)
 
     @property
     def kind(self) -> str:

@@ -27,6 +27,7 @@ from spoa_twisted.observer import (
     MessageEvent,
     MessageUnhandled,
     Outcome,
+    ResultNotAsDeclared,
     ResultTooBig,
     ResultUnsendable,
     ThreadAwaited,
@@ -81,6 +82,9 @@ class Outcomes:
         if handler.doubtful:
             doubtful, handler.doubtful = handler.doubtful, []
             self._report_names(doubtful)
+        # It is None after the first results of each handler.
+        if handler.undeclared is not None:
+            self._report_undeclared(handler, message, actions)
         return actions
 
     def failed(self, position: int, handler: Handler, message: Message, failure: Failure) -> bytes:
@@ -183,6 +187,15 @@ class Outcomes:
                 self._observer.on_event(VariableWithoutScope(variable))
             if len(name if dot else scope) > LONGEST_SAFE_NAME:
                 self._observer.on_event(VariableNameLong(variable))
+
+    def _report_undeclared(self, handler: Handler, message: Message, actions: bytes) -> None:
+        """Report variables of a result that differ from what the handler declares. They are sent nevertheless."""
+        undeclared = handler.undeclared
+        assert undeclared is not None
+        for difference in undeclared.compare(actions):
+            self._observer.on_event(ResultNotAsDeclared(message.name, difference))
+        if not undeclared.left:
+            handler.undeclared = None
 
 
 def cancel(deferred: Deferred[Any], observer: IObserver) -> None:

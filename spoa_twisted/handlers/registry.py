@@ -125,8 +125,8 @@ class Handlers(LifeCycle):
     ) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function as the handler of the message called ``name``. The function stays unchanged.
 
-        ``args``, ``event`` or ``rule``, and ``sets`` are for ``spoactl config`` and ``spoactl check``, not for the
-        agent: see :class:`Declaration`.
+        ``args``, ``event`` or ``rule``, and ``sets`` are for ``spoactl config`` and ``spoactl check``: see
+        :class:`Declaration`. The agent only warns of results that differ from ``sets``.
 
         :param timeout: the timeout of the handler, in seconds; 0 for no limit. Only for a handler that returns a
             Deferred or a coroutine, or has ``blocking=True``: a plain function cannot be interrupted.
@@ -148,7 +148,7 @@ class Handlers(LifeCycle):
 
         def register(function: HandlerT) -> HandlerT:
             handler = self._handler(name, function, timeout, on_error, blocking)
-            handler.declaration = declare(name, function, handler.on_error, args, event, rule, sets)
+            handler.declare(declare(name, function, handler.on_error, args, event, rule, sets))
             self._add(name, handler)
             return function
 

@@ -20,7 +20,7 @@ from spoa_twisted.agents.settings import SettingsError, SettingsFile
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.runner.errors import CannotStart, place_of
-from spoa_twisted.runner.meant import find_meant, find_other_module, is_file
+from spoa_twisted.runner.meant import find_meant, find_misspelt, find_other_module, is_file
 
 #: The attribute of a module that holds its handlers, unless the user names another attribute.
 DEFAULT_ATTRIBUTE: Final = "handlers"
@@ -128,7 +128,7 @@ def _import(source: str) -> ModuleType:
     except BaseException as error:
         # BaseException, because a module may call sys.exit(): twistd would then end without the name of the module.
         text = " ".join(safe_str(error).split())
-        hint = find_meant(source, error)
+        hint = find_meant(source, error) or find_misspelt(error)
         raise CannotStart(f"cannot import {source}: {type(error).__name__}: {text}{place_of(error)}{hint}") from error
 
 

@@ -1,13 +1,20 @@
-"""The module or file that the user meant with ``--handlers``, for error texts about another one."""
+"""The module or file that the user meant with ``--handlers``, and the names in it, for error texts about others."""
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
 from spoa_twisted.handlers.names import did_you_mean, nearest
+from spoa_twisted.handlers.registry import Handlers
+
+# Python 3.13 and newer ends this text with a similar name, if there is one.
+_UNEXPECTED: Final = re.compile(r"Handlers\.(\w+)\(\) got an unexpected keyword argument '(\w+)'")
 
 
 def is_file(source: str) -> bool:
@@ -29,6 +36,20 @@ def find_meant(source: str, error: BaseException) -> str:
         # The module exists, and has raised the error.
         meant = []
     return did_you_mean(meant)
+
+
+def find_misspelt(error: BaseException) -> str:
+    """Return the part of an error text that says which option or method of :class:`Handlers` may have been meant.
+
+    :param error: the error that the import of a module raised. For other errors, the text is empty.
+    """
+    meant: list[str] = []
+    if isinstance(error, AttributeError) and isinstance(error.obj, Handlers):
+        meant = nearest(error.name or "", [name for name in dir(error.obj) if not name.startswith("_")])
+    elif isinstance(error, TypeError) and (match := _UNEXPECTED.fullmatch(str(error))) is not None:
+        method, option = match.groups()
+        meant = nearest(option, list(inspect.signature(getattr(Handlers, method)).parameters)[1:])
+    return did_you_mean(meant[:1])
 
 
 def _files_like(path: Path) -> list[str]:

@@ -509,6 +509,7 @@ _KINDS: Final[dict[str, str]] = {
     "ProtocolError": "A peer broke the protocol: {0}",
     "RespondFailed": "The handlers failed to respond",
     "ResponseUnsendable": "The response of the handlers could not be sent",
+    "ResultNotAsDeclared": "The handler of {0} set another variable, or another type, than its sets declares",
     "ResultTooBig": "The answer to {0} did not fit in the ACK",
     "ResultUnsendable": "The handler of {0} returned what SPOP cannot send",
     "ShutdownTimedOut": "The shutdown function {0} did not finish in time",

@@ -185,7 +185,8 @@ class MasterService(Service):
         if not self._was_ready:
             self._was_ready = True
             addresses = ", ".join([describe(port.getHost()) for port in self._ports.ports])
-            self._listening = f"{len(self.slots)} workers, listening on {addresses}{worker.facts['messages']}"
+            workers = "1 worker" if len(self.slots) == 1 else f"{len(self.slots)} workers"
+            self._listening = f"{workers}, listening on {addresses}{worker.facts['messages']}"
             self.supervisor.ready(self._listening)
             for port in self._ports.ports:
                 self._log.info(

@@ -66,7 +66,11 @@ class Reload:
     async def _run(self) -> None:
         began = self._reactor.seconds()
         self._answers = self.results["requested"]
-        self._log.info("reloading: {count} workers are replaced, one after the other", count=len(self._slots))
+        self._log.info(
+            "reloading: {_workers} replaced, one after the other",
+            count=len(self._slots),
+            _workers=self._workers("is", "are"),
+        )
         for replaced, slot in enumerate(self._slots):
             try:
                 old = await slot.replace()
@@ -80,10 +84,16 @@ class Reload:
                 await old.when_ended()
         self._set_result(OK, "")
         self._log.info(
-            "reloaded: {count} workers were replaced in {seconds:.2f} s",
+            "reloaded: {_workers} replaced in {seconds:.2f} s",
             count=len(self._slots),
+            _workers=self._workers("was", "were"),
             seconds=self._reactor.seconds() - began,
         )
+
+    def _workers(self, one: str, several: str) -> str:
+        """Return how many workers there are, with the verb for one or several."""
+        count = len(self._slots)
+        return f"1 worker {one}" if count == 1 else f"{count} workers {several}"
 
     def _on_failed(self, reason: str, replaced: int) -> None:
         self._set_result(FAILED, reason)

@@ -182,6 +182,18 @@ def test_handlers_that_set_nothing_when_they_fail(run: Run, tmp_path: Path, caps
     assert capsys.readouterr().err == ""
 
 
+def test_parts_of_headers(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stderr says which arguments are only a part of a header, and what to write."""
+    args = '{"ip": "src", "agent": "req.hdr(user-agent)", "bad": "req.hdr(", "host": "req.hdr(host)"}'
+    source = HANDLERS.replace('{"ip": "src"}', args).replace("first(ip)", "first(ip, agent, bad, host)")
+    (tmp_path / "iprep.py").write_text(source)
+    run("--handlers", "iprep")
+    assert capsys.readouterr().err == (
+        "spoactl: the argument 'agent' of 'b-first': req.hdr gives what follows the last comma of the header; write"
+        " req.fhdr(user-agent)\n"
+    )
+
+
 def test_handlers_of_another_kind(run: Run, tmp_path: Path) -> None:
     """Only Handlers have declarations. A module that cannot be loaded is an error, too."""
     (tmp_path / "other_kind.py").write_text(

@@ -237,7 +237,7 @@ async def test_new_workers(example: Example) -> None:
     """A reload starts workers with a client of their own, and the old ones close theirs."""
     agent = example.agent(f"{COMMAND} --workers 1")
     agent.program.signal(1)
-    agent.program.said("reloaded: 1 workers were replaced")
+    agent.program.said("reloaded: 1 worker was replaced")
     (answer,) = await ask(agent, {"cookie": "session=b2"})
     assert answer["req.user"] == "bob"
     assert "Traceback" not in agent.stop()

@@ -410,7 +410,7 @@ def test_new_workers_fetch_keys(example: Example, issuer: WebServer) -> None:
     agent = example.agent("twistd -n spoa --handlers handlers.py --workers 1")
     issuer.answer = lambda _: jwks(jwk(OTHER_KEY, "new"))
     agent.program.signal(1)
-    agent.program.said("reloaded: 1 workers were replaced")
+    agent.program.said("reloaded: 1 worker was replaced")
     new = token(OTHER_KEY, kid="new")
     sent = example.run(f"spoactl send --agent tcp:127.0.0.1:{agent.port} check-token authorization=str:'Bearer {new}'")
     assert "txn.valid=bool:true\n" in sent

@@ -15,6 +15,7 @@ from spoa_twisted import Declaration, Handlers, Int64, Message
 from spoa_twisted.handlers.declaration import REQUEST_EVENTS, RESPONSE_EVENTS, split_condition
 from spoa_twisted.handlers.declaring import words_of
 from spoa_twisted.handlers.variable_types import joined, members_of, show_type
+from tests.conftest import Logged
 from tests.handlers.answers import respond
 
 
@@ -322,8 +323,11 @@ def test_types() -> None:
     assert joined([bool]) is bool
 
 
-def test_the_agent_does_not_know_it() -> None:
+def test_the_agent_only_warns(logged: Logged) -> None:
     """A handler may get other arguments, and set other variables, than it declares."""
     handlers = Handlers()
     handlers.message("m", args={"ip": "src"}, sets={"txn.a": bool})(lambda ip: {"txn.b": ip})
     assert respond(handlers, Message("m", [("ip", 5)])) == {"txn.b": 5}
+    assert logged.take() == [
+        "warn: the handler of the message 'm' set 'txn.b', which its sets does not declare; did you mean 'txn.a'?"
+    ]

@@ -19,14 +19,17 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from spoa_twisted import NULL, Handlers, Int32, Int64, Message, UInt32, UInt64
+from spoa_twisted.handlers.declaration import Declaration
 from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.undeclared import RESULTS
 from spoa_twisted.observer import (
     CancelFailed,
     HandlerFailed,
     HandlerTimedOut,
     MessageUnhandled,
     Outcome,
+    ResultNotAsDeclared,
     ResultTooBig,
     ResultUnsendable,
     VariableNameLong,
@@ -38,6 +41,7 @@ from tests.handlers.answers import LONG, ROOM, Recorder, UnprintableError, answe
 
 MESSAGE = Message("m")
 HANDLER = Handler("m", lambda: None, None, {"sess.e": 1}, blocking=False)
+DIFFERENCE = "set 'txn.b', which its sets does not declare; did you mean 'txn.a'?"
 ON_ERROR = encode_actions({"sess.e": 1})
 
 
@@ -144,6 +148,40 @@ class TestReports:
         """It has both faults."""
         outcomes.returned(0, HANDLER, MESSAGE, {"v" * 41: 1})
         assert observer.take() == [VariableWithoutScope("v" * 41), VariableNameLong("v" * 41)]
+
+    def test_another_variable_than_declared_is_an_event(self, outcomes: Outcomes, observer: Recorder) -> None:
+        """Once for each name. The variable is sent nevertheless, and it may always be unset."""
+        handler = Handler("m", lambda: None, None, None, blocking=False)
+        handler.declare(Declaration(sets={"txn.known": bool, "txn.a": bytes, "txn.b": int, "txn.c": str | None}))
+        right: dict[str, Any] = {"txn.known": True, "txn.a": bytearray(b"a"), "txn.b": Int64(1), "txn.c": "x"}
+        for result in (right, None, dict.fromkeys([*right, "txn.other"]), dict.fromkeys(right, NULL)):
+            outcomes.returned(0, handler, MESSAGE, result)
+        assert observer.take() == []
+        wrong: dict[str, Any] = {"txn.knwon": True, "txn.known": 1, "sess.q": "x", "txn.c": "x"}
+        for _ in range(2):
+            assert outcomes.returned(0, handler, MESSAGE, wrong) == encode_actions(wrong)
+        outcomes.returned(0, handler, MESSAGE, {"txn.known": "yes"})
+        assert observer.take() == [
+            ResultNotAsDeclared("m", "set 'txn.knwon', which its sets does not declare; did you mean 'txn.known'?"),
+            ResultNotAsDeclared("m", "set 'txn.known' to an int, and its sets declares bool"),
+            ResultNotAsDeclared("m", "set 'sess.q', which its sets does not declare"),
+        ]
+
+    def test_only_the_first_results_are_compared_with_the_declaration(
+        self, outcomes: Outcomes, observer: Recorder
+    ) -> None:
+        """To compare takes time. The names may come from a client's data, so their number is limited, too."""
+        handler = Handler("m", lambda: None, None, None, blocking=False)
+        handler.declare(Declaration(sets={"txn.a": int}))
+        outcomes.returned(0, handler, MESSAGE, {f"txn.x{number}": 1 for number in range(100)})
+        assert len(observer.take()) == 16
+        handler.declare(Declaration(sets={"txn.a": int}))
+        for _ in range(RESULTS - 1):
+            outcomes.returned(0, handler, MESSAGE, {"txn.a": 1})
+        outcomes.returned(0, handler, MESSAGE, {"txn.b": 1})
+        outcomes.returned(0, handler, MESSAGE, {"txn.c": 1})
+        assert observer.take() == [ResultNotAsDeclared("m", DIFFERENCE)]
+        assert handler.undeclared is None
 
     def test_names_in_on_error_are_events_when_they_are_sent(self, outcomes: Outcomes, observer: Recorder) -> None:
         """Each way to fail sends them."""

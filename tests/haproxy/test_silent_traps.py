@@ -206,6 +206,99 @@ async def test_two_messages_of_one_event(serve: Serve, start_haproxy: StartHAPro
     assert agent.names == ["first", "second", "fourth", "third"]
 
 
+@pytest.mark.parametrize("where", ["event", "group"])
+@pytest.mark.parametrize("order", ["first second", "second first"])
+@bounded
+async def test_two_handlers_set_one_variable(serve: Serve, start_haproxy: StartHAProxy, where: str, order: str) -> None:
+    """The last one wins, so a request passes that the other one refuses. With a variable each, both can refuse."""
+    agent = Agent(
+        {"first": {"txn.allowed": False, "txn.first": False}, "second": {"txn.allowed": True, "txn.second": True}}
+    )
+    event = HTTP_REQUEST if where == "event" else ""
+    send = "    http-request send-spoe-group test both\n" if where == "group" else ""
+    haproxy = start_haproxy(
+        serve(agent.handlers),
+        spoe=(f"    messages {order}\n" if where == "event" else "    groups both\n")
+        + "".join(message(name, event) for name in order.split())
+        + (group("both", *order.split()) if where == "group" else ""),
+        web=f"{send}    http-request deny deny_status 403 unless {{ var(txn.spoa.allowed) -m bool }}\n"
+        "    http-request deny deny_status 401 unless { var(txn.spoa.first) -m bool }\n"
+        "    http-request return status 200\n",
+    )
+    # 401 is the answer of the second rule: the first rule has let the request pass.
+    assert (await haproxy.get()).status == (401 if agent.names[-1:] == ["second"] else 403)
+    assert sorted(agent.names) == ["first", "second"]
+
+
+@bounded
+async def test_commas_in_headers(serve: Serve, start_haproxy: StartHAProxy) -> None:
+    """``req.hdr`` is what follows the last comma, whatever the header means. ``req.fhdr`` is the whole header."""
+    agent = Agent()
+    names = ["authorization", "cookie", "date", "if-modified-since", "referer", "user-agent"]
+    arguments = " ".join(f"hdr-{name}=req.hdr({name}) fhdr-{name}=req.fhdr({name})" for name in names)
+    haproxy = start_haproxy(
+        serve(agent.handlers),
+        spoe="    messages request response\n"
+        + message("request", HTTP_REQUEST, f"{arguments} alias=hdr(user-agent)")
+        + message("response", "on-http-response", "part=res.hdr(location) whole=res.fhdr(location)"),
+        web="    default_backend origin\n",
+        origin='    http-request return status 200 hdr location "/a, /b"',
+    )
+    assert (await haproxy.get(**dict.fromkeys(names, "first, second"))).status == 200
+    parts = {f"hdr-{name}": "second" for name in names}
+    whole = {f"fhdr-{name}": "first, second" for name in names}
+    assert agent.arguments("request") == {**parts, **whole, "alias": "second"}
+    assert agent.arguments("response") == {"part": "/b", "whole": "/a, /b"}
+
+
+@pytest.mark.parametrize("path", ["//admin", "/x/../admin", "/%61dmin"])
+@bounded
+async def test_spellings_of_a_path(serve: Serve, start_haproxy: StartHAProxy, path: str) -> None:
+    """``normalize-uri`` makes one of several spellings, for the groups and the rules below it.
+
+    A message of on-frontend-http-request is sent before each rule, so it has the client's spelling. That of
+    on-backend-http-request comes after the frontend's rules.
+    """
+    agent = Agent()
+    haproxy = start_haproxy(
+        serve(agent.handlers),
+        process="expose-experimental-directives",
+        spoe="    messages frontend backend\n    groups before after\n"
+        + message("frontend", HTTP_REQUEST, "path=path")
+        + message("backend", "on-backend-http-request", "path=path")
+        + message("above", "", "path=path")
+        + message("below", "", "path=path")
+        + group("before", "above")
+        + group("after", "below"),
+        web="    http-request send-spoe-group test before\n"
+        "    http-request normalize-uri percent-decode-unreserved\n"
+        "    http-request normalize-uri path-merge-slashes\n"
+        "    http-request normalize-uri path-strip-dotdot full\n"
+        "    http-request send-spoe-group test after\n"
+        "    http-request deny deny_status 403 if !{ path /admin }\n"
+        "    default_backend origin\n",
+    )
+    assert (await haproxy.get(path)).status == 200
+    for name, seen in {"frontend": path, "above": path, "below": "/admin", "backend": "/admin"}.items():
+        assert agent.arguments(name) == {"path": seen}
+
+
+@bounded
+async def test_an_address_equals_no_text(serve: Serve, start_haproxy: StartHAProxy) -> None:
+    """HAProxy sends ``src`` as an address, not as a text."""
+    agent = Agent()
+    haproxy = start_haproxy(
+        serve(agent.handlers),
+        spoe="    messages lookup\n" + message("lookup", HTTP_REQUEST, "ip=src"),
+        web="    http-request return status 200\n",
+    )
+    await haproxy.get()
+    ip = agent.arguments("lookup")["ip"]
+    assert ip == IPv4Address("127.0.0.1")
+    assert str(ip) == "127.0.0.1"
+    assert ip != "127.0.0.1"
+
+
 @bounded
 async def test_a_variable_of_the_environment_that_is_not_set(
     branch: Branch, serve: Serve, start_haproxy: StartHAProxy

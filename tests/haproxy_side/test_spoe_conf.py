@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import UnionType
 
 import pytest
 
@@ -30,6 +31,17 @@ def handlers(**sets: Mapping[str, object | None] | None) -> Answers:
     )
 
 
+def declaring(**sets: Mapping[str, type | UnionType]) -> Answers:
+    """Return handlers that declare these variables."""
+    return Answers(
+        {
+            name: Answer(name, f"agent.{name}", (), False, True, 0, (), Declaration(sets=variables), variables)
+            for name, variables in sets.items()
+        },
+        None,
+    )
+
+
 EVENT = "event on-frontend-http-request"
 SECOND = "\nspoe-message second\n    args path=path\n"
 TWO = GOOD.replaced("messages lookup", "messages lookup second")
@@ -49,6 +61,14 @@ LATER = Files(
     f"{TWO.spoe}{SECOND}    event on-http-response\n".replace("path=path", "s=var(txn.rep.score)"), TWO.haproxy
 )
 SETS = handlers(lookup={"txn.score": int}, second={})
+
+#: Both messages are sent at one event.
+TOGETHER = TWO.plus(spoe=f"{SECOND}    {EVENT}\n")
+ALLOWING = declaring(lookup={"txn.allowed": bool}, second={"txn.allowed": bool})
+#: Both messages are in the group that a rule sends.
+TOGETHER_IN_GROUP = SENT.replaced("    messages second", "    messages lookup second").replaced(
+    "    messages lookup\n    groups", "    groups"
+)
 
 BODY = GOOD.replaced("args ip=src", "args body=req.body")
 TWO_BODIES = BODY.replaced("args body=req.body", "args body=req.body\n    args again=req.body")
@@ -178,6 +198,59 @@ SPEAKS = {
             .replaced("path=path", "score=var(txn.rep.score)"),
             "spoe.conf:18: error: 'second' is sent together with 'lookup'",
             answers=SETS,
+        ),
+    ],
+    "set-twice": [
+        Case(
+            TOGETHER,
+            "spoe.conf:17: error: 'lookup' and 'second' set txn.rep.allowed in one NOTIFY, and the last one wins: give "
+            "each a variable of its own",
+            answers=ALLOWING,
+        ),
+        Case(
+            TOGETHER.replaced("messages lookup second", "messages second lookup"),
+            "spoe.conf:13: error: 'second' and 'lookup' set ",
+            answers=declaring(lookup={"txn.allowed": bool | None}, second={"txn.allowed": str}),
+        ),
+        # No rule reads it; it is no bool; only the sources of the handlers say what they set.
+        Case(
+            TOGETHER,
+            "spoe.conf:17: warning: ",
+            answers=declaring(lookup={"txn.known": bool}, second={"txn.known": bool}),
+        ),
+        Case(
+            TOGETHER,
+            "spoe.conf:17: warning: ",
+            answers=declaring(lookup={"txn.allowed": int}, second={"txn.allowed": int}),
+        ),
+        Case(
+            TOGETHER,
+            "spoe.conf:17: warning: ",
+            answers=handlers(lookup={"txn.allowed": bool}, second={"txn.allowed": bool}),
+        ),
+        # The same condition, and a group.
+        Case(
+            GOOD.replaced("messages lookup", "messages lookup second")
+            .replaced(EVENT, f"{EVENT} unless {{ path / }}")
+            .plus(spoe=f"{SECOND}    {EVENT} unless {{ path / }}\n"),
+            "spoe.conf:17: error: ",
+            answers=ALLOWING,
+        ),
+        Case(TOGETHER_IN_GROUP, "spoe.conf:17: error: ", OLD, answers=ALLOWING),
+    ],
+    "header-commas": [
+        Case(
+            GOOD.replaced("ip=src", "ua=req.hdr(User-Agent),lower"),
+            "spoe.conf:14: warning: req.hdr gives what follows the last comma: write req.fhdr(User-Agent)",
+        ),
+        Case(
+            GOOD.replaced("ip=src", "ip=src hdr(cookie,1)").alone(),
+            "spoe.conf:14: warning: hdr gives what follows the last comma: write req.fhdr(cookie,1)",
+            OLD,
+        ),
+        Case(
+            GOOD.replaced("ip=src", "to=res.hdr(location)"),
+            "spoe.conf:14: warning: res.hdr gives what follows the last comma: write res.fhdr(location)",
         ),
     ],
     "empty-environment": [
@@ -318,6 +391,35 @@ SILENT = {
         Case(NEEDS.before(DENY, "tcp-request content set-var(txn.rep.score) int(1)"), answers=SETS),
         Case(NEEDS.before(DENY, "unique-id-format %[src,set-var(txn.rep.score)]"), answers=SETS),
         Case(NEEDS.plus(haproxy="frontend other\n    filter spoe engine other config other.conf\n"), answers=SETS),
+    ],
+    "set-twice": [
+        Case(TOGETHER),
+        Case(TOGETHER.alone(), answers=ALLOWING),
+        Case(TOGETHER, answers=declaring(lookup={"txn.allowed": bool}, second={"txn.known": bool})),
+        Case(TOGETHER, answers=declaring(lookup={"txn.allowed": bool})),
+        Case(TOGETHER, answers=handlers(lookup=None, second={"txn.allowed": bool})),
+        Case(TOGETHER.replaced("mode http", "mode tcp"), answers=ALLOWING),
+        Case(TOGETHER.replaced("use-backend rep-agents", "").replaced("spoe-agent rep-agent", ""), answers=ALLOWING),
+        # It is HAProxy's own variable.
+        Case(TOGETHER, answers=handlers(lookup={"txn.error": str}, second={"txn.error": str})),
+        # Another event, another condition, and conditions that may differ from their texts.
+        Case(LATER, answers=ALLOWING),
+        Case(
+            TWO.replaced(EVENT, f"{EVENT} if {{ path / }}").plus(spoe=f"{SECOND}    {EVENT} unless {{ path / }}\n"),
+            answers=ALLOWING,
+        ),
+        Case(
+            TWO.replaced(EVENT, f"acl root path /\n    {EVENT} if root").plus(
+                spoe=f"{SECOND}    acl root path /root\n    {EVENT} if root\n"
+            ),
+            answers=ALLOWING,
+        ),
+    ],
+    "header-commas": [
+        Case(
+            GOOD.replaced("ip=src", "ua=req.fhdr(user-agent) host=req.hdr(host) list=req.hdr(accept) x=req.hdr(x-id)")
+        ),
+        Case(GOOD.replaced("ip=src", "all=req.hdrs hdr req.hdr() req.hdr(user-agent")),
     ],
     "empty-environment": [
         Case(GOOD.replaced("args ip=src", 'args path=path "${REP_NOT_SET-}x" method=method'), version=(2, 6)),

@@ -432,6 +432,40 @@ def test_errors(handlers: dict[str, Any], options: dict[str, Any], text: str) ->
     planned(near, servers=["localhost:1", "ipv4@localhost:65535", "[::1]:1", "::1:1", "/run/spoa", "unix@spoa"])
 
 
+FRONTEND = "on-frontend-http-request"
+
+
+@pytest.mark.parametrize(
+    "when",
+    [{"event": FRONTEND}, {"event": f"{FRONTEND} if {{ path / }}"}, {"rule": "http-request unless { path / }"}],
+)
+def test_two_handlers_of_one_notify_set_the_same_variable(when: dict[str, Any]) -> None:
+    """The later one would replace what the earlier one has set, so nothing is written."""
+    sets = {"sets": {"txn.allowed": bool}}
+    with pytest.raises(CannotWrite) as raised:
+        planned(handlers_of(other={**when}, check_token={**when, **sets}, check_ip={**when, **sets}))
+    assert str(raised.value) == (
+        "the handlers of 'check-token' and 'check-ip' both set 'txn.allowed', and HAProxy asks both in one NOTIFY: the"
+        " last one wins, so a request that the other one refuses passes; give each a variable of its own, and a"
+        " --require of its own"
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"event": f"{FRONTEND} if {{ path / }}"},
+        {"event": "on-backend-http-request"},
+        {"rule": "http-request"},
+        {"rule": "http-request if { path / }"},
+        {"event": FRONTEND, "sets": {"txn.known": bool}},
+    ],
+)
+def test_two_handlers_of_two_notifys_may_set_the_same_variable(other: dict[str, Any]) -> None:
+    sets = {"sets": {"txn.allowed": bool}}
+    assert planned(handlers_of(a={"event": FRONTEND, **sets}, b={**sets, **other})).messages
+
+
 @pytest.mark.parametrize(
     ("module", "engine"),
     [
@@ -463,11 +497,12 @@ def test_advice() -> None:
     handlers.message("no-args", rule="http-request if { path /'a' }")(set_allowed)
     handlers.message("no-when", args={"message": 'str("a")'})(takes_message)
     handlers.message("no-args-2", event="on-client-session")(set_allowed)
+    handlers.message("header", event="on-client-session")(lambda referer, cookies: None)
     handlers.message("complete", args={}, event="on-client-session")(takes_message)
     handlers.message("complete-too", event="on-client-session")(lambda: None)
     where = f"{__name__}."
     text = advice(answers(handlers, 1))
-    assert text.count("@handlers.message(\n") == 5
+    assert text.count("@handlers.message(\n") == 6
     assert (
         f"the handler {where}set_allowed of the message 'set-allowed' does not declare its arguments (args) and when"
         " HAProxy asks it (event or rule), so it is not written. Add the lines that it lacks, with your values:\n\n"
@@ -482,6 +517,7 @@ def test_advice() -> None:
     assert """    rule="http-request if { path /'a' }",\n""" in text
     assert """    args={"message": 'str("a")'},\n    event="on-frontend-http-request",\n""" in text
     assert '    event="on-client-session",\n' in text
+    assert '    args={"referer": "req.fhdr(referer)", "cookies": "req.fhdr(cookie)"},\n' in text
     assert "complete" not in text
     assert f"the default handler {where}takes_message answers messages whose names are not known here" in text
     assert advice(answers(handlers_of(m={"event": "on-client-session"}), 1)) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ from types import ModuleType
 
 import pytest
 
-from spoa_twisted.runner.meant import find_meant, find_other_module
+from spoa_twisted import Handlers
+from spoa_twisted.runner.errors import CannotStart
+from spoa_twisted.runner.loading import load
+from spoa_twisted.runner.meant import find_meant, find_misspelt, find_other_module
 
 
 def missing(name: str) -> ModuleNotFoundError:
@@ -41,6 +45,41 @@ def missing(name: str) -> ModuleNotFoundError:
 def test_a_similar_module_or_file_is_found(folder: Path, source: str, error: Exception, meant: str) -> None:
     """It exists. A module that raises an error itself was meant."""
     assert find_meant(source, error) == (f"; did you mean {meant}?" if meant else "")
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("@handlers.message('x', evnt='on-client-session')", "event"),
+        ("@handlers.message('x', onerror={})", "on_error"),
+        ("@handlers.default(time_out=1)", "timeout"),
+        ("@handlers.mesage('x')", "message"),
+        ("@Handlers(defualt=None)", "default"),
+    ],
+)
+def test_a_misspelt_option_or_method(folder: Path, line: str, meant: str) -> None:
+    """Python 3.13 and newer says which option was meant, in its own words."""
+    path = folder / "misspelt.py"
+    path.write_text(f"from spoa_twisted import Handlers\nhandlers = Handlers()\n{line}\ndef check(): ...\n")
+    with pytest.raises(CannotStart) as raised:
+        load(str(path))
+    assert re.search(rf"did you mean '?{meant}'?\?", raised.value.reason, re.IGNORECASE)
+    assert raised.value.reason.count("id you mean") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AttributeError("no name, and no object"),
+        AttributeError("of another object", name="mesage", obj=object()),
+        AttributeError("nothing is similar", name="xyzzy", obj=Handlers()),
+        TypeError("Handlers.message() got an unexpected keyword argument 'xyzzy'"),
+        TypeError("f() got an unexpected keyword argument 'evnt'"),
+        LookupError("mesage"),
+    ],
+)
+def test_other_errors_have_no_hint(error: Exception) -> None:
+    assert find_misspelt(error) == ""
 
 
 class TestOtherModule:

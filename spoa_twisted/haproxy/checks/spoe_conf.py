@@ -6,6 +6,8 @@ from typing import Final
 
 from spoa_twisted.haproxy.checks.check import Check
 from spoa_twisted.haproxy.checks.frame_contents import check_same_frame, check_sizes
+from spoa_twisted.haproxy.checks.header_commas import check_header_commas
+from spoa_twisted.haproxy.checks.set_twice import check_set_twice
 from spoa_twisted.haproxy.checks.spoe_agent import (
     check_collisions,
     check_continue,
@@ -40,6 +42,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("error-name-collides", _E, "a handler sets a variable of HAProxy's own", check_collisions),
     Check("maxerrrate", _E, "after some errors, requests pass unchecked", check_error_rate),
     Check("same-frame", _E, "a message reads what another one of its frame sets", check_same_frame),
+    Check("set-twice", _E, "two handlers set the same variable in one frame", check_set_twice),
+    Check("header-commas", _W, "an argument is only a part of a header with commas", check_header_commas),
     Check("empty-environment", _E, "an environment variable that is not set cuts a line", check_environment),
     Check("no-log", _I, "failures of the agent are not logged", check_log),
     Check("continue-on-error", _I, "the error stays set after a later success", check_continue),

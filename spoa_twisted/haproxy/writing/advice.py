@@ -8,6 +8,8 @@ from typing import Final
 from spoa_twisted.handlers.declaring import ERROR_VARIABLE
 from spoa_twisted.handlers.variable_types import show_type
 from spoa_twisted.haproxy.answers import Answer, Answers
+from spoa_twisted.haproxy.grammar.samples import parse_expression
+from spoa_twisted.haproxy.headers import may_have_commas, whole_header
 from spoa_twisted.haproxy.writing.plan import Plan, is_complete
 
 #: The sample expression that a parameter probably needs, by a part of its name. The first one counts.
@@ -19,7 +21,7 @@ _LIKELY: Final = {
     "forwarded": "req.fhdr(x-forwarded-for)",
     "token": "req.hdr(x-token)",
     "host": "req.hdr(host)",
-    "cookie": "req.hdr(cookie)",
+    "cookie": "req.fhdr(cookie)",
     "headers": "req.hdrs",
     "content_type": "req.hdr(content-type)",
     "sni": "ssl_fc_sni",
@@ -80,6 +82,21 @@ def not_outlasted(plan: Plan) -> str:
     )
 
 
+def parts_of_headers(plan: Plan) -> str:
+    """Return which arguments are a part of a header that is no list, and what to write. It is empty if none is."""
+    texts = []
+    for message in plan.messages:
+        for name, text in message.args.items():
+            expression = parse_expression(text.strip())
+            whole = None if expression is None else whole_header(expression)
+            if expression is not None and whole is not None:
+                texts.append(
+                    f"the argument {name!r} of {message.name!r}: {expression.fetch.name} gives what follows the last"
+                    f" comma of the header; write {whole}"
+                )
+    return "\n".join(texts)
+
+
 def _advice(answer: Answer) -> str:
     missing = " and ".join(_missing(answer))
     return (
@@ -120,7 +137,8 @@ def _likely(parameter: str) -> str:
     for part, expression in _LIKELY.items():
         if part in parameter.lower():
             return expression
-    return f"req.hdr({parameter.replace('_', '-')})"
+    header = parameter.replace("_", "-")
+    return f"req.fhdr({header})" if may_have_commas(header) else f"req.hdr({header})"
 
 
 def _dict(items: dict[str, str]) -> str:

@@ -222,6 +222,7 @@ def plan(answers: Answers, options: Options) -> Plan:
     if not messages:
         raise CannotWrite("no handler declares its arguments and when HAProxy asks it")
     _check_variables(messages, prefix)
+    _check_set_once(messages)
     processing = _processing(messages, options.processing)
     idle = max(_IDLE, processing + _LONGER)
     made = Plan(
@@ -288,6 +289,23 @@ def _check_variables(messages: Sequence[PlannedMessage], prefix: str) -> None:
         raise CannotWrite(
             f"the prefix {prefix!r} is too long: HAProxy would drop the variables; use a shorter --prefix"
         )
+
+
+def _check_set_once(messages: Sequence[PlannedMessage]) -> None:
+    """Check that no two messages which HAProxy sends in one NOTIFY declare the same variable.
+
+    Messages with different conditions may exclude each other.
+    """
+    first: dict[tuple[bool, str, str, str], PlannedMessage] = {}
+    for message in messages:
+        for variable in message.answer.declaration.sets or {}:
+            other = first.setdefault((message.by_rule, message.when, message.condition, variable), message)
+            if other is not message:
+                raise CannotWrite(
+                    f"the handlers of {other.name!r} and {message.name!r} both set {variable!r}, and HAProxy asks both"
+                    " in one NOTIFY: the last one wins, so a request that the other one refuses passes; give each a"
+                    " variable of its own, and a --require of its own"
+                )
 
 
 def _processing(messages: Sequence[PlannedMessage], seconds: float | None) -> int:
