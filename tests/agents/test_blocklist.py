@@ -270,6 +270,6 @@ def test_a_changed_settings_file_reloads(machine: Machine) -> None:  # noqa: F81
     assert machine.run(ask) == "txn.blocklist_allowed=bool:true\n"
 
     machine.write(agents_toml='[blocklist]\nfile = "other.txt"\n')
-    agent.program.said("reloaded: 1 workers")
+    agent.program.said("reloaded: 1 worker was")
     assert machine.run(ask) == "txn.blocklist_allowed=bool:false\n"
     agent.stop()

@@ -75,7 +75,12 @@ def test_check(check: str, machine: Machine) -> None:
 @PAGE.run(text="passes.py")
 def test_what_passes(text: str, machine: Machine, branch: Branch) -> None:
     """A blocked client passes: another handler overwrites the variable, or the address is compared with a text."""
-    machine.write(passes_py=text)
+    # For the module as it is, spoactl writes no configuration: it names the first mistake.
+    path = '@handlers.message("check-path"'
+    before, _, after = text.partition(path)
+    machine.write(passes_py=text, other_py=before + path + after.replace("txn.allowed", "txn.path_allowed"))
+    refused = machine.run("spoactl config --handlers passes || true")
+    assert "the handlers of 'check-ip' and 'check-path' both set 'txn.allowed'" in refused
     agent = machine.start(on_any_port("twistd -n spoa --handlers passes"))
     for variable, changed, status in (
         ("txn.allowed", "", 200),
@@ -83,7 +88,7 @@ def test_what_passes(text: str, machine: Machine, branch: Branch) -> None:
         ("txn.good", "", 200),
     ):
         machine.run(
-            f"spoactl config --handlers passes --require {variable} --whole --output . --force"
+            f"spoactl config --handlers other --engine passes --require {variable} --whole --output . --force"
             f" --server 127.0.0.1:{agent.port}"
         )
         spoe_conf = (machine.folder / "spoe.conf").read_text()

@@ -207,6 +207,6 @@ def test_a_reload(example: Example) -> None:
     agent = example.agent(f"{START} --workers 1")
     replace(example.folder / "sample-country.mmdb", US="127.0.0.1/32")
     example.run(f"kill -HUP {agent.program.pid}")
-    agent.program.said(r"reloaded: 1 workers? w")
+    agent.program.said(r"reloaded: 1 worker was")
     answer = example.run(f"spoactl send --agent tcp:127.0.0.1:{agent.port} check-country ip=127.0.0.1")
     assert "txn.country=str:US" in answer

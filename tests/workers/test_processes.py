@@ -105,7 +105,7 @@ def test_a_bad_reload_changes_nothing(kind: str, start: Start, folder: Path) -> 
     assert agent.output.count("reload failed") == 1
     write(folder, "", version=3)
     agent.signal(signal.SIGHUP)
-    agent.said("reloaded: 1 workers")
+    agent.said("reloaded: 1 worker was")
     assert ask(agent)["sess.version"] == 3
     agent.stop()
 
@@ -361,7 +361,7 @@ def test_reload_on_change(start: Start, folder: Path) -> None:
     agent.said("reload failed: cannot import mymod: SyntaxError: .*helper.py")
     (folder / "helper.py").write_text("A = 'good now'\n")
     agent.said("helper.py has changed")
-    agent.said("reloaded: 1 workers")
+    agent.said("reloaded: 1 worker was")
     assert ask(agent)["sess.version"] == 2
     agent.stop()
 
@@ -383,7 +383,7 @@ def test_a_unix_socket(start: Start, folder: Path) -> None:
     agent = start(listen="unix:agent.sock:mode=600")
     agent.address()
     agent.signal(signal.SIGHUP)
-    agent.said("reloaded: 1 workers")
+    agent.said("reloaded: 1 worker was")
     assert (folder / "agent.sock").stat().st_mode & 0o777 == 0o600
     assert os.readlink("agent.sock.lock") == str(agent.pid)
     assert ask(agent, address="agent.sock")["sess.version"] == 1
