@@ -16,6 +16,7 @@ from spoa_twisted.spop.typeddata import Value
 from spoa_twisted.testing import FakeHAProxy
 from tests.agents.databases import ASN, COUNTRY, country, network, write
 from tests.conftest import Logged
+from tests.examples.example import require
 from tests.haproxy.branches import Branch
 from tests.machine import Machine, machine, on_any_port  # noqa: F401 - a fixture
 
@@ -212,6 +213,7 @@ def test_with_haproxy(machine: Machine, folder: Path, branch: Branch) -> None:  
 
 def test_it_does_not_start_without_a_database(machine: Machine) -> None:  # noqa: F811
     """One line names the settings file, the key and the database."""
+    require("maxminddb")
     machine.write(agents_toml='[country]\ncountries = "none.mmdb"\nallow = "DE"\n')
     output = machine.run(f"{on_any_port(START)}; test $? = 1")
     problem = (

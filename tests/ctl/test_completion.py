@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,7 +125,9 @@ def terminal(request: pytest.FixtureRequest, folder: Path) -> Iterator[Terminal]
         "zsh fpath": f"fpath=({FOLDER / 'zsh'} $fpath); {compinit}",
     }[request.param]
     options = ["--norc", "--noprofile", "-i"] if shell == "bash" else ["-f", "-i"]
-    with Terminal([program, *options], cwd=folder) as terminal:
+    # zsh asks twistd for what comes before "spoa".
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with Terminal([program, *options], cwd=folder, environment={"PATH": path, "PYTHONPATH": str(ROOT)}) as terminal:
         # The quotes: what is typed is shown too, and must not look like the prompt.
         terminal.type(f"{setup}; PS1='rea''dy> '\n")
         terminal.shows("ready> ")

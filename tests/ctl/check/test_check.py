@@ -228,7 +228,7 @@ def test_the_handlers_timeout(folder: Path, capsys: Printed) -> None:
 def test_other_handlers_are_not_compared(folder: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another implementation of IHandlers does not tell its messages."""
     GOOD.write(folder)
-    monkeypatch.setattr(check, "load_all", lambda specifications: SimpleNamespace())
+    monkeypatch.setattr(check, "load_all", lambda *specifications: SimpleNamespace())
     assert run("haproxy.cfg", "--no-haproxy", "--handlers", "x") == 0
     assert capsys.readouterr().err.startswith("spoactl: the handlers are not compared: they are no Handlers")
 
