@@ -6,7 +6,7 @@ import os
 import pty
 import re
 import select
-import signal
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,17 +26,20 @@ class Terminal:
     def __init__(self, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] = {}) -> None:
         self.screen = ""
         variables = {**os.environ, "TERM": "dumb", "PS1": "$ ", **environment}
-        self._pid, self._file = pty.fork()
-        if self._pid == 0:  # pragma: no cover - the child becomes the shell
-            os.chdir(cwd)
-            os.execvpe(command[0], list(command), variables)
+        self._file, other = pty.openpty()
+        # Not pty.fork(): Python >= 3.12 warns of it in a process with threads. setsid makes the terminal that of the
+        # shell, which a shell needs for its line editor.
+        self._process = subprocess.Popen(
+            ["setsid", "--ctty", *command], stdin=other, stdout=other, stderr=other, cwd=cwd, env=variables
+        )
+        os.close(other)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        self._process.kill()
+        self._process.wait()
         os.close(self._file)
 
     def type(self, keys: str) -> None:
