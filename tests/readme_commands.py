@@ -46,6 +46,19 @@ def blocks(text: str | None = None) -> Iterator[Block]:
             yield Block(section, line[len(DIRECTIVE) :], textwrap.dedent("\n".join(body)).strip("\n") + "\n")
 
 
+def named(text: str | None = None) -> dict[str, str]:
+    """Return the code blocks of a text: a file by its name, which its first line says; others by section and number."""
+    found: dict[str, str] = {}
+    sections: dict[str, int] = {}
+    for block in blocks(text):
+        sections[block.section] = sections.get(block.section, 0) + 1
+        first = block.text.partition("\n")[0]
+        name = first[2:] if first.startswith("# ") else f"{block.section} {sections[block.section]}"
+        assert name not in found
+        found[name] = block.text
+    return found
+
+
 def commands() -> list[str]:
     """Return the command that runs the example, and those that set up a checkout and run the tests."""
     (example,) = [block.text for block in blocks() if (block.section, block.language) == ("Try it", "sh")]

@@ -35,20 +35,7 @@ TEXT = readme_commands.README.read_text("utf-8")
 LONGEST = 250
 
 
-def name_blocks() -> dict[str, str]:
-    """Return the code blocks: a file by its name, which its first line says; others by section and number."""
-    named: dict[str, str] = {}
-    sections: dict[str, int] = {}
-    for block in readme_commands.blocks():
-        sections[block.section] = sections.get(block.section, 0) + 1
-        first = block.text.partition("\n")[0]
-        name = first[2:] if first.startswith("# ") else f"{block.section} {sections[block.section]}"
-        assert name not in named
-        named[name] = block.text
-    return named
-
-
-BLOCKS = name_blocks()
+BLOCKS = readme_commands.named()
 RUN: set[str] = set()
 
 

@@ -206,7 +206,7 @@ def bucket(ip: IPv4Address | IPv6Address, key: str | None) -> str:
     if BY == "key" and key:
         name = f"key {key}"
     elif isinstance(ip, IPv6Address) and ip.ipv4_mapped is None:
-        # Whoever has an IPv6 address has all 2**64 addresses of its network.
+        # A client with one IPv6 address can use all 2**64 addresses of its network.
         name = f"address {ip_network((ip, 64), strict=False)}"
     else:
         name = f"address {getattr(ip, 'ipv4_mapped', None) or ip}"

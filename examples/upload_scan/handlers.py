@@ -20,8 +20,8 @@ THREADS = os.environ.get("THREADS") or "4"
 if not (THREADS.isascii() and THREADS.isdigit() and 1 <= int(THREADS) <= 256):
     raise ValueError(f"THREADS must be a number from 1 to 256: {THREADS!r}")
 
-# YARA ends a scan after this many whole seconds. It is shorter than the handler's timeout: Python cannot end a thread,
-# so a scan without a limit of its own would keep its thread although nobody waits for the answer any more.
+# YARA stops a scan after this many whole seconds. This is less than the handler's timeout. Python cannot stop a thread:
+# without this limit, a long scan would occupy its thread even after the handler has timed out.
 SCAN_SECONDS = 3
 
 # The agent sets txn.error when the handler fails. The rules in haproxy.cfg then answer 503.

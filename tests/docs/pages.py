@@ -41,15 +41,7 @@ class Page:
     @functools.cached_property
     def blocks(self) -> dict[str, str]:
         """The code blocks: a file by its name, which its first line says; others by section and number."""
-        named: dict[str, str] = {}
-        sections: dict[str, int] = {}
-        for block in readme_commands.blocks(self.text):
-            sections[block.section] = sections.get(block.section, 0) + 1
-            first = block.text.partition("\n")[0]
-            name = first[2:] if first.startswith("# ") else f"{block.section} {sections[block.section]}"
-            assert name not in named
-            named[name] = block.text
-        return named
+        return readme_commands.named(self.text)
 
     def run(self, **names: str) -> pytest.MarkDecorator:
         """Give a test code blocks as arguments, and count them as run."""

@@ -43,7 +43,7 @@ async def test_the_handlers(text: str, load_text: Callable[[str, str], IHandlers
 
 @PAGE.run(text="iprep.py")
 def test_the_handler_with_a_timeout(text: str, load_text: Callable[[str, str], IHandlers], logged: Any) -> None:
-    """After its 0.2 s, its on_error is set in its stead."""
+    """After 0.2 s, its timeout, the variables of its on_error are set."""
     haproxy = FakeHAProxy(load_text("iprep", text))
     variables: list[Any] = []
 

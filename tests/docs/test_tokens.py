@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 
 import pytest
 
+from tests.examples.example import require
 from tests.haproxy.branches import Branch
-from tests.haproxy.summary import NOT_TESTED
 from tests.machine import Machine, on_any_port
 
 from .pages import Page
@@ -59,9 +58,7 @@ def test_tokens_in_a_list(text: str, make: str, commands: str, rules: str, machi
 @PAGE.run(rules="rules for jwt_verify")
 def test_jwt_verify(rules: str, machine: Machine, branch: Branch) -> None:
     """HAProxy alone checks a token: its signature, the issuer, the audience, and the end."""
-    for package in ("jwt", "cryptography"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f'{NOT_TESTED}the package {package} is not installed: pip install "spoa_twisted[examples]"')
+    require("jwt", "cryptography")
     import jwt
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa

@@ -32,11 +32,8 @@ from .services.web import Answer, WebServer
 
 pytestmark = pytest.mark.each_spoe
 
-try:
-    require("jwt", "treq", "cryptography")
-except pytest.skip.Exception as skipped:
-    # The imports below need them too.
-    pytest.skip(str(skipped), allow_module_level=True)
+# The imports below need them too.
+require("jwt", "treq", "cryptography")
 
 import jwt  # noqa: E402
 from cryptography import x509  # noqa: E402
