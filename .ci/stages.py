@@ -28,8 +28,9 @@ NOX = ROOT / ".nox" / "nox"
 #: The sum of the cores of all stages that run at the same time is at most this.
 CORES = 2
 
-#: Lines of a failed stage's log that are printed.
+#: Lines of a failed stage's log that are printed, and of its list of failed tests.
 TAIL = 80
+FAILED_TESTS = 40
 
 #: Seconds after which a stage is ended, because it hangs. The longest ones are those of PyPy.
 STAGE_LIMIT = 2700.0
@@ -186,10 +187,11 @@ def run(stages: list[Stage]) -> bool:
 
 
 def report(stages: list[Stage]) -> None:
-    """Print the end of the failed stages' logs, the table, and the lines of all logs that contain NOT TESTED."""
+    """Print what was not tested, the table, and at last what failed: often only the end of the output is kept."""
     for stage in stages:
-        if stage.state not in ("waiting", "stopped", "passed"):
-            print(f"\n== {stage.name} {stage.state}; the end of its log:\n", *stage.lines()[-TAIL:], sep="\n")
+        for line in stage.lines():
+            if "NOT TESTED" in line:
+                print(f"{stage.name}: {line}")
     print(f"\n{'stage':<16}  {'seconds':>7}  {'state':<8}  tests")
     for stage in stages:
         # pytest's summary lines, for example "12 passed in 3.45s".
@@ -197,9 +199,10 @@ def report(stages: list[Stage]) -> None:
         seconds = f"{stage.seconds:.0f}" if stage.seconds else ""
         print(f"{stage.name:<16}  {seconds:>7}  {stage.state:<8}  {', '.join(closing)}".rstrip())
     for stage in stages:
-        for line in stage.lines():
-            if "NOT TESTED" in line:
-                print(f"{stage.name}: {line}")
+        if stage.state not in ("waiting", "stopped", "passed"):
+            print(f"\n== {stage.name} {stage.state}; the end of its log:\n", *stage.lines()[-TAIL:], sep="\n")
+            # pytest's list of failed tests, again, because it is the shortest answer.
+            print(*[line for line in stage.lines() if re.match(r"(FAILED|ERROR) ", line)][:FAILED_TESTS], sep="\n")
 
 
 def main() -> int:

@@ -48,13 +48,15 @@ def test_cores(stages: Any, tmp_path: Path) -> None:
 
 
 def test_failure(stages: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """When a stage fails, the others and their child processes are ended, and the log of the failed stage is shown."""
+    """When a stage fails, the others and their child processes are ended. What failed is shown at the end."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     some_stages = [
         # It writes to the pipe when its child runs. Without the failure, it would wait 1000 seconds.
         stages.Stage("hangs", needs=(), script=f"sleep 1000 & echo $! > {pipe}; wait"),
-        stages.Stage("fails", needs=(), script=f"read child < {pipe}; echo child=$child; echo why; exit 3"),
+        stages.Stage(
+            "fails", needs=(), script=f"read child < {pipe}; echo $child; echo FAILED test_a; echo why; exit 3"
+        ),
         stages.Stage("later", needs=("fails",), script="true"),
     ]
     assert not stages.run(some_stages)
@@ -64,11 +66,12 @@ def test_failure(stages: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     stages.report(some_stages)
     assert [stage.state for stage in some_stages] == ["stopped", "failed", "waiting"]
     printed = capsys.readouterr().out
-    shown, table = printed.split("\nstage ")
-    assert shown.endswith("== fails failed; the end of its log:\n\n" + (tmp_path / "fails.log").read_text())
+    table, shown = printed.split("\n== fails failed; the end of its log:\n\n")
+    _, table = table.split("\nstage ")
+    assert shown == (tmp_path / "fails.log").read_text() + "FAILED test_a\n"
     assert "\nwhy\n" in shown
     assert [line.split()[0] for line in table.splitlines()[1:]] == ["hangs", "fails", "later"]
-    child = (tmp_path / "fails.log").read_text().splitlines()[0].removeprefix("child=")
+    child = (tmp_path / "fails.log").read_text().splitlines()[0]
     # The child was killed, but it is no child of this process, so we cannot wait for it: ask until it has ended.
     deadline = time.monotonic() + LIMIT
     while is_running(int(child)):
@@ -93,11 +96,11 @@ def test_time_limit(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_not_tested(stages: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """The table shows pytest's summary lines. Under the table stand all log lines with NOT TESTED."""
+    """The table shows pytest's summary lines. Above the table stand all log lines with NOT TESTED."""
     script = "echo '== 12 passed, 1 warning in 3.45s =='; echo 'HAProxy 2.6 NOT TESTED: not found'"
     some_stages = [stages.Stage("tests", needs=(), script=script)]
     assert stages.run(some_stages)
     stages.report(some_stages)
-    *_, row, not_tested = capsys.readouterr().out.splitlines()
+    *_, not_tested, _, _, row = capsys.readouterr().out.splitlines()
     assert row.endswith("passed    12 passed, 1 warning in 3.45s")
     assert not_tested == "tests: HAProxy 2.6 NOT TESTED: not found"
