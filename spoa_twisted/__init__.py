@@ -21,6 +21,7 @@ from spoa_twisted.client import SPOEClient
 from spoa_twisted.handlers.declaration import Declaration
 from spoa_twisted.handlers.interfaces import IHandlers, ILifeCycle
 from spoa_twisted.handlers.lifecycle import StartupFailed
+from spoa_twisted.handlers.pending import PendingAnswer, answer_of
 from spoa_twisted.handlers.registry import Handlers
 from spoa_twisted.observer import IObserver
 from spoa_twisted.service import SPOAService
@@ -40,6 +41,7 @@ __all__ = [
     "Int32",
     "Int64",
     "Message",
+    "PendingAnswer",
     "SPOAFactory",
     "SPOAProtocol",
     "SPOAService",
@@ -50,4 +52,5 @@ __all__ = [
     "Value",
     "Variables",
     "__version__",
+    "answer_of",
 ]

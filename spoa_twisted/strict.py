@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -21,6 +20,7 @@ from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.names import did_you_mean, nearest
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.pending import FollowedAnswer, PendingAnswer
 from spoa_twisted.handlers.variable_types import has_type, show_type
 from spoa_twisted.log import RESULT_TOO_BIG
 from spoa_twisted.observer import (
@@ -193,12 +193,12 @@ class StrictHandlers:
 
     def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
+    ) -> bytes | PendingAnswer:
         """Let the handlers under test answer; see :meth:`IHandlers.respond`."""
         request = self._answered = self._sent.popleft()
         answer = self._handlers.respond(messages, max_size, reactor, timeout, _StrictOutcomes(outcomes, request))
-        if isinstance(answer, Deferred):
-            return answer.addBoth(self._on_answer, request)
+        if isinstance(answer, PendingAnswer):
+            return FollowedAnswer(answer, lambda _: self._on_answer(request))
         return answer
 
     def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
@@ -234,9 +234,8 @@ class StrictHandlers:
     def on_notify(self, peer: str, notify: Notify, outcomes: Sequence[Outcome], seconds: float) -> None:
         """Do nothing: each failure of a handler is also an event."""
 
-    def _on_answer(self, answer: Any, request: Request) -> Any:
+    def _on_answer(self, request: Request) -> None:
         self._answered = request
-        return answer
 
     def _keep(self, failed: Failed) -> None:
         self.failures.append(MessageFailure(failed.name, failed.failure.value))
@@ -250,7 +249,7 @@ class _StrictOutcomes(Outcomes):
     __slots__ = ("_reports", "_request")
 
     def __init__(self, outcomes: Outcomes, request: Request) -> None:
-        super().__init__(outcomes._observer, outcomes._record, outcomes.hold_ups, outcomes.counters)
+        super().__init__(outcomes._observer, outcomes._record, outcomes.hold_ups, outcomes.counters, outcomes.deadlines)
         self._request = request
         # How many failures were reported.
         self._reports = 0

@@ -5,6 +5,8 @@ state::
 
     answering    passes NOTIFYs to the handlers, and queues the ACKs
     in_flight    the NOTIFYs whose handlers have not finished
+    next_turn    lets the ACKs of one turn of the reactor leave together
+    awaited      tells when the NOTIFYs of replaced handlers are answered
     observation  reports the results and the duration of each NOTIFY to the application's observer
     engines      with the capability async: sends an ACK on another connection of the same engine
     outbox       writes bytes, and counts the bytes that the peer has not taken (backpressure)

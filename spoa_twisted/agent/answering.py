@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, final
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from spoa_twisted.agent.awaited import Awaited
 from spoa_twisted.agent.closing import ignore
 from spoa_twisted.agent.engines import Engine
 from spoa_twisted.agent.in_flight import InFlight
+from spoa_twisted.agent.intake import WRITE_SIZE
+from spoa_twisted.agent.next_turn import NextTurn
 from spoa_twisted.agent.observation import Observation
 from spoa_twisted.agent.slow import Stopwatch
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.pending import Actions, PendingAnswer
 from spoa_twisted.limits import Limits
 from spoa_twisted.observer import IObserver, PayloadRefused, RespondFailed, ResponseUnsendable
 from spoa_twisted.spop.connection import ABORTED_ACK, AgentConnection, Notify, PayloadTooBig, State
@@ -33,6 +36,7 @@ class Agent(Protocol):
     limits: Limits
     outcomes: Outcomes
     reactor: IReactorTime
+    awaited: Awaited
 
     @property
     def observer(self) -> IObserver:
@@ -42,6 +46,9 @@ class Agent(Protocol):
     def notify_observer(self) -> IObserver | None:
         """Receives the results of each NOTIFY; ``None`` if the application has no observer."""
 
+    def cancel(self, answer: PendingAnswer) -> None:
+        """Cancel a pending answer, whose connection has ended."""
+
 
 @final
 class Answering:
@@ -49,8 +56,8 @@ class Answering:
 
     :param connection: the connection that queues the ACKs.
     :param peer: the peer's address as text.
-    :param serve: called after the ACK of a pending NOTIFY was queued. It writes the ACK, and handles the NOTIFYs that
-        waited for the in-flight limit. Its argument is true to call the kernel at once.
+    :param serve: writes the queued ACKs of NOTIFYs that were pending, and handles the NOTIFYs that waited for the
+        in-flight limit.
     """
 
     __slots__ = (
@@ -59,6 +66,7 @@ class Answering:
         "_connection",
         "_engine",
         "_handler_timeout",
+        "_next_turn",
         "_peer",
         "_serve",
         "_timed",
@@ -66,18 +74,19 @@ class Answering:
         "stopwatch",
     )
 
-    def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[bool], None]) -> None:
+    def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[], None]) -> None:
         self._agent = agent
         self._connection = connection
         self._peer = peer
         self._serve = serve
+        self._next_turn = NextTurn(agent.reactor, serve)
         self._engine: Engine | None = None
         self._handler_timeout = agent.limits.handler_timeout
         #: Reports slow NOTIFYs; ``None`` without the option.
         self.stopwatch: Stopwatch | None = None
         # The pending answers that are timed, each with the time when its read began, and the number of NOTIFYs for
         # which it counts.
-        self._timed: dict[Deferred[bytes], tuple[float, int]] = {}
+        self._timed: dict[PendingAnswer, tuple[float, int]] = {}
         # The NOTIFYs that were answered in the present read, if its time is taken.
         self._answered = 0
         #: The NOTIFYs whose handlers have not finished.
@@ -100,17 +109,17 @@ class Answering:
         if agent.notify_observer is not None:
             handlers = Observation(agent.notify_observer, handlers, self._peer, notify)
         room = self._connection.ack_room - len(notify.ids)
-        answer: bytes | Deferred[bytes]
+        answer: bytes | PendingAnswer
         try:
             answer = handlers.respond(notify.messages, room, agent.reactor, self._handler_timeout, agent.outcomes)
         except BaseException:
-            answer = self._actions(Failure())
-        if type(answer) is not bytes and isinstance(answer, Deferred):
+            answer = self._failed(Failure())
+        if type(answer) is not bytes and isinstance(answer, PendingAnswer):
             hold_ups = agent.outcomes.hold_ups
             if hold_ups.weight:
                 self._timed[answer] = hold_ups.began, hold_ups.weight
             self.in_flight.add(answer, notify)
-            answer.addBoth(self._on_answer, answer)
+            answer.on_actions = self._on_actions
             return False
         self._queue_ack(notify.ids, answer)
         return True
@@ -138,15 +147,21 @@ class Answering:
         try:
             actions = agent.responder.refuse(refused.names, self._connection.ack_room - len(refused.ids))
         except BaseException:
-            actions = self._actions(Failure())
+            actions = self._failed(Failure())
         self._queue_ack(refused.ids, actions, ABORTED_ACK)
 
     def acknowledge(self, ids: bytes, actions: bytes) -> None:
         """Send the ACK for a NOTIFY of this connection, or of another one of the same engine."""
         self._queue_ack(ids, actions)
-        # If other handlers are pending, do not call the kernel at once: more of them may finish in this turn of the
-        # reactor, and then all their ACKs leave in one write, in the next turn.
-        self._serve(not self.in_flight.count)
+        if self.in_flight.count and self._connection.bytes_to_send < WRITE_SIZE:
+            # Other handlers are pending, and more of them may finish in this turn of the reactor. Then all their ACKs
+            # leave in one write.
+            if not self._next_turn.scheduled:
+                self._next_turn.schedule()
+        else:
+            if self._next_turn.scheduled:
+                self._next_turn.cancel()
+            self._serve()
 
     def has_disconnected(self) -> bool:
         """Return whether no further ACK can be sent."""
@@ -155,36 +170,39 @@ class Answering:
     def cancel(self) -> None:
         """Cancel all pending answers."""
         for answer in self.in_flight.take_all():
-            self._agent.outcomes.cancel(answer)
+            self._agent.cancel(answer)
 
     def end(self) -> None:
         """Pass all pending answers on to the engine. Without an engine, cancel them. The connection is closed."""
         self._serve = ignore
+        self._next_turn.end()
         if self._engine is None:
             self.cancel()
         else:
             self._engine.remove(self, self.in_flight.take_all())
 
-    def _on_answer(self, actions: bytes | Failure, answer: Deferred[bytes]) -> None:
+    def _on_actions(self, answer: PendingAnswer, actions: Actions) -> None:
         ids = self.in_flight.remove(answer)
-        timed = self._timed.pop(answer, None) if self._timed else None
+        if isinstance(actions, Failure):
+            actions = self._failed(actions)
+        if self._timed and (timed := self._timed.pop(answer, None)) is not None and ids is not None:
+            self._add_duration(*timed)
         if ids is not None:
-            if timed is not None:
-                self._add_duration(*timed)
-            self.acknowledge(ids, self._actions(actions))
+            self.acknowledge(ids, actions)
         elif self._engine is not None and self._engine.awaits(answer):
-            self._engine.on_answer(answer, self._actions(actions))
+            self._engine.on_answer(answer, actions)
         # Otherwise the answer was cancelled, and has no ACK.
+        if not self._agent.awaited.is_empty:
+            self._agent.awaited.end(answer)
 
     def _add_duration(self, began: float, weight: int) -> None:
         agent = self._agent
         agent.outcomes.counters.notify.end(began, weight, agent.reactor.seconds())
 
-    def _actions(self, answer: bytes | Failure) -> bytes:
-        if isinstance(answer, Failure):
-            self._agent.observer.on_event(RespondFailed(self._peer, answer))
-            return b""
-        return answer
+    def _failed(self, failure: Failure) -> bytes:
+        """Report that the handlers have failed as a whole. Return the actions, which are none."""
+        self._agent.observer.on_event(RespondFailed(self._peer, failure))
+        return b""
 
     def _queue_ack(self, ids: bytes, actions: bytes, flags: int = _FIN) -> None:
         if self._connection.state is not _RUNNING:

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol, final
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from spoa_twisted.handlers.outcome import cancel
-from spoa_twisted.observer import IObserver
+from spoa_twisted.handlers.pending import PendingAnswer
 
 #: Seconds for which the agent keeps an engine that has pending answers but no connection.
 ENGINE_TIMEOUT: Final = 10.0
@@ -37,11 +35,14 @@ class Carrier(Protocol):
 
 @final
 class Engines:
-    """The engines with open connections, and the engines that still have pending answers."""
+    """The engines with open connections, and the engines that still have pending answers.
 
-    def __init__(self, reactor: IReactorTime, observer: IObserver) -> None:
+    :param cancel: cancels a pending answer.
+    """
+
+    def __init__(self, reactor: IReactorTime, cancel: Callable[[PendingAnswer], None]) -> None:
         self._reactor = reactor
-        self._observer = observer
+        self._cancel = cancel
         self._engines: dict[str, Engine] = {}
         self._usage = _Usage()
 
@@ -50,7 +51,7 @@ class Engines:
         engine = self._engines.get(engine_id)
         if engine is None:
             engine = self._engines[engine_id] = Engine(
-                self._reactor, self._observer, self._usage, lambda: self._engines.pop(engine_id)
+                self._reactor, self._cancel, self._usage, lambda: self._engines.pop(engine_id)
             )
         return engine
 
@@ -58,7 +59,7 @@ class Engines:
         """Return the number of engines."""
         return len(self._engines)
 
-    def pending(self) -> list[Deferred[bytes]]:
+    def pending(self) -> list[PendingAnswer]:
         """Return the pending answers of ended connections, of all engines."""
         return [answer for engine in self._engines.values() for answer in engine.pending()]
 
@@ -83,21 +84,26 @@ class _Usage:
 class Engine:
     """The connections of one engine, and the pending answers of its ended connections.
 
+    :param cancel: cancels a pending answer.
     :param usage: the object that all engines share.
     :param on_forgotten: called when the engine cancels its pending answers, because it has no connection.
     """
 
     def __init__(
-        self, reactor: IReactorTime, observer: IObserver, usage: _Usage, on_forgotten: Callable[[], object]
+        self,
+        reactor: IReactorTime,
+        cancel: Callable[[PendingAnswer], None],
+        usage: _Usage,
+        on_forgotten: Callable[[], object],
     ) -> None:
         self._reactor = reactor
-        self._observer = observer
+        self._cancel = cancel
         self._usage = usage
         self._on_forgotten = on_forgotten
         # A dict, because it keeps the order: ACKs leave on the oldest connection.
         self._connections: dict[Carrier, None] = {}
         # The pending answers of ended connections, with the ids that their ACKs repeat.
-        self._pending: dict[Deferred[bytes], bytes] = {}
+        self._pending: dict[PendingAnswer, bytes] = {}
         # The ACKs that wait for a connection, each as ids and actions.
         self._waiting: list[tuple[bytes, bytes]] = []
         self._timer: IDelayedCall | None = None
@@ -111,7 +117,7 @@ class Engine:
         for ids, actions in self._take_waiting():
             connection.acknowledge(ids, actions)
 
-    def remove(self, connection: Carrier, pending: dict[Deferred[bytes], bytes]) -> None:
+    def remove(self, connection: Carrier, pending: dict[PendingAnswer, bytes]) -> None:
         """Take over ``pending`` from ``connection``, which has ended.
 
         If it was the last connection, HAProxy opens a new one, because it still waits for the ACKs.
@@ -122,22 +128,22 @@ class Engine:
                 self._usage.pending += 1
                 self._pending[answer] = ids
             else:
-                cancel(answer, self._observer)
+                self._cancel(answer)
         if not self._connections and self._timer is None:
             if self._pending:
                 self._timer = self._reactor.callLater(ENGINE_TIMEOUT, self.forget)
             else:
                 self.forget()
 
-    def pending(self) -> list[Deferred[bytes]]:
+    def pending(self) -> list[PendingAnswer]:
         """Return the answers that this engine has taken over, and that are still pending."""
         return list(self._pending)
 
-    def awaits(self, answer: Deferred[bytes]) -> bool:
+    def awaits(self, answer: PendingAnswer) -> bool:
         """Return whether this engine has taken over ``answer``, and it is still pending."""
         return answer in self._pending
 
-    def on_answer(self, answer: Deferred[bytes], actions: bytes) -> None:
+    def on_answer(self, answer: PendingAnswer, actions: bytes) -> None:
         """Send the ACK of a pending answer on the oldest connection, or keep it until there is a connection."""
         ids = self._pending.pop(answer)
         self._usage.pending -= 1
@@ -158,7 +164,7 @@ class Engine:
         pending, self._pending = self._pending, {}
         self._usage.pending -= len(pending)
         for answer in pending:
-            cancel(answer, self._observer)
+            self._cancel(answer)
 
     def _take_waiting(self) -> list[tuple[bytes, bytes]]:
         waiting, self._waiting = self._waiting, []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, cast, final
 
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted.agent.answering import Answering
+from spoa_twisted.agent.awaited import Awaited
 from spoa_twisted.agent.closing import Closing, Phase, queue_disconnect
 from spoa_twisted.agent.drain import Drain
 from spoa_twisted.agent.engines import Engines
@@ -36,10 +37,12 @@ from spoa_twisted.agent.peers import describe, set_tcp_options
 from spoa_twisted.agent.pipelining import AUTO, EngineAnswers, Pipelining
 from spoa_twisted.agent.refusal import Refusal
 from spoa_twisted.agent.slow import Stopwatch
+from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.hold_ups import LONGEST_TURN
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import lifespan_of
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.pending import PendingAnswer
 from spoa_twisted.limits import Limits
 from spoa_twisted.log import LogObserver, agent_log
 from spoa_twisted.observer import (
@@ -115,7 +118,7 @@ class SPOAProtocol(Protocol):
         """Wait for HAPROXY-HELLO, for at most ``hello_timeout``."""
         factory = self.factory
         self._peer = describe(self.transport.getPeer())
-        self._answering = Answering(factory, self._connection, self._peer, self._on_ack)
+        self._answering = Answering(factory, self._connection, self._peer, self._on_acks)
         self._in_flight = self._answering.in_flight
         self._outbox = Outbox(self.transport, factory.reactor, self._limits.max_unsent, self._drop)
         self._answering.stopwatch = factory.stopwatch(self._connection, self._peer, self._outbox)
@@ -260,11 +263,11 @@ class SPOAProtocol(Protocol):
                 hold_ups.measure_each(now)
         self._flush(at_once)
 
-    def _on_ack(self, at_once: bool) -> None:
-        """Write the ACK of a NOTIFY that was pending. Handle frames that waited for the in-flight limit, if any."""
+    def _on_acks(self) -> None:
+        """Write the ACKs of NOTIFYs that were pending. Handle frames that waited for the in-flight limit, if any."""
         if not self._serving:
             # Without such frames, there is nothing to handle, and no time to take.
-            (self._serve if self._connection.bytes_received else self._flush)(at_once)
+            (self._serve if self._connection.bytes_received else self._flush)()
 
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
         if isinstance(event, HAProxyHello):
@@ -438,11 +441,13 @@ class SPOAFactory(Factory):
         #: recorded, which saves time.
         self.notify_observer: IObserver | None = None if observer is None else self.observer
         #: Reports failed handlers to ``observer``. All NOTIFYs share it, unless the results of each are recorded.
-        self.outcomes = Outcomes(self.observer, counters=counters)
+        self.outcomes = Outcomes(self.observer, counters=counters, deadlines=Deadlines(reactor))
+        #: The pending answers that :meth:`when_answered` waits for.
+        self.awaited = Awaited()
         #: The open connections.
         self.connections: set[SPOAProtocol] = set()
         #: The engines of the open connections, with the capability ``async``.
-        self.engines = Engines(reactor, self.observer)
+        self.engines = Engines(reactor, self.cancel)
         #: How late the reactor is. It is measured with ``log_slow`` only.
         self.lateness = Lateness(reactor)
         #: Which connections have the capability ``pipelining``.
@@ -543,12 +548,16 @@ class SPOAFactory(Factory):
             pending = self.engines.pending()
             for connection in self.connections:
                 pending += connection._in_flight.answers()
-            # The caller may cancel answered. To cancel the DeferredList would cancel the answers.
-            DeferredList(pending, consumeErrors=True).addCallback(lambda _: answered.callback(None))
+            self.awaited.when_ended(pending).chainDeferred(answered)
 
         # In the next turn of the reactor, because a handler may make this call: its own NOTIFY is not pending yet.
         self.reactor.callLater(0, wait)
         return answered
+
+    def cancel(self, answer: PendingAnswer) -> None:
+        """Cancel ``answer``, because its connection has ended. ``Answering`` and ``Engines`` call this."""
+        self.outcomes.cancel(answer)
+        self.awaited.end(answer)
 
     def stopFactory(self) -> None:
         """Let the log write what it has counted. Twisted calls this when the last port is closed."""
@@ -559,6 +568,7 @@ class SPOAFactory(Factory):
         self.connections.discard(protocol)
         if not self.connections:
             self.lateness.stop()
+            self.outcomes.deadlines_on(self.reactor).rest()
         if not self.connections and not self.numPorts:
             # All ports are closed, and this was the last connection, so the agent has ended.
             self._log_observer.flush()

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from math import inf
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, final
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -20,12 +19,11 @@ from spoa_twisted.agent.lateness import Lateness
 from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.pending import Actions, FollowedAnswer, PendingAnswer
 from spoa_twisted.handlers.threads import Wait
 from spoa_twisted.observer import IObserver, MessageTime, NotifySlow
 from spoa_twisted.spop.connection import AgentConnection, Notify, State
 from spoa_twisted.spop.messages import Message
-
-AnswerT = TypeVar("AnswerT")
 
 _RUNNING: Final = State.RUNNING
 
@@ -138,7 +136,7 @@ class Timing:
 
     def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
+    ) -> bytes | PendingAnswer:
         """Let the handlers answer; see :meth:`IHandlers.respond`."""
         stopwatch = self._stopwatch
         lateness = stopwatch.lateness
@@ -160,10 +158,10 @@ class Timing:
             times = stopwatch.times = Times(outcomes, reactor)
         times.timing = self
         answer = self._handlers.respond(messages, max_size, reactor, timeout, times)
-        if type(answer) is not bytes and isinstance(answer, Deferred):
+        if type(answer) is not bytes and isinstance(answer, PendingAnswer):
             stopwatch.times = None
             self._returned = reactor.seconds()
-            return answer.addBoth(self._finish)
+            return FollowedAnswer(answer, self._on_end)
         #: When all handlers had finished.
         self.finished = self.ended[-1][1] if self.ended else reactor.seconds()
         stopwatch.on_finished(self)
@@ -184,14 +182,13 @@ class Timing:
         if seconds > self._stopwatch.threshold:
             self._report(seconds, now, answered)
 
-    def _finish(self, answer: AnswerT) -> AnswerT:
+    def _on_end(self, actions: Actions | None) -> None:
         self.finished = self._stopwatch.reactor.seconds()
-        if isinstance(answer, Failure):
-            # The connection ended, and the agent cancelled the Deferred, or the handlers failed as a whole.
+        if not isinstance(actions, bytes):
+            # The connection ended, and the agent cancelled the answer, or the handlers failed as a whole.
             self.end(self.finished, answered=False)
         else:
             self._stopwatch.on_finished(self)
-        return answer
 
     def _report(self, seconds: float, now: float, answered: bool) -> None:
         stopwatch, notify = self._stopwatch, self._notify

@@ -1,4 +1,4 @@
-"""The result of a handler, which may be an awaitable -> variables, or a Deferred of variables."""
+"""The result of a handler, which may be an awaitable -> variables, or what the handler waits for."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from twisted.internet.defer import Deferred
 
 from spoa_twisted.handlers.asyncio_needed import without_loop
 from spoa_twisted.handlers.coroutines import step
-from spoa_twisted.handlers.hold_ups import Steps
+from spoa_twisted.handlers.hold_ups import Steps, Where
 from spoa_twisted.handlers.tasks import may_wait, run
 
 
-def begin(result: Any, steps: Steps | None = None) -> Any:
+def begin(result: Any, where: Where | None = None) -> Any:
     """Return ``result``, which a handler returned. If it is an awaitable, run it until it ends or waits.
 
-    Return the result of an awaitable that has ended, or a Deferred that fires with the result. If the Deferred is
-    cancelled, it cancels the object that the awaitable waits for.
+    Return the result of an awaitable that has ended, or else a :class:`WaitingCoroutine` or a Deferred that fires with
+    the result. To cancel it cancels the object that the awaitable waits for.
 
-    :param steps: measures the steps of a coroutine.
+    :param where: whose coroutine it is, to measure its steps.
     :raises BaseException: any exception that a coroutine raises before it waits for the first time.
     """
     if isinstance(result, CoroutineType):
         # On Twisted's asyncio reactor, an event loop calls the handlers.
         loop = get_running_loop()
         if loop is None or not may_wait(result.cr_code):
-            return step(result, steps)
-        return run(result, loop, steps)
+            return step(result, where)
+        return run(result, loop, None if where is None else Steps(*where))
     if result is None or isinstance(result, (Deferred, Mapping)):
         return result
     if isfuture(result):
@@ -39,7 +39,7 @@ def begin(result: Any, steps: Steps | None = None) -> Any:
             raise without_loop(result)
         return Deferred.fromFuture(result)
     if inspect.isawaitable(result):
-        return begin(_await(result), steps)
+        return begin(_await(result), where)
     return result
 
 

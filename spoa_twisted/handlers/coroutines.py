@@ -1,4 +1,4 @@
-"""Running a coroutine without an asyncio event loop: its result if it never waits, or a Deferred of its result.
+"""Running a coroutine without an asyncio event loop: its result if it never waits, or else a callback with its result.
 
 This replaces ``Deferred.fromCoroutine``, which creates a Deferred even for a coroutine that never waits. That takes
 several times as long as the first step of the coroutine itself.
@@ -6,7 +6,7 @@ several times as long as the first step of the coroutine itself.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, Final, final
 
@@ -14,18 +14,16 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.asyncio_needed import needs_loop, without_loop
-from spoa_twisted.handlers.hold_ups import Steps
+from spoa_twisted.handlers.hold_ups import Steps, Where
 
 #: Stands for the result of a Deferred that has not fired, or of a coroutine that has not ended.
 NO_RESULT: Final = object()
 
 
-def step(coroutine: Coroutine[Any, Any, Any], steps: Steps | None = None) -> Any:
-    """Run ``coroutine`` until it ends or waits. Return its result, or a Deferred that fires with its result.
+def step(coroutine: Coroutine[Any, Any, Any], where: Where | None = None) -> Any:
+    """Run ``coroutine`` until it ends or waits. Return its result, or a :class:`WaitingCoroutine`.
 
-    If the Deferred is cancelled, it cancels the Deferred that the coroutine waits for.
-
-    :param steps: measures the steps of the coroutine, but not the first one.
+    :param where: whose coroutine it is, to measure its steps, but not the first one.
     :raises BaseException: any exception that the coroutine raises before it waits for the first time.
     """
     context = copy_context()
@@ -33,17 +31,17 @@ def step(coroutine: Coroutine[Any, Any, Any], steps: Steps | None = None) -> Any
         awaited = context.run(coroutine.send, None)
     except StopIteration as stop:
         return return_value(stop)
-    return _WaitingCoroutine(coroutine, context, steps).start(awaited)
+    return WaitingCoroutine(coroutine, context, None if where is None else Steps(*where)).start(awaited)
 
 
-def pass_on(result: Any, deferred: Deferred[Any]) -> Any:
-    """Return ``result``. A callback of ``deferred`` that has used ``result`` ends with this call.
+def pass_on(result: Any, waiting: Waiting) -> Any:
+    """Return ``result``. A callback of ``waiting`` that has used ``result`` ends with this call.
 
-    A handler may have kept the Deferred, and may add callbacks to it: they receive the same result, also a failure. If
+    A handler may have kept a Deferred, and may add callbacks to it: they receive the same result, also a failure. If
     nothing else handles the failure, the errback that is added here does: otherwise Twisted would log it as unhandled.
     """
-    if isinstance(result, Failure):
-        deferred.addErrback(lambda _: None)
+    if isinstance(result, Failure) and isinstance(waiting, Deferred):
+        waiting.addErrback(lambda _: None)
     return result
 
 
@@ -57,11 +55,19 @@ def return_value(stop: StopIteration) -> Any:
     return stop.value
 
 
-@final
-class _WaitingCoroutine:
-    """A coroutine that waits for a Deferred. When the Deferred fires, the coroutine continues, in the same context."""
+def _ignore(result: Any) -> None:
+    pass
 
-    __slots__ = ("_adding", "_awaited", "_context", "_coroutine", "_ended", "_result_at_once", "_steps")
+
+@final
+class WaitingCoroutine:
+    """A coroutine that waits for a Deferred. When the Deferred fires, the coroutine continues, in the same context.
+
+    It has two methods of a Deferred: those that a caller needs who waits for the result. To make and fire a Deferred
+    would take as long as a step of the coroutine.
+    """
+
+    __slots__ = ("_adding", "_awaited", "_callback", "_context", "_coroutine", "_result", "_result_at_once", "_steps")
 
     _awaited: Deferred[Any]
 
@@ -69,17 +75,36 @@ class _WaitingCoroutine:
         self._coroutine = coroutine
         self._context = context
         self._steps = steps
-        self._ended: Deferred[Any] = Deferred(self._cancel)
+        # Receives the result; None before addBoth.
+        self._callback: Callable[[Any], object] | None = None
+        # The result, if there is no callback yet.
+        self._result: Any = NO_RESULT
         # True while _wait_for adds a callback. A Deferred that has already fired calls it at once; _on_result then
         # stores the result in _result_at_once. If it called _run instead, a coroutine that awaits many fired Deferreds
         # would recurse.
         self._adding = False
         self._result_at_once: Any = NO_RESULT
 
-    def start(self, awaited: Any) -> Deferred[Any]:
-        """Continue the coroutine when ``awaited`` fires. Return the Deferred that fires when the coroutine ends."""
+    def start(self, awaited: Any) -> Any:
+        """Continue the coroutine when ``awaited`` fires. Return its result if it has ended already, or this object."""
         self._run(self._wait_for(awaited))
-        return self._ended
+        # A Failure is left for addBoth.
+        return self if self._result is NO_RESULT or isinstance(self._result, Failure) else self._result
+
+    def addBoth(self, callback: Callable[[Any], object]) -> None:
+        """Call ``callback`` with the result, or with a Failure: at once, if the coroutine has ended. Call this once."""
+        self._callback = callback
+        result, self._result = self._result, NO_RESULT
+        if result is not NO_RESULT:
+            callback(result)
+
+    def cancel(self) -> None:
+        """Cancel the Deferred that the coroutine waits for. The callback is not called any more.
+
+        The coroutine may catch ``CancelledError``, and wait again.
+        """
+        self._callback = _ignore
+        self._awaited.cancel()
 
     def _wait_for(self, awaited: Any) -> Any:
         """Return the result of ``awaited``, or ``NO_RESULT`` if it has not fired."""
@@ -128,9 +153,15 @@ class _WaitingCoroutine:
                 steps.end(started)
 
     def _end(self, result: Any) -> None:
-        # A cancelled coroutine may catch CancelledError, and end later. By then, _ended has already been called.
-        if not self._ended.called:
-            self._ended.callback(result)
+        callback, self._callback = self._callback, _ignore
+        if callback is None:
+            self._result = result
+        else:
+            callback(result)
 
-    def _cancel(self, ended: Deferred[Any]) -> None:
-        self._awaited.cancel()
+
+#: What waits, in a handler that has not finished: the Deferred that it returned, or the coroutine that it is.
+Waiting = Deferred[Any] | WaitingCoroutine
+
+#: The classes of :data:`Waiting`.
+WAITING: Final = (Deferred, WaitingCoroutine)

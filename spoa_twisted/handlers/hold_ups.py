@@ -224,6 +224,10 @@ class HoldUps:
         )
 
 
+#: The arguments of :class:`Steps`.
+Where = tuple[HoldUps, Handler, Message, list[Message], IReactorTime]
+
+
 @final
 class Steps:
     """Measures the steps of a coroutine. A step ends when the coroutine waits, and when it ends.

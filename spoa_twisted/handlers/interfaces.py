@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import Attribute, Interface
 
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.pending import PendingAnswer
 from spoa_twisted.observer import IObserver
 from spoa_twisted.spop.messages import Message
 
@@ -20,7 +21,7 @@ class IHandlers(Interface):
 
     def respond(
         messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
+    ) -> bytes | PendingAnswer:
         """Answer the messages of one NOTIFY.
 
         :param messages: the messages of the NOTIFY. The list may be empty.
@@ -30,9 +31,9 @@ class IHandlers(Interface):
         :param timeout: the timeout of a handler that has none of its own, in seconds; 0 for no limit.
         :param outcomes: an :class:`~spoa_twisted.handlers.outcome.Outcomes`. ``respond`` calls it to report the result
             of each message to the agent's observers.
-        :return: a LIST-OF-ACTIONS of at most ``max_size`` bytes, or a ``Deferred`` that fires with it. The ``Deferred``
-            must not fail. The agent cancels it if the connection ends. It must then cancel every pending handler, and
-            report no failure.
+        :return: a LIST-OF-ACTIONS of at most ``max_size`` bytes, or a :class:`~spoa_twisted.PendingAnswer` if it comes
+            later. The agent cancels the PendingAnswer if the connection ends. It must then cancel every pending
+            handler, and report no failure.
         """
 
     def refuse(names: tuple[str, ...], max_size: int) -> bytes:

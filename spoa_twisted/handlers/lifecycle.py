@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from spoa_twisted.handlers.asyncio_needed import explain
 from spoa_twisted.handlers.awaitables import begin
-from spoa_twisted.handlers.coroutines import pass_on
+from spoa_twisted.handlers.coroutines import WAITING, Waiting, pass_on
 from spoa_twisted.handlers.handler import name_of
 from spoa_twisted.handlers.interfaces import ILifeCycle, ILifespan
 from spoa_twisted.handlers.outcome import cancel
@@ -330,23 +330,23 @@ class Lifespan:
             # Twisted 22.4 has removed the traceback from the exception. See _on_startup_failure.
             error.__traceback__ = traceback
             return failed
-        return self._cancellable(result) if isinstance(result, Deferred) else succeed(result)
+        return self._cancellable(result) if isinstance(result, WAITING) else succeed(result)
 
-    def _cancellable(self, deferred: Deferred[Any]) -> Deferred[Any]:
-        """Return a Deferred that fires with the result of ``deferred``, and that fires at once if it is cancelled.
+    def _cancellable(self, waiting: Waiting) -> Deferred[Any]:
+        """Return a Deferred that fires with the result of ``waiting``, and that fires at once if it is cancelled.
 
-        When ``deferred`` itself is cancelled, it may not fire: its canceller may raise an exception.
+        When ``waiting`` itself is cancelled, it may not fire: a canceller may raise an exception.
         """
-        call: Deferred[Any] = Deferred(lambda _: cancel(deferred, self._observer))
+        call: Deferred[Any] = Deferred(lambda _: cancel(waiting, self._observer))
         self._calls.add(call)
 
         def on_result(result: Any) -> Any:
             self._calls.discard(call)
             if not call.called:
                 call.callback(result)
-            return pass_on(result, deferred)
+            return pass_on(result, waiting)
 
-        deferred.addBoth(on_result)
+        waiting.addBoth(on_result)
         return call
 
     def _in_thread(self, function: LifeCycleFunction) -> Deferred[Any]:

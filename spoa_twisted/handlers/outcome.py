@@ -7,13 +7,14 @@ sets the variables of ``on_error``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.asyncio_needed import explain
 from spoa_twisted.handlers.binding import MissingArgument
+from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.handler import Handler, as_variables
 from spoa_twisted.handlers.hold_ups import HoldUps
 from spoa_twisted.handlers.threads import Wait
@@ -49,9 +50,10 @@ class Outcomes:
         Without a list, one ``Outcomes`` object is enough for all NOTIFYs.
     :param hold_ups: notices handlers that block. Without it, the object has one of its own.
     :param counters: counts the results. Without it, the object has one of its own.
+    :param deadlines: the timeouts of handlers. Without it, the first handler that waits makes one.
     """
 
-    __slots__ = ("_observer", "_record", "counters", "hold_ups")
+    __slots__ = ("_observer", "_record", "counters", "deadlines", "hold_ups")
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Outcomes:
         record: list[Outcome] | None = None,
         hold_ups: HoldUps | None = None,
         counters: Counters | None = None,
+        deadlines: Deadlines | None = None,
     ) -> None:
         self._observer = observer
         self._record = record
@@ -66,6 +69,14 @@ class Outcomes:
         self.hold_ups = HoldUps(observer) if hold_ups is None else hold_ups
         #: Counts the results of each message. All ``Outcomes`` of an agent share it.
         self.counters = Counters() if counters is None else counters
+        #: The timeouts of the handlers that wait. All ``Outcomes`` of an agent share it.
+        self.deadlines = deadlines
+
+    def deadlines_on(self, reactor: IReactorTime) -> Deadlines:
+        """Return the :attr:`deadlines`. Make them if they are missing."""
+        if self.deadlines is None:
+            self.deadlines = Deadlines(reactor)
+        return self.deadlines
 
     def returned(self, position: int, handler: Handler, message: Message, result: Any) -> bytes:
         """Return the actions for the ``result`` that a handler returned.
@@ -138,9 +149,9 @@ class Outcomes:
         """Count a call of ``handler`` that is given up, because the connection has ended."""
         self.counters.failed(handler.label, Outcome.CANCELLED)
 
-    def cancel(self, deferred: Deferred[Any]) -> None:
-        """Cancel the Deferred of a handler. If it raises an exception, report it."""
-        cancel(deferred, self._observer)
+    def cancel(self, pending: Cancellable) -> None:
+        """Cancel what a handler waits for. If that raises an exception, report it."""
+        cancel(pending, self._observer)
 
     def join(
         self, messages: list[Message], parts: list[bytes], max_size: int, find: Callable[[Message], Handler | None]
@@ -198,10 +209,17 @@ class Outcomes:
             handler.undeclared = None
 
 
-def cancel(deferred: Deferred[Any], observer: IObserver) -> None:
-    """Cancel ``deferred``. Report an exception that its canceller raises: the caller has others to cancel."""
+class Cancellable(Protocol):
+    """A Deferred, or another object that has its method ``cancel``."""
+
+    def cancel(self) -> None:
+        """Give up waiting."""
+
+
+def cancel(pending: Cancellable, observer: IObserver) -> None:
+    """Cancel ``pending``. Report an exception that its canceller raises: the caller has others to cancel."""
     try:
-        deferred.cancel()
+        pending.cancel()
     except BaseException:
         observer.on_event(CancelFailed(Failure()))
 

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import re
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import UnionType
-from typing import Any, Final, TypeVar, final, overload
+from typing import Final, TypeVar, final, overload
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from spoa_twisted.handlers.awaitables import begin
-from spoa_twisted.handlers.deadlines import Deadlines
+from spoa_twisted.handlers.calling import call_handler
 from spoa_twisted.handlers.declaration import Declaration
 from spoa_twisted.handlers.declaring import declare
-from spoa_twisted.handlers.exchange import Exchange, PendingCall
-from spoa_twisted.handlers.handler import Handler, HandlerFunction, as_variables, check_timeout, encode_on_error
-from spoa_twisted.handlers.hold_ups import HoldUps, Steps
+from spoa_twisted.handlers.exchange import Exchange
+from spoa_twisted.handlers.handler import Handler, HandlerFunction, check_timeout, encode_on_error
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import LifeCycle
 from spoa_twisted.handlers.names import list_messages
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.pending import PendingAnswer
+from spoa_twisted.handlers.pending_call import PendingCall
 from spoa_twisted.handlers.plain import is_plain
 from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.spop.actions import Variables
@@ -103,7 +102,6 @@ class Handlers(LifeCycle):
         self._on_error = on_error
         self._blocking_threads = blocking_threads
         self._threads: BlockingThreads | None = None
-        self._deadlines: Deadlines | None = None
         self._by_name: dict[str, Handler] = {}
         self._default: Handler | None = None
         for name, function in (handlers or {}).items():
@@ -242,57 +240,28 @@ class Handlers(LifeCycle):
             merged._life_cycle += handlers._life_cycle
         return merged
 
-    def respond(  # noqa: C901 - each call of a function would cost as much as all of this counts
+    def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
+    ) -> bytes | PendingAnswer:
         """Answer the messages of one NOTIFY; see :meth:`IHandlers.respond`."""
-        hold_ups = outcomes.hold_ups
-        tallies = outcomes.counters.tallies
-        weight = hold_ups.weight
+        if len(messages) == 1:
+            # Nearly every NOTIFY. Without the lists below, it takes less time.
+            answer = self._answer(0, messages, max_size, reactor, timeout, outcomes)
+            if type(answer) is not bytes or len(answer) <= max_size:
+                return answer
+            return outcomes.join(messages, [answer], max_size, self._find)
         parts: list[bytes] = []
-        pending: list[PendingCall] | None = None
-        for message in messages:
-            handler = self._by_name.get(message.name) or self._default
-            if handler is None:
-                parts.append(outcomes.unhandled(len(parts), message, self._by_name.keys()))
-                continue
-            try:
-                tally = tallies[handler.label]
-            except KeyError:
-                tally = outcomes.counters.tally(handler.label)
-            started = reactor.seconds() if weight else 0.0
-            try:
-                result = self._in_thread(handler, message, reactor) if handler.blocking else handler.call(message)
-                # Nearly every handler returns a dict, or None.
-                if type(result) is not dict and result is not None:
-                    result = _begin(result, hold_ups, handler, message, messages, reactor)
-                    if isinstance(result, Deferred):
-                        pending = pending or []
-                        threads = self._threads if handler.blocking else None
-                        call = PendingCall(handler, message, len(parts), result, tally, started, weight, threads)
-                        pending.append(call)
-                        # The exchange replaces it when the call has finished.
-                        parts.append(b"")
-                        hold_ups.check(handler, message, messages, reactor)
-                        continue
-            except BaseException:
-                if weight:
-                    tally.durations.end(started, weight, reactor.seconds())
-                parts.append(outcomes.failed(len(parts), handler, message, Failure()))
+        exchange: Exchange | None = None
+        for position in range(len(messages)):
+            # Only all parts together have to fit.
+            answer = self._answer(position, messages, sys.maxsize, reactor, timeout, outcomes)
+            if isinstance(answer, bytes):
+                parts.append(answer)
             else:
-                if weight:
-                    tally.durations.end(started, weight, reactor.seconds())
-                parts.append(outcomes.returned(len(parts), handler, message, result))
-            tally.calls += 1
-            if hold_ups.active:
-                hold_ups.check(handler, message, messages, reactor)
-        if pending is None:
-            # Nearly every NOTIFY has one message. join would return its actions too, but a call costs time.
-            if len(parts) == 1 and len(parts[0]) <= max_size:
-                return parts[0]
-            return outcomes.join(messages, parts, max_size, self._find)
-        deadlines = self._deadlines_on(reactor)
-        return Exchange(messages, parts, pending, max_size, self._find, outcomes, deadlines).start(timeout)
+                exchange = exchange or Exchange(messages, parts, max_size, self._find, outcomes)
+                exchange.add(answer)
+                parts.append(b"")
+        return outcomes.join(messages, parts, max_size, self._find) if exchange is None else exchange.start()
 
     def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
         """Return the variables of each message's ``on_error``; see :meth:`IHandlers.refuse`."""
@@ -323,29 +292,30 @@ class Handlers(LifeCycle):
             raise ValueError(f"the message {name!a} has two handlers: {self._by_name[name]} and {handler}")
         self._by_name[name] = handler
 
-    def _deadlines_on(self, reactor: IReactorTime) -> Deadlines:
-        if self._deadlines is None or self._deadlines.reactor is not reactor:
-            self._deadlines = Deadlines(reactor)
-        return self._deadlines
+    def _answer(
+        self,
+        position: int,
+        messages: list[Message],
+        max_size: int,
+        reactor: IReactorTime,
+        timeout: float,
+        outcomes: Outcomes,
+    ) -> bytes | PendingCall:
+        message = messages[position]
+        handler = self._by_name.get(message.name) or self._default
+        if handler is None:
+            return outcomes.unhandled(position, message, self._by_name.keys())
+        threads = self._threads_on(reactor) if handler.blocking else None
+        return call_handler(handler, position, messages, max_size, reactor, timeout, outcomes, threads)
 
-    def _in_thread(self, handler: Handler, message: Message, reactor: IReactorTime) -> Any:
+    def _threads_on(self, reactor: IReactorTime) -> BlockingThreads | None:
         if not IReactorThreads.providedBy(reactor):
-            return handler.call(message)
+            return None
         if self._threads is None:
             self._threads = BlockingThreads(self._blocking_threads)
             # The threads end when nothing refers to this object any more: its handlers were replaced.
             weakref.finalize(self, self._threads.end).atexit = False
-        return self._threads.run(reactor, lambda: as_variables(handler.call(message)))
+        return self._threads
 
     def _find(self, message: Message) -> Handler | None:
         return self._by_name.get(message.name) or self._default
-
-
-def _begin(
-    result: Any, hold_ups: HoldUps, handler: Handler, message: Message, messages: list[Message], reactor: IReactorTime
-) -> Any:
-    """Return the result of ``handler``. If it is a coroutine, run it, and measure its steps; see :func:`begin`."""
-    # A Deferred has no steps to measure.
-    if isinstance(result, Deferred):
-        return result
-    return begin(result, Steps(hold_ups, handler, message, messages, reactor))

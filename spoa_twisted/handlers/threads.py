@@ -58,7 +58,7 @@ class BlockingThreads:
         """How many calls wait for a free thread."""
         return len(self._queue)
 
-    def wait_of(self, deferred: Deferred[Any]) -> Wait:
+    def wait_of(self, deferred: Any) -> Wait:
         """Return how long a call has waited for a thread. Call this before its Deferred is cancelled.
 
         :param deferred: the Deferred that :meth:`run` returned for the call.

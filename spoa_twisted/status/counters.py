@@ -11,7 +11,7 @@ whose time was taken. An agent that is less busy takes the time in each read.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Final, final
 
 from spoa_twisted.observer import Outcome
@@ -142,7 +142,7 @@ class Counters:
 
     def __init__(self) -> None:
         #: The numbers of each message that was called, by the label of its handler.
-        self.tallies: dict[str, Tally] = {}
+        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
         #: How many messages had no handler.
         self.unhandled = 0
         #: How long NOTIFYs took, from the read of their last byte to their ACK.
@@ -157,17 +157,10 @@ class Counters:
         self.stalls = 0
         self.stall_seconds = 0.0
 
-    def tally(self, label: str) -> Tally:
-        """Return the numbers of the handler with this label. They are all 0 if it is new."""
-        tally = self.tallies.get(label)
-        if tally is None:
-            tally = self.tallies[label] = Tally()
-        return tally
-
     def disconnected(self, sender: str, status_code: int) -> None:
         """Count a connection that ends with a DISCONNECT frame of ``sender``, ``agent`` or ``haproxy``."""
         self.disconnects[f"{sender} {int(status_code)}"] += 1
 
     def failed(self, label: str, outcome: Outcome) -> None:
         """Count a call of the handler with this label that did not end with ``OK``."""
-        self.tally(label).failures[outcome] += 1
+        self.tallies[label].failures[outcome] += 1

@@ -130,7 +130,7 @@ class Recorder:
             self._stalled(event.seconds)
         # A busy agent takes the time of few calls, and has probably not taken that of this one.
         label = event.name if event.name in self._counters.tallies else DEFAULT
-        self._counters.tally(label).durations.note(event.seconds, self._reactor.seconds())
+        self._counters.tallies[label].durations.note(event.seconds, self._reactor.seconds())
 
     def _stalled(self, seconds: float) -> None:
         self._counters.stalls += 1

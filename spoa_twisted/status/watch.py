@@ -18,6 +18,7 @@ from zope.interface import implementer
 from spoa_twisted.agent.protocol import SPOAFactory
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.pending import FollowedAnswer, PendingAnswer
 from spoa_twisted.shown import actions_to_json, message_to_json, show_name
 from spoa_twisted.spop.actions import decode_actions
 from spoa_twisted.spop.errors import InvalidFrame
@@ -173,7 +174,7 @@ class WatchedHandlers:
 
     def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
+    ) -> bytes | PendingAnswer:
         """Answer the messages, and show them and the answer to the watchers; see :meth:`IHandlers.respond`."""
         watchers = self._taking()
         began = reactor.seconds()
@@ -184,10 +185,9 @@ class WatchedHandlers:
             self._show(None, watchers, messages, reactor, began)
             raise
         if watchers:
-            if isinstance(answer, Deferred):
-                answer.addBoth(self._show, watchers, messages, reactor, began)
-            else:
-                self._show(answer, watchers, messages, reactor, began)
+            if isinstance(answer, PendingAnswer):
+                return FollowedAnswer(answer, lambda actions: self._show(actions, watchers, messages, reactor, began))
+            self._show(answer, watchers, messages, reactor, began)
         return answer
 
     def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
@@ -200,8 +200,11 @@ class WatchedHandlers:
 
     def _show(
         self, answer: Any, watchers: list[Watcher], messages: list[Message], reactor: IReactorTime, began: float
-    ) -> Any:
-        """Show the NOTIFY, and return ``answer``."""
+    ) -> None:
+        """Show the NOTIFY.
+
+        :param answer: the actions; ``None`` if there are none.
+        """
         seconds = max(0.0, reactor.seconds() - began)
         for watcher in watchers:
             # A fault in here must not become the fault of the handler.
@@ -211,7 +214,6 @@ class WatchedHandlers:
                 self._log.failure("a NOTIFY cannot be shown to a watcher")
                 seen = {"error": "the agent cannot show this NOTIFY: its log says why"}
             watcher.answered({"time": round(began, 6), "seconds": round(seconds, 6), **seen})
-        return answer
 
 
 def _describe(messages: list[Message], answer: Any, *, values: bool) -> Seen:

@@ -14,6 +14,7 @@ from zope.interface import implementer
 
 from spoa_twisted import Handlers, IHandlers, SPOAFactory
 from spoa_twisted.agent.protocol import SPOAProtocol
+from spoa_twisted.handlers.pending import PendingAnswer, answer_of
 from spoa_twisted.spop.actions import decode_actions
 from spoa_twisted.spop.connection import Ack, EngineConnection
 from spoa_twisted.spop.frames import AgentHello, Flags, FrameBuffer, FrameType, HAProxyHello
@@ -150,9 +151,20 @@ class Waiting:
         return deferred
 
 
+class Answer(PendingAnswer):
+    """An answer that never comes, and knows whether it was cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 @implementer(IHandlers)
 class OtherHandlers:
-    """Another implementation of IHandlers: each method returns ``answer``, or raises it if it is an exception."""
+    """Another implementation of IHandlers: each method answers with ``answer``, or raises it if it is an exception."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -160,7 +172,7 @@ class OtherHandlers:
     def respond(self, messages: Any, max_size: int, reactor: Any, timeout: float, outcomes: Any) -> Any:
         if isinstance(self.answer, BaseException):
             raise self.answer
-        return self.answer
+        return answer_of(self.answer) if isinstance(self.answer, Deferred) else self.answer
 
     def refuse(self, names: Any, max_size: int) -> Any:
         return self.respond((), max_size, None, 0, None)

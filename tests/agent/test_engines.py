@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from spoa_twisted import SPOAFactory
+from spoa_twisted import Handlers, SPOAFactory
 from spoa_twisted.agent.drain import FIRST_PATIENCE, QUIET_INTERVAL, QUIET_INTERVALS_AFTER_ACKS
 from spoa_twisted.agent.engines import ENGINE_TIMEOUT, Engine, Engines
-from spoa_twisted.observer import CancelFailed
 from spoa_twisted.spop.connection import Ack
 from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
-from tests.agent.memory import OLD, OtherHandlers, Session, Waiting
-from tests.agent.recording import Recorder
+from tests.agent.memory import OLD, Answer, OtherHandlers, Session, Waiting
 from tests.conftest import Logged
 
 #: Of all engines together: answers that may be pending without a connection, and bytes that may wait for one.
@@ -38,22 +37,15 @@ class Carrier:
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
+def engines(clock: Clock) -> Engines:
+    return Engines(clock, lambda answer: answer.cancel())
 
 
-@pytest.fixture
-def engines(clock: Clock, recorder: Recorder) -> Engines:
-    return Engines(clock, recorder)
-
-
-def leave(engine: Engine, count: int) -> list[Deferred[bytes]]:
+def leave(engine: Engine, count: int) -> list[Answer]:
     """Let a connection with ``count`` pending answers join and leave ``engine``. Return the answers."""
     carrier = Carrier()
     engine.add(carrier)
-    answers: list[Deferred[bytes]] = [Deferred() for _ in range(count)]
-    for answer in answers:
-        answer.addErrback(lambda failure: None)
+    answers = [Answer() for _ in range(count)]
     engine.remove(carrier, {answer: b"%d" % number for number, answer in enumerate(answers)})
     return answers
 
@@ -90,7 +82,7 @@ class TestEngines:
         answers = leave(engines.get("a"), 2) + leave(engines.get("b"), 1)
         assert len(clock.getDelayedCalls()) == 2
         engines.forget_all()
-        assert all(answer.called for answer in answers)
+        assert all(answer.cancelled for answer in answers)
         assert len(engines) == 0
         assert clock.getDelayedCalls() == []
 
@@ -102,7 +94,7 @@ class TestEngine:
         first, second, lost = Carrier(), Carrier(), Carrier()
         for carrier in (first, second, lost):
             engine.add(carrier)
-        answers: list[Deferred[bytes]] = [Deferred(), Deferred()]
+        answers = [Answer(), Answer()]
         engine.remove(lost, {answers[0]: b"1", answers[1]: b"2"})
         engine.on_answer(answers[0], b"x")
         assert first.acks == [(b"1", b"x")]
@@ -132,7 +124,7 @@ class TestEngine:
         closing, lost, new = Carrier(), Carrier(), Carrier()
         engine.add(closing)
         engine.add(lost)
-        answer: Deferred[bytes] = Deferred()
+        answer = Answer()
         engine.remove(lost, {answer: b"1"})
         closing.disconnected = True
         engine.on_answer(answer, b"x")
@@ -148,8 +140,8 @@ class TestEngine:
         clock.advance(ENGINE_TIMEOUT - 1)
         assert len(engines) == 1
         clock.advance(1)
-        assert not answers[0].called
-        assert answers[1].called
+        assert not answers[0].cancelled
+        assert answers[1].cancelled
         assert not engine.awaits(answers[1])
         assert len(engines) == 0
         assert clock.getDelayedCalls() == []
@@ -165,10 +157,10 @@ class TestEngine:
         """Answers above the limit are cancelled. There is room again when the engines are forgotten."""
         for _ in range(2):
             answers = [answer for number in range(10) for answer in leave(engines.get(str(number)), 200)]
-            assert sum(answer.called for answer in answers) == 2000 - MAX_PENDING
-            assert not any(answer.called for answer in answers[:MAX_PENDING])
+            assert sum(answer.cancelled for answer in answers) == 2000 - MAX_PENDING
+            assert not any(answer.cancelled for answer in answers[:MAX_PENDING])
             clock.advance(ENGINE_TIMEOUT)
-            assert all(answer.called for answer in answers)
+            assert all(answer.cancelled for answer in answers)
             assert len(engines) == 0
 
     def test_answered_ones_do_not_count_as_pending(self, engines: Engines) -> None:
@@ -176,7 +168,7 @@ class TestEngine:
         engine = engines.get("a")
         for answer in leave(engine, MAX_PENDING):
             engine.on_answer(answer, b"")
-        assert not any(answer.called for answer in leave(engine, MAX_PENDING))
+        assert not any(answer.cancelled for answer in leave(engine, MAX_PENDING))
 
     def test_waiting_acks_are_limited_over_all_engines(self, engines: Engines) -> None:
         """ACKs above the limit are dropped. There is room again when a connection has carried some."""
@@ -207,21 +199,6 @@ class TestEngine:
         carrier = Carrier()
         engine.add(carrier)
         assert len(carrier.acks) == 1
-
-
-def test_a_canceller_that_raises_is_reported(recorder: Recorder, clock: Clock) -> None:
-    """An engine that is forgotten cancels the other answers too."""
-
-    def canceller(deferred: object) -> None:
-        raise SystemExit(1)
-
-    answers: list[Deferred[bytes]] = [Deferred(canceller), Deferred(), Deferred(canceller)]
-    answers[1].addErrback(lambda failure: None)
-    engine = Engines(clock, recorder).get("a")
-    engine.remove(Carrier(), dict.fromkeys(answers, b""))
-    engine.forget()
-    assert answers[1].called
-    assert [type(event) for event in recorder.events] == [CancelFailed, CancelFailed]
 
 
 class TestAgent:
@@ -357,6 +334,24 @@ class TestAgent:
         second.notify("now")
         assert len(second.events()) == 1
         second.lose()
+
+    def test_a_canceller_that_raises_is_reported(self, factory: SPOAFactory, clock: Clock, logged: Logged) -> None:
+        """An engine that is forgotten cancels the other answers too."""
+
+        def canceller(deferred: object) -> None:
+            raise SystemExit(1)
+
+        last: list[Any] = []
+        deferreds: list[Deferred[Any]] = [Deferred(canceller), Deferred(last.append)]
+        factory.handlers = Handlers({"wait": lambda: deferreds.pop(0)})
+        session = Session(factory, OLD)
+        session.notify("wait", "wait")
+        session.lose()
+        clock.advance(ENGINE_TIMEOUT)
+        assert len(last) == 1
+        (line,) = logged.take()
+        assert line.startswith("critical: a handler's Deferred failed to be cancelled: SystemExit")
+        assert len(factory.engines) == 0
 
     def test_a_health_check_belongs_to_no_engine(self, factory: SPOAFactory) -> None:
         """It may send an engine-id, but its connection closes at once."""

@@ -135,6 +135,7 @@ def test_a_peer_that_is_dropped(
     recorder.take()
     for deferred in waiting.deferreds[:3]:
         deferred.callback({"sess.a": "x" * 80})
+        clock.advance(0)
     clock.advance(UNSENT_TIMEOUT)
     assert recorder.take() == [PeerDropped(PEER, 100)]
     session.lose()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
-
 from spoa_twisted.agent.in_flight import InFlight
 from spoa_twisted.spop.connection import Notify
 from spoa_twisted.spop.messages import Message
+from tests.agent.memory import Answer
 
 #: Bytes that a pending message counts besides its arguments.
 MESSAGE_SIZE = 1024
 
 
-def add(in_flight: InFlight, ids: bytes = b"1", size: int = 0, messages: int = 0) -> Deferred[bytes]:
+def add(in_flight: InFlight, ids: bytes = b"1", size: int = 0, messages: int = 0) -> Answer:
     """Add a NOTIFY with a payload of ``size`` bytes, and return its answer."""
-    answer: Deferred[bytes] = Deferred()
+    answer = Answer()
     in_flight.add(answer, Notify(ids, [Message("m")] * messages, size))
     return answer
 
@@ -28,7 +27,7 @@ def test_nothing_is_pending_at_first() -> None:
     """So it is not full, and an unknown answer has no ids."""
     in_flight = InFlight(1, 1)
     assert (in_flight.count, in_flight.full) == (0, False)
-    assert in_flight.remove(Deferred()) is None
+    assert in_flight.remove(Answer()) is None
     assert in_flight.take_all() == {}
     assert (in_flight.count, in_flight.full) == (0, False)
 

@@ -150,6 +150,7 @@ class TestPeersThatDoNotRead:
         session.notify(*["wait"] * 10)
         for deferred in waiting.deferreds[:4]:
             deferred.callback({"sess.a": "x" * 80})
+            clock.advance(0)
         clock.advance(UNSENT_TIMEOUT - 0.1)
         assert not session.wire.aborted
         clock.advance(0.2)

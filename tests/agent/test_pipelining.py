@@ -222,6 +222,7 @@ class TestShortAnswers:
         session.notify("m")
         session.notify("m")
         answers[1].callback({})
+        agent.clock.advance(0)
         assert [type(event) for event in session.events()] == [Ack]
         answers[0].callback({})
         assert [type(event) for event in session.events()] == [Ack, Disconnect]

@@ -73,12 +73,16 @@ class TestWrites:
         assert 2**17 < sum(map(len, session.wire.writes)) < 2**18
         assert session.wire.producerState == "paused"
 
-    def test_a_deferred_answer_leaves_when_it_is_ready(self, factory: SPOAFactory, waiting: Waiting) -> None:
-        """ACKs leave in the order in which the handlers finish."""
+    def test_a_deferred_answer_leaves_when_it_is_ready(
+        self, factory: SPOAFactory, waiting: Waiting, clock: Clock
+    ) -> None:
+        """ACKs leave in the order in which the handlers finish: in the next turn, while others are pending."""
         session = Session(factory)
         first, second = session.notify("wait", "wait")
         assert session.events() == []
         waiting.deferreds[1].callback({"sess.b": 2})
+        assert session.events() == []
+        clock.advance(0)
         assert session.events() == [Ack(second, {"sess.b": 2}, aborted=False)]
         waiting.deferreds[0].callback(None)
         assert session.events() == [Ack(first, {}, aborted=False)]
@@ -298,6 +302,7 @@ class TestReadingPauses:
             sent += 1
         assert 2**16 // 30 < sent < 2**16 // 10
         waiting.deferreds[0].callback(None)
+        clock.advance(0)
         assert len(waiting.deferreds) == 3
         assert len(session.events()) == 2
         waiting.deferreds[1].callback(None)
@@ -335,6 +340,7 @@ class TestReadingPauses:
         session.send()
         assert len(waiting.deferreds) == 2
         waiting.deferreds[0].callback(None)
+        clock.advance(0)
         assert len(waiting.deferreds) == 3
         for deferred in waiting.deferreds[1:3]:
             deferred.callback(None)

@@ -308,11 +308,12 @@ def test_results_that_are_too_big(agent: Agent) -> None:
 
 
 def test_acks_that_leave_together(agent: Agent) -> None:
-    """While other handlers are pending, an ACK waits for the next turn. Its NOTIFY ends when it is queued."""
+    """While other handlers are pending, an ACK waits for the next turn."""
     session = Session(agent.factory, OLD)
     session.notify("wait", "wait")
     agent.pass_time(0.2)
     agent.deferreds[0].callback({})
+    agent.turns.advance(0)
     (event,) = agent.slow()
     assert close(event)["seconds"] == 0.2
     agent.deferreds[1].callback({})

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
-from spoa_twisted import Handlers, IHandlers, Message, SPOAFactory, SPOAProtocol, Variables
+from spoa_twisted import Handlers, IHandlers, Message, PendingAnswer, SPOAFactory, SPOAProtocol, Variables
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.actions import decode_actions, encode_actions
 from spoa_twisted.spop.connection import (
@@ -230,7 +230,7 @@ class _CountingHandlers:
 
     def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
+    ) -> bytes | PendingAnswer:
         self.notifies += 1
         return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
 

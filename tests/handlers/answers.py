@@ -13,7 +13,9 @@ from zope.interface import implementer
 
 from spoa_twisted import Handlers, Message, SPOAFactory
 from spoa_twisted.agent.protocol import SPOAProtocol
+from spoa_twisted.handlers.deadlines import Deadlines
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.pending import PendingAnswer
 from spoa_twisted.log import LogObserver
 from spoa_twisted.observer import Event, IObserver, Outcome
 from spoa_twisted.spop.actions import decode_actions
@@ -54,14 +56,32 @@ class Recorder:
 
 
 def ask(
-    handlers: Handlers, *messages: Message, room: int = ROOM, clock: Any = None, timeout: float = 10
+    handlers: Handlers,
+    *messages: Message,
+    room: int = ROOM,
+    clock: Any = None,
+    timeout: float = 10,
+    deadlines: Deadlines | None = None,
 ) -> bytes | Deferred[bytes]:
-    """Return what ``handlers`` answer to ``messages``. Failures are logged, as in an agent.
+    """Return what ``handlers`` answer to ``messages``; a Deferred of the answer, if it comes later.
+
+    Failures are logged, as in an agent.
 
     :param clock: a Clock or a reactor.
+    :param deadlines: those of the agent. Without it, this is the only NOTIFY of the agent.
     """
     reactor = clock or Clock()
-    return handlers.respond(list(messages), room, reactor, timeout, Outcomes(LogObserver(Logger(), reactor)))
+    outcomes = Outcomes(LogObserver(Logger(), reactor), deadlines=deadlines)
+    return later(handlers.respond(list(messages), room, reactor, timeout, outcomes))
+
+
+def later(answer: bytes | PendingAnswer) -> bytes | Deferred[bytes]:
+    """Return ``answer``, or a Deferred that fires with it. To cancel the Deferred cancels the answer."""
+    if not isinstance(answer, PendingAnswer):
+        return answer
+    deferred: Deferred[bytes] = Deferred(lambda _: answer.cancel())
+    answer.on_actions = lambda _, actions: deferred.callback(actions)
+    return deferred
 
 
 def respond(
@@ -74,10 +94,15 @@ def respond(
 
 
 def begin(
-    handlers: Handlers, *messages: Message, room: int = ROOM, clock: Any = None, timeout: float = 10
+    handlers: Handlers,
+    *messages: Message,
+    room: int = ROOM,
+    clock: Any = None,
+    timeout: float = 10,
+    deadlines: Deadlines | None = None,
 ) -> Deferred[bytes]:
-    """Return the Deferred that ``handlers`` return for ``messages``. They do not answer at once."""
-    answer = ask(handlers, *messages, room=room, clock=clock, timeout=timeout)
+    """Return a Deferred of the answer of ``handlers`` to ``messages``. They do not answer at once."""
+    answer = ask(handlers, *messages, room=room, clock=clock, timeout=timeout, deadlines=deadlines)
     assert isinstance(answer, Deferred)
     return answer
 

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from spoa_twisted import Handlers, Message
-from spoa_twisted.handlers.deadlines import Deadlines
+from spoa_twisted.handlers.deadlines import BUSY, Deadlines, Queue
 from spoa_twisted.spop.actions import decode_actions
 from tests.conftest import Logged
 from tests.handlers.answers import begin, result_of
@@ -34,13 +34,17 @@ class Item:
     :param on_expired: called when it expires.
     """
 
-    seconds: float
     deadline: float
 
     def __init__(self, clock: Clock, on_expired: Callable[[], object] = lambda: None) -> None:
         self._clock = clock
         self._on_expired = on_expired
         self.expired: list[float] = []
+        self.queue: Queue | None = None
+
+    def discard(self) -> None:
+        assert self.queue is not None
+        self.queue.discard(self)
 
     def expire(self) -> None:
         self.expired.append(self._clock.seconds())
@@ -62,7 +66,8 @@ class TestDeadlines:
         """Not before, and only once. Then no timer is left."""
         item = Item(clock)
         deadlines.add(item, 2)
-        assert (item.seconds, item.deadline) == (2, 2)
+        assert item.queue is not None
+        assert (item.queue.seconds, item.deadline) == (2, 2)
         clock.advance(1.9)
         assert item.expired == []
         clock.pump([0.1, 0, 5])
@@ -74,12 +79,12 @@ class TestDeadlines:
         items = [Item(clock) for _ in range(3)]
         for item in items:
             deadlines.add(item, 1)
-        deadlines.discard(items[0])
-        deadlines.discard(items[1])
-        deadlines.discard(items[1])
+        items[0].discard()
+        items[1].discard()
+        items[1].discard()
         assert len(clock.getDelayedCalls()) == 1
-        deadlines.discard(items[2])
-        deadlines.discard(items[2])
+        items[2].discard()
+        items[2].discard()
         assert clock.getDelayedCalls() == []
         clock.advance(10)
         assert [item.expired for item in items] == [[], [], []]
@@ -95,12 +100,79 @@ class TestDeadlines:
         clock.pump([1 / 128] * 200)
         assert [item.expired for item in items] == [[1 + number / 128] for number in range(100)]
 
+    def test_a_busy_agent_keeps_the_timer(self, clock: Clock, deadlines: Deadlines) -> None:
+        """It starts none for each item any more. The timer that finds no item ends, and so do all in rest()."""
+        timers = []
+        for _ in range(5 * BUSY):
+            item = Item(clock)
+            deadlines.add(item, 1)
+            timers += [call for call in clock.getDelayedCalls() if call not in timers]
+            item.discard()
+            clock.advance(1 / 256)
+        assert len(timers) == 2 * BUSY
+        assert len(clock.getDelayedCalls()) == 1
+        clock.advance(1)
+        assert clock.getDelayedCalls() == []
+        last = Item(clock)
+        deadlines.add(last, 1)
+        last.discard()
+        assert len(clock.getDelayedCalls()) == 1
+        deadlines.rest()
+        assert clock.getDelayedCalls() == []
+
+    def test_a_timer_that_was_kept(self, clock: Clock, deadlines: Deadlines) -> None:
+        """The items that come later have their whole time."""
+        for _ in range(2 * BUSY):
+            item = Item(clock)
+            deadlines.add(item, 1)
+            item.discard()
+        clock.advance(0.75)
+        late = [Item(clock), Item(clock)]
+        deadlines.add(late[0], 1)
+        clock.advance(0.5)
+        deadlines.add(late[1], 1)
+        clock.pump([0.25] * 8)
+        assert [item.expired for item in late] == [[1.75], [2.25]]
+        assert clock.getDelayedCalls() == []
+
+    def test_few_items_leave_no_timer(self, clock: Clock, deadlines: Deadlines) -> None:
+        """An agent that is not busy starts and cancels a timer for each item. It may have been busy before."""
+        for _ in range(3 * BUSY):
+            item = Item(clock)
+            deadlines.add(item, 1)
+            item.discard()
+        clock.advance(2)
+        for _ in range(2 * BUSY):
+            item = Item(clock)
+            deadlines.add(item, 1)
+            item.discard()
+            clock.advance(2)
+        deadlines.add(item, 1)
+        item.discard()
+        assert clock.getDelayedCalls() == []
+
+    def test_rest_keeps_the_timers_of_items_that_wait(self, clock: Clock, deadlines: Deadlines) -> None:
+        """When they have finished, no timer is left."""
+        items = [Item(clock), Item(clock)]
+        for _ in range(2 * BUSY):
+            item = Item(clock)
+            deadlines.add(item, 1)
+            item.discard()
+        deadlines.add(items[0], 1)
+        deadlines.add(items[1], 2)
+        deadlines.rest()
+        assert len(clock.getDelayedCalls()) == 2
+        items[0].discard()
+        assert len(clock.getDelayedCalls()) == 1
+        clock.advance(2)
+        assert items[1].expired == [2]
+
     def test_an_item_may_be_discarded_when_the_reactor_was_blocked(self, clock: Clock, deadlines: Deadlines) -> None:
         """The reactor reads once more between the timer and the expiry. The item may finish in that turn."""
         item = Item(clock)
         deadlines.add(item, 1)
         # As a read in the first turn after the reactor was blocked for five seconds.
-        clock.callLater(5, deadlines.discard, item)
+        clock.callLater(5, item.discard)
         clock.advance(5)
         assert item.expired == []
         assert clock.getDelayedCalls() == []
@@ -111,7 +183,7 @@ class TestDeadlines:
 
         def discard_others() -> None:
             for item in others:
-                deadlines.discard(item)
+                item.discard()
 
         first = Item(clock, discard_others)
         for item in (first, *others):
@@ -152,6 +224,8 @@ class Pending:
 
     def __init__(self, **timeouts: float) -> None:
         self.handlers = Handlers()
+        #: The deadlines of each agent, by its clock.
+        self.agents: dict[Any, Deadlines] = {}
         self.deferreds: dict[str, list[Deferred[Any]]] = {name: [] for name in timeouts}
         self.on_cancelled: Callable[[str], None] = lambda name: None
         for name, timeout in timeouts.items():
@@ -167,8 +241,10 @@ class Pending:
         return handler
 
     def begin(self, clock: Any, *names: str) -> Deferred[bytes]:
-        """Send one NOTIFY with messages of these names."""
-        return begin(self.handlers, *map(Message, names), clock=clock, timeout=10)
+        """Send one NOTIFY with messages of these names to the agent of this clock."""
+        if clock not in self.agents:
+            self.agents[clock] = Deadlines(clock)
+        return begin(self.handlers, *map(Message, names), clock=clock, timeout=10, deadlines=self.agents[clock])
 
 
 class Times:
@@ -381,7 +457,7 @@ def test_the_tables_do_not_grow_while_one_item_stays(logged: Logged) -> None:
         for _ in range(count):
             item = Item(clock)
             deadlines.add(item, 1e9)
-            deadlines.discard(item)
+            item.discard()
         return weakref.ref(item)
 
     add_and_discard(1000)

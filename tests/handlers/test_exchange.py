@@ -14,15 +14,15 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from spoa_twisted import Handlers, Message
-from spoa_twisted.handlers.deadlines import Deadlines
-from spoa_twisted.handlers.exchange import Exchange, PendingCall
+from spoa_twisted.handlers.exchange import Exchange
 from spoa_twisted.handlers.handler import Handler
 from spoa_twisted.handlers.outcome import Outcomes
+from spoa_twisted.handlers.pending_call import PendingCall
 from spoa_twisted.observer import CancelFailed, HandlerFailed, HandlerTimedOut, Outcome
 from spoa_twisted.spop.actions import encode_actions
 from spoa_twisted.status.counters import Tally
 from tests.conftest import Logged
-from tests.handlers.answers import ROOM, Recorder, answer_of, ask, begin, late_line, line_of, result_of
+from tests.handlers.answers import ROOM, Recorder, answer_of, ask, begin, late_line, later, line_of, result_of
 
 
 class Direct:
@@ -38,14 +38,19 @@ class Direct:
     def start(self, timeout: float = 5, handler_timeout: float | None = None) -> bytes | Deferred[bytes]:
         handler = Handler("m", lambda: None, handler_timeout, {"sess.e": 1}, blocking=False)
         messages = [Message(name) for name in "abc"]
-        calls = [
-            PendingCall(handler, messages[position], position, deferred, Tally(), 0.0, 0)
-            for position, deferred in zip((0, 2), self.deferreds, strict=True)
-        ]
-        parts = [b"", encode_actions({"sess.b": 1}), b""]
         outcomes = Outcomes(self.observer, self.record)
-        deadlines = Deadlines(self.clock)
-        return Exchange(messages, parts, calls, ROOM, lambda message: handler, outcomes, deadlines).start(timeout)
+        parts = [b"", encode_actions({"sess.b": 1}), b""]
+        exchange = Exchange(messages, parts, ROOM, lambda message: handler, outcomes)
+        for position, deferred in zip((0, 2), self.deferreds, strict=True):
+            call = PendingCall(
+                handler, messages[position], position, ROOM, deferred, self.clock, outcomes, Tally(), 0.0, 0, None
+            )
+            answer = call.wait(timeout)
+            if isinstance(answer, bytes):
+                parts[position] = answer
+            else:
+                exchange.add(answer)
+        return later(exchange.start())
 
 
 class TestDirect:

@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
-from spoa_twisted import Handlers, IHandlers, Message, SPOAFactory
+from spoa_twisted import Handlers, IHandlers, Message, PendingAnswer, SPOAFactory
 from spoa_twisted.handlers.hold_ups import READS
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.observer import HandlerBlocked
-from tests.agent.memory import Session, TurnClock
+from tests.agent.memory import Answer, Session, TurnClock
 from tests.conftest import Logged
 from tests.handlers.answers import Recorder
 
@@ -216,9 +216,9 @@ def test_the_time_between_two_calls_of_respond() -> None:
         def __init__(self, handlers: Handlers) -> None:
             self.handlers = handlers
 
-        def respond(self, *arguments: Any) -> Deferred[bytes]:
+        def respond(self, *arguments: Any) -> PendingAnswer:
             calls.append(lambda: self.handlers.respond(*arguments))
-            return Deferred()
+            return Answer()
 
         def refuse(self, *arguments: Any) -> bytes:
             return b""

@@ -24,6 +24,7 @@ from tests.handlers.answers import (
     ask,
     begin,
     late_line,
+    later,
     line_of,
     respond,
     result_of,
@@ -277,7 +278,7 @@ class TestAnswers:
         names = ["good", "bad", "wait", "unknown", "good", "bad"]
         record = [Outcome.OK] * len(names)
         messages = [Message(name) for name in names]
-        answer = handlers.respond(messages, 1000, Clock(), 10, Outcomes(observer, record))
+        answer = later(handlers.respond(messages, 1000, Clock(), 10, Outcomes(observer, record)))
         pending.errback(LookupError("no such row"))
         assert result_of(answer) == {}
         assert [type(event) for event in observer.take()] == [

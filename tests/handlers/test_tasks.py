@@ -734,8 +734,6 @@ class TestGarbage:
         # The log keeps the failures that it shows, so another observer hears of them.
         recorder = Recorder()
         answer = loop.call(handlers.respond, [Message("m")], 1000, loop.clock, 10, Outcomes(recorder))
-        if isinstance(answer, Deferred):
-            answer.addErrback(lambda _: None)
         loop.turn()
         if ends == "cancelled":
             loop.call(answer.cancel)

@@ -25,7 +25,7 @@ from spoa_twisted.handlers.threads import BlockingThreads
 from spoa_twisted.observer import Event, HandlerTimedOut, ThreadAwaited
 from spoa_twisted.spop.actions import decode_actions
 from tests.conftest import Logged
-from tests.handlers.answers import ROOM, Recorder, UnprintableError, begin, late_line, line_of, plain, respond
+from tests.handlers.answers import ROOM, Recorder, UnprintableError, begin, late_line, later, line_of, plain, respond
 
 reactor: Any = default_reactor
 
@@ -174,7 +174,9 @@ class TestWaiting:
         """It timed out in the queue."""
         clock, recorder, release = ThreadsClock(), Recorder(), threading.Event()
         handlers = self.handlers(release)
-        answers = [handlers.respond([Message(name)], ROOM, clock, 1, Outcomes(recorder)) for name in ("holds", "next")]
+        answers = [
+            later(handlers.respond([Message(name)], ROOM, clock, 1, Outcomes(recorder))) for name in ("holds", "next")
+        ]
         clock.pump([5, 0])
         assert recorder.take() == [HandlerTimedOut("next", 5, began=False, waited=5, threads=1)]
         release.set()
@@ -197,7 +199,7 @@ class TestWaiting:
             assert end.wait(30)
 
         handlers.respond([Message("holds")], ROOM, clock, 1, Outcomes(recorder))
-        late = handlers.respond([Message("slow")], ROOM, clock, 1, Outcomes(recorder))
+        late = later(handlers.respond([Message("slow")], ROOM, clock, 1, Outcomes(recorder)))
         clock.advance(3)
         release.set()
         await began
@@ -214,7 +216,7 @@ class TestWaiting:
         clock, recorder, release = ThreadsClock(), Recorder(), threading.Event()
         handlers = self.handlers(release)
         handlers.respond([Message("holds")], ROOM, clock, 1, Outcomes(recorder))
-        answer = handlers.respond([Message("next")], ROOM, clock, 1, Outcomes(recorder))
+        answer = later(handlers.respond([Message("next")], ROOM, clock, 1, Outcomes(recorder)))
         clock.advance(seconds)
         release.set()
         assert isinstance(answer, Deferred)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from spoa_twisted import Handlers, IHandlers, Message, Value, Variables
+from spoa_twisted import Handlers, IHandlers, Message, PendingAnswer, Value, Variables
 from spoa_twisted.handlers.outcome import Outcomes
 
 from .conftest import Serve, StartHAProxy
@@ -34,7 +33,7 @@ class Recorder:
 
     def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
+    ) -> bytes | PendingAnswer:
         self.notifies.append([message.name for message in messages])
         self.counts.append(messages[0]["count"])
         return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from spoa_twisted import Handlers, IHandlers, Message, Variables
+from spoa_twisted import Handlers, IHandlers, Message, PendingAnswer, Variables
 from spoa_twisted.handlers.outcome import Outcomes
 from tests.conftest import Logged
 from tests.programs import STOPPED
@@ -40,7 +40,7 @@ class Recorder:
 
     def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
+    ) -> bytes | PendingAnswer:
         self.notifies.append([message.name for message in messages])
         return self._handlers.respond(messages, max_size, reactor, timeout, outcomes)
 

@@ -298,7 +298,7 @@ def test_an_observer_changes_nothing(agent: Agent) -> None:
 
 def test_tallies_are_made_once() -> None:
     counters = Counters()
-    assert counters.tally("m") is counters.tally("m")
+    assert counters.tallies["m"] is counters.tallies["m"]
     assert Tally().totals()["results"] == {}
 
 

@@ -28,7 +28,7 @@ from spoa_twisted.status import watch_resource
 from spoa_twisted.status.watch import MAX_WATCHERS, TooManyWatchers, ValuesNotAllowed, Watch, WatchedHandlers
 from spoa_twisted.status.watch_resource import WatchResource
 from tests.conftest import Logged
-from tests.handlers.answers import Recorder
+from tests.handlers.answers import Recorder, later
 from tests.needs import needs_chunks
 
 reactor: Any = default_reactor
@@ -49,7 +49,7 @@ class Agent:
         return self.watch.begin(count, values=values, deliver=self.seen.append)
 
     def notify(self, *messages: Message) -> Any:
-        return self.factory.responder.respond(list(messages), 1000, self.clock, 0, self.factory.outcomes)
+        return later(self.factory.responder.respond(list(messages), 1000, self.clock, 0, self.factory.outcomes))
 
 
 CHECK = Message("check", [("token", SECRET), ("ip", None)])
@@ -230,7 +230,7 @@ class Foreign:
 
 
 @pytest.mark.parametrize(
-    ("answer", "key"), [(b"\x09", "error"), (None, "unanswered"), (succeed(None), "unanswered"), ("x", "unanswered")]
+    ("answer", "key"), [(b"\x09", "error"), (None, "unanswered"), (succeed(b""), "unanswered"), ("x", "unanswered")]
 )
 def test_handlers_that_return_anything(answer: Any, key: str) -> None:
     """The agent gets what they return."""

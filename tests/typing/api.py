@@ -19,11 +19,13 @@ from spoa_twisted import (
     IHandlers,
     Int32,
     Message,
+    PendingAnswer,
     SPOAFactory,
     SPOAService,
     SPOEClient,
     Value,
     Variables,
+    answer_of,
 )
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.testing import FakeHAProxy
@@ -143,8 +145,8 @@ class Others:
 
     def respond(
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
-    ) -> bytes | Deferred[bytes]:
-        return b""
+    ) -> bytes | PendingAnswer:
+        return answer_of(succeed(b""))
 
     def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
         return b""
