@@ -41,8 +41,8 @@ def call_handler(
         result = handler.call(message) if threads is None else _run(threads, handler, message, reactor)
         # Nearly every handler returns a dict, or None.
         if type(result) is not dict and result is not None:
-            # A Deferred has no steps to measure.
-            if not isinstance(result, Deferred):
+            # Not isinstance, which takes long for objects that are no Deferreds: Deferred is an abstract base class.
+            if type(result) is not Deferred:
                 result = begin(result, (hold_ups, handler, message, messages, reactor))
             if isinstance(result, WAITING):
                 call = PendingCall(

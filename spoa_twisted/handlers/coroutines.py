@@ -50,9 +50,11 @@ def return_value(stop: StopIteration) -> Any:
 
     :raises TypeError: if the result is a Deferred.
     """
-    if isinstance(stop.value, Deferred):
+    value = stop.value
+    # First the usual result: isinstance takes long for an object that is no Deferred.
+    if type(value) is not dict and isinstance(value, Deferred):
         raise TypeError("a coroutine returned a Deferred that it did not await") from None
-    return stop.value
+    return value
 
 
 def _ignore(result: Any) -> None:
@@ -87,7 +89,10 @@ class WaitingCoroutine:
 
     def start(self, awaited: Any) -> Any:
         """Continue the coroutine when ``awaited`` fires. Return its result if it has ended already, or this object."""
-        self._run(self._wait_for(awaited))
+        result = self._wait_for(awaited)
+        if result is NO_RESULT:
+            return self
+        self._run(result)
         # A Failure is left for addBoth.
         return self if self._result is NO_RESULT or isinstance(self._result, Failure) else self._result
 
@@ -127,30 +132,36 @@ class WaitingCoroutine:
 
     def _run(self, result: Any) -> None:
         """Send ``result`` to the coroutine, and run it until it ends or waits for a Deferred that has not fired."""
+        coroutine: Any = self._coroutine
+        steps = self._steps
         while result is not NO_RESULT:
+            started = 0.0 if steps is None else steps.seconds()
             try:
                 try:
-                    awaited = self._send(result)
-                except StopIteration as stop:
-                    self._end(return_value(stop))
-                    return
+                    if isinstance(result, Failure):
+                        awaited = self._context.run(result.throwExceptionIntoGenerator, coroutine)
+                    else:
+                        awaited = self._context.run(coroutine.send, result)
+                finally:
+                    if steps is not None:
+                        steps.end(started)
+            except StopIteration as stop:
+                self._stop(stop)
+                return
             except BaseException:
+                # No variable may refer to the Failure: it refers to this frame, and only the garbage collector would
+                # free the two.
                 self._end(Failure())
                 return
             result = self._wait_for(awaited)
 
-    def _send(self, result: Any) -> Any:
-        """Send ``result`` to the coroutine, and return the next object that it awaits."""
-        coroutine: Any = self._coroutine
-        steps = self._steps
-        started = 0.0 if steps is None else steps.seconds()
+    def _stop(self, stop: StopIteration) -> None:
         try:
-            if isinstance(result, Failure):
-                return self._context.run(result.throwExceptionIntoGenerator, coroutine)
-            return self._context.run(coroutine.send, result)
-        finally:
-            if steps is not None:
-                steps.end(started)
+            result = return_value(stop)
+        except TypeError:
+            self._end(Failure())
+        else:
+            self._end(result)
 
     def _end(self, result: Any) -> None:
         callback, self._callback = self._callback, _ignore
@@ -163,5 +174,5 @@ class WaitingCoroutine:
 #: What waits, in a handler that has not finished: the Deferred that it returned, or the coroutine that it is.
 Waiting = Deferred[Any] | WaitingCoroutine
 
-#: The classes of :data:`Waiting`.
-WAITING: Final = (Deferred, WaitingCoroutine)
+#: The classes of :data:`Waiting`. Deferred is the last one: to find that an object is none takes long.
+WAITING: Final = (WaitingCoroutine, Deferred)

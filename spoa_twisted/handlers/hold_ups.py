@@ -165,22 +165,26 @@ class HoldUps:
             self._messages = messages
             self._note(handler, message, seconds, now, reactor)
 
-    def on_step(
-        self, handler: Handler, message: Message, messages: list[Message], started: float, reactor: IReactorTime
+    def on_long_step(
+        self,
+        handler: Handler,
+        message: Message,
+        messages: list[Message],
+        seconds: float,
+        now: float,
+        reactor: IReactorTime,
     ) -> None:
-        """Note that a step of a coroutine held the agent up, if it did.
+        """Note that a step of a coroutine held the agent up.
 
         :param messages: the messages of the NOTIFY.
-        :param started: the value of ``reactor.seconds()`` before the step.
+        :param now: ``reactor.seconds()``.
         """
-        now = reactor.seconds()
-        if now - started > LONGEST_TURN:
-            # Another handler may have resumed the coroutine, by firing the Deferred that it awaits. The time of the
-            # coroutine does not count for that handler.
-            self._since = now
-            # The step may belong to the call that check() measures next. Its own NOTIFY has not waited.
-            self._messages = messages
-            self._note(handler, message, now - started, now, reactor)
+        # Another handler may have resumed the coroutine, by firing the Deferred that it awaits. The time of the
+        # coroutine does not count for that handler.
+        self._since = now
+        # The step may belong to the call that check() measures next. Its own NOTIFY has not waited.
+        self._messages = messages
+        self._note(handler, message, seconds, now, reactor)
 
     def explain(self, place: str | None) -> float:
         """Return for how many seconds the handlers that are not reported yet have held the agent up.
@@ -254,4 +258,6 @@ class Steps:
 
         :param started: the value of :attr:`seconds` before the step.
         """
-        self._hold_ups.on_step(self._handler, self._message, self._messages, started, self._reactor)
+        now = self.seconds()
+        if now - started > LONGEST_TURN:
+            self._hold_ups.on_long_step(self._handler, self._message, self._messages, now - started, now, self._reactor)

@@ -156,8 +156,10 @@ class PendingCall(PendingAnswer):
                 tally.durations.end(self._started, self._weight, self._reactor.seconds())
             if self._threads is not None:
                 outcomes.awaited_thread(self._message, self._threads.wait_of(self._waiting))
-            to_actions = outcomes.failed if isinstance(result, Failure) else outcomes.returned
-            actions = to_actions(self.position, self._handler, self._message, result)
+            if isinstance(result, Failure):
+                actions = outcomes.failed(self.position, self._handler, self._message, result)
+            else:
+                actions = outcomes.returned(self.position, self._handler, self._message, result)
             if len(actions) > self._max_size:
                 actions = self._fitting(actions)
             # This is finish() without the call, for speed.

@@ -118,8 +118,8 @@ class TestStalls:
             watched.monotonic += elapsed
             watched.clock.rightNow += elapsed
             message = Message("m")
-            started = watched.clock.seconds() - seconds
-            watched.hold_ups.on_step(handler, message, [message], started, watched.clock)
+            now = watched.clock.seconds()
+            watched.hold_ups.on_long_step(handler, message, [message], seconds, now, watched.clock)
             watched.clock.pump([0, 0])
             place = "/srv/agent/iprep.py, line 14, in get_score"
             blocked = HandlerBlocked("m", seconds, 0, place=place)
