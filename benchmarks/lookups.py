@@ -202,8 +202,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=_numbers, default="1,2", help=workers)
     parser.add_argument("--runs", type=int, default=3, help="runs per row; the best counts (default: %(default)s)")
     parser.add_argument("--duration", default="3", help="seconds per run (default: %(default)s)")
-    # Longer than in the other benchmarks: all clients send their first requests at once, and with a new agent, these open
-    # the connections to the service. Their latency is not that of the requests after them.
+    # Longer than in the other benchmarks: all clients send their first requests at once, and with a new agent, these
+    # open the connections to the service. Their latency is not that of the requests after them.
     parser.add_argument("--warm-up", default="1.5", help="seconds before each run is measured (default: %(default)s)")
     warm_up = "seconds of load for each new agent; PyPy needs 15 or more (default: %(default)s)"
     parser.add_argument("--agent-warm-up", type=float, default=2.0, help=warm_up)
