@@ -38,6 +38,8 @@ frontend web
     bind 127.0.0.1:8080
     {filter}
     http-request return status 200 content-type text/plain lf-string "score %[var(sess.bench.score)]"
+    # The variable would stay for the next requests of the client, and hide that the agent did not answer them.
+    http-after-response unset-var(sess.bench.score)
 
 backend agents
     mode {mode}

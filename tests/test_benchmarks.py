@@ -23,9 +23,10 @@ from benchmarks import lookups
 from benchmarks.agent import HANDLERS, KINDS, machine
 from benchmarks.canned import Canned
 from benchmarks.delayed_web import DelayedWeb
-from benchmarks.haproxy import Figures
+from benchmarks.haproxy import Figures, haproxy
 from benchmarks.lookup_handlers import asking
 from benchmarks.lookups import Interpreter, Site, separate_cores
+from spoa_twisted import Handlers, SPOAFactory, Variables
 from spoa_twisted.ctl.bench.shapes import SHAPES
 from spoa_twisted.runner.loading import load
 from spoa_twisted.spop import connection
@@ -220,6 +221,27 @@ async def test_several_agents() -> None:
         assert float(of_two[3]) == pytest.approx(int(of_two[2]) / int(of_one[2]), abs=0.02)
         assert len(of_two) == len(of_one) + 1
         assert of_one[-1] == of_two[-1] == "0"
+
+
+@bounded
+async def test_a_variable_of_an_earlier_request(branch: Branch) -> None:
+    """A request for which the agent sets no variable is an error, although an earlier one of the same client got it."""
+    handlers = Handlers()
+    scores = iter([20, 20])
+
+    @handlers.message("get-ip-reputation")
+    def get_ip_reputation(ip: IPv4Address) -> Variables:
+        return {"sess.score": score} if (score := next(scores, None)) else {}
+
+    agent = reactor.listenTCP(0, SPOAFactory(handlers), interface="127.0.0.1")
+    with haproxy(branch, f"127.0.0.1:{agent.getHost().port}", with_filter=True) as (_, port):
+        arguments = ["--clients=1", "--duration=0.1", "--warm-up=0", "--expect=score 20"]
+        out, err, status = await run("http_load", str(port), *arguments)
+    await agent.stopListening()
+    assert (err, status) == ("", 0)
+    report = json.loads(out)
+    assert report["requests"] == 2
+    assert list(report["errors"]) == ["other body"]
 
 
 def is_row(line: str) -> bool:
