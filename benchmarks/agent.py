@@ -13,13 +13,12 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from spoa_twisted.version import version
+from benchmarks.interpreter import interpreter
 from tests.programs import ANY_PORT, ENVIRONMENT, ROOT, SPOACTL, TWISTD, Program, spoa
 
 HANDLERS: Final = Path(__file__).with_name("handlers.py")
@@ -56,23 +55,49 @@ def cores() -> tuple[set[int], set[int]]:
 @contextmanager
 def started(command: Sequence[str], on: set[int], **environment: str) -> Iterator[tuple[int, str]]:
     """Start an agent on these cores, and stop it at the end. Yield its process id and its address, ``HOST:PORT``."""
-    with Program(command, environment=environment) as program:
+    with started_program(command, on, environment) as program:
+        yield program.pid, program.address()
+
+
+@contextmanager
+def started_program(
+    command: Sequence[str], on: set[int], environment: Mapping[str, str], cwd: Path = ROOT
+) -> Iterator[Program]:
+    """Start an agent in the folder ``cwd``, and stop it at the end. Yield it when it listens.
+
+    :param on: the cores on which it may run. They are also those of its workers, which it starts later.
+    """
+    with Program(command, cwd=cwd, environment=environment) as program:
         pin(program.pid, on)
         try:
-            address = program.address()
+            program.address()
         except AssertionError as error:
             raise SystemExit(f"the agent did not start: {error}") from None
-        yield program.pid, address
-        program.stop()
+        try:
+            yield program
+        finally:
+            # Also after an exception: a master that is killed cannot end its workers.
+            program.stop()
 
 
-def agent(kind: str, reactor: str, listen: str = ANY_PORT, handlers: Path = HANDLERS) -> list[str]:
-    """Return the command line that starts an agent of this kind. By default it listens on a free port."""
+def agent(
+    kind: str,
+    reactor: str,
+    listen: str = ANY_PORT,
+    handlers: Path = HANDLERS,
+    options: Sequence[str] = (),
+    python: str = sys.executable,
+) -> list[str]:
+    """Return the command line that starts an agent of this kind. By default it listens on a free port.
+
+    :param options: more options of ``twistd spoa``.
+    :param python: the interpreter that runs it.
+    """
     if kind.startswith("canned"):
         at_once = ["--at-once"] if kind == "canned-at-once" else []
         return [sys.executable, "-m", "benchmarks.canned", f"--reactor={reactor}", *at_once]
-    twistd = [*TWISTD, "-n", "--pidfile=", f"--reactor={reactor}"]
-    return spoa(handlers=f"{handlers}:{kind}", listen=[listen], program=twistd)
+    twistd = [python, *TWISTD[1:], "-n", "--pidfile=", f"--reactor={reactor}"]
+    return spoa(*options, handlers=f"{handlers}:{kind}", listen=[listen], program=twistd)
 
 
 def bench(endpoint: str, arguments: Sequence[str], on: set[int]) -> dict[str, Any]:
@@ -92,10 +117,9 @@ def bench(endpoint: str, arguments: Sequence[str], on: set[int]) -> dict[str, An
 def machine() -> list[str]:
     """Return lines that name what the figures depend on: interpreter, versions, processor, kernel."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    python = f"{platform.python_implementation()} {platform.python_version()}"
     processor = model[1] if model else platform.machine()
     return [
-        f"{python}, Twisted {metadata.version('twisted')}, {version()}",
+        interpreter(),
         f"{processor}, {len(usable_cores())} cores, {platform.system()} {platform.release()}",
     ]
 

@@ -38,6 +38,8 @@ frontend web
     bind 127.0.0.1:8080
     {filter}
     http-request return status 200 content-type text/plain lf-string "score %[var(sess.bench.score)]"
+    # The variable would stay for the next requests of the client, and hide that the agent did not answer them.
+    http-after-response unset-var(sess.bench.score)
 
 backend agents
     mode {mode}
@@ -116,6 +118,13 @@ HEAD: Final = (
 )
 
 
+def _costs(run: dict[str, Any]) -> list[float]:
+    """Return the CPU time per request in µs: of the load, of HAProxy, and of the agent if there is one."""
+    of_haproxy, *of_agent = run["busy_of"]
+    shares = [run["busy"], of_haproxy, *([sum(of_agent)] if of_agent else [])]
+    return [share * 1e6 / run["requests_per_second"] for share in shares]
+
+
 class Figures:
     """The best value of each figure over several runs, and the CPU shares of the fastest run."""
 
@@ -128,17 +137,9 @@ class Figures:
         self.p50, self.p99 = (min(run["latency_us"][name] for run in runs) for name in ("p50", "p99"))
         self.errors = sum(sum(run["errors"].values()) for run in runs)
         good = [run for run in runs if run["requests"]]
-        #: CPU time per request in µs: of the load, of HAProxy, and of the agent in runs with the filter. Empty if no
-        #: run counted a request.
-        self.cpu = [
-            min(
-                shares[i] * 1e6 / run["requests_per_second"]
-                for run in good
-                for shares in [[run["busy"], *run["busy_of"]]]
-            )
-            for i in range(len(self.busy_of) + 1)
-            if good
-        ]
+        #: CPU time per request in µs: of the load, of HAProxy, and in runs with the filter of all processes of the
+        #: agent. Empty if no run counted a request.
+        self.cpu = [min(costs) for costs in zip(*map(_costs, good), strict=True)]
 
     def row(self, branch: Branch, clients: int, name: str) -> str:
         """Return a row of the table."""

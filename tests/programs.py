@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -46,6 +47,24 @@ os.dup2(int(number), 3)
 os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="spoa", LISTEN_PID=str(os.getpid()))
 os.execvp(command[0], command)
 """
+
+
+class NotInstalled(Exception):
+    """A program is not installed. The text says how to install it."""
+
+
+def find_program(name: str, debian: str, *folders: str) -> str:
+    """Return the path of a program.
+
+    :param debian: the Debian package of the program. CI installs it.
+    :param folders: more folders than those of the PATH. They may have ``*``; the last match is the newest version.
+    :raises NotInstalled: if there is no such program.
+    """
+    more = [str(found) for folder in folders for found in sorted(Path("/").glob(folder.lstrip("/")), reverse=True)]
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *more]))
+    if found is None:
+        raise NotInstalled(f"{name} is not installed: apt-get install --no-install-recommends {debian}")
+    return found
 
 
 def spoa(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,18 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.internet.utils import getProcessOutputAndValue
 
+from benchmarks import lookups
 from benchmarks.agent import HANDLERS, KINDS, machine
 from benchmarks.canned import Canned
-from benchmarks.haproxy import Figures
+from benchmarks.delayed_web import DelayedWeb
+from benchmarks.haproxy import Figures, haproxy
+from benchmarks.lookup_handlers import asking
+from benchmarks.lookups import Interpreter, Site, separate_cores
+from spoa_twisted import Handlers, SPOAFactory, Variables
 from spoa_twisted.ctl.bench.shapes import SHAPES
 from spoa_twisted.runner.loading import load
 from spoa_twisted.spop import connection
@@ -214,6 +223,27 @@ async def test_several_agents() -> None:
         assert of_one[-1] == of_two[-1] == "0"
 
 
+@bounded
+async def test_a_variable_of_an_earlier_request(branch: Branch) -> None:
+    """A request for which the agent sets no variable is an error, although an earlier one of the same client got it."""
+    handlers = Handlers()
+    scores = iter([20, 20])
+
+    @handlers.message("get-ip-reputation")
+    def get_ip_reputation(ip: IPv4Address) -> Variables:
+        return {"sess.score": score} if (score := next(scores, None)) else {}
+
+    agent = reactor.listenTCP(0, SPOAFactory(handlers), interface="127.0.0.1")
+    with haproxy(branch, f"127.0.0.1:{agent.getHost().port}", with_filter=True) as (_, port):
+        arguments = ["--clients=1", "--duration=0.1", "--warm-up=0", "--expect=score 20"]
+        out, err, status = await run("http_load", str(port), *arguments)
+    await agent.stopListening()
+    assert (err, status) == ("", 0)
+    report = json.loads(out)
+    assert report["requests"] == 2
+    assert list(report["errors"]) == ["other body"]
+
+
 def is_row(line: str) -> bool:
     return bool({"without", "with", "added"}.intersection(line.split()[:3])) and "agent," not in line
 
@@ -258,24 +288,193 @@ async def test_the_http_load_checks_its_answers() -> None:
     assert 0 <= Web.requests - sum(errors.values()) - report["requests"] <= 2
 
 
+def a_run(rate: float, busy: float, of_haproxy: float, p50: float, *of_agent: float) -> dict[str, object]:
+    """Return a report of benchmarks.http_load with one error."""
+    return {
+        "requests": rate,
+        "requests_per_second": rate,
+        "busy": busy,
+        "waited": 0.0,
+        "latency_us": {"p50": p50, "p99": 2 * p50},
+        "errors": {"other body": 1},
+        "busy_of": [of_haproxy, *of_agent],
+        "waited_of": [0.0] * (1 + len(of_agent)),
+    }
+
+
 def test_the_best_of_some_runs() -> None:
     """Each figure is the best of all runs. Whether the load was the bottleneck depends on the fastest run."""
-
-    def run(rate: float, busy: float, of_haproxy: float, p50: float) -> dict[str, object]:
-        return {
-            "requests": rate,
-            "requests_per_second": rate,
-            "busy": busy,
-            "waited": 0.0,
-            "latency_us": {"p50": p50, "p99": 2 * p50},
-            "errors": {"other body": 1},
-            "busy_of": [of_haproxy],
-            "waited_of": [0.0],
-        }
-
-    figures = Figures([run(10_000, 0.95, 0.5, 7), run(5000, 0.4, 0.2, 5)])
+    figures = Figures([a_run(10_000, 0.95, 0.5, 7), a_run(5000, 0.4, 0.2, 5)])
     assert (figures.rate, figures.p50, figures.p99, figures.errors) == (10_000, 5, 10, 2)
     assert figures.cpu == pytest.approx([80, 40])
     assert figures.load_was_bottleneck
-    assert not Figures([run(10_000, 0.95, 0.95, 7)]).load_was_bottleneck
-    assert not Figures([run(10_000, 0.85, 0.5, 7)]).load_was_bottleneck
+    assert not Figures([a_run(10_000, 0.95, 0.95, 7)]).load_was_bottleneck
+    assert not Figures([a_run(10_000, 0.85, 0.5, 7)]).load_was_bottleneck
+
+
+def test_the_processes_of_an_agent() -> None:
+    """The CPU time of an agent is that of all of its processes in one run, not the best of each process."""
+    figures = Figures([a_run(1000, 0.1, 0.2, 7, 0.3, 0.1), a_run(1000, 0.1, 0.2, 7, 0.1, 0.4)])
+    assert figures.cpu == pytest.approx([100, 200, 400])
+    assert Figures([{**a_run(1000, 0.1, 0.2, 7, 0.3), "requests": 0}]).cpu == []
+
+
+def test_the_delayed_web_server() -> None:
+    """It answers a complete request after the delay, wherever the request is split, and then the next one."""
+    clock, transport = Clock(), StringTransport()
+    web = DelayedWeb(clock, 0.002)
+    web.makeConnection(transport)
+    for part in (b"GET /127.0.0.1 HTTP/1.1\r\nhost: localhost\r", b"\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
+        web.dataReceived(part)
+        clock.advance(0.0019)
+        assert transport.value() == b""
+        clock.advance(0.0002)
+        answered = transport.value()
+        transport.clear()
+        assert answered == (b"" if part.endswith(b"t\r") else ANSWER)
+
+
+#: The answer of benchmarks.delayed_web.
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n20"
+
+
+@bounded
+async def test_a_look_up_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handlers ask for the address over one connection that stays open, and return the score of the answer."""
+    requests: list[tuple[Protocol, bytes]] = []
+
+    class Web(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            assert self.transport is not None
+            requests.append((self, data))
+            self.transport.write(ANSWER)
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Web), interface="127.0.0.1")
+    monkeypatch.setenv("LOOKUP_URL", f"http://127.0.0.1:{port.getHost().port}/")
+    haproxy = FakeHAProxy(load(f"{lookups.LOOKUP_HANDLERS}:http"))
+    ip = IPv4Address("192.0.2.1")
+    assert await haproxy.send("get-ip-reputation", ip=ip) == {"sess.score": 20}
+    (nanoseconds,) = (await haproxy.send("time-look-up", ip=ip)).values()
+    assert isinstance(nanoseconds, int)
+    assert nanoseconds > 0
+    await haproxy.stop()
+    await port.stopListening()
+    (first, sent), (second, again) = requests
+    assert first is second
+    assert sent.startswith(b"GET /192.0.2.1 HTTP/1.1\r\n")
+    assert sent == again
+
+
+def test_each_look_up_asks_the_service() -> None:
+    """A NOTIFY is one look-up. The service is opened before the first one, and closed at the end."""
+    calls: list[object] = []
+
+    class Service:
+        async def open(self) -> None:
+            calls.append("open")
+
+        async def close(self) -> None:
+            calls.append("close")
+
+        async def look_up(self, ip: IPv4Address) -> int:
+            calls.append(ip)
+            return 7
+
+    ip = IPv4Address("192.0.2.1")
+    with FakeHAProxy(asking(Service())) as haproxy:
+        assert haproxy.notify("get-ip-reputation", ip=ip) == {"sess.score": 7}
+        assert list(haproxy.notify("time-look-up", ip=ip)) == ["sess.nanoseconds"]
+    assert calls == ["open", ip, ip, "close"]
+
+
+@pytest.mark.parametrize(
+    ("usable", "workers", "expected"),
+    [
+        ({0, 1}, 1, ({0, 1}, {0, 1})),
+        ({0, 1, 2}, 1, ({0, 1, 2}, {0, 1, 2})),
+        ({2, 4, 6, 8}, 1, ({2}, {4, 6, 8})),
+        ({2, 4, 6, 8}, 2, ({2, 4, 6, 8}, {2, 4, 6, 8})),
+        (set(range(8)), 2, ({0, 1}, {2, 3, 4, 5, 6, 7})),
+    ],
+)
+def test_separate_cores(usable: set[int], workers: int, expected: tuple[set[int], set[int]]) -> None:
+    """Workers get cores of their own only if HAProxy, the load and the service can have one each too."""
+    assert separate_cores(workers, usable) == expected
+
+
+def test_another_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that the agent's interpreter does not have is named. Without spoa_twisted, there is no benchmark."""
+    current = Interpreter(sys.executable, ROOT, str(ROOT))
+    assert current.name() == machine()[0]
+    monkeypatch.setitem(lookups.PACKAGES, "redis", "not_installed")
+    reason = "ModuleNotFoundError: No module named 'not_installed'"
+    assert current.problem("redis") == f"the agent's Python cannot import not_installed: {reason}"
+    assert current.problem("http") is None
+    # -S: without the packages of the environment, and so without this one.
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    with lookups.interpreter(str(bare)) as python, pytest.raises(SystemExit, match="has no spoa_twisted: Mod"):
+        python.name()
+    with lookups.interpreter(f"{tmp_path}/none") as python, pytest.raises(SystemExit, match=r"cannot run .*/none: "):
+        python.name()
+
+
+Measure = Callable[..., int]
+
+
+@pytest.fixture
+def measure_lookups(monkeypatch: pytest.MonkeyPatch) -> Measure:
+    """Runs benchmarks.lookups with reports instead of loads, and returns its exit status."""
+
+    def measure(reports: dict[str, dict[str, Any]], loads: list[tuple[int, int]], *arguments: str) -> int:
+        def open_site(self: object, service: str, workers: int, stack: ExitStack) -> Site:
+            return Site(list(reports).index(service), [], None, None if service == "none" else 1.5)
+
+        def run_load(site: Site, clients: int, options: object) -> dict[str, Any]:
+            loads.append((clients, site.port))
+            return list(reports.values())[site.port]
+
+        monkeypatch.setattr(lookups.Benchmark, "_open_site", open_site)
+        monkeypatch.setattr(Site, "load", run_load)
+        services = ",".join(["none", *(name for name in lookups.SERVICES[1:] if name in reports), "redis"])
+        monkeypatch.setattr(sys, "argv", ["lookups", f"--services={services}", *arguments])
+        monkeypatch.setitem(lookups.PACKAGES, "redis", "not_installed")
+        with pytest.raises(SystemExit) as ended:
+            lookups.main()
+        return int(ended.value.code or 0)
+
+    return measure
+
+
+def test_look_ups_by_turns(measure_lookups: Measure, capsys: pytest.CaptureFixture[str]) -> None:
+    """All services are loaded by turns. A service that cannot be asked has a row that says why."""
+    good = {"none": a_run(2000, 0.1, 0.2, 500), "sync": a_run(1000, 0.1, 0.2, 700, 0.3, 0.1)}
+    for report in good.values():
+        report["errors"] = {}
+    loads: list[tuple[int, int]] = []
+    assert measure_lookups(good, loads, "--clients=2,3", "--workers=1", "--runs=2") == 0
+    assert loads == [(2, 0), (2, 1), (2, 0), (2, 1), (3, 0), (3, 1), (3, 0), (3, 1)]
+    lines = capsys.readouterr().out.splitlines()
+    none, sync, redis = [line for line in lines if re.match(r"\w+ +3 ", line)]
+    assert none.split() == ["none", "3", "1", "2000", "0.50", "1.00", "-", "100", "50", "10%", "0%", "0"]
+    assert sync.split() == ["sync", "3", "1", "1000", "0.70", "1.40", "400", "200", "100", "10%", "0%", "0"]
+    assert redis.split(maxsplit=3)[3].startswith("not measured: the agent's Python cannot import not_installed: ")
+    assert lines[-1] == "ms of a look-up for a handler, p50 of 200, one at a time: sync 1.50"
+
+
+def test_wrong_answers_of_look_ups(measure_lookups: Measure, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error of any run is listed, and the exit status is 1."""
+    reports = {"none": {**a_run(2000, 0.1, 0.2, 500), "errors": {}}, "http": a_run(1000, 0.1, 0.2, 700, 0.3)}
+    assert measure_lookups(reports, [], "--clients=2", "--workers=1,2", "--runs=3") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("http ")] == ["3", "3"]
+    assert lines[-1] == "note: http, 2 clients: other body: 6 times"
+
+
+def test_unknown_rows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["lookups", "--services=none,mysql"])
+    with pytest.raises(SystemExit, match="2"):
+        lookups.main()
+    known = "none, sync, redis, postgresql, http"
+    assert f"argument --services: mysql: it must be some of {known}\n" in capsys.readouterr().err

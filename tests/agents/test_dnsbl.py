@@ -18,9 +18,9 @@ from spoa_twisted.agents.settings import SettingsError, SettingsFile
 from spoa_twisted.handlers.lifecycle import StartupFailed
 from spoa_twisted.testing import FakeHAProxy
 from tests.conftest import Logged
-from tests.examples.services.dns import DNS
 from tests.haproxy.branches import Branch
 from tests.machine import Machine, machine, on_any_port  # noqa: F401 - a fixture
+from tests.services.dns import DNS
 
 START = "twistd -n spoa --handlers spoa_twisted.agents.dnsbl --settings agents.toml"
 

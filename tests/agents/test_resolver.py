@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.names import dns
 
 from spoa_twisted.agents.resolver import Address, NoAnswer, Resolver, read_address, system_servers
-from tests.examples.services.dns import DNS, Answers
+from tests.services.dns import DNS, Answers
 
 NAMES = {
     "listed.example": "127.0.0.2",

@@ -10,8 +10,9 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -24,7 +25,7 @@ from spoa_twisted.runner.loading import load_all
 from tests.haproxy.branches import Branch
 from tests.haproxy.summary import NOT_TESTED
 from tests.machine import Agent, Machine, on_any_port, without_rules
-from tests.programs import ROOT
+from tests.programs import ROOT, NotInstalled, find_program
 
 #: With this environment variable, a package or a program that is missing fails a test instead of skipping it.
 STRICT = "SPOA_EXAMPLES"
@@ -41,20 +42,21 @@ def require(*packages: str) -> None:
 
 
 def require_program(name: str, debian: str, *folders: str) -> str:
-    """Return the path of a program; skip the test, or fail it with :data:`STRICT`, if it is not installed.
-
-    :param debian: the Debian package of the program. CI installs it.
-    :param folders: more folders than those of the PATH. They may have ``*``; the last match is the newest version.
-    """
-    more = [str(found) for folder in folders for found in sorted(Path("/").glob(folder.lstrip("/")), reverse=True)]
-    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *more]))
-    if found is None:
-        _cannot_run(f"{name} is not installed: apt-get install --no-install-recommends {debian}")
-    assert found is not None
-    return found
+    """Return the path of a program, see :func:`find_program`; skip or fail the test as :func:`required` does."""
+    with required():
+        return find_program(name, debian, *folders)
 
 
-def _cannot_run(reason: str) -> None:
+@contextlib.contextmanager
+def required() -> Iterator[None]:
+    """Skip the test, or fail it with :data:`STRICT`, if the block needs a program that is not installed."""
+    try:
+        yield
+    except NotInstalled as missing:
+        _cannot_run(str(missing))
+
+
+def _cannot_run(reason: str) -> NoReturn:
     if STRICT in os.environ:
         pytest.fail(f"{reason} ({STRICT} is set, so this is no reason to skip the test)", pytrace=False)
     # A module may call this before it imports the package: then all its tests are skipped.

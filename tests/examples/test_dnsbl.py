@@ -13,9 +13,9 @@ import pytest
 
 from tests.examples.conftest import OpenExample
 from tests.examples.example import Example
-from tests.examples.services.dns import DNS
 from tests.haproxy.branches import Branch
 from tests.programs import ENVIRONMENT, Program, spoa
+from tests.services.dns import DNS
 
 pytestmark = pytest.mark.each_spoe
 

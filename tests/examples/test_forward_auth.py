@@ -15,10 +15,10 @@ import pytest_twisted
 from spoa_twisted import SPOEClient, Value
 from tests.haproxy.branches import Branch
 from tests.machine import Agent
+from tests.services.web import Answer, Request, WebServer
 
 from .conftest import OpenExample
 from .example import Example, require
-from .services.web import Answer, Request, WebServer
 
 pytestmark = pytest.mark.each_spoe
 

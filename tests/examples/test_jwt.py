@@ -25,10 +25,10 @@ import pytest
 
 from tests.haproxy.branches import Branch
 from tests.programs import TWISTD
+from tests.services.web import Answer, WebServer
 
 from .conftest import OpenExample
 from .example import Example, require
-from .services.web import Answer, WebServer
 
 pytestmark = pytest.mark.each_spoe
 

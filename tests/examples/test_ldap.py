@@ -16,10 +16,10 @@ import pytest
 
 from tests.haproxy.branches import Branch
 from tests.machine import Agent
+from tests.services.slapd import Slapd
 
 from .conftest import OpenExample
-from .example import Example, require, require_program
-from .services.slapd import Slapd
+from .example import Example, require, require_program, required
 
 pytestmark = pytest.mark.each_spoe
 
@@ -43,7 +43,8 @@ def example(open_example: OpenExample) -> Example:
 def slapd(tmp_path: Path, example: Example) -> Iterator[Slapd]:
     """A server with :data:`USERS`. The agent gets its address by the setting ``LDAP_URL``."""
     with contextlib.ExitStack() as stack:
-        server = Slapd(tmp_path / "slapd", stack, USERS, kinds={"mallory": "guest"})
+        with required():
+            server = Slapd(tmp_path / "slapd", stack, USERS, kinds={"mallory": "guest"})
         example.environment["LDAP_URL"] = server.url
         yield server
 

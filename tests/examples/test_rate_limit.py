@@ -22,10 +22,10 @@ from spoa_twisted.testing import FakeHAProxy
 from tests.haproxy.branches import Branch
 from tests.machine import Agent, Machine, machine
 from tests.programs import ROOT
+from tests.services.redis import Redis
 
 from .conftest import OpenExample
-from .example import Example, require
-from .services.redis import Redis
+from .example import Example, require, required
 
 pytestmark = pytest.mark.each_spoe
 
@@ -53,7 +53,8 @@ def start_redis() -> Iterator[Callable[..., Redis]]:
 
         def start(*options: str) -> Redis:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="redis-")))
-            redis = Redis(folder, stack, *options)
+            with required():
+                redis = Redis(folder, stack, *options)
             redis.start()
             return redis
 

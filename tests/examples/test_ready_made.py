@@ -10,8 +10,8 @@ import pytest
 from tests.agents.databases import ASN, COUNTRY, country, write
 from tests.examples.conftest import OpenExample
 from tests.examples.example import Example
-from tests.examples.services.dns import DNS
 from tests.haproxy.branches import Branch
+from tests.services.dns import DNS
 
 pytestmark = pytest.mark.each_spoe
 

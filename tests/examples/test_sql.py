@@ -13,12 +13,12 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError, ensureDeferred
 
-from tests.examples.services.frozen import freeze, thaw
 from tests.haproxy.branches import Branch
+from tests.services.frozen import freeze, thaw
+from tests.services.postgresql import PostgreSQL
 
 from .conftest import OpenExample
-from .example import Example, require
-from .services.postgresql import PostgreSQL
+from .example import Example, require, required
 
 pytestmark = pytest.mark.each_spoe
 
@@ -40,7 +40,9 @@ def server() -> Iterator[PostgreSQL]:
     """One server for all tests of this module, because a new one takes seconds. It may be stopped."""
     require("psycopg")
     with contextlib.ExitStack() as stack:
-        yield PostgreSQL(stack)
+        with required():
+            server = PostgreSQL(stack)
+        yield server
 
 
 @pytest.fixture

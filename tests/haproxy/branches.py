@@ -61,7 +61,7 @@ def find_branches() -> list[Branch]:
     """
     branches: dict[tuple[int, int], Branch] = {}
     for executable in _executables():
-        version = _branch_of(executable)
+        version = branch_of(executable)
         branches.setdefault(version, Branch(version, executable))
     return [branches[version] for version in sorted(branches)]
 
@@ -93,7 +93,11 @@ def _packaged_executable() -> Path:
     return Path(package.submodule_search_locations[0]) / "bin" / "haproxy"
 
 
-def _branch_of(executable: Path) -> tuple[int, int]:
+def branch_of(executable: Path) -> tuple[int, int]:
+    """Return the branch of a binary.
+
+    :raises NoHAProxy: if it cannot be run, or is no HAProxy.
+    """
     try:
         run = subprocess.run([executable, "-v"], capture_output=True, text=True, timeout=_START_LIMIT, check=True)
     except (OSError, subprocess.SubprocessError) as error:

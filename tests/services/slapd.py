@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 from tests.certificates import self_signed
-from tests.examples.example import require_program
-from tests.programs import LIMIT, Program
+from tests.programs import LIMIT, Program, find_program
 
 from .frozen import freeze, thaw
 
@@ -48,12 +47,13 @@ class Slapd:
     :param stack: ends the server.
     :param users: names, and the password of each. The name ``NAME,ou=guests`` is a user in another place.
     :param kinds: the ``employeeType`` of users; by default ``staff``.
+    :raises NotInstalled: if slapd is missing.
     """
 
     def __init__(
         self, folder: Path, stack: contextlib.ExitStack, users: dict[str, str], kinds: dict[str, str] | None = None
     ) -> None:
-        self._executable = require_program("slapd", "slapd", "/usr/sbin")
+        self._executable = find_program("slapd", "slapd", "/usr/sbin")
         self.folder = folder
         self._stack = stack
         (folder / "data").mkdir(parents=True)

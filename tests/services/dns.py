@@ -1,6 +1,6 @@
 """A DNS server in a process of its own, on a free port of 127.0.0.1, by UDP and TCP. It can also answer wrongly.
 
-``python -m tests.examples.services.dns '{"2.0.0.127.bad.example": "127.0.0.2"}'`` starts it. It knows the names of its
+``python -m tests.services.dns '{"2.0.0.127.bad.example": "127.0.0.2"}'`` starts it. It knows the names of its
 argument, and answers others with NXDOMAIN. Instead of an address, a name may have one of these words:
 
 - ``silent``: no answer.

@@ -10,8 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.examples.example import require_program
-from tests.programs import LIMIT, Program
+from tests.programs import LIMIT, Program, find_program
 
 #: The folder of PostgreSQL's programs in Debian.
 BIN = "/usr/lib/postgresql/*/bin"
@@ -21,18 +20,20 @@ class PostgreSQL:
     """A server with an empty database. Its folder has a short path: that of a Unix socket may have 107 bytes.
 
     :param stack: ends the server.
+    :raises NotInstalled: if PostgreSQL or setpriv is missing.
     """
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
-        initdb = require_program("initdb", "postgresql", BIN)
-        self._executable = require_program("postgres", "postgresql", BIN)
+        initdb = find_program("initdb", "postgresql", BIN)
+        self._executable = find_program("postgres", "postgresql", BIN)
+        self._psql = find_program("psql", "postgresql-client", BIN)
         self._stack = stack
         self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
         stack.callback(shutil.rmtree, self._folder)
         self._as_user: list[str] = []
         if os.geteuid() == 0:
             shutil.chown(self._folder, "postgres")
-            self._as_user = [require_program("setpriv", "util-linux"), "--reuid=postgres", "--regid=postgres"]
+            self._as_user = [find_program("setpriv", "util-linux"), "--reuid=postgres", "--regid=postgres"]
             self._as_user += ["--clear-groups"]
         self._data = self._folder / "data"
         subprocess.run(
@@ -62,6 +63,17 @@ class PostgreSQL:
         command = [*self._as_user, self._executable, "-D", str(self._data), *options]
         self.program = self._stack.enter_context(Program(command, cwd=self._folder))
         self.program.said("database system is ready to accept connections")
+
+    def run(self, *statements: str) -> None:
+        """Run SQL statements with psql.
+
+        :raises subprocess.CalledProcessError: if one fails.
+        """
+        commands = [f"--command={statement}" for statement in statements]
+        options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+        subprocess.run(
+            [self._psql, *options, *commands, self.url], check=True, capture_output=True, timeout=LIMIT, text=True
+        )
 
     def stop(self) -> None:
         """End the server and all its connections."""

@@ -7,8 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from tests.examples.example import require_program
-from tests.programs import LIMIT, Program
+from tests.programs import LIMIT, Program, find_program
 
 from .frozen import freeze, thaw
 
@@ -19,11 +18,12 @@ class Redis:
     :param folder: a folder for its socket. The path of a Unix socket may have 107 bytes.
     :param stack: ends the server.
     :param options: more options of redis-server.
+    :raises NotInstalled: if redis-server or redis-cli is missing.
     """
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack, *options: str) -> None:
-        self._executable = require_program("redis-server", "redis-server")
-        self._cli = require_program("redis-cli", "redis-tools")
+        self._executable = find_program("redis-server", "redis-server")
+        self._cli = find_program("redis-cli", "redis-tools")
         self._folder = folder
         self._stack = stack
         self._options = options

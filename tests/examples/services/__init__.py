@@ -1,1 +1,0 @@
-"""Servers that the tests of the examples start."""
