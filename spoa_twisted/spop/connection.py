@@ -46,6 +46,7 @@ from spoa_twisted.spop.frames import (
     HAProxyHello,
     decode_ids,
     encode_frame,
+    encode_head,
     encode_ids,
     frame_overhead,
 )
@@ -80,6 +81,9 @@ _ACK: Final = int(FrameType.ACK)
 
 #: The flags of the ACK that answers :class:`PayloadTooBig`.
 ABORTED_ACK: Final = _FIN | _ABORT
+
+# The head of an ACK, by the size of its ids and actions in bytes. Most ACKs are short.
+_ACK_HEADS: Final = tuple([encode_head(_ACK, _FIN, size) for size in range(256)])
 
 # A read of so many bytes or more may have left bytes unread in the transport. Twisted reads up to 64 KiB at a time
 # from TCP, and up to 32 KiB from TLS.
@@ -285,8 +289,108 @@ class _Connection(Generic[EventT]):
         self._buffer.max_frame_size = max_frame_size
 
 
+class _NotifyReceiver(_Connection[HAProxyHello | Notify | PayloadTooBig | Disconnect]):
+    """The part of the agent's side that receives NOTIFYs, in one frame or in fragments."""
+
+    def __init__(self, max_frame_size: int, max_payload_size: int, budget: ReassemblyBudget | None) -> None:
+        super().__init__(max_frame_size)
+        self._max_payload_size = max_payload_size
+        # The fragments of an incomplete NOTIFY; None if there is none.
+        self._fragments: Reassembly | None = None
+        self._budget = ReassemblyBudget() if budget is None else budget
+        # The number of NOTIFYs without a queued ACK.
+        self._in_flight = 0
+
+    def next_event(self) -> HAProxyHello | Notify | PayloadTooBig | Disconnect | None:
+        """Return the next event of the received bytes, or ``None`` if more bytes are needed.
+
+        A ``Disconnect`` and the HELLO of a health check close the connection. The caller then writes the bytes of
+        :meth:`data_to_send`, and closes the transport.
+
+        :raises SPOPError: if the peer broke the protocol. The connection is closed, and a DISCONNECT frame that
+            reports the error is queued for :meth:`data_to_send`.
+        """
+        # Nearly all frames are NOTIFYs that are not fragmented. For them, this does the same as the inherited method,
+        # with fewer calls and without a copy of the payload.
+        if self.state is _RUNNING and self._fragments is None:
+            try:
+                frame = self._buffer.next_notify()
+                if frame is not None:
+                    ids, data, start, end = frame
+                    messages = decode_messages(data, start, end)
+                    self._in_flight += 1
+                    return Notify(ids, messages, end - start)
+            except SPOPError as error:
+                self.disconnect(error.status_code, str(error))
+                raise
+        return super().next_event()
+
+    @property
+    def receiving(self) -> bool:
+        """True if the beginning of a frame or of a fragmented payload has arrived, and the end has not."""
+        return self._fragments is not None or len(self._buffer) > 0
+
+    # HAProxy <= 3.0 sends a long payload in fragments: a NOTIFY without FIN, then UNSET frames, the last one with FIN.
+    # All have the same ids. If the stream ends before the last fragment, HAProxy sends an UNSET with FIN, ABORT and no
+    # payload.
+
+    def _on_notify(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
+        if self._fragments is not None:
+            raise InterlacedFrames("a NOTIFY came before the last fragment of another NOTIFY")
+        # In a frame with FIN, ABORT has no meaning: there is nothing to give up.
+        if flags & _FIN:
+            return self._make_notify(ids, payload)
+        if not flags & _ABORT:
+            self._fragments = Reassembly(ids, self._max_payload_size, self._budget)
+            return self._add_fragment(flags, ids, payload)
+        return None
+
+    def _on_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
+        if self._fragments is None:
+            # An agent may abort a NOTIFY with an ACK, while fragments are on their way. This agent does not, but it
+            # skips such fragments too.
+            return None
+        if ids != self._fragments.ids:
+            raise InterlacedFrames("a fragment came between the fragments of another NOTIFY")
+        if flags & _ABORT:
+            self._drop_fragments()
+            return None
+        return self._add_fragment(flags, ids, payload)
+
+    def _add_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
+        """Add a fragment to the payload; return the NOTIFY if it was the last fragment."""
+        fragments = self._fragments
+        assert fragments is not None
+        fragments.add(payload)
+        # A payload that is too long is answered after its last fragment too. An ACK with ABORT before that would make
+        # HAProxy <= 3.0 ignore the actions. With 2.8 and 3.0, the next NOTIFY sometimes timed out too.
+        if not flags & _FIN:
+            return None
+        whole = fragments.payload()
+        self._drop_fragments()
+        if fragments.exceeded:
+            self._in_flight += 1
+            return PayloadTooBig(ids, fragments.size, fragments.names, fragments.exceeded, fragments.exceeded_size)
+        return self._make_notify(ids, whole)
+
+    def _drop_fragments(self) -> None:
+        fragments, self._fragments = self._fragments, None
+        if fragments is not None:
+            fragments.clear()
+
+    def _make_notify(self, ids: bytes, payload: bytes) -> Notify:
+        messages = decode_messages(payload)
+        self._in_flight += 1
+        return Notify(ids, messages, len(payload))
+
+    def close(self) -> None:
+        """Enter the state CLOSED and discard all received bytes. :meth:`data_to_send` still returns queued frames."""
+        super().close()
+        self._drop_fragments()
+
+
 @final
-class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Disconnect]):
+class AgentConnection(_NotifyReceiver):
     """The agent's side of a connection.
 
     It tells HAProxy <= 3.0 from HAProxy >= 3.1 by the capability ``async``, which only the former lists. A HAProxy
@@ -316,7 +420,7 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         may_pipeline: Callable[[HAProxyHello], bool] | None = None,
     ) -> None:
         check_max_frame_size(max_frame_size)
-        super().__init__(max_frame_size)
+        super().__init__(max_frame_size, max_payload_size, budget)
         # Until the HELLO is decoded; _on_hello sets the agreed size.
         self._buffer.max_frame_size = min(max_frame_size, MAX_HELLO_SIZE)
         #: The id of the engine that opened the connection. It is empty before the HELLO, or if the HELLO has no id.
@@ -330,15 +434,9 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         #: The size of the longest ACK, in bytes, that never waits for others with pipelining; 0 before the HELLO.
         #: HAProxy >= 3.1 only. It is an attribute, because a property would be slower.
         self.max_short_ack = 0
-        self._max_payload_size = max_payload_size
         # HAProxy <= 3.0 never lists "fragmentation", but it fragments if the agent lists it. If the agent does not,
         # HAProxy <= 3.0 answers a payload that is too long with a loop of disconnects and connects.
         self._capabilities = frozenset({PIPELINING, FRAGMENTATION} | ({ASYNC} if async_ else set()))
-        # The fragments of an incomplete NOTIFY; None if there is none.
-        self._fragments: Reassembly | None = None
-        self._budget = ReassemblyBudget() if budget is None else budget
-        # The number of NOTIFYs without a queued ACK.
-        self._in_flight = 0
         # What HAProxy >= 3.1 may not have read; None before the HELLO, and for HAProxy <= 3.0.
         self._unread: Unread | None = None
         #: The largest size of an ACK's ids and actions together, in bytes; 0 before the HELLO.
@@ -459,11 +557,6 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         """The number of received bytes that :meth:`next_event` has not consumed."""
         return len(self._buffer)
 
-    @property
-    def receiving(self) -> bool:
-        """True if the beginning of a frame or of a fragmented payload has arrived, and the end has not."""
-        return self._fragments is not None or len(self._buffer) > 0
-
     def send_ack(self, ids: bytes, actions: bytes = b"", flags: int = _FIN) -> None:
         """Queue the ACK of the NOTIFY that had ``ids``. ``actions`` is a LIST-OF-ACTIONS.
 
@@ -473,13 +566,17 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         """
         if self.state is not _RUNNING:
             raise ValueError(f"no ACK can be sent in the state {self.state.value}")
-        if len(ids) + len(actions) > self.ack_room:
-            raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size} bytes")
         # HAProxy 3.1.0 loses the stream of an ACK without a payload.
         if not actions and self._unread is not None:
             actions = NO_ACTIONS
-        # This is _send without the call, for speed.
-        frame = encode_frame(_ACK, flags, ids, actions)
+        size = len(ids) + len(actions)
+        if size > self.ack_room:
+            raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size} bytes")
+        # This is _send without the calls, for speed.
+        if size < len(_ACK_HEADS) and flags == _FIN:
+            frame = _ACK_HEADS[size] + ids + actions
+        else:
+            frame = encode_frame(_ACK, flags, ids, actions)
         self._in_flight -= 1
         self._out.append(frame)
         self.bytes_to_send += len(frame)
@@ -518,70 +615,12 @@ class AgentConnection(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
             self._enter(_RUNNING)
         return hello
 
-    # HAProxy <= 3.0 sends a long payload in fragments: a NOTIFY without FIN, then UNSET frames, the last one with FIN.
-    # All have the same ids. If the stream ends before the last fragment, HAProxy sends an UNSET with FIN, ABORT and no
-    # payload.
-
-    def _on_notify(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
-        if self._fragments is not None:
-            raise InterlacedFrames("a NOTIFY came before the last fragment of another NOTIFY")
-        # In a frame with FIN, ABORT has no meaning: there is nothing to give up.
-        if flags & _FIN:
-            return self._make_notify(ids, payload)
-        if not flags & _ABORT:
-            self._fragments = Reassembly(ids, self._max_payload_size, self._budget)
-            return self._add_fragment(flags, ids, payload)
-        return None
-
-    def _on_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
-        if self._fragments is None:
-            # An agent may abort a NOTIFY with an ACK, while fragments are on their way. This agent does not, but it
-            # skips such fragments too.
-            return None
-        if ids != self._fragments.ids:
-            raise InterlacedFrames("a fragment came between the fragments of another NOTIFY")
-        if flags & _ABORT:
-            self._drop_fragments()
-            return None
-        return self._add_fragment(flags, ids, payload)
-
-    def _add_fragment(self, flags: int, ids: bytes, payload: bytes) -> Notify | PayloadTooBig | None:
-        """Add a fragment to the payload; return the NOTIFY if it was the last fragment."""
-        fragments = self._fragments
-        assert fragments is not None
-        fragments.add(payload)
-        # A payload that is too long is answered after its last fragment too. An ACK with ABORT before that would make
-        # HAProxy <= 3.0 ignore the actions. With 2.8 and 3.0, the next NOTIFY sometimes timed out too.
-        if not flags & _FIN:
-            return None
-        whole = fragments.payload()
-        self._drop_fragments()
-        if fragments.exceeded:
-            self._in_flight += 1
-            return PayloadTooBig(ids, fragments.size, fragments.names, fragments.exceeded, fragments.exceeded_size)
-        return self._make_notify(ids, whole)
-
-    def _drop_fragments(self) -> None:
-        fragments, self._fragments = self._fragments, None
-        if fragments is not None:
-            fragments.clear()
-
-    def _make_notify(self, ids: bytes, payload: bytes) -> Notify:
-        messages = decode_messages(payload)
-        self._in_flight += 1
-        return Notify(ids, messages, len(payload))
-
     def _on_disconnect(self, flags: int, ids: bytes, payload: bytes) -> Disconnect:
         check_unfragmented(FrameType.HAPROXY_DISCONNECT, flags, ids)
         received = Disconnect.decode(payload)
         # HAProxy waits for an AGENT-DISCONNECT in reply (SPOE.txt, section 3.2.8).
         self.disconnect()
         return received
-
-    def close(self) -> None:
-        """Enter the state CLOSED and discard all received bytes. :meth:`data_to_send` still returns queued frames."""
-        super().close()
-        self._drop_fragments()
 
 
 AgentConnection._FRAME_HANDLERS = {

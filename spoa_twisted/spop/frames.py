@@ -78,6 +78,10 @@ _FIXED_HEADER_SIZE: Final = 5  # FRAME-TYPE and FLAGS
 _HEADER: Final = struct.Struct(">IBI")  # FRAME-LENGTH, FRAME-TYPE and FLAGS
 _HEADER_SIZE: Final = _LENGTH_SIZE + _FIXED_HEADER_SIZE
 
+# Plain integers, as the operators of an IntFlag and the comparisons of an IntEnum call Python functions.
+_FIN: Final = int(Flags.FIN)
+_NOTIFY: Final = int(FrameType.NOTIFY)
+
 #: The ids of HELLO and DISCONNECT frames: stream-id 0 and frame-id 0 (SPOE.txt, sections 3.2.4 to 3.2.9).
 NO_IDS: Final = b"\x00\x00"
 
@@ -90,7 +94,15 @@ Frame = tuple[int, int, bytes, bytes]
 
 def encode_frame(frame_type: int, flags: int, ids: bytes, payload: bytes) -> bytes:
     """Encode a frame, with its FRAME-LENGTH in front. The sizes are not checked."""
-    return _HEADER.pack(_FIXED_HEADER_SIZE + len(ids) + len(payload), frame_type, flags) + ids + payload
+    return encode_head(frame_type, flags, len(ids) + len(payload)) + ids + payload
+
+
+def encode_head(frame_type: int, flags: int, size: int) -> bytes:
+    """Encode what comes before the ids: FRAME-LENGTH, FRAME-TYPE and FLAGS.
+
+    :param size: the size of the ids and the payload together, in bytes.
+    """
+    return _HEADER.pack(_FIXED_HEADER_SIZE + size, frame_type, flags)
 
 
 def encode_ids(stream_id: int, frame_id: int) -> bytes:
@@ -124,11 +136,16 @@ class FrameBuffer:
     soon as its four bytes have arrived, before the frame is buffered. So the buffer never holds more than one
     incomplete frame, plus the bytes of the last :meth:`feed`.
 
-    The bytes are in one of two places. ``_data`` from ``_offset`` on holds received bytes that have not been looked at.
-    ``_partial`` holds the beginning of an incomplete frame.
+    The bytes are in three places, in this order:
+
+    - ``_data`` from ``_offset`` on holds received bytes that have not been looked at. While it does, ``_partial`` is
+      empty.
+    - ``_partial`` holds the beginning of an incomplete frame. While it does, ``_rest`` is empty.
+    - ``_rest`` from ``_rest_offset`` on holds what arrived together with the end of the incomplete frame, which has
+      moved to ``_data``.
     """
 
-    __slots__ = ("_data", "_needed", "_offset", "_partial", "max_frame_size")
+    __slots__ = ("_data", "_needed", "_offset", "_partial", "_rest", "_rest_offset", "max_frame_size")
 
     def __init__(self, max_frame_size: int) -> None:
         #: The longest frame that is accepted, in bytes. FRAME-LENGTH itself is not counted.
@@ -139,26 +156,38 @@ class FrameBuffer:
         # byte by byte is copied as often as one that arrives whole; with bytes, the cost would be quadratic.
         self._partial = bytearray()
         self._needed = 0
+        self._rest = b""
+        self._rest_offset = 0
 
     def __len__(self) -> int:
         """Return the number of buffered bytes."""
-        return len(self._data) - self._offset + len(self._partial)
+        return len(self._data) - self._offset + len(self._partial) + len(self._rest) - self._rest_offset
 
     def feed(self, data: bytes) -> None:
         """Add received bytes."""
-        if self._offset < len(self._data):
-            # Frames are left in _data. They move to _partial, and next_frame looks at them again at once.
+        if self._offset < len(self._data) or self._rest:
+            # Frames are left. They move to _partial, and next_frame looks at them again at once.
             self._wait_for(0)
-        if self._partial:
-            self._partial += data
-        else:
+        if not self._partial:
             self._data = data
             self._offset = 0
+            return
+        lacking = self._needed - len(self._partial)
+        if 0 < lacking < len(data) and self._needed > _LENGTH_SIZE:
+            # Only the end of the incomplete frame is copied, not all that has arrived behind it.
+            self._partial += data[:lacking]
+            self._data = bytes(self._partial)
+            self._offset = 0
+            self._partial = bytearray()
+            self._rest = data
+            self._rest_offset = lacking
+        else:
+            self._partial += data
 
     def clear(self) -> None:
         """Discard all buffered bytes."""
-        self._data = b""
-        self._offset = 0
+        self._data = self._rest = b""
+        self._offset = self._rest_offset = 0
         self._partial = bytearray()
 
     def next_frame(self) -> Frame | None:
@@ -173,6 +202,11 @@ class FrameBuffer:
             self._data = bytes(self._partial)
             self._offset = 0
             self._partial = bytearray()
+        elif self._rest and self._offset == len(self._data):
+            self._data = self._rest
+            self._offset = self._rest_offset
+            self._rest = b""
+            self._rest_offset = 0
         data = self._data
         offset = self._offset
         available = len(data) - offset
@@ -206,6 +240,37 @@ class FrameBuffer:
             raise InvalidFrame("a frame ends inside its stream-id or frame-id", ids - offset)
         return frame_type, flags, data[ids:payload], data[payload:end]
 
+    def next_notify(self) -> tuple[bytes, bytes, int, int] | None:
+        """Return the next frame if it is a NOTIFY that is complete and not fragmented: ids, bytes, start and end.
+
+        The payload is what the bytes hold from the start to the end. It is not copied: a body may be long.
+
+        ``None`` says nothing about the next frame. Call :meth:`next_frame` then.
+
+        :raises InvalidFrame: as :meth:`next_frame` does.
+        """
+        data = self._data
+        offset = self._offset
+        ids = offset + _HEADER_SIZE
+        if ids >= len(data):
+            return None
+        size: int
+        frame_type: int
+        flags: int
+        size, frame_type, flags = _HEADER.unpack_from(data, offset)
+        end = offset + _LENGTH_SIZE + size
+        if frame_type != _NOTIFY or not flags & _FIN or end > len(data):
+            return None
+        if not MIN_FRAME_SIZE <= size <= self.max_frame_size:
+            return None
+        payload = end_of_varint(data, ids)
+        # HAProxy's frame-ids are small: most are one byte.
+        payload = payload + 1 if payload < end and data[payload] < 240 else end_of_varint(data, payload)
+        if payload > end:
+            return None
+        self._offset = end
+        return data[ids:payload], data, payload, end
+
     def _check_size(self, size: int) -> int:
         """Check the FRAME-LENGTH ``size``, and return it.
 
@@ -219,11 +284,15 @@ class FrameBuffer:
         return size
 
     def _wait_for(self, needed: int) -> None:
-        """Move the unread rest of ``_data`` to ``_partial``, which is complete when it holds ``needed`` bytes."""
+        """Move all bytes that are left to ``_partial``, which is complete when it holds ``needed`` bytes."""
         self._needed = needed
         self._partial += self._data[self._offset :] if self._offset else self._data
         self._data = b""
         self._offset = 0
+        if self._rest:
+            self._partial += self._rest[self._rest_offset :]
+            self._rest = b""
+            self._rest_offset = 0
 
 
 @final

@@ -17,6 +17,7 @@ from typing import Any, Final, final
 
 from spoa_twisted.spop.errors import InvalidFrame
 from spoa_twisted.spop.typeddata import (
+    DataType,
     Value,
     decode_string,
     decode_typed_data,
@@ -35,6 +36,10 @@ MAX_MESSAGES: Final = 4096
 # Bytes. The most memory that the result of decode_names takes, and the memory of a short name, about.
 _MAX_NAMES_SIZE: Final = 2**14
 _STR_SIZE: Final = 64
+
+# Plain integers: a comparison with an IntEnum member would call a Python function.
+_STRING: Final = int(DataType.STRING)
+_NULL: Final = int(DataType.NULL)
 
 # The notation arg(N) for an unnamed argument; the docstring of Message explains it.
 _UNNAMED: Final = re.compile(r"arg\((\d{1,3})\)\Z")
@@ -143,12 +148,12 @@ class _Layout:
         self.head = encode_string(message.name) + bytes((len(message.names),))
         #: The encoded name of each argument, and its length in bytes.
         self.labels = tuple([(label, len(label)) for label in [encode_string(name) for name in message.names]])
-        #: The number of messages with this name whose arguments were not those of this layout.
+        #: The number of messages with this head whose arguments were not those of this layout.
         self.misses = 0
 
 
-# The layouts by the encoded MESSAGE-NAME: its length, which must be one byte, and its characters. A peer chooses the
-# names. So the number of layouts and the size of each, in bytes, are limited; a full table is emptied.
+# The layouts by their head. The length of the MESSAGE-NAME must be one byte. A peer chooses the names. So the number of
+# layouts and the size of each, in bytes, are limited; a full table is emptied.
 _layouts: Final[dict[bytes, _Layout]] = {}
 _MAX_LAYOUTS: Final = 256
 _MAX_LAYOUT_SIZE: Final = 4096
@@ -156,20 +161,29 @@ _MAX_LAYOUT_SIZE: Final = 4096
 _MAX_MISSES: Final = 100
 
 
-def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
+def decode_messages(data: bytes, offset: int = 0, end: int = -1) -> list[Message]:
     """Decode the LIST-OF-MESSAGES that fills ``data`` from ``offset`` to its end. It may be empty.
 
+    :param end: the list ends here, and other bytes may follow. With it, the offset of an error counts from ``offset``,
+        as if the list had been cut out of ``data``. To cut it out would copy a body once more.
     :raises InvalidFrame: if a message cannot be decoded or is cut off, or there are more than 4096 messages.
     """
+    start = offset
+    is_part = end >= 0
+    if not is_part:
+        end = len(data)
     messages: list[Message] = []
-    while offset < len(data):
+    while offset < end:
         # data[offset] is the length of the MESSAGE-NAME if it is below 240. Otherwise no layout has this key.
-        layout = _layouts.get(data[offset : offset + 1 + data[offset]])
+        layout = _layouts.get(data[offset : offset + 2 + data[offset]])
         message = None
         if layout is not None:
-            message, end = _decode_with_layout(layout, data, offset)
+            message, following = _decode_with_layout(layout, data, offset, end)
         if message is None:
-            message, end = decode_message(data, offset)
+            if is_part:
+                # decode_message, and the texts of its errors, take the end of the bytes for the end of the list.
+                return decode_messages(data[start:end])
+            message, following = decode_message(data, offset)
             if layout is None or layout.misses >= _MAX_MISSES:
                 _remember_layout(message)
             else:
@@ -177,9 +191,9 @@ def decode_messages(data: bytes, offset: int = 0) -> list[Message]:
                 # at each turn: then no message would match it.
                 layout.misses += 1
         messages.append(message)
-        offset = end
+        offset = following
         if len(messages) > MAX_MESSAGES:
-            raise InvalidFrame(f"a NOTIFY has more than {MAX_MESSAGES} messages", offset)
+            raise InvalidFrame(f"a NOTIFY has more than {MAX_MESSAGES} messages", offset - start if is_part else offset)
     return messages
 
 
@@ -206,20 +220,41 @@ def decode_names(data: bytes) -> list[str]:
     return names
 
 
-def _decode_with_layout(layout: _Layout, data: bytes, offset: int) -> tuple[Message | None, int]:
-    """Decode the message at ``offset``; return it and the offset behind it, or ``None`` if its names differ.
+def _decode_with_layout(layout: _Layout, data: bytes, offset: int, end: int) -> tuple[Message | None, int]:
+    """Decode the message at ``offset``, which begins with the head of ``layout``; return it and the offset behind it.
 
-    :raises InvalidFrame: if one of its values cannot be decoded.
+    Return ``None`` for the message if its names differ, it cannot be decoded, or it does not end by ``end``. Then
+    :func:`decode_message` decodes it, or raises the error.
     """
-    if not data.startswith(layout.head, offset):
-        return None, offset
     offset += len(layout.head)
     values: list[Value] = []
-    for label, size in layout.labels:
-        if not data.startswith(label, offset):
-            return None, offset
-        value, offset = decode_typed_data(data, offset + size)
-        values.append(value)
+    value: Value
+    try:
+        for label, size in layout.labels:
+            value_offset = offset + size
+            if data[offset:value_offset] != label:
+                return None, offset
+            # This is decode_typed_data without the calls, for the two types that headers and other texts have.
+            data_type = data[value_offset]
+            if data_type == _STRING and (length := data[value_offset + 1]) < 240:
+                text_offset = value_offset + 2
+                offset = text_offset + length
+                try:
+                    # Without a second argument, decode is faster, and nearly all texts are UTF-8.
+                    value = data[text_offset:offset].decode()
+                except UnicodeDecodeError:
+                    value = data[text_offset:offset].decode("utf-8", "surrogateescape")
+            elif data_type == _NULL:
+                value = None
+                offset = value_offset + 1
+            else:
+                value, offset = decode_typed_data(data, value_offset)
+            values.append(value)
+    except (IndexError, InvalidFrame):
+        return None, offset
+    # A slice may have returned fewer bytes, or the values may go on in the bytes behind the end.
+    if offset > end:
+        return None, offset
     # The names and values are assigned directly: the constructor would need a tuple for each argument.
     message = Message(layout.name)
     message.names = layout.names
@@ -253,8 +288,7 @@ def _remember_layout(message: Message) -> None:
     if layout.head[0] < 240 and size <= _MAX_LAYOUT_SIZE:
         if len(_layouts) >= _MAX_LAYOUTS:
             _layouts.clear()
-        # The key is the head without NB-ARGS.
-        _layouts[layout.head[:-1]] = layout
+        _layouts[layout.head] = layout
 
 
 def encode_messages(messages: Iterable[Message]) -> bytes:

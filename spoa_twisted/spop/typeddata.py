@@ -145,11 +145,9 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
         # A negative number arrives as its 64-bit two's complement.
         return (number if number < 2**63 else number - 2**64), offset
     if data_type == _IPV4:
-        # This is _take without the call, for speed.
         end = offset + 4
-        if end > len(data):
-            raise InvalidFrame(f"an IPV4 of 4 bytes is cut off: {len(data) - offset} bytes follow its type", offset)
-        return IPv4Address(data[offset:end]), end
+        packed_ipv4 = data[offset:end]
+        return _known_ipv4.get(packed_ipv4) or _new_ipv4(packed_ipv4, offset), end
     if data_type == _BINARY:
         length, offset = decode_varint(data, offset)
         return _take(data, offset, length)
@@ -172,6 +170,22 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
         number, offset = decode_varint(data, offset)
         return _sign_int32(number, offset), offset
     raise InvalidFrame(f"the data type {data_type} is reserved: SPOP defines the types 0 to 9", offset - 1)
+
+
+# The IPv4Address of each address that was received lately, by its four bytes. To create one takes as long as to decode
+# three texts, and HAProxy sends the same addresses again and again. A full table is emptied.
+_known_ipv4: Final[dict[bytes, IPv4Address]] = {}
+_MAX_KNOWN_IPV4: Final = 1024
+
+
+def _new_ipv4(packed: bytes, offset: int) -> IPv4Address:
+    """Return the address that is not in ``_known_ipv4``, and store it there. ``offset`` is for an error."""
+    if len(packed) < 4:
+        raise InvalidFrame(f"an IPV4 of 4 bytes is cut off: {len(packed)} bytes follow its type", offset)
+    if len(_known_ipv4) >= _MAX_KNOWN_IPV4:
+        _known_ipv4.clear()
+    address = _known_ipv4[packed] = IPv4Address(packed)
+    return address
 
 
 def _take(data: bytes, offset: int, length: int) -> tuple[bytes, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +31,7 @@ from spoa_twisted.spop.errors import (
     VersionNotFound,
 )
 from spoa_twisted.spop.frames import AgentHello, Disconnect, Flags, FrameType, HAProxyHello, encode_frame
-from spoa_twisted.spop.messages import Message, encode_messages
+from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
 from spoa_twisted.spop.reassembly import ReassemblyBudget
 
 OLD = HAProxyHello(capabilities=frozenset({"pipelining", "async"}), engine_id="engine")
@@ -332,6 +334,77 @@ def fragments(*cuts: int, ids: bytes = b"\x01\x01", last: int = Flags.FIN) -> li
     types = [FrameType.NOTIFY, *[FrameType.UNSET] * (len(pieces) - 1)]
     flags = [*[0] * (len(pieces) - 1), last]
     return [notify(piece, flag, ids, kind) for piece, flag, kind in zip(pieces, flags, types, strict=True)]
+
+
+class Read(bytes):
+    """The bytes of one read. ``existing`` counts the reads that are kept alive."""
+
+    existing = 0
+
+    def __new__(cls, data: bytes) -> Read:
+        cls.existing += 1
+        return super().__new__(cls, data)
+
+    def __del__(self) -> None:
+        Read.existing -= 1
+
+
+class TestReads:
+    def test_a_body_is_cut_at_each_byte(self) -> None:
+        """A body that arrives in two reads is decoded to itself, and so are the NOTIFYs before and behind it."""
+        small, body = [Message("small", [("ip", "192.0.2.1")])], [Message("body", [("body", bytes(range(256)) * 2)])]
+        payloads = [encode_messages(small), encode_messages(body), encode_messages(small), encode_messages(body)]
+        frames = [notify(payload) for payload in payloads]
+        expected = [Notify(b"\x01\x01", sent) for sent in (small, body, small, body)]
+        _, agent = greeted()
+        for cut in range(len(frames[1]) + 1):
+            agent.receive_data(frames[0] + frames[1][:cut])
+            received = events(agent)
+            agent.receive_data(frames[1][cut:] + frames[2] + frames[3])
+            received += events(agent)
+            assert received == expected
+            assert [event.size for event in received] == [len(payload) for payload in payloads]
+            assert not agent.receiving
+            assert agent.bytes_received == 0
+
+    @pytest.mark.parametrize("end", range(1, 17))
+    def test_a_bad_payload_has_the_same_error_whatever_follows(self, end: int) -> None:
+        """The text and the offset of an error are those of the payload alone, though it is not cut out of the read."""
+        sent = [Message("check", [("name", "abc")])]
+        payload = encode_messages(sent)
+        assert len(payload) == 17
+        assert decode_messages(payload) == sent
+        with pytest.raises(InvalidFrame) as expected:
+            decode_messages(payload[:end])
+        for behind in b"", notify(payload), b"\xff" * 300:
+            _, agent = greeted()
+            agent.receive_data(notify(payload) + notify(payload[:end]) + behind)
+            assert agent.next_event() == Notify(b"\x01\x01", sent)
+            with pytest.raises(InvalidFrame) as caught:
+                agent.next_event()
+            assert (str(caught.value), caught.value.offset) == (str(expected.value), expected.value.offset)
+            assert sent_disconnect(agent) == Disconnect(StatusCode.INVALID_FRAME, str(expected.value))
+
+    def test_no_read_is_kept_alive(self) -> None:
+        """Neither the values of a NOTIFY nor an incomplete frame keep a read alive: it may be much longer than they."""
+        frame = notify(encode_messages([Message("m", [("s", "text"), ("b", b"bytes"), ("ip", IPv4Address(1))])]))
+        body = notify(encode_messages([Message("body", [("body", bytes(10000))])]))
+        _, agent = greeted()
+        received = []
+        for data in frame * 1000 + body[:5000], body[5000:] + frame * 1000 + frame[:3], frame[3:] + frame * 1000:
+            agent.receive_data(Read(data))
+            received += events(agent)
+            gc.collect()
+            assert Read.existing == 0
+        assert len(received) == 3002
+
+    @pytest.mark.parametrize("size", [0, 1, 239, 240, 252, 253, 254, 255, 1000])
+    @pytest.mark.parametrize("flags", [Flags.FIN, ABORTED_ACK, 0x8000_0001])
+    def test_an_ack_of_any_size(self, size: int, flags: int) -> None:
+        """An ACK is encoded in the same way, whatever its size and its flags."""
+        _, agent = greeted(OLD)
+        agent.send_ack(b"\x01\x01", b"x" * size, flags)
+        assert agent.data_to_send() == notify(b"x" * size, flags, frame_type=FrameType.ACK)
 
 
 class TestFragmentation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ from spoa_twisted.spop.errors import (
 from spoa_twisted.spop.frames import (
     AgentHello,
     Disconnect,
+    Flags,
     Frame,
     FrameBuffer,
+    FrameType,
     HAProxyHello,
     decode_ids,
     encode_frame,
@@ -97,6 +100,75 @@ def test_bytes_can_be_fed_while_frames_are_left() -> None:
     buffer.feed(data[100:])
     frames = [buffer.next_frame() for _ in FRAMES]
     assert frames == [*[frame for frame, _ in FRAMES[1:]], None]
+
+
+def test_two_cuts_anywhere() -> None:
+    """The same frames come out, and the length is right, wherever two cuts fall and whenever frames are taken out."""
+    frames = [(3, 1, b"\x01\x01", b"abc"), (3, 1, b"\xf0\x00\x01", b""), (1, 1, b"\x00\x00", b"defghij")]
+    data = b"".join([encode_frame(*frame) for frame in frames])
+    for first in range(len(data) + 1):
+        for second in range(first, len(data) + 1):
+            for taken in product([0, 1, 9], repeat=2):
+                buffer = FrameBuffer(2000)
+                received: list[Any] = []
+                for piece, most in zip((data[:first], data[first:second], data[second:]), (*taken, 9), strict=True):
+                    buffer.feed(piece)
+                    for _ in range(most):
+                        received += filter(None, [buffer.next_frame()])
+                assert received == frames
+                assert len(buffer) == 0
+
+
+def test_only_the_end_of_a_cut_frame_is_copied() -> None:
+    """Of the bytes that end an incomplete frame, those behind the frame are not copied: they may be many frames."""
+    buffer = FrameBuffer(2000)
+    frame = encode_frame(3, 1, b"\x01\x01", b"abc")
+    buffer.feed(frame[:-1])
+    assert buffer.next_frame() is None
+    read = frame[-1:] + frame * 9
+    buffer.feed(read)
+    assert buffer._rest is read
+    assert len(buffer) == 10 * len(frame)
+    assert buffer.next_frame() is not None
+    assert buffer.next_frame() is not None
+    assert buffer._data is read
+
+
+@pytest.mark.parametrize("behind", [b"", b"\xff" * 20])
+@pytest.mark.parametrize(("frame", "body"), FRAMES)
+def test_a_whole_notify_comes_out_without_a_copy_of_its_payload(frame: Frame, body: str, behind: bytes) -> None:
+    """next_notify returns the NOTIFYs in one frame only. Otherwise it leaves the frame to next_frame."""
+    data = framed(body)
+    for end in range(len(data) + 1):
+        buffer = FrameBuffer(2000)
+        buffer.feed(data[:end] + behind if end == len(data) else data[:end])
+        found = buffer.next_notify()
+        if end == len(data) and frame[0] == FrameType.NOTIFY and frame[1] & Flags.FIN:
+            assert found is not None
+            ids, read, start, stop = found
+            assert (ids, read[start:stop]) == frame[2:]
+            assert len(buffer) == len(behind)
+        else:
+            assert found is None
+            assert len(buffer) == end + (len(behind) if end == len(data) else 0)
+            assert buffer.next_frame() == (frame if end == len(data) else None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["0300000001f0ff", "030000000101f0", "0300000001" + "ff" * 12, "0300000001" + "01" + "ff" * 12, "0300000001"],
+)
+@pytest.mark.parametrize("behind", ["", "00" * 30, "ff" * 30])
+def test_a_notify_with_bad_ids_has_the_same_error(body: str, behind: str) -> None:
+    """next_notify raises the error of next_frame, or leaves it to next_frame."""
+    errors = []
+    for call in (FrameBuffer.next_frame,), (FrameBuffer.next_notify, FrameBuffer.next_frame):
+        buffer = FrameBuffer(2000)
+        buffer.feed(framed(body) + bytes.fromhex(behind))
+        with pytest.raises(InvalidFrame) as caught:
+            [method(buffer) for method in call]
+        errors.append((str(caught.value), caught.value.offset))
+    assert errors[0] == errors[1]
 
 
 @pytest.mark.parametrize(("frame", "body"), FRAMES[:3])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from spoa_twisted.spop.messages import (
     decode_names,
     encode_messages,
 )
+from spoa_twisted.spop.typeddata import Value
 
 LISTS = [
     ([], ""),
@@ -191,12 +192,12 @@ def test_messages_of_one_name_with_other_arguments(others: tuple[str, ...]) -> N
     for turn in range(1000):
         messages, data = kinds[turn % 2]
         assert decode_messages(data) == messages
-        layouts.add(id(_layouts[data[:6]]))
+        layouts.add(id(_layouts[data[:7]]))
     assert len(layouts) <= 10
     # After a reload of HAProxy, all messages have the new arguments: they replace the layout.
     for _ in range(200):
         decode_messages(kinds[1][1])
-    assert _layouts[b"\x05turns"].names == others
+    assert _layouts[kinds[1][1][:7]].names == others
 
 
 def test_the_table_of_layouts_is_bounded() -> None:
@@ -224,3 +225,76 @@ def test_a_message_with_a_known_layout_is_checked_as_strictly() -> None:
                 decode_messages(whole[:end])
     with pytest.raises(InvalidFrame):
         decode_messages(data[:-2] + b"\x0f\x01")
+
+
+def outcome(data: bytes, offset: int = 0, end: int = -1) -> Any:
+    """Return what decode_messages returns, or the text and the offset of its error."""
+    try:
+        return decode_messages(data, offset, end)
+    except InvalidFrame as error:
+        return str(error), error.offset
+
+
+VALUES: dict[str, Value] = {
+    "empty": "",
+    "NUL": "a\0b",
+    "not UTF-8": "caf\udce9 \udcff",
+    "two bytes a character": "\xe9" * 119,
+    "239 bytes": "a" * 239,
+    "240 bytes": "a" * 240,
+    "241 bytes": "a" * 241,
+    "241 bytes, 240 characters": "a" * 239 + "\xe9",
+    "body": bytes(range(256)),
+    "NULL": None,
+    "integer of one byte": 239,
+    "integer of two bytes": 240,
+    "BOOL": True,
+    "IPV4": IPv4Address("192.0.2.1"),
+    "IPV6": IPv6Address("2001:db8::1"),
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("behind", [b"", b"\0" * 300, b"\xff" * 300, b"a" * 300], ids=["", "00", "ff", "a"])
+def test_a_message_is_cut_at_each_byte(value: Value, behind: bytes) -> None:
+    """A known layout changes no result and no error, wherever the message ends and whatever follows it."""
+    messages = [Message("cut", [("first", value), ("last", "x")])]
+    data = encode_messages(messages)
+    for end in range(len(data) + 1):
+        _layouts.clear()
+        expected = outcome(data[:end])
+        if end == len(data):
+            assert expected == messages
+        decode_messages(data)
+        assert _layouts
+        assert outcome(data[:end]) == expected
+        assert outcome(b"\x05" + data[:end] + behind, 1, 1 + end) == expected
+
+
+def test_each_type_is_found_with_a_known_layout() -> None:
+    """The type of an argument may differ from message to message: HAProxy sends NULL for a header that is missing."""
+    _layouts.clear()
+    for value in VALUES.values():
+        messages = [Message("typed", [("first", value), ("last", value)])]
+        assert decode_messages(encode_messages(messages)) == messages
+    assert len(_layouts) == 1
+
+
+def test_a_string_may_have_flags() -> None:
+    """The flags of a STRING, a NULL and an IPV4 are ignored, as HAProxy ignores them, with a known layout too."""
+    for data_type, rest, value in (
+        (8, b"\x01x", "x"),
+        (0, b"", None),
+        (6, b"\xc0\x00\x02\x01", IPv4Address("192.0.2.1")),
+    ):
+        for flags in range(0, 256, 16):
+            data = b"\x01m\x01\x01a" + bytes((flags | data_type,)) + rest
+            assert decode_messages(data) == [Message("m", [("a", value)])]
+
+
+def test_the_limit_of_messages_counts_with_other_bytes_behind_them() -> None:
+    """The error for too many messages is the same, whatever follows them."""
+    data = b"\x01m\0" * (MAX_MESSAGES + 1)
+    expected = outcome(data)
+    assert expected == ("a NOTIFY has more than 4096 messages", len(data))
+    assert outcome(b"\x05" + data + b"x", 1, 1 + len(data)) == expected

@@ -20,7 +20,7 @@ from spoa_twisted.spop.frames import (
     encode_frame,
     encode_ids,
 )
-from spoa_twisted.spop.messages import Message, decode_messages, encode_messages
+from spoa_twisted.spop.messages import Message, _layouts, decode_messages, encode_messages
 from spoa_twisted.spop.typeddata import (
     Value,
     decode_kv_list,
@@ -76,6 +76,28 @@ def test_kv_list(items: dict[str, Value]) -> None:
 def test_messages(sent: list[Message]) -> None:
     """Messages and their arguments are decoded in their order."""
     assert typed(decode_messages(encode_messages(sent))) == typed(sent)
+
+
+def outcome(data: bytes, offset: int = 0, end: int = -1) -> Any:
+    """Return what decode_messages returns, or the text and the offset of its error."""
+    try:
+        return typed(decode_messages(data, offset, end))
+    except InvalidFrame as error:
+        return str(error), error.offset
+
+
+@holds_for(st.lists(messages, min_size=1, max_size=3), any_bytes, st.integers(0, 2**16), st.integers(0, 255))
+def test_known_layouts_change_no_result(sent: list[Message], behind: bytes, position: int, byte: int) -> None:
+    """A payload with a wrong byte has the same result or error with known layouts, and with other bytes behind it."""
+    encoded = encode_messages(sent)
+    changed = bytearray(encoded)
+    changed[position % len(changed)] = byte
+    _layouts.clear()
+    expected = outcome(bytes(changed))
+    _layouts.clear()
+    decode_messages(encoded)
+    assert outcome(bytes(changed) + behind, 0, len(changed)) == expected
+    assert outcome(bytes(changed)) == expected
 
 
 @holds_for(variables)
