@@ -371,13 +371,16 @@ def check_wheel(session: nox.Session, wheel: Path) -> None:
 
 
 def check_programs(session: nox.Session, environment: Path) -> None:
-    """Run --help of each program that the package installs or extends."""
+    """Run --help of each program that the package installs or extends, and list the reactors."""
     programs = environment / "bin"
     for command in (["twistd"], ["twist"], ["python", "-m", "twisted"]):
         words = [str(programs / command[0]), *command[1:], "spoa", "--help"]
         output = session.run(*words, silent=True, external=True) or ""
         if "--handlers=" not in output:
             session.error(f"{' '.join(command)} spoa --help does not list --handlers: {output}")
+    output = session.run(str(programs / "twistd"), "--help-reactors", silent=True, external=True) or ""
+    if "spoa-epoll" not in output.partition("not available")[0]:
+        session.error(f"twistd --help-reactors does not list spoa-epoll as available: {output}")
     output = session.run(str(programs / "spoactl"), "--help", silent=True, external=True) or ""
     if "ping" not in output:
         session.error(f"spoactl --help does not list ping: {output}")

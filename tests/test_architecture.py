@@ -28,6 +28,7 @@ ORDER = [
     "spop.connection",
     "shown",
     "version",
+    "epollreactor",
     "help_text",
     "haproxy.grammar",
     "haproxy.times",
@@ -327,9 +328,11 @@ def test_no_package_takes_twisteds_place() -> None:
 
 
 def test_the_plugin_costs_nothing() -> None:
-    """Every twistd imports it: it imports nothing of ours, and no reactor."""
+    """Every twistd imports it: it imports nothing of ours, no reactor, and only what twistd itself has imported."""
     (plugin,) = (ROOT / "twisted" / "plugins").glob("*.py")
     assert imports_of(plugin) == {
+        "twisted.application.reactors",
+        "twisted.application.reactors.Reactor",
         "twisted.application.service",
         "twisted.application.service.ServiceMaker",
     }
