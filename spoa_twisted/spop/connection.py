@@ -37,6 +37,7 @@ from spoa_twisted.spop.errors import (
 )
 from spoa_twisted.spop.frames import (
     MIN_MAX_FRAME_SIZE,
+    NO_BYTES,
     NO_IDS,
     AgentHello,
     Disconnect,
@@ -315,6 +316,8 @@ class _NotifyReceiver(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         if self.state is _RUNNING and self._fragments is None:
             try:
                 frame = self._buffer.next_notify()
+                if frame is NO_BYTES:
+                    return None
                 if frame is not None:
                     ids, data, start, end = frame
                     messages = decode_messages(data, start, end)

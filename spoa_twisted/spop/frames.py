@@ -86,6 +86,9 @@ _NOTIFY: Final = int(FrameType.NOTIFY)
 NO_IDS: Final = b"\x00\x00"
 
 
+#: What :meth:`FrameBuffer.next_notify` returns if there are no bytes.
+NO_BYTES: Final = (b"", b"", 0, 0)
+
 #: A frame: (type, flags, ids, payload). The type is a number, which need not be a :class:`FrameType`. The ids are the
 #: encoded stream-id and frame-id. They are not decoded: an ACK repeats the bytes. They can be the key of a dict,
 #: because each number has only one encoding. The payload is not decoded either.
@@ -245,7 +248,8 @@ class FrameBuffer:
 
         The payload is what the bytes hold from the start to the end. It is not copied: a body may be long.
 
-        ``None`` says nothing about the next frame. Call :meth:`next_frame` then.
+        Return :data:`NO_BYTES` if the buffer is empty. ``None`` says nothing about the next frame: call
+        :meth:`next_frame` then.
 
         :raises InvalidFrame: as :meth:`next_frame` does.
         """
@@ -253,7 +257,12 @@ class FrameBuffer:
         offset = self._offset
         ids = offset + _HEADER_SIZE
         if ids >= len(data):
-            return None
+            if offset < len(data) or self._partial or self._rest:
+                return None
+            # See next_frame.
+            self._data = b""
+            self._offset = 0
+            return NO_BYTES
         size: int
         frame_type: int
         flags: int
