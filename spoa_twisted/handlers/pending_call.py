@@ -119,9 +119,10 @@ class PendingCall(PendingAnswer):
         outcomes = self._outcomes
         actions = outcomes.timed_out(self.position, self._handler, self._message, queue.seconds, wait)
         outcomes.cancel(self._waiting)
-        # While a handler is cancelled, its code may close the connection, which cancels this answer. Then this does
-        # nothing.
-        self.finish(self._fitting(actions))
+        # While a handler is cancelled, its code may close the connection, which cancels this answer. Then there is no
+        # ACK in which the actions have to fit.
+        if self.on_actions is not None:
+            self.finish(self._fitting(actions))
 
     def cancel(self) -> None:
         """Cancel the handler; see :meth:`PendingAnswer.cancel`."""
