@@ -169,6 +169,8 @@ class Answering:
 
     def cancel(self) -> None:
         """Cancel all pending answers."""
+        # Answers that are cancelled do not come, so nothing else would remove them.
+        self._timed.clear()
         for answer in self.in_flight.take_all():
             self._agent.cancel(answer)
 
@@ -176,6 +178,7 @@ class Answering:
         """Pass all pending answers on to the engine. Without an engine, cancel them. The connection is closed."""
         self._serve = ignore
         self._next_turn.end()
+        self._timed.clear()
         if self._engine is None:
             self.cancel()
         else:

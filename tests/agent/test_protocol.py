@@ -263,6 +263,17 @@ class TestEnds:
         del session
         assert agent() is None
 
+    @pytest.mark.usefixtures("without_collector")
+    def test_a_cancelled_answer_is_freed(self, factory: SPOAFactory, waiting: Waiting) -> None:
+        """Also if the connection stays open for a while, until the peer has taken the last bytes."""
+        session = Session(factory)
+        session.notify("wait")
+        pending = weakref.ref(waiting.deferreds[0])
+        session.agent.abort()
+        waiting.deferreds.clear()
+        waiting.cancelled.clear()
+        assert pending() is None
+
 
 class TestHelloTimeout:
     def test_a_peer_without_a_hello_is_closed(self, clock: Clock, waiting: Waiting) -> None:
