@@ -115,12 +115,14 @@ class Answering:
         except BaseException:
             answer = self._failed(Failure())
         if type(answer) is not bytes and isinstance(answer, PendingAnswer):
-            hold_ups = agent.outcomes.hold_ups
-            if hold_ups.weight:
-                self._timed[answer] = hold_ups.began, hold_ups.weight
-            self.in_flight.add(answer, notify)
-            answer.on_actions = self._on_actions
-            return False
+            if answer.actions is None:
+                hold_ups = agent.outcomes.hold_ups
+                if hold_ups.weight:
+                    self._timed[answer] = hold_ups.began, hold_ups.weight
+                self.in_flight.add(answer, notify)
+                answer.on_actions = self._on_actions
+                return False
+            answer = self._failed(answer.actions) if isinstance(answer.actions, Failure) else answer.actions
         self._queue_ack(notify.ids, answer)
         return True
 
