@@ -115,12 +115,14 @@ class Answering:
         except BaseException:
             answer = self._failed(Failure())
         if type(answer) is not bytes and isinstance(answer, PendingAnswer):
-            hold_ups = agent.outcomes.hold_ups
-            if hold_ups.weight:
-                self._timed[answer] = hold_ups.began, hold_ups.weight
-            self.in_flight.add(answer, notify)
-            answer.on_actions = self._on_actions
-            return False
+            if answer.actions is None:
+                hold_ups = agent.outcomes.hold_ups
+                if hold_ups.weight:
+                    self._timed[answer] = hold_ups.began, hold_ups.weight
+                self.in_flight.add(answer, notify)
+                answer.on_actions = self._on_actions
+                return False
+            answer = self._failed(answer.actions) if isinstance(answer.actions, Failure) else answer.actions
         self._queue_ack(notify.ids, answer)
         return True
 
@@ -169,6 +171,8 @@ class Answering:
 
     def cancel(self) -> None:
         """Cancel all pending answers."""
+        # Answers that are cancelled do not come, so nothing else would remove them.
+        self._timed.clear()
         for answer in self.in_flight.take_all():
             self._agent.cancel(answer)
 
@@ -176,6 +180,7 @@ class Answering:
         """Pass all pending answers on to the engine. Without an engine, cancel them. The connection is closed."""
         self._serve = ignore
         self._next_turn.end()
+        self._timed.clear()
         if self._engine is None:
             self.cancel()
         else:

@@ -141,7 +141,8 @@ class SPOAProtocol(Protocol):
         self._serve()
 
     def readConnectionLost(self) -> None:
-        """Close the connection, because HAProxy has closed its side. Bytes that were written before are still sent."""
+        """Close the connection, because HAProxy has closed its side. ACKs that wait for the next turn are sent now."""
+        self._flush()
         self._close()
 
     def writeConnectionLost(self) -> None:
@@ -343,8 +344,7 @@ class SPOAProtocol(Protocol):
 
     def _close_soon(self) -> None:
         self._flush()
-        # Twisted waits for the reply of a TLS peer to the end of TLS. A peer that does not reply would keep the
-        # connection open for CLOSE_TIMEOUT, although no bytes are left to be written.
+        # Twisted waits until a TLS peer replies to the end of TLS: for up to CLOSE_TIMEOUT, though no bytes are left.
         if self._closing.phase is _CLOSING and self._outbox.is_empty:
             self._closing.shorten(ABORT_TIMEOUT)
 

@@ -22,20 +22,28 @@ class PendingAnswer:
     from a Deferred.
     """
 
-    __slots__ = ("on_actions",)
+    __slots__ = ("actions", "on_actions")
 
+    #: The actions, or the failure, if they have come before :attr:`on_actions` was set. ``None`` otherwise.
+    actions: Actions | None
     #: Called once, with this object and the LIST-OF-ACTIONS; or with a Failure, if the handlers have failed as a whole.
     #: ``None`` from then on, and after :meth:`cancel`.
     on_actions: Callable[[PendingAnswer, Actions], object] | None
 
     def __init__(self) -> None:
         self.on_actions = None
+        self.actions = None
 
     def finish(self, actions: Actions) -> None:
-        """Call :attr:`on_actions`, unless that was done before, or the answer was cancelled."""
+        """Call :attr:`on_actions`, unless that was done before, or the answer was cancelled.
+
+        If it is not set yet, keep the actions: handlers may finish before ``respond`` has returned the answer.
+        """
         on_actions, self.on_actions = self.on_actions, None
         if on_actions is not None:
             on_actions(self, actions)
+        elif self.actions is None:
+            self.actions = actions
 
     def cancel(self) -> None:
         """Cancel the handlers, because the connection has ended. :attr:`on_actions` is not called any more.
@@ -58,7 +66,10 @@ class FollowedAnswer(PendingAnswer):
         super().__init__()
         self._answer = answer
         self._on_end: Callable[[Actions | None], object] | None = on_end
-        answer.on_actions = self._pass_on
+        if answer.actions is None:
+            answer.on_actions = self._pass_on
+        else:
+            self._pass_on(answer, answer.actions)
 
     def cancel(self) -> None:
         """Cancel the answer that is followed, and then call ``on_end``."""
@@ -85,8 +96,8 @@ def answer_of(deferred: Deferred[bytes]) -> bytes | PendingAnswer:
         way, and the ACK sets no variables.
     """
     answer = _DeferredAnswer(deferred)
-    deferred.addBoth(answer.on_result)
-    result = answer.result
+    deferred.addBoth(answer.finish)
+    result = answer.actions
     if isinstance(result, Failure):
         result.raiseException()
     return answer if result is None else result
@@ -94,20 +105,11 @@ def answer_of(deferred: Deferred[bytes]) -> bytes | PendingAnswer:
 
 @final
 class _DeferredAnswer(PendingAnswer):
-    __slots__ = ("_deferred", "result")
+    __slots__ = ("_deferred",)
 
     def __init__(self, deferred: Deferred[bytes]) -> None:
         super().__init__()
         self._deferred = deferred
-        #: The result, if the Deferred has fired before :attr:`on_actions` was set.
-        self.result: Actions | None = None
-
-    def on_result(self, result: Actions) -> None:
-        """Pass on the result of the Deferred."""
-        if self.on_actions is None:
-            self.result = result
-        else:
-            self.finish(result)
 
     def cancel(self) -> None:
         """Cancel the Deferred; see :meth:`PendingAnswer.cancel`."""

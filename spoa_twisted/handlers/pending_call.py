@@ -44,7 +44,6 @@ class PendingCall(PendingAnswer):
         "_threads",
         "_waiting",
         "_weight",
-        "actions",
         "deadline",
         "position",
         "queue",
@@ -52,6 +51,8 @@ class PendingCall(PendingAnswer):
 
     #: See :class:`~spoa_twisted.handlers.deadlines.Expiring`. A call without a timeout does not have this attribute.
     deadline: float
+    # The call itself never has a Failure for the agent.
+    actions: bytes | None
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class PendingCall(PendingAnswer):
     ) -> None:
         # Not super().__init__(), for speed.
         self.on_actions = None
+        self.actions = None
         self._handler = handler
         self._message = message
         self.position = position
@@ -83,8 +85,6 @@ class PendingCall(PendingAnswer):
         self._ended = False
         #: The queue of those with the same timeout; ``None`` for no limit, and before :meth:`wait`.
         self.queue: Queue | None = None
-        #: The actions, if the call has ended before :attr:`on_actions` was set.
-        self.actions: bytes | None = None
 
     def wait(self, timeout: float) -> bytes | PendingCall:
         """Wait for the result. Return this object, or the actions if there is a result already.
@@ -119,9 +119,10 @@ class PendingCall(PendingAnswer):
         outcomes = self._outcomes
         actions = outcomes.timed_out(self.position, self._handler, self._message, queue.seconds, wait)
         outcomes.cancel(self._waiting)
-        # While a handler is cancelled, its code may close the connection, which cancels this answer. Then this does
-        # nothing.
-        self.finish(self._fitting(actions))
+        # While a handler is cancelled, its code may close the connection, which cancels this answer. Then there is no
+        # ACK in which the actions have to fit.
+        if self.on_actions is not None:
+            self.finish(self._fitting(actions))
 
     def cancel(self) -> None:
         """Cancel the handler; see :meth:`PendingAnswer.cancel`."""

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from spoa_twisted import Handlers, Message, SPOAFactory
+from spoa_twisted import Handlers, IHandlers, Message, PendingAnswer, SPOAFactory, answer_of
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.actions import encode_actions
 from spoa_twisted.spop.connection import Ack
@@ -147,3 +149,33 @@ class TestOtherHandlers:
         session.send()
         assert session.wire.disconnecting
         assert logged.take() == ["critical: a handler's Deferred failed to be cancelled: LookupError: cannot"]
+
+
+@implementer(IHandlers)
+class EarlyHandlers:
+    """Handlers whose answer comes after it was made, and before ``respond`` has returned it."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def respond(
+        self, messages: Any, max_size: int, reactor: Any, timeout: float, outcomes: Any
+    ) -> bytes | PendingAnswer:
+        deferred: Deferred[bytes] = Deferred()
+        answer = answer_of(deferred)
+        deferred.callback(self.result)
+        return answer
+
+    def refuse(self, names: Any, max_size: int) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize("observer", [None, Recorder()], ids=["plain", "observed"])
+def test_an_answer_that_comes_before_the_agent_has_it(observer: Recorder | None, clock: Clock, logged: Logged) -> None:
+    """As when handlers that wrap others call code that fires the Deferred."""
+    actions = encode_actions({"sess.a": 1})
+    for result, expected in ((actions, {"sess.a": 1}), (Failure(LookupError()), {})):
+        session = Session(SPOAFactory(EarlyHandlers(result), reactor=clock, observer=observer))
+        session.notify("m")
+        assert [event.variables for event in session.events()] == [expected]
+    assert len(logged.take()) == 1

@@ -201,6 +201,15 @@ class TestEnds:
         session.agent.writeConnectionLost()
         session.agent.stopProducing()
 
+    def test_a_half_close_in_the_turn_of_an_answer(self, waiting: Waiting, clock: Clock) -> None:
+        """The ACK would leave in the next turn of the reactor, together with others. It is sent before the close."""
+        session = Session(SPOAFactory(waiting.handlers, reactor=clock))
+        answered, _ = session.notify("wait", "wait")
+        waiting.deferreds[0].callback({"sess.a": 1})
+        session.agent.readConnectionLost()
+        assert session.wire.disconnecting
+        assert [ack.ids for ack in session.events()] == [answered]
+
     @pytest.mark.parametrize("reason", [ConnectionDone, ConnectionLost])
     def test_the_end_of_a_connection_is_not_logged(self, factory: SPOAFactory, reason: type[Exception]) -> None:
         """The fixture ``logged`` fails the test if anything above debug is logged, with or without a HELLO."""
@@ -253,6 +262,17 @@ class TestEnds:
         agent = weakref.ref(session.agent)
         del session
         assert agent() is None
+
+    @pytest.mark.usefixtures("without_collector")
+    def test_a_cancelled_answer_is_freed(self, factory: SPOAFactory, waiting: Waiting) -> None:
+        """Also if the connection stays open for a while, until the peer has taken the last bytes."""
+        session = Session(factory)
+        session.notify("wait")
+        pending = weakref.ref(waiting.deferreds[0])
+        session.agent.abort()
+        waiting.deferreds.clear()
+        waiting.cancelled.clear()
+        assert pending() is None
 
 
 class TestHelloTimeout:

@@ -342,6 +342,22 @@ class TestCancelling:
         answer.cancel()
         assert cancelled == [pending[1]]
 
+    def test_a_canceller_may_cancel_the_answer_that_times_out(self, logged: Logged) -> None:
+        """As when it closes the connection. Then there is no ACK, and nothing has to fit in it."""
+        answers: list[Any] = []
+        clock = Clock()
+
+        def wait() -> Deferred[Any]:
+            return Deferred(lambda _: answers[0].cancel())
+
+        handlers = Handlers({"m": wait}, on_error={"txn.error": "x" * 100})
+        answer = begin(handlers, Message("m"), room=50, clock=clock, timeout=1)
+        answer.addErrback(lambda failure: failure.trap(CancelledError))
+        answers.append(answer)
+        clock.advance(1)
+        assert answer.called
+        assert logged.take() == [late_line("m", 1)]
+
     def test_a_canceller_may_cancel_the_answer_again(self) -> None:
         """A cancelled Deferred ignores it."""
         answers: list[bytes | Deferred[bytes]] = []
