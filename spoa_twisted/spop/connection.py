@@ -569,12 +569,13 @@ class AgentConnection(_NotifyReceiver):
         """
         if self.state is not _RUNNING:
             raise ValueError(f"no ACK can be sent in the state {self.state.value}")
-        # HAProxy 3.1.0 loses the stream of an ACK without a payload.
-        if not actions and self._unread is not None:
-            actions = NO_ACTIONS
         size = len(ids) + len(actions)
         if size > self.ack_room:
             raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size} bytes")
+        if size == len(ids) and self._unread is not None:
+            # HAProxy 3.1.0 loses the stream of an ACK without a payload.
+            actions = NO_ACTIONS
+            size += len(actions)
         # This is _send without the calls, for speed.
         if size < len(_ACK_HEADS) and flags == _FIN:
             frame = _ACK_HEADS[size] + ids + actions

@@ -15,7 +15,7 @@ from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.spop.actions import encode_actions
 from spoa_twisted.spop.connection import Ack
 from spoa_twisted.spop.frames import Disconnect, HAProxyHello
-from tests.agent.memory import OtherHandlers, Session
+from tests.agent.memory import Answer, OtherHandlers, Session
 from tests.conftest import Logged
 from tests.handlers.answers import Recorder
 
@@ -136,6 +136,16 @@ class TestOtherHandlers:
         deferred.errback(LookupError("boom"))
         assert session.events() == [Ack(ids, {}, aborted=False)]
         assert len(logged.take()) == 1
+
+    def test_an_answer_that_comes_after_it_was_cancelled(self, clock: Clock) -> None:
+        """IHandlers does not allow it. It is dropped."""
+        answer = Answer()
+        session = Session(SPOAFactory(OtherHandlers(answer), reactor=clock))
+        session.notify("m")
+        session.lose()
+        assert answer.cancelled
+        answer.finish(b"")
+        assert session.events() == []
 
     def test_a_canceller_that_raises_is_logged(self, clock: Clock, logged: Logged) -> None:
         """The connection is closed all the same."""

@@ -411,3 +411,17 @@ def test_a_transport_of_an_unknown_kind(method: Callable[[Sender, bytes], None])
     sender.send(b"c")
     assert wire.writes == [b"a", b"b", b"c"]
     assert sender.written
+
+
+def test_what_is_reported() -> None:
+    """The bytes of each write, whether it calls the kernel at once or in the next turn."""
+    reported: list[int] = []
+    wire = Wire()
+    outbox = Outbox(wire, Clock(), 1000, lambda: None)
+    outbox.report(reported.append)
+    outbox.send(b"a")
+    outbox.write(b"bc", False, 0)
+    outbox.write(b"def", True, 0)
+    assert reported == [1, 2, 3]
+    assert wire.value() == b"abcdef"
+    assert outbox.is_empty

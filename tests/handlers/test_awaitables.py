@@ -52,6 +52,21 @@ class TestBegin:
         assert cancelled == [awaited[1]]
         assert results[1:] == []
 
+    def test_a_coroutine_that_waits_twice(self) -> None:
+        """For Deferreds that have not fired."""
+        awaited: list[Deferred[int]] = [Deferred(), Deferred()]
+
+        async def add() -> int:
+            return await awaited[0] + await awaited[1]
+
+        waiting = awaitables.begin(add())
+        results: list[Any] = []
+        waiting.addBoth(results.append)
+        awaited[0].callback(1)
+        assert results == []
+        awaited[1].callback(2)
+        assert results == [3]
+
     @pytest.mark.parametrize("error", [LookupError, SystemExit, GeneratorExit, CancelledError])
     def test_an_exception_before_the_first_wait_is_raised(self, error: type[BaseException]) -> None:
         """The caller handles it like the exception of a plain function."""

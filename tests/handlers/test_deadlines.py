@@ -100,6 +100,22 @@ class TestDeadlines:
         clock.pump([1 / 128] * 200)
         assert [item.expired for item in items] == [[1 + number / 128] for number in range(100)]
 
+    def test_an_item_may_discard_all_others_and_add_one(self, clock: Clock, deadlines: Deadlines) -> None:
+        """The timer of the new one has started then, and no other starts."""
+        other, new = Item(clock), Item(clock)
+
+        def replace() -> None:
+            other.discard()
+            deadlines.add(new, 1)
+
+        deadlines.add(Item(clock, replace), 1)
+        deadlines.add(other, 1)
+        clock.pump([1, 0])
+        assert len(clock.getDelayedCalls()) == 1
+        clock.pump([1, 0])
+        assert (other.expired, new.expired) == ([], [2])
+        assert clock.getDelayedCalls() == []
+
     def test_a_busy_agent_keeps_the_timer(self, clock: Clock, deadlines: Deadlines) -> None:
         """It starts none for each item any more. The timer that finds no item ends, and so do all in rest()."""
         timers = []

@@ -251,6 +251,19 @@ class TestSharedDeferreds:
         assert "CancelledError" in cancelled
 
 
+class TestSizes:
+    def test_one_result_that_is_too_long(self, logged: Logged) -> None:
+        """The message sets the variables of on_error, whether it is alone in its NOTIFY or not."""
+        for others in ([], [Message("other")]):
+            deferred: Deferred[Any] = Deferred()
+            handlers = Handlers({"m": lambda deferred=deferred: deferred}, on_error={"sess.e": 1})
+            handlers.message("other")(lambda: None)
+            answer = begin(handlers, Message("m"), *others, room=100)
+            deferred.callback({"sess.a": "x" * 200})
+            assert result_of(answer) == {"sess.e": 1}
+            assert len(logged.take()) == 1
+
+
 class TestTimeouts:
     def test_a_slow_handler_times_out(self, logged: Logged) -> None:
         """After its own timeout. Its Deferred is cancelled, and the result of that is dropped."""
