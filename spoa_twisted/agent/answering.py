@@ -66,11 +66,11 @@ class Answering:
         "_connection",
         "_engine",
         "_handler_timeout",
-        "_next_turn",
         "_peer",
         "_serve",
         "_timed",
         "in_flight",
+        "next_turn",
         "stopwatch",
     )
 
@@ -79,7 +79,8 @@ class Answering:
         self._connection = connection
         self._peer = peer
         self._serve = serve
-        self._next_turn = NextTurn(agent.reactor, serve)
+        #: The call of ``serve`` for ACKs that wait for others. Who writes them cancels it.
+        self.next_turn = NextTurn(agent.reactor, serve)
         self._engine: Engine | None = None
         self._handler_timeout = agent.limits.handler_timeout
         #: Reports slow NOTIFYs; ``None`` without the option.
@@ -158,11 +159,9 @@ class Answering:
         if self.in_flight.count and self._connection.bytes_to_send < WRITE_SIZE:
             # Other handlers are pending, and more of them may finish in this turn of the reactor. Then all their ACKs
             # leave in one write.
-            if not self._next_turn.scheduled:
-                self._next_turn.schedule()
+            if not self.next_turn.scheduled:
+                self.next_turn.schedule()
         else:
-            if self._next_turn.scheduled:
-                self._next_turn.cancel()
             self._serve()
 
     def has_disconnected(self) -> bool:
@@ -179,7 +178,7 @@ class Answering:
     def end(self) -> None:
         """Pass all pending answers on to the engine. Without an engine, cancel them. The connection is closed."""
         self._serve = ignore
-        self._next_turn.end()
+        self.next_turn.end()
         self._timed.clear()
         if self._engine is None:
             self.cancel()

@@ -267,7 +267,6 @@ class SPOAProtocol(Protocol):
     def _on_acks(self) -> None:
         """Write the ACKs of NOTIFYs that were pending. Handle frames that waited for the in-flight limit, if any."""
         if not self._serving:
-            # Without such frames, there is nothing to handle, and no time to take.
             (self._serve if self._connection.bytes_received else self._flush)()
 
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
@@ -311,8 +310,9 @@ class SPOAProtocol(Protocol):
 
     def _flush(self, at_once: bool = True) -> None:
         """Write the frames that are not held back. Then close or pause the transport, if that is due."""
-        connection = self._connection
-        answers = self._answers
+        connection, answers, next_turn = self._connection, self._answers, self._answering.next_turn
+        if next_turn.scheduled:
+            next_turn.cancel()
         if not (answers is None or connection.pipelined or self._holding) and (size := connection.longest_queued_ack):
             answers.on_ack(self, self._peer, size, connection.max_short_ack)
         # If ACKs are held back until HAProxy has read others, a drain does not delay them further.

@@ -137,6 +137,27 @@ class TestOtherHandlers:
         assert session.events() == [Ack(ids, {}, aborted=False)]
         assert len(logged.take()) == 1
 
+    def test_the_clock_is_set_back_before_the_next_turn(self, clock: Clock) -> None:
+        """An ACK that waits for that turn leaves with the next read, and later ACKs wait for their own next turn."""
+        answers = [Answer() for _ in range(4)]
+        waiting = iter(answers)
+        handlers = OtherHandlers(None)
+        handlers.respond = lambda *arguments: next(waiting)  # type: ignore[method-assign]
+        clock.rightNow = 1000.0
+        session = Session(SPOAFactory(handlers, reactor=clock))
+        ids = session.notify("m", "m")
+        answers[0].finish(b"")
+        clock.rightNow -= 60
+        clock.advance(1)
+        assert session.events() == []
+        ids += session.notify("m", "m")
+        assert [ack.ids for ack in session.acks()] == ids[:1]
+        answers[1].finish(b"")
+        clock.advance(0)
+        assert [ack.ids for ack in session.acks()] == ids[1:2]
+        session.lose()
+        assert clock.getDelayedCalls() == []
+
     def test_an_answer_that_comes_after_it_was_cancelled(self, clock: Clock) -> None:
         """IHandlers does not allow it. It is dropped."""
         answer = Answer()
