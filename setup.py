@@ -30,8 +30,9 @@ PURE = {"__init__", "errors"}
 if os.environ.get("SPOA_TWISTED_MYPYC") != "1":
     setup()
 elif "egg_info" in sys.argv:
-    # pip asks what the build needs. pyproject.toml cannot say it: it does not know of the variable.
-    setup(setup_requires=["mypy[mypyc]>=1.11"])
+    # pip asks what the build needs. pyproject.toml cannot say it: it does not know of the variable. The compiler of
+    # mypy 1.18 fails with an AssertionError.
+    setup(setup_requires=["mypy[mypyc]>=2.4"])
 else:
     from mypyc.build import mypycify
 
