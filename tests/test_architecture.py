@@ -16,6 +16,7 @@ PACKAGE = ROOT / "spoa_twisted"
 
 # Each module may import only modules above it. A package stands for all of its modules.
 ORDER = [
+    "compiling",
     "spop.errors",
     "spop.varint",
     "spop.hints",
@@ -57,6 +58,7 @@ ORDER = [
     "haproxy.explanations",
     "log",
     "status.problems",
+    "handlers.errors",
     "handlers.binding",
     "handlers.plain",
     "handlers.declaration",
@@ -74,8 +76,8 @@ ORDER = [
     "handlers.outcome",
     "handlers.pending",
     "handlers.pending_call",
-    "handlers.calling",
     "handlers.exchange",
+    "handlers.calling",
     "handlers.interfaces",
     "handlers.lifecycle",
     "handlers.registry",

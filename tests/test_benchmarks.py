@@ -63,10 +63,10 @@ async def test_the_handlers(kind: str, shape: str) -> None:
 
 @pytest.mark.parametrize(("name", "compiled"), [("connection.py", False), ("connection.so", True)])
 def test_what_the_figures_depend_on(name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The printed versions say whether the codec that runs is compiled."""
+    """The printed versions say whether the code that runs is compiled."""
     monkeypatch.setattr("spoa_twisted.version.EXTENSION_SUFFIXES", [".so"])
     monkeypatch.setattr(connection, "__file__", f"/spoa_twisted/spop/{name}")
-    assert machine()[0].endswith(" (spop compiled)") is compiled
+    assert machine()[0].endswith(" (compiled)") is compiled
 
 
 @pytest.mark.parametrize("size", [1, 7, 10**6])

@@ -1,4 +1,4 @@
-"""Tests of --version: it prints the version that runs, and whether its codec spop is compiled."""
+"""Tests of --version: it prints the version that runs, and whether it is compiled."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def first_line(*command: str, root: Path = ROOT) -> str:
 def test_the_programs_print_the_version(command: list[str]) -> None:
     """``spoactl`` and ``twistd spoa`` print what ``version()`` returns."""
     compiled = any(SPOP.glob("connection.*.so"))
-    assert version() == f"spoa_twisted {__version__}{' (spop compiled)' if compiled else ''}"
+    assert version() == f"spoa_twisted {__version__}{' (compiled)' if compiled else ''}"
     assert first_line(*command) == version()
 
 
 @pytest.mark.parametrize(
-    ("name", "note"), [("connection.py", ""), ("connection.cpython-311-x86_64-linux-gnu.so", " (spop compiled)")]
+    ("name", "note"), [("connection.py", ""), ("connection.cpython-311-x86_64-linux-gnu.so", " (compiled)")]
 )
 def test_the_loaded_file_counts(name: str, note: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The note depends on the file that Python has loaded, not on the files on the disk."""

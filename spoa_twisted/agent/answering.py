@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol, final
+from typing import Any, Final, Protocol, final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -110,7 +110,8 @@ class Answering:
         if agent.notify_observer is not None:
             handlers = Observation(agent.notify_observer, handlers, self._peer, notify)
         room = self._connection.ack_room - len(notify.ids)
-        answer: bytes | PendingAnswer
+        # Another IHandlers than Handlers may return any object. With the type Any, mypyc compiles no type check.
+        answer: Any
         try:
             answer = handlers.respond(notify.messages, room, agent.reactor, self._handler_timeout, agent.outcomes)
         except BaseException:
@@ -153,8 +154,11 @@ class Answering:
             actions = self._failed(Failure())
         self._queue_ack(refused.ids, actions, ABORTED_ACK)
 
-    def acknowledge(self, ids: bytes, actions: bytes) -> None:
-        """Send the ACK for a NOTIFY of this connection, or of another one of the same engine."""
+    def acknowledge(self, ids: bytes, actions: Any) -> None:
+        """Send the ACK for a NOTIFY of this connection, or of another one of the same engine.
+
+        :param actions: a LIST-OF-ACTIONS. The ACK sets no variables if it is another object.
+        """
         self._queue_ack(ids, actions)
         if self.in_flight.count and self._connection.bytes_to_send < WRITE_SIZE:
             # Other handlers are pending, and more of them may finish in this turn of the reactor. Then all their ACKs
@@ -208,7 +212,7 @@ class Answering:
         self._agent.observer.on_event(RespondFailed(self._peer, failure))
         return b""
 
-    def _queue_ack(self, ids: bytes, actions: bytes, flags: int = _FIN) -> None:
+    def _queue_ack(self, ids: bytes, actions: Any, flags: int = _FIN) -> None:
         if self._connection.state is not _RUNNING:
             return
         try:

@@ -240,9 +240,8 @@ class Times(Outcomes):
     timing: Timing
 
     def __init__(self, outcomes: Outcomes, reactor: IReactorTime) -> None:
-        # Not super().__init__(): all state is that of outcomes.
-        for name in Outcomes.__slots__:
-            setattr(self, name, getattr(outcomes, name))
+        # All state is that of outcomes.
+        super().__init__(outcomes._observer, outcomes._record, outcomes.hold_ups, outcomes.counters, outcomes.deadlines)
         #: Does the work.
         self.outcomes = outcomes
         self._seconds = reactor.seconds

@@ -2,10 +2,10 @@
 
 The messages pass through these modules::
 
-    registry     Handlers finds the handler of each message by its name
+    registry     Handlers registers the handlers
     handler      Handler is a user's function with its options
     plain        finds functions that surely return no Deferred, so that a timeout has no effect
-    calling      calls the function
+    calling      Responder finds the handler of each message by its name, and calls the function
     binding      passes the arguments of the message to the parameters of the function
     hold_ups     reports a handler that keeps the reactor's thread for long
     coroutines   runs a handler that is a coroutine

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, final
 
+from spoa_twisted.handlers.errors import MissingArgument
 from spoa_twisted.spop.messages import Message
 
 # Messages of one name may arrive with different arguments, for example from several HAProxys. Binding keeps a plan for
@@ -25,11 +26,6 @@ SEPARATORS: Final = re.compile(r"[-.]")
 #: ``None`` instead of the first part means that the function takes exactly the message's values in order. An empty plan
 #: means the same, without defaults: most functions are called in this way.
 _Plan = tuple[()] | tuple[tuple[int, ...] | None, tuple[tuple[str, int], ...], tuple[tuple[int, Any], ...]]
-
-
-@final
-class MissingArgument(TypeError):
-    """A parameter without a default has no argument in the message. The function was not called."""
 
 
 @final

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -172,7 +172,7 @@ class WaitingCoroutine:
 
 
 #: What waits, in a handler that has not finished: the Deferred that it returned, or the coroutine that it is.
-Waiting = Deferred[Any] | WaitingCoroutine
+Waiting: TypeAlias = Deferred[Any] | WaitingCoroutine
 
 #: The classes of :data:`Waiting`. Deferred is the last one: to find that an object is none takes long.
 WAITING: Final = (WaitingCoroutine, Deferred)

@@ -37,8 +37,8 @@ class Handler:
     """
 
     __slots__ = (
+        "binding",
         "blocking",
-        "call",
         "declaration",
         "doubtful",
         "doubtful_on_error",
@@ -51,8 +51,9 @@ class Handler:
     )
 
     def __init__(
-        self, name: str, function: HandlerFunction, timeout: float | None, on_error: Variables | None, blocking: bool
+        self, name: str, function: HandlerFunction, timeout: Any, on_error: Variables | None, blocking: bool
     ) -> None:
+        # A float or None. The type is not checked yet. With the type Any, mypyc compiles no type check.
         check_timeout(timeout, f"the message {name!a}")
         if not callable(function):
             raise TypeError(f"the handler of the message {name!r} is {type_of(function)}, not a function")
@@ -71,7 +72,7 @@ class Handler:
         self.undeclared: Undeclared | None = None
         #: The name in the status of the agent. The default handler has another label than its name.
         self.label = name
-        self.timeout = timeout
+        self.timeout: float | None = timeout
         self.blocking = blocking
         #: The names in the handler's results, and in ``on_error``, that :func:`encode_actions` calls doubtful. Those of
         #: results are removed when they are reported.
@@ -79,8 +80,8 @@ class Handler:
         self.doubtful_on_error: list[str] = []
         #: The LIST-OF-ACTIONS that the agent sends if the handler fails.
         self.on_error = encode_on_error(on_error, f"the message {name!a}", self.doubtful_on_error)
-        #: Calls the function with a :class:`Message`'s arguments; see :meth:`Binding.call`.
-        self.call = Binding(name, function).call
+        #: Calls the function with a :class:`Message`'s arguments.
+        self.binding = Binding(name, function)
 
     def __str__(self) -> str:
         return name_of(self.function)

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from spoa_twisted.compiling import mypyc_attr
 from spoa_twisted.handlers.asyncio_needed import explain
-from spoa_twisted.handlers.binding import MissingArgument
 from spoa_twisted.handlers.deadlines import Deadlines
+from spoa_twisted.handlers.errors import MissingArgument
 from spoa_twisted.handlers.handler import Handler, as_variables
 from spoa_twisted.handlers.hold_ups import HoldUps
 from spoa_twisted.handlers.threads import Wait
@@ -40,6 +41,7 @@ from spoa_twisted.spop.messages import Message
 from spoa_twisted.status.counters import Counters
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Outcomes:
     """Reports the results of the messages of a NOTIFY, and returns the actions of each message.
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import TypeAlias, final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from spoa_twisted.compiling import mypyc_attr
+
 #: A LIST-OF-ACTIONS, or the failure of all handlers of a NOTIFY.
-Actions = bytes | Failure
+Actions: TypeAlias = bytes | Failure
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PendingAnswer:
     """The answer to a NOTIFY whose handlers have not finished: a LIST-OF-ACTIONS that comes later.
 

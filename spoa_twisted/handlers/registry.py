@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import re
-import sys
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import UnionType
 from typing import Final, TypeVar, final, overload
 
-from twisted.internet.interfaces import IReactorThreads, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from spoa_twisted.handlers.calling import call_handler
+from spoa_twisted.handlers.calling import Responder
 from spoa_twisted.handlers.declaration import Declaration
 from spoa_twisted.handlers.declaring import declare
-from spoa_twisted.handlers.exchange import Exchange
 from spoa_twisted.handlers.handler import Handler, HandlerFunction, check_timeout, encode_on_error
 from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import LifeCycle
 from spoa_twisted.handlers.names import list_messages
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.pending import PendingAnswer
-from spoa_twisted.handlers.pending_call import PendingCall
 from spoa_twisted.handlers.plain import is_plain
-from spoa_twisted.handlers.threads import BlockingThreads
+from spoa_twisted.handlers.threads import LazyThreads
 from spoa_twisted.spop.actions import Variables
 from spoa_twisted.spop.hints import type_of
 from spoa_twisted.spop.messages import Message
@@ -100,10 +96,10 @@ class Handlers(LifeCycle):
         encode_on_error(on_error, "Handlers")
         self._timeout = timeout
         self._on_error = on_error
-        self._blocking_threads = blocking_threads
-        self._threads: BlockingThreads | None = None
-        self._by_name: dict[str, Handler] = {}
-        self._default: Handler | None = None
+        self._threads = LazyThreads(blocking_threads)
+        # Has the handlers, and calls them.
+        self._responder = Responder(self._threads)
+        self._by_name = self._responder.by_name
         for name, function in (handlers or {}).items():
             self.message(name)(function)
         if default is not None:
@@ -178,10 +174,10 @@ class Handlers(LifeCycle):
 
         def register(function: HandlerT) -> HandlerT:
             handler = self._handler("default", function, timeout, on_error, blocking)
-            if self._default is not None:
-                raise ValueError(f"there are two default handlers: {self._default} and {handler}")
+            if self._responder.default is not None:
+                raise ValueError(f"there are two default handlers: {self._responder.default} and {handler}")
             handler.label = DEFAULT
-            self._default = handler
+            self._responder.default = handler
             return function
 
         return register if function is None else register(function)
@@ -196,21 +192,21 @@ class Handlers(LifeCycle):
     @property
     def is_empty(self) -> bool:
         """True if no handler is registered, not even a default handler, and no function for the life of the agent."""
-        return not (self._by_name or self._default or self._life_cycle)
+        return not (self._by_name or self._responder.default or self._life_cycle)
 
     @property
     def has_default(self) -> bool:
         """Whether there is a default handler."""
-        return self._default is not None
+        return self._responder.default is not None
 
     @property
     def blocking_waiting(self) -> int:
         """How many calls of handlers with ``blocking=True`` wait for a free thread."""
-        return 0 if self._threads is None else self._threads.waiting
+        return self._threads.waiting
 
     def registered(self) -> list[tuple[str, Handler]]:
         """Return the messages that have a handler, sorted, and their handlers. The default handler's name is empty."""
-        return sorted(self._by_name.items()) + ([("", self._default)] if self._default else [])
+        return sorted(self._by_name.items()) + ([("", self._responder.default)] if self._responder.default else [])
 
     @property
     def declarations(self) -> dict[str, Declaration]:
@@ -229,14 +225,15 @@ class Handlers(LifeCycle):
 
         :raises ValueError: if two of ``sets`` have a handler for the same message, or both have a default handler.
         """
-        merged = cls(blocking_threads=max((handlers._blocking_threads for handlers in sets), default=1))
+        merged = cls(blocking_threads=max((handlers._threads.max_threads for handlers in sets), default=1))
         for handlers in sets:
             for name, handler in handlers._by_name.items():
                 merged._add(name, handler)
-            if handlers._default is not None:
-                if merged._default is not None:
-                    raise ValueError(f"there are two default handlers: {merged._default} and {handlers._default}")
-                merged._default = handlers._default
+            default = handlers._responder.default
+            if default is not None:
+                if merged._responder.default is not None:
+                    raise ValueError(f"there are two default handlers: {merged._responder.default} and {default}")
+                merged._responder.default = default
             merged._life_cycle += handlers._life_cycle
         return merged
 
@@ -244,36 +241,11 @@ class Handlers(LifeCycle):
         self, messages: list[Message], max_size: int, reactor: IReactorTime, timeout: float, outcomes: Outcomes
     ) -> bytes | PendingAnswer:
         """Answer the messages of one NOTIFY; see :meth:`IHandlers.respond`."""
-        if len(messages) == 1:
-            # Nearly every NOTIFY. Without the lists below, it takes less time.
-            answer = self._answer(0, messages, max_size, reactor, timeout, outcomes)
-            if type(answer) is not bytes or len(answer) <= max_size:
-                return answer
-            return outcomes.join(messages, [answer], max_size, self._find)
-        parts: list[bytes] = []
-        exchange: Exchange | None = None
-        for position in range(len(messages)):
-            # Only all parts together have to fit.
-            answer = self._answer(position, messages, sys.maxsize, reactor, timeout, outcomes)
-            if isinstance(answer, bytes):
-                parts.append(answer)
-            else:
-                exchange = exchange or Exchange(messages, parts, max_size, self._find, outcomes)
-                exchange.add(answer)
-                parts.append(b"")
-        return outcomes.join(messages, parts, max_size, self._find) if exchange is None else exchange.start()
+        return self._responder.respond(messages, max_size, reactor, timeout, outcomes)
 
     def refuse(self, names: tuple[str, ...], max_size: int) -> bytes:
         """Return the variables of each message's ``on_error``; see :meth:`IHandlers.refuse`."""
-        # Several messages may have the same on_error, for example that of the default handler. It is sent once.
-        parts = dict.fromkeys(
-            handler.on_error for name in names if (handler := self._by_name.get(name) or self._default) is not None
-        )
-        actions = b""
-        for part in parts:
-            if len(actions) + len(part) <= max_size:
-                actions += part
-        return actions
+        return self._responder.refuse(names, max_size)
 
     def _handler(
         self, name: str, function: HandlerFunction, timeout: float | None, on_error: Variables | None, blocking: bool
@@ -291,31 +263,3 @@ class Handlers(LifeCycle):
         if name in self._by_name:
             raise ValueError(f"the message {name!a} has two handlers: {self._by_name[name]} and {handler}")
         self._by_name[name] = handler
-
-    def _answer(
-        self,
-        position: int,
-        messages: list[Message],
-        max_size: int,
-        reactor: IReactorTime,
-        timeout: float,
-        outcomes: Outcomes,
-    ) -> bytes | PendingCall:
-        message = messages[position]
-        handler = self._by_name.get(message.name) or self._default
-        if handler is None:
-            return outcomes.unhandled(position, message, self._by_name.keys())
-        threads = self._threads_on(reactor) if handler.blocking else None
-        return call_handler(handler, position, messages, max_size, reactor, timeout, outcomes, threads)
-
-    def _threads_on(self, reactor: IReactorTime) -> BlockingThreads | None:
-        if not IReactorThreads.providedBy(reactor):
-            return None
-        if self._threads is None:
-            self._threads = BlockingThreads(self._blocking_threads)
-            # The threads end when nothing refers to this object any more: its handlers were replaced.
-            weakref.finalize(self, self._threads.end).atexit = False
-        return self._threads
-
-    def _find(self, message: Message) -> Handler | None:
-        return self._by_name.get(message.name) or self._default

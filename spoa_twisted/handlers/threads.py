@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -99,6 +100,33 @@ class BlockingThreads:
     def _cancel(self, deferred: Deferred[Any]) -> None:
         # If the function already runs, it is not in the queue. It runs to its end, and _on_result drops its result.
         self._queue.pop(deferred, None)
+
+
+@final
+class LazyThreads:
+    """The threads of one ``Handlers``: they begin with the first call, and end when nothing refers to this object.
+
+    :param max_threads: see :class:`BlockingThreads`.
+    """
+
+    def __init__(self, max_threads: int) -> None:
+        self.max_threads = max_threads
+        self._threads: BlockingThreads | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a free thread."""
+        return 0 if self._threads is None else self._threads.waiting
+
+    def on(self, reactor: IReactorTime) -> BlockingThreads | None:
+        """Return the threads, or ``None`` if ``reactor`` has none, as in tests."""
+        if not IReactorThreads.providedBy(reactor):
+            return None
+        if self._threads is None:
+            self._threads = BlockingThreads(self.max_threads)
+            # The handlers were replaced.
+            weakref.finalize(self, self._threads.end).atexit = False
+        return self._threads
 
 
 def _seconds_since(earlier: float, reactor: IReactorThreads) -> float:

@@ -25,7 +25,7 @@ def handler_of(
 
 def test_it_calls_its_function() -> None:
     """With the arguments of the message."""
-    assert handler_of(lambda ip: ip).call(Message("m", [("ip", 7)])) == 7
+    assert handler_of(lambda ip: ip).binding.call(Message("m", [("ip", 7)])) == 7
 
 
 def test_it_has_its_options() -> None:
