@@ -51,8 +51,6 @@ class PendingCall(PendingAnswer):
 
     #: See :class:`~spoa_twisted.handlers.deadlines.Expiring`. A call without a timeout does not have this attribute.
     deadline: float
-    # The call itself never has a Failure for the agent.
-    actions: bytes | None
 
     def __init__(
         self,
@@ -92,8 +90,11 @@ class PendingCall(PendingAnswer):
         :param timeout: the timeout, in seconds, of a handler that has no timeout of its own; 0 for no limit.
         """
         self._waiting.addBoth(self._on_result)
-        if self.actions is not None:
-            return self.actions
+        actions = self.actions
+        if actions is not None:
+            # A call never has a Failure for the agent.
+            assert isinstance(actions, bytes)
+            return actions
         seconds = self._handler.timeout
         if seconds is None:
             seconds = timeout
