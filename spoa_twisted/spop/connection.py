@@ -37,7 +37,6 @@ from spoa_twisted.spop.errors import (
 )
 from spoa_twisted.spop.frames import (
     MIN_MAX_FRAME_SIZE,
-    NO_BYTES,
     NO_IDS,
     AgentHello,
     Disconnect,
@@ -316,10 +315,10 @@ class _NotifyReceiver(_Connection[HAProxyHello | Notify | PayloadTooBig | Discon
         if self.state is _RUNNING and self._fragments is None:
             try:
                 frame = self._buffer.next_notify()
-                if frame is NO_BYTES:
-                    return None
                 if frame is not None:
                     ids, data, start, end = frame
+                    if not ids:
+                        return None
                     messages = decode_messages(data, start, end)
                     self._in_flight += 1
                     return Notify(ids, messages, end - start)

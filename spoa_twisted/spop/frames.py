@@ -86,8 +86,8 @@ _NOTIFY: Final = int(FrameType.NOTIFY)
 NO_IDS: Final = b"\x00\x00"
 
 
-#: What :meth:`FrameBuffer.next_notify` returns if there are no bytes.
-NO_BYTES: Final = (b"", b"", 0, 0)
+# What next_notify returns if there are no bytes. It cannot be recognized by its identity: mypyc copies tuples.
+_NO_BYTES: Final = (b"", b"", 0, 0)
 
 #: A frame: (type, flags, ids, payload). The type is a number, which need not be a :class:`FrameType`. The ids are the
 #: encoded stream-id and frame-id. They are not decoded: an ACK repeats the bytes. They can be the key of a dict,
@@ -248,8 +248,7 @@ class FrameBuffer:
 
         The payload is what the bytes hold from the start to the end. It is not copied: a body may be long.
 
-        Return :data:`NO_BYTES` if the buffer is empty. ``None`` says nothing about the next frame: call
-        :meth:`next_frame` then.
+        The ids are empty if the buffer is. ``None`` says nothing about the next frame: call :meth:`next_frame` then.
 
         :raises InvalidFrame: as :meth:`next_frame` does.
         """
@@ -262,7 +261,7 @@ class FrameBuffer:
             # See next_frame.
             self._data = b""
             self._offset = 0
-            return NO_BYTES
+            return _NO_BYTES
         size: int
         frame_type: int
         flags: int

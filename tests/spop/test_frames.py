@@ -19,7 +19,6 @@ from spoa_twisted.spop.errors import (
     VersionNotFound,
 )
 from spoa_twisted.spop.frames import (
-    NO_BYTES,
     AgentHello,
     Disconnect,
     Flags,
@@ -150,7 +149,7 @@ def test_a_whole_notify_comes_out_without_a_copy_of_its_payload(frame: Frame, bo
             assert (ids, read[start:stop]) == frame[2:]
             assert len(buffer) == len(behind)
         else:
-            assert found is (None if data[:end] else NO_BYTES)
+            assert found == (None if data[:end] else (b"", b"", 0, 0))
             assert len(buffer) == end + (len(behind) if end == len(data) else 0)
             assert buffer.next_frame() == (frame if end == len(data) else None)
 
