@@ -145,12 +145,14 @@ class HoldUps:
         self._since = now
 
     def check(self, handler: Handler, message: Message, messages: list[Message], reactor: IReactorTime) -> None:
-        """Measure the call of ``handler``, which has returned. Only while :attr:`active` is true.
+        """Measure the call of ``handler``, which has returned. Do nothing if :attr:`active` is false.
 
         If other handlers have held the agent up, count the NOTIFY as one that waited. If ``handler`` has, note it.
 
         :param messages: the messages of the NOTIFY.
         """
+        if not self.active:
+            return
         if self._pending and messages is not self._messages:
             self._messages = messages
             for hold_up in self._pending:
