@@ -47,6 +47,7 @@ class Answers(server.DNSServerFactory):
         super().__init__()
         self._table = table
         self._late: list[Any] = []
+        self._marks = 0
 
     def handleQuery(self, message: Any, protocol: Any, address: Any) -> None:
         (query,) = message.queries
@@ -82,6 +83,11 @@ class Answers(server.DNSServerFactory):
             self._send(protocol, reply, address)
         _say(f"{len(late)} late answers")
 
+    def mark(self) -> None:
+        """Print a line of its own: all queries until now were printed before it."""
+        self._marks += 1
+        _say(f"mark {self._marks}")
+
     @staticmethod
     def _add(reply: Any, query: Any, address: str) -> None:
         payload = dns.Record_A(address, ttl=TTL)
@@ -103,6 +109,8 @@ class DNS:
     def __init__(self, table: dict[str, str], stack: contextlib.ExitStack, port: int = 0) -> None:
         self._table = table
         self._stack = stack
+        # The marks that this server was asked for.
+        self._marks = 0
         self._start(port)
 
     def _start(self, port: int) -> None:
@@ -115,7 +123,11 @@ class DNS:
 
     @property
     def queries(self) -> list[str]:
-        """The queries until now: ``UDP 2.0.0.127.bad.example``."""
+        """The queries that the server has answered until now: ``UDP 2.0.0.127.bad.example``."""
+        # An answer may arrive here before the line that the server has printed.
+        if self.program.send(signal.SIGUSR2):
+            self._marks += 1
+            self.program.said(rf"(?m)^mark {self._marks}\n")
         return [line for line in self.program.output.splitlines() if line.startswith(("UDP ", "TCP "))]
 
     def answer_late(self) -> None:
@@ -130,6 +142,7 @@ class DNS:
     def restart(self, **table: str) -> None:
         """Start it again on the same port, with more names in its table."""
         self._table |= table
+        self._marks = 0
         self._start(self.port)
 
 
@@ -151,6 +164,7 @@ def main() -> None:
     clock.listenUDP(port, dns.DNSDatagramProtocol(answers), interface="127.0.0.1")
     clock.listenTCP(port, answers, interface="127.0.0.1")
     signal.signal(signal.SIGUSR1, lambda *_: clock.callFromThread(answers.answer_late))
+    signal.signal(signal.SIGUSR2, lambda *_: clock.callFromThread(answers.mark))
     _say(f"DNS server on port {port}")
     clock.run()
 
