@@ -57,7 +57,7 @@ class Answering:
     :param connection: the connection that queues the ACKs.
     :param peer: the peer's address as text.
     :param serve: writes the queued ACKs of NOTIFYs that were pending, and handles the NOTIFYs that waited for the
-        in-flight limit.
+        in-flight limit. Its argument is true to call the kernel at once.
     """
 
     __slots__ = (
@@ -74,13 +74,13 @@ class Answering:
         "stopwatch",
     )
 
-    def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[], None]) -> None:
+    def __init__(self, agent: Agent, connection: AgentConnection, peer: str, serve: Callable[[bool], None]) -> None:
         self._agent = agent
         self._connection = connection
         self._peer = peer
         self._serve = serve
         #: The call of ``serve`` for ACKs that wait for others. Who writes them cancels it.
-        self.next_turn = NextTurn(agent.reactor, serve)
+        self.next_turn = NextTurn(agent.reactor, lambda: self._serve(True))
         self._engine: Engine | None = None
         self._handler_timeout = agent.limits.handler_timeout
         #: Reports slow NOTIFYs; ``None`` without the option.
@@ -160,13 +160,14 @@ class Answering:
         :param actions: a LIST-OF-ACTIONS. The ACK sets no variables if it is another object.
         """
         self._queue_ack(ids, actions)
-        if self.in_flight.count and self._connection.bytes_to_send < WRITE_SIZE:
+        if not self.in_flight.count:
+            self._serve(True)
+        elif self._connection.bytes_to_send >= WRITE_SIZE:
+            self._serve(False)
+        elif not self.next_turn.scheduled:
             # Other handlers are pending, and more of them may finish in this turn of the reactor. Then all their ACKs
             # leave in one write.
-            if not self.next_turn.scheduled:
-                self.next_turn.schedule()
-        else:
-            self._serve()
+            self.next_turn.schedule()
 
     def has_disconnected(self) -> bool:
         """Return whether no further ACK can be sent."""

@@ -264,10 +264,10 @@ class SPOAProtocol(Protocol):
                 hold_ups.measure_each(now)
         self._flush(at_once)
 
-    def _on_acks(self) -> None:
+    def _on_acks(self, at_once: bool) -> None:
         """Write the ACKs of NOTIFYs that were pending. Handle frames that waited for the in-flight limit, if any."""
         if not self._serving:
-            (self._serve if self._connection.bytes_received else self._flush)()
+            (self._serve if self._connection.bytes_received else self._flush)(at_once)
 
     def _on_other_frame(self, event: HAProxyHello | PayloadTooBig | Disconnect) -> None:
         if isinstance(event, HAProxyHello):
