@@ -321,7 +321,8 @@ async def test_the_counter_of_errors(branch: Branch, listen: Any, start_haproxy:
     haproxy = start_haproxy(listen(Agent(good)), spoe=EVENT.format(more="", argument="str(x)"), web=ANSWER, process=LOG)
     for _ in range(3):
         await haproxy.get()
-    line = (await haproxy.said(r"SPOE: \[test\] .* [0-9]+/3\b"))[0]
+    # Not the times of HAProxy <= 3.0, of which the second may be 3 ms: 0/3/0/0/3.
+    line = (await haproxy.said(r"SPOE: \[test\] .* [0-9]+/3(?![/0-9])"))[0]
     found = explained(line, branch)
     assert found.facts["status"] == 0
     assert found.facts["total"] == {"errors": 2 if branch.rewritten else 0, "notifies": 3}
