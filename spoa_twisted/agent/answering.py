@@ -162,11 +162,13 @@ class Answering:
         self._queue_ack(ids, actions)
         if not self.in_flight.count:
             self._serve(True)
-        elif self._connection.bytes_to_send >= WRITE_SIZE:
+            return
+        # Other handlers are pending, and more of them may finish in this turn of the reactor. Then all their ACKs leave
+        # in one write, in the next turn.
+        if self._connection.bytes_to_send >= WRITE_SIZE:
+            # The transport gets what is long, because only there it counts for max_unsent.
             self._serve(False)
-        elif not self.next_turn.scheduled:
-            # Other handlers are pending, and more of them may finish in this turn of the reactor. Then all their ACKs
-            # leave in one write.
+        elif self.next_turn.timer is None:
             self.next_turn.schedule()
 
     def has_disconnected(self) -> bool:
@@ -184,10 +186,10 @@ class Answering:
         """Pass all pending answers on to the engine. Without an engine, cancel them. The connection is closed."""
         self._serve = ignore
         self.next_turn.end()
-        self._timed.clear()
         if self._engine is None:
             self.cancel()
         else:
+            self._timed.clear()
             self._engine.remove(self, self.in_flight.take_all())
 
     def _on_actions(self, answer: PendingAnswer, actions: Actions) -> None:
@@ -201,7 +203,7 @@ class Answering:
         elif self._engine is not None and self._engine.awaits(answer):
             self._engine.on_answer(answer, actions)
         # Otherwise the answer was cancelled, and has no ACK.
-        if not self._agent.awaited.is_empty:
+        if self._agent.awaited.waits:
             self._agent.awaited.end(answer)
 
     def _add_duration(self, began: float, weight: int) -> None:

@@ -14,13 +14,11 @@ from spoa_twisted.handlers.pending import PendingAnswer
 class Awaited:
     """The pending answers that others wait for."""
 
-    __slots__ = ("_waits", "is_empty")
+    __slots__ = ("waits",)
 
     def __init__(self) -> None:
-        #: True if nobody waits. An attribute, because each answer that comes later reads it.
-        self.is_empty = True
-        # The answers of each wait.
-        self._waits: list[tuple[set[PendingAnswer], Deferred[None]]] = []
+        #: The answers of each wait that have not ended.
+        self.waits: list[tuple[set[PendingAnswer], Deferred[None]]] = []
 
     def when_ended(self, answers: Iterable[PendingAnswer]) -> Deferred[None]:
         """Return a Deferred that fires when all of ``answers`` have come, or were cancelled."""
@@ -28,17 +26,15 @@ class Awaited:
         if not waiting:
             return succeed(None)
         ended: Deferred[None] = Deferred()
-        self._waits.append((waiting, ended))
-        self.is_empty = False
+        self.waits.append((waiting, ended))
         return ended
 
     def end(self, answer: PendingAnswer) -> None:
         """Note that ``answer`` has come, or was cancelled."""
-        for waiting, ended in list(self._waits):
+        for waiting, ended in list(self.waits):
             waiting.discard(answer)
             if not waiting:
-                self._waits.remove((waiting, ended))
-                self.is_empty = not self._waits
+                self.waits.remove((waiting, ended))
                 # The caller may have cancelled it.
                 if not ended.called:
                     ended.callback(None)

@@ -14,34 +14,29 @@ from spoa_twisted.agent.closing import ignore
 class NextTurn:
     """Calls ``function`` in the next turn of the reactor."""
 
-    __slots__ = ("_function", "_reactor", "_timer", "scheduled")
+    __slots__ = ("_function", "_reactor", "timer")
 
     def __init__(self, reactor: IReactorTime, function: Callable[[], object]) -> None:
         self._reactor = reactor
         self._function = function
-        self._timer: IDelayedCall | None = None
-        #: Whether the call is scheduled. An attribute, because each answer that comes later reads it.
-        self.scheduled = False
+        #: The timer of the call; ``None`` if it is not scheduled.
+        self.timer: IDelayedCall | None = None
 
     def schedule(self) -> None:
-        """Call the function in the next turn. It must not be scheduled."""
-        self.scheduled = True
-        self._timer = self._reactor.callLater(0, self._on_timer)
+        """Call the function in the next turn. It must not be scheduled yet."""
+        self.timer = self._reactor.callLater(0, self._on_timer)
 
     def cancel(self) -> None:
-        """Do not call the function, which is scheduled: somebody has done its work."""
-        self.scheduled = False
-        timer, self._timer = self._timer, None
-        assert timer is not None
-        timer.cancel()
+        """Do not call the function if it is scheduled: somebody has done its work."""
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
 
     def end(self) -> None:
         """Never call the function again."""
-        if self.scheduled:
-            self.cancel()
+        self.cancel()
         self._function = ignore
 
     def _on_timer(self) -> None:
-        self.scheduled = False
-        self._timer = None
+        self.timer = None
         self._function()

@@ -311,7 +311,7 @@ class SPOAProtocol(Protocol):
     def _flush(self, at_once: bool = True) -> None:
         """Write the frames that are not held back. Then close or pause the transport, if that is due."""
         connection, answers, next_turn = self._connection, self._answers, self._answering.next_turn
-        if next_turn.scheduled:
+        if next_turn.timer is not None:
             next_turn.cancel()
         if not (answers is None or connection.pipelined or self._holding) and (size := connection.longest_queued_ack):
             answers.on_ack(self, self._peer, size, connection.max_short_ack)

@@ -10,21 +10,21 @@ def test_nothing_to_wait_for() -> None:
     """The Deferred has fired."""
     awaited = Awaited()
     assert awaited.when_ended([]).called
-    assert awaited.is_empty
+    assert not awaited.waits
 
 
 def test_it_fires_after_the_last_answer() -> None:
-    """In any order. Answers that nobody waits for change nothing."""
+    """The order does not matter. Another answer, or the same one a second time, changes nothing."""
     awaited = Awaited()
     answers = [Answer(), Answer()]
     ended = awaited.when_ended(answers)
-    assert not awaited.is_empty
+    assert awaited.waits
     for answer in (Answer(), answers[1], answers[1]):
         awaited.end(answer)
         assert not ended.called
     awaited.end(answers[0])
     assert ended.called
-    assert awaited.is_empty
+    assert not awaited.waits
 
 
 def test_several_waits() -> None:
@@ -34,10 +34,10 @@ def test_several_waits() -> None:
     waits = [awaited.when_ended([first]), awaited.when_ended([first, second])]
     awaited.end(first)
     assert [wait.called for wait in waits] == [True, False]
-    assert not awaited.is_empty
+    assert awaited.waits
     awaited.end(second)
     assert waits[1].called
-    assert awaited.is_empty
+    assert not awaited.waits
 
 
 def test_a_wait_that_is_given_up() -> None:
@@ -48,4 +48,4 @@ def test_a_wait_that_is_given_up() -> None:
     ended.addErrback(lambda _: None)
     ended.cancel()
     awaited.end(answer)
-    assert awaited.is_empty
+    assert not awaited.waits

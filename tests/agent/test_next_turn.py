@@ -12,13 +12,13 @@ def test_the_call_comes_in_the_next_turn() -> None:
     calls: list[bool] = []
 
     def function() -> None:
-        calls.append(turn.scheduled)
+        calls.append(turn.timer is not None)
         if len(calls) == 1:
             turn.schedule()
 
     turn = NextTurn(clock, function)
     turn.schedule()
-    assert turn.scheduled
+    assert turn.timer is not None
     assert calls == []
     clock.advance(0)
     assert calls == [False]
@@ -34,7 +34,7 @@ def test_a_call_that_is_not_needed_any_more() -> None:
     turn = NextTurn(clock, lambda: calls.append(None))
     turn.schedule()
     turn.cancel()
-    assert not turn.scheduled
+    assert turn.timer is None
     assert clock.getDelayedCalls() == []
     turn.schedule()
     turn.end()
