@@ -571,7 +571,7 @@ class AgentConnection(_NotifyReceiver):
         size = len(ids) + len(actions)
         if size > self.ack_room:
             raise ValueError(f"{len(actions)} bytes of actions do not fit in a frame of {self._max_frame_size} bytes")
-        if size == len(ids) and self._unread is not None:
+        if not actions and self._unread is not None:
             # HAProxy 3.1.0 loses the stream of an ACK without a payload.
             actions = NO_ACTIONS
             size += len(actions)
