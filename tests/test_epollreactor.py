@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -20,7 +19,6 @@ from twisted.python.threadpool import ThreadPool
 
 from spoa_twisted.epollreactor import LeanEPollReactor
 from tests.conftest import Logged
-from tests.haproxy.summary import NOT_TESTED
 from tests.programs import ENVIRONMENT, SPOACTL, TWISTD, Program, spoa
 
 
@@ -319,8 +317,6 @@ def test_twistd(tmp_path: Path) -> None:
 
 def run_twisteds_tests(names: str, folder: Path) -> dict[str, Any]:
     """Run these modules of Twisted's tests over both reactors, and return what differs."""
-    if find_spec("hamcrest") is None:
-        pytest.skip(f"{NOT_TESTED}Twisted's own tests need PyHamcrest: pip install pyhamcrest")
     command = [sys.executable, "-m", "tests.twisted_tests", *names.split()]
     ended = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

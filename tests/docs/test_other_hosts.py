@@ -151,7 +151,7 @@ async def test_counting(text: str, load_text: LoadText, monkeypatch: pytest.Monk
             return succeed(True)
 
     module: Any = types.ModuleType("txredisapi")
-    module.ConnectionPool = lambda host, port, poolsize: succeed(Pool())
+    module.ConnectionPool = lambda host, port, poolsize, replyTimeout: succeed(Pool())
     monkeypatch.setitem(sys.modules, "txredisapi", module)
     haproxy = FakeHAProxy(load_text("counting", text))
     allowed = [(await haproxy.send("count-requests", ip="192.0.2.1"))["txn.allowed"] for _ in range(101)]

@@ -51,6 +51,19 @@ class Item:
         self._on_expired()
 
 
+def finish_item(clock: Clock, deadlines: Deadlines) -> None:
+    """Add an item that has finished before anything else happens."""
+    item = Item(clock)
+    deadlines.add(item, 1)
+    item.discard()
+
+
+def make_busy(clock: Clock, deadlines: Deadlines) -> None:
+    """Let ``deadlines`` keep its timer from now on."""
+    for _ in range(2 * BUSY):
+        finish_item(clock, deadlines)
+
+
 class TestDeadlines:
     """Deadlines alone, with items that are no handlers."""
 
@@ -129,19 +142,14 @@ class TestDeadlines:
         assert len(clock.getDelayedCalls()) == 1
         clock.advance(1)
         assert clock.getDelayedCalls() == []
-        last = Item(clock)
-        deadlines.add(last, 1)
-        last.discard()
+        finish_item(clock, deadlines)
         assert len(clock.getDelayedCalls()) == 1
         deadlines.rest()
         assert clock.getDelayedCalls() == []
 
     def test_a_timer_that_was_kept(self, clock: Clock, deadlines: Deadlines) -> None:
         """The items that come later have their whole time."""
-        for _ in range(2 * BUSY):
-            item = Item(clock)
-            deadlines.add(item, 1)
-            item.discard()
+        make_busy(clock, deadlines)
         clock.advance(0.75)
         late = [Item(clock), Item(clock)]
         deadlines.add(late[0], 1)
@@ -153,27 +161,18 @@ class TestDeadlines:
 
     def test_few_items_leave_no_timer(self, clock: Clock, deadlines: Deadlines) -> None:
         """An agent that is not busy starts and cancels a timer for each item. It may have been busy before."""
-        for _ in range(3 * BUSY):
-            item = Item(clock)
-            deadlines.add(item, 1)
-            item.discard()
+        make_busy(clock, deadlines)
         clock.advance(2)
         for _ in range(2 * BUSY):
-            item = Item(clock)
-            deadlines.add(item, 1)
-            item.discard()
+            finish_item(clock, deadlines)
             clock.advance(2)
-        deadlines.add(item, 1)
-        item.discard()
+        finish_item(clock, deadlines)
         assert clock.getDelayedCalls() == []
 
     def test_rest_keeps_the_timers_of_items_that_wait(self, clock: Clock, deadlines: Deadlines) -> None:
         """When they have finished, no timer is left."""
         items = [Item(clock), Item(clock)]
-        for _ in range(2 * BUSY):
-            item = Item(clock)
-            deadlines.add(item, 1)
-            item.discard()
+        make_busy(clock, deadlines)
         deadlines.add(items[0], 1)
         deadlines.add(items[1], 2)
         deadlines.rest()

@@ -1,4 +1,4 @@
-"""Stopping processes for a while, so that they answer nothing. Their ports stay open."""
+"""Stopping processes for good, or for a while: then they answer nothing, and their ports stay open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.programs import LIMIT
+from tests.programs import LIMIT, Program
 
 
 def freeze(*pids: int) -> None:
@@ -26,3 +26,21 @@ def thaw(*pids: int) -> None:
     """Let the processes go on."""
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
+
+
+class Stoppable:
+    """A server that is one program."""
+
+    program: Program
+
+    def stop(self) -> None:
+        """End the server. Its ports are closed then. Data that it has only in memory are gone."""
+        self.program.stop()
+
+    def freeze(self) -> None:
+        """Let the server answer nothing, until :meth:`thaw`. Its ports stay open, and the kernel takes connections."""
+        freeze(self.program.pid)
+
+    def thaw(self) -> None:
+        """Let the server go on after :meth:`freeze`."""
+        thaw(self.program.pid)

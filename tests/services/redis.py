@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tests.programs import LIMIT, Program, find_program
 
-from .frozen import freeze, thaw
+from .frozen import Stoppable
 
 
-class Redis:
+class Redis(Stoppable):
     """A server.
 
     :param folder: a folder for its socket. The path of a Unix socket may have 107 bytes.
@@ -33,7 +33,6 @@ class Redis:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{held.getsockname()[1]}"
-        self.program: Program
 
     def start(self) -> None:
         """Start the server, for the first time or again, and wait until it is ready."""
@@ -49,15 +48,3 @@ class Redis:
             [self._cli, "-s", str(self.path), *command], capture_output=True, text=True, check=True, timeout=LIMIT
         )
         return ended.stdout.strip()
-
-    def stop(self) -> None:
-        """End the server. Its port is closed then, and its data are gone."""
-        self.program.stop()
-
-    def freeze(self) -> None:
-        """Let the server answer nothing, until :meth:`thaw`. Its port stays open, and the kernel takes connections."""
-        freeze(self.program.pid)
-
-    def thaw(self) -> None:
-        """Let the server go on after :meth:`freeze`."""
-        thaw(self.program.pid)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.certificates import self_signed
 from tests.programs import LIMIT, Program, find_program
 
-from .frozen import freeze, thaw
+from .frozen import Stoppable
 
 BASE = "dc=example,dc=org"
 
@@ -40,7 +40,7 @@ TOP = {
 }
 
 
-class Slapd:
+class Slapd(Stoppable):
     """A server. Its data and its log are in ``folder``.
 
     :param folder: an empty folder.
@@ -86,7 +86,6 @@ class Slapd:
         self._ports = plain, tls = [place_holder.getsockname()[1] for place_holder in held]
         self.url = f"ldap://127.0.0.1:{plain}"
         self.tls_url = f"ldaps://127.0.0.1:{tls}"
-        self.program: Program
         self.start()
 
     def start(self) -> None:
@@ -102,18 +101,6 @@ class Slapd:
             while not answers(port):
                 assert time.monotonic() < deadline, self.program.describe()
                 os.sched_yield()
-
-    def stop(self) -> None:
-        """End the server. Its ports are closed then."""
-        self.program.stop()
-
-    def freeze(self) -> None:
-        """Let the server answer nothing, until :meth:`thaw`. Its ports stay open, and the kernel takes connections."""
-        freeze(self.program.pid)
-
-    def thaw(self) -> None:
-        """Let the server go on after :meth:`freeze`."""
-        thaw(self.program.pid)
 
     def binds(self) -> list[str]:
         """Return the DNs of all binds that the server has seen, in order."""
