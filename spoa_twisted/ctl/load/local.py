@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NoReturn, final
 
@@ -44,9 +46,16 @@ class Load:
     :param reactor: the clock; it also opens the connections.
     :param plan: the parameters of the load.
     :param make_timer: makes the timer of a load with a rate; by default a :class:`Pacer`.
+    :param now: the time in nanoseconds, for a load with a rate.
     """
 
-    def __init__(self, reactor: Any, plan: Plan, make_timer: MakeTimer | None = None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        plan: Plan,
+        make_timer: MakeTimer | None = None,
+        now: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
         self._reactor = reactor
         self._plan = plan
         self._endpoint = clientFromString(reactor, plan.endpoint)
@@ -55,7 +64,7 @@ class Load:
         self._schedule: Schedule | None = None
         if plan.rate is not None:
             make_timer = make_timer or partial(Pacer, reactor)
-            self._schedule = Schedule(plan.rate, lambda: list(self._connections), make_timer)
+            self._schedule = Schedule(plan.rate, lambda: list(self._connections), make_timer, now)
         self._shared = Shared(
             # Without async, an agent may take the load for a HAProxy >= 3.1, and may hold back long ACKs.
             hello=DEFAULT_HELLO if plan.async_ else HAProxyHello(capabilities=frozenset({PIPELINING})),

@@ -67,11 +67,12 @@ class NoTimer:
 
 
 class MemoryLoad:
-    """A load that has begun to connect, on a clock and without sockets."""
+    """A load that has begun to connect, on a clock and without sockets. With a rate, the clock says what is due."""
 
     def __init__(self, connections: int = 1, rate: float | None = None) -> None:
         self.reactor = MemoryReactorClock()
-        self.load = Load(self.reactor, replace(PLAN, connections=connections, rate=rate), lambda call: NoTimer())
+        plan = replace(PLAN, connections=connections, rate=rate)
+        self.load = Load(self.reactor, plan, lambda call: NoTimer(), lambda: round(self.reactor.seconds() * 10**9))
         #: The results of Load.connect() and of Load.run().
         self.greetings: list[Any] = []
         self.outcomes: list[Outcome] = []
