@@ -72,6 +72,10 @@ class MemoryLoad:
     def __init__(self, connections: int = 1, rate: float | None = None) -> None:
         self.reactor = MemoryReactorClock()
         self.load = Load(self.reactor, replace(PLAN, connections=connections, rate=rate), lambda call: NoTimer())
+        #: The time of a load with a rate, in nanoseconds. The test sets it.
+        self.now = 0
+        if self.load._schedule is not None:
+            self.load._schedule._now = lambda: self.now
         #: The results of Load.connect() and of Load.run().
         self.greetings: list[Any] = []
         self.outcomes: list[Outcome] = []
