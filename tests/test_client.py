@@ -10,8 +10,10 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectingCancelledError, ConnectionDone, ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
 from spoa_twisted import Handlers, Message, SPOAFactory, SPOEClient
@@ -132,18 +134,28 @@ async def test_a_long_payload_is_fragmented(listen: Any, logged: Logged) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_an_agent_that_does_not_answer_in_time(listen: Any) -> None:
-    """A timeout fails only its own request. The next request is served on the same connection."""
-    never: list[Deferred[Any]] = []
+    """A timeout fails only its own request. The next request is served on the same connection.
+
+    The client's timeouts have a clock of their own: no answer is late because this process stood still.
+    """
+    clock = Clock()
+    asked: Deferred[None] = Deferred()
+    never: Deferred[Any] = Deferred()
 
     def wait() -> Deferred[Any]:
-        never.append(Deferred())
-        return never[-1]
+        asked.callback(None)
+        return never
 
     factory = SPOAFactory(Handlers({"never": wait, "m": lambda: {"sess.a": 1}}))
-    client = SPOEClient(listen(factory), timeout=0.05)
+    client = SPOEClient(clientFromString(reactor, listen(factory)), timeout=0.05, reactor=clock)
+    answer = client.notify("never")
+    await asked
+    clock.advance(0.04)
+    assert not answer.called
+    clock.advance(0.02)
     with pytest.raises(TimeoutError, match=r"no answer within 0.05 s"):
-        await client.notify("never")
-    never[0].callback({"sess.late": 1})
+        await answer
+    never.callback({"sess.late": 1})
     assert await client.notify("m") == {"sess.a": 1}
     assert len(factory.connections) == 1
     await client.disconnect()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from signal import SIGCONT, SIGSTOP
 from types import SimpleNamespace
 from typing import Any
@@ -168,8 +169,9 @@ class TestFrameReader:
         reader.close()
 
     @staticmethod
-    def read(reader: FrameReader) -> list[Frame]:
-        """Return the frames that ``reader`` reads, while this thread waits for them."""
+    def read(reader: FrameReader, turns: SimpleQueue[bool]) -> list[Frame]:
+        """Let the thread of ``reader`` go on, and return the frames that it reads while this thread waits for them."""
+        turns.put(False)
         until = time.monotonic() + 30
         while not (frames := reader.take()):
             assert time.monotonic() < until
@@ -177,14 +179,23 @@ class TestFrameReader:
         return frames
 
     def test_the_frames_of_the_thread(self, reader: FrameReader, monkeypatch: pytest.MonkeyPatch) -> None:
-        """They stay until the next deadline is set, and are read again then."""
-        monkeypatch.setattr(stalls, "SHORTEST", 0.01)
+        """They stay until the next deadline is set, and are read again then.
+
+        Each deadline is over at once. The thread waits for the test, not for a time.
+        """
+        turns: SimpleQueue[bool] = SimpleQueue()
+        monkeypatch.setattr(stalls, "SHORTEST", 0)
+        monkeypatch.setattr(reader, "_closed", SimpleNamespace(wait=lambda seconds: turns.get()))
         for _ in range(2):
             reader.arm()
             assert reader.take() == []
-            functions = [frame.function for frame in self.read(reader) if frame.file == __file__]
+            functions = [frame.function for frame in self.read(reader, turns) if frame.file == __file__]
             assert functions == ["read", "test_the_frames_of_the_thread"]
             assert reader.take() == reader.take() != []
+        turns.put(True)
+        assert reader._thread is not None
+        reader._thread.join(30)
+        assert not reader._thread.is_alive()
 
     def test_a_deadline_that_is_moved(self, reader: FrameReader, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nothing is read, and the thread ends."""

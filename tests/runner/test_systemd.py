@@ -343,16 +343,17 @@ def test_a_process(program: list[str], folder: Path, notify: Systemd) -> None:
 def test_a_process_that_stands_still_is_not_alive(folder: Path, notify: Systemd) -> None:
     """A handler that blocks the reactor stops the watchdog's messages, so systemd can restart the agent."""
     (folder / "blocks.py").write_text(
-        "import os, signal\nfrom twisted.internet import reactor\nfrom spoa_twisted import Handlers\n"
+        "import signal\nfrom twisted.internet import reactor\nfrom spoa_twisted import Handlers\n"
         "handlers = Handlers()\nhandlers.default(lambda: None)\n"
         "def block():\n    print('blocked', flush=True)\n    signal.pause()\n"
-        "@handlers.startup\ndef later():\n    reactor.callLater(0.2, block)\n"
+        "signal.signal(signal.SIGUSR2, lambda number, frame: reactor.callFromThread(block))\n"
     )
     command = [*TWIST, "spoa", "--handlers=blocks", f"--listen={ANY_PORT}"]
     environment = {"NOTIFY_SOCKET": notify.address, "WATCHDOG_USEC": "20000"}
     with Program(command, cwd=folder, environment=environment) as agent:
         notify.wait_for("READY")
         notify.wait_for("WATCHDOG")
+        agent.signal(signal.SIGUSR2)
         agent.said("blocked")
         while not notify.is_empty():
             notify.received()

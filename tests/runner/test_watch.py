@@ -9,13 +9,14 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from spoa_twisted import Handlers, SPOAFactory, SPOAService
 from spoa_twisted.client import SPOEClient
 from spoa_twisted.ctl import watch as watch_command
 from spoa_twisted.runner.errors import CannotStart
 from spoa_twisted.runner.watch import watch_of
+from spoa_twisted.status import service as service_module
 from spoa_twisted.status import site
 from spoa_twisted.status.service import StatusService
 from spoa_twisted.status.watch import Watch, WatchedHandlers
@@ -63,7 +64,8 @@ async def test_the_status_serves_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watch may last longer than other requests. While it runs, the status still has the names of the messages."""
-    monkeypatch.setattr(site, "LONGEST_CONNECTION", 0.05)
+    clock = Clock()
+    monkeypatch.setattr(service_module, "site", lambda resource, reactor: site.site(resource, clock))
     factory = SPOAFactory(Handlers({"check": lambda: {"txn.a": 1}}))
     agent = SPOAService(factory, [f"unix:{tmp_path}/agent"])
     status = StatusService(agent, f"unix:{tmp_path}/status", watch=Watch(factory))
@@ -78,7 +80,7 @@ async def test_the_status_serves_it(
     reported = status._source.status()
     assert not isinstance(reported, Deferred)
     assert "check" in reported["messages"]
-    await deferLater(reactor, 0.2)
+    clock.advance(site.LONGEST_CONNECTION + 1)
     await client.notify("check")
     await done
     assert [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()] == ["check() -> txn.a=int64"] * 2

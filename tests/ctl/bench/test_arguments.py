@@ -10,7 +10,8 @@ import pytest
 import pytest_twisted
 
 from spoa_twisted.ctl.bench.arguments import EPILOG, parser
-from tests.ctl.agents import Agent, ack
+from tests.ctl.agents import Agent
+from tests.ctl.interrupting import ack_some
 
 
 @pytest.mark.parametrize(
@@ -59,8 +60,8 @@ def keys_in_the_help() -> set[str]:
 @pytest_twisted.ensureDeferred
 async def test_the_help_lists_the_keys_of_the_report(run_bench: Any, listen: Any) -> None:
     """The help lists the keys that --json prints, no more and no less."""
-    listen(Agent(lambda ids, n: ack(ids)))
-    result = await run_bench(f"--pid={os.getpid()}")
+    listen(Agent(ack_some))
+    result = await run_bench(f"--pid={os.getpid()}", "--duration=30")
     assert set(result.report) == keys_in_the_help()
     assert set(result.report["latency_us"]) == {"p50", "p99", "p99.9", "max"}
     (cpu,) = result.report["agent_cpu"]

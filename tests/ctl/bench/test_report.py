@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 
 from tests.ctl.agents import Agent, ack
+from tests.ctl.interrupting import interrupt
 
 
 @pytest_twisted.ensureDeferred
@@ -39,10 +40,11 @@ async def test_a_process_of_the_agent_ends(run_bench: Any, listen: Any) -> None:
     def answer(ids: bytes, n: int) -> bytes:
         if n == 20:
             child.communicate()
+            interrupt()
         return ack(ids)
 
     listen(Agent(answer))
-    result = await run_bench(f"--pid={child.pid}")
+    result = await run_bench(f"--pid={child.pid}", "--duration=30")
     assert result.report["agent_cpu"] == [{"pid": child.pid, "seconds": None, "busy": None, "waited": None}]
     assert result.report["cpu_us_per_notify"] is None
     assert f"the process {child.pid} ended before the end of the measurement" in result.report["notes"]

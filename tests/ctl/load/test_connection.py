@@ -53,8 +53,9 @@ def test_a_frame_of_an_unknown_type() -> None:
     assert (outcome.notifys, outcome.errors) == (0, {"unanswered NOTIFY": 2})
 
 
-# Every so many NOTIFYs the agent gives a wrong answer.
+# Every so many NOTIFYs the agent gives a wrong answer, until the command ends.
 EVERY = 10
+LAST = 500
 
 # The wrong answer, and the kind of error that it is. The answer is made of the ids of the NOTIFY, and of the ids of the
 # NOTIFY before.
@@ -86,16 +87,18 @@ async def test_each_wrong_answer_is_counted(name: str, run_bench: Any, listen: A
     def answer(ids: bytes, n: int) -> bytes:
         nonlocal wrong, last
         before, last = last, ids
-        if n % EVERY or n > 1000:
+        if n == LAST:
+            interrupt()
+        if n % EVERY or n >= LAST:
             return ack(ids)
         wrong += 1
         return wrong_answer(ids, before)
 
     agent = Agent(answer)
     listen(agent)
-    result = await run_bench("--connections=1")
+    result = await run_bench("--connections=1", "--duration=30")
     assert result.errors == {kind: wrong}
-    assert wrong > 0
+    assert wrong == LAST // EVERY - 1
     assert result.status == 1
     assert len(agent.connections) == 1
     # An ACK that is not good answers its NOTIFY, but it is not among the good ACKs.
@@ -163,6 +166,8 @@ async def test_acks_in_pieces(run_bench: Any, listen: Any) -> None:
             if not self.out:
                 reactor.callLater(0, self._next, side)
             self.out += ack(notify.ids)
+            if self.notifys == 100:
+                interrupt()
 
         def _next(self, side: AgentSide) -> None:
             piece, self.out = self.out[:9], self.out[9:]
@@ -172,7 +177,7 @@ async def test_acks_in_pieces(run_bench: Any, listen: Any) -> None:
 
     agent = Pieces()
     listen(agent)
-    result = await run_bench("--connections=1")
+    result = await run_bench("--connections=1", "--duration=30")
     assert result.errors == {}
     assert 0 <= agent.notifys - result.report["notifys"] <= 4
     assert result.report["notifys"] > 10
@@ -189,10 +194,12 @@ async def test_an_agent_that_does_not_read(run_bench: Any, listen: Any) -> None:
             if self.notifys % 100 == 1:
                 side.transport.pauseProducing()
                 reactor.callLater(0.02, side.transport.resumeProducing)
+            if self.notifys == 1000:
+                interrupt()
             side.transport.write(ack(notify.ids))
 
     agent = Full()
     listen(agent)
-    result = await run_bench("--connections=1", "--in-flight=200", "--shape=body", "--duration=0.4")
+    result = await run_bench("--connections=1", "--in-flight=200", "--shape=body", "--duration=30")
     assert result.errors == {}
-    assert agent.notifys > 300
+    assert agent.notifys >= 1000

@@ -12,6 +12,7 @@ from twisted.internet.error import ConnectionRefusedError
 from spoa_twisted.ctl import cpu
 from spoa_twisted.spop.frames import Disconnect
 from tests.ctl.agents import Agent, ack, agent_disconnect
+from tests.ctl.interrupting import ack_some, interrupt
 from tests.ctl.spoactl import spoactl
 from tests.haproxy.harness import bounded
 
@@ -91,9 +92,9 @@ def test_a_system_that_does_not_tell_who_waited(monkeypatch: pytest.MonkeyPatch)
 @pytest_twisted.ensureDeferred
 async def test_every_ack_in_time_is_counted(run_bench: Any, listen: Any) -> None:
     """Only the last ACKs come after the window. The load waits for them, and sends HAPROXY-DISCONNECT."""
-    agent = Agent(lambda ids, n: ack(ids))
+    agent = Agent(ack_some)
     listen(agent)
-    result = await run_bench()
+    result = await run_bench("--duration=30")
     assert (result.errors, result.status) == ({}, 0)
     assert result.report["variables"] == {"sess.score": "int64:20"}
     assert 0 <= agent.notifys - result.report["notifys"] <= 2 * 4
@@ -107,9 +108,15 @@ async def test_every_ack_in_time_is_counted(run_bench: Any, listen: Any) -> None
 @pytest_twisted.ensureDeferred
 async def test_an_agent_that_hangs(run_bench: Any, listen: Any) -> None:
     """The NOTIFYs that it does not answer are counted after the timeout, and the command ends."""
-    agent = Agent(lambda ids, n: ack(ids) if n <= 40 else b"")
+
+    def answer(ids: bytes, n: int) -> bytes:
+        if n == 48:
+            interrupt()
+        return ack(ids) if n <= 40 else b""
+
+    agent = Agent(answer)
     listen(agent)
-    result = await run_bench("--timeout=0.2")
+    result = await run_bench("--timeout=0.2", "--duration=30")
     assert result.errors == {"unanswered NOTIFY": 8}
     assert (result.status, result.report["notifys"], agent.notifys) == (1, 40, 48)
 
