@@ -489,10 +489,18 @@ async def test_count(listen: Any, start_proxy: StartProxy) -> None:
 def test_a_slow_terminal() -> None:
     """Lines that it cannot take are dropped, counted, and never waited for."""
     reader, writer = os.pipe()
+    # The pipe is full before the first line. Otherwise a part of the lines might fit at any time.
+    os.set_blocking(writer, False)
+    full = 0
+    with suppress(BlockingIOError):
+        while True:
+            full += os.write(writer, b"-" * 4096)
+    os.set_blocking(writer, True)
     output = Output(writer, lambda lines: f"dropped {lines}", lambda: None, max_waiting=100_000)
     for number in range(10_000):
         output.write(f"{number:0100}")
-    # The pipe holds 64 KiB, and the output 100 KB: the terminal has read nothing so far.
+    assert output._size > 99_000
+    assert len(os.read(reader, full)) == full
     os.set_blocking(reader, False)
     first = b""
     while output._size:
