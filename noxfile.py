@@ -33,8 +33,8 @@ REST = [
     *[f"tests/haproxy/test_{name}.py" for name in ("values", "transports", "wedge")],
 ]
 
-#: On PyPy, a program takes two seconds to start, and nearly each test of tests/ctl and tests/runner starts one. So only
-#: these of them run there. ``nox -s on-pypy7 -- tests/ctl tests/runner`` runs all.
+#: On PyPy, a program takes about 1.5 seconds of CPU to start, and many tests of tests/ctl and tests/runner start one. So
+#: only these of them run there. ``nox -s on-pypy7 -- tests/ctl tests/runner`` adds the others.
 REST_ON_PYPY = [
     *("tests/ctl/test_send.py", "tests/ctl/load/test_local.py", "tests/runner/test_process.py"),
     *[name for name in REST if name not in ("tests/ctl", "tests/runner")],
@@ -87,7 +87,11 @@ def with_haproxy(session: nox.Session, *, newest: bool = False) -> dict[str, str
 
 
 def smoke(*, path: bool = False, pypy: bool = False) -> list[str]:
-    """Return the test files whose result can depend on the interpreter; with ``path``, of PATH and tests/*.py only."""
+    """Return the test files whose result can depend on the interpreter.
+
+    :param path: only those of PATH and tests/*.py.
+    :param pypy: only those that run on PyPy.
+    """
     # The result of these tests does not depend on the interpreter. The last seven check files of the checkout.
     left_out = {f"test_{name}.py" for name in ("benchmarks", "fail_closed", "readme")}
     left_out |= {
@@ -153,12 +157,14 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Run the tests of the examples with their services, an old HAProxy and a new one; none may be skipped."""
+    """Run the tests that need the extra "examples", with an old HAProxy and a new one; none may be skipped."""
     checkout(session)
     session.install("-e", ".[test,examples]")
     # What is missing then fails the tests, which would else be skipped.
     environment = with_haproxy(session, newest=True) | {"SPOA_EXAMPLES": "strict"}
-    session.run("python", "-m", "pytest", "-m", "", "tests/examples", *session.posargs, env=environment)
+    # The second one is the only page of the documentation whose code needs the extra.
+    files = ["tests/examples", "tests/docs/test_tokens.py"]
+    session.run("python", "-m", "pytest", "-m", "", *files, *session.posargs, env=environment)
 
 
 @nox.session
