@@ -33,8 +33,8 @@ REST = [
     *[f"tests/haproxy/test_{name}.py" for name in ("values", "transports", "wedge")],
 ]
 
-#: On PyPy, a program takes about 1.5 seconds of CPU to start, and many tests of tests/ctl and tests/runner start one. So
-#: only these of them run there. ``nox -s on-pypy7 -- tests/ctl tests/runner`` adds the others.
+#: On PyPy, a program takes about 1.5 seconds of CPU to start, and many tests of tests/ctl and tests/runner start one.
+#: So only these of them run there. ``nox -s on-pypy7 -- tests/ctl tests/runner`` adds the others.
 REST_ON_PYPY = [
     *("tests/ctl/test_send.py", "tests/ctl/load/test_local.py", "tests/runner/test_process.py"),
     *[name for name in REST if name not in ("tests/ctl", "tests/runner")],
