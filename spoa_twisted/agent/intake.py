@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, final
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, ISSLTransport
 from twisted.internet.tcp import Connection
 
+from spoa_twisted.agent.closing import ignore
 from spoa_twisted.agent.in_flight import InFlight
 from spoa_twisted.agent.outbox import Outbox
 from spoa_twisted.spop.connection import AgentConnection
@@ -24,9 +26,22 @@ _READ_AHEAD: Final = 2**16
 
 @final
 class Intake:
-    """Decides when one connection handles NOTIFYs, and pauses its transport while a limit is reached."""
+    """Decides when one connection handles NOTIFYs, and pauses its transport while a limit is reached.
 
-    __slots__ = ("_connection", "_in_flight", "_outbox", "_reactor", "_same_read", "_transport", "reading")
+    :param on_read_end: called after the last record of a TLS read if ACKs are queued, which may have waited for this.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_in_flight",
+        "_on_read_end",
+        "_outbox",
+        "_reactor",
+        "_same_read",
+        "_transport",
+        "reading",
+        "receive",
+    )
 
     def __init__(
         self,
@@ -35,25 +50,20 @@ class Intake:
         in_flight: InFlight,
         outbox: Outbox,
         reactor: IReactorTime,
+        on_read_end: Callable[[], None],
     ) -> None:
         self._transport = transport
         self._connection = connection
         self._in_flight = in_flight
         self._outbox = outbox
         self._reactor = reactor
+        self._on_read_end = on_read_end
         # True if the next bytes belong to the same read.
         self._same_read = False
         #: False while the transport is paused: it then does not call dataReceived.
         self.reading = True
-
-    def receive_record(self, data: bytes) -> None:
-        """Pass ``data`` to the connection. A TLS transport delivers one read in pieces, all in one reactor turn."""
-        if self._same_read:
-            self._connection.receive_more(data)
-        else:
-            self._connection.receive_data(data)
-            self._same_read = True
-            self._reactor.callLater(0, self._on_read_end)
+        #: Passes what the transport received to the connection.
+        self.receive = self._receive_record if ISSLTransport.providedBy(transport) else connection.receive_data
 
     def may_answer(self) -> bool:
         """Return whether the next NOTIFY may be handled now."""
@@ -80,5 +90,21 @@ class Intake:
         else:
             self._transport.pauseProducing()
 
-    def _on_read_end(self) -> None:
+    def end(self) -> None:
+        """Call ``on_read_end`` never again: the connection has ended."""
+        self._on_read_end = ignore
+        # A method of its own, kept as an attribute, would keep this object alive.
+        self.receive = self._connection.receive_data
+
+    def _receive_record(self, data: bytes) -> None:
+        # A TLS transport delivers one read in pieces, all in one reactor turn.
+        if not self._same_read:
+            self._same_read = True
+            self._reactor.callLater(0, self._end_read)
+        self._connection.receive_part(data)
+
+    def _end_read(self) -> None:
         self._same_read = False
+        self._connection.end_read()
+        if self._connection.bytes_to_send:
+            self._on_read_end()

@@ -16,7 +16,6 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IPushProducer,
     IReactorTime,
-    ISSLTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Connection
@@ -122,8 +121,9 @@ class SPOAProtocol(Protocol):
         self._in_flight = self._answering.in_flight
         self._outbox = Outbox(self.transport, factory.reactor, self._limits.max_unsent, self._drop)
         self._answering.stopwatch = factory.stopwatch(self._connection, self._peer, self._outbox)
-        self._intake = Intake(self.transport, self._connection, self._in_flight, self._outbox, factory.reactor)
-        self._tls = ISSLTransport.providedBy(self.transport)
+        self._intake = Intake(
+            self.transport, self._connection, self._in_flight, self._outbox, factory.reactor, self._send_held
+        )
         factory.connections.add(self)
         set_tcp_options(self.transport)
         if self._limits.hello_timeout:
@@ -134,10 +134,7 @@ class SPOAProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Handle the frames that ``data`` completes. Send all ACKs that are ready at once in one write."""
         self.activity += 1
-        if self._tls:
-            self._intake.receive_record(data)
-        else:
-            self._connection.receive_data(data)
+        self._intake.receive(data)
         self._serve()
 
     def readConnectionLost(self) -> None:
@@ -327,11 +324,11 @@ class SPOAProtocol(Protocol):
         if self._pacing is None:
             reactor = self.factory.reactor
             self._pacing = Pacing(
-                self._connection, self.transport, reactor, self._on_acks_read, self._peer, self._observer, self._answers
+                self._connection, self.transport, reactor, self._send_held, self._peer, self._observer, self._answers
             )
         self._pacing.watch()
 
-    def _on_acks_read(self) -> None:
+    def _send_held(self) -> None:
         self._flush()
         # While many ACKs are held back, may_answer() is false. NOTIFYs that waited for this can be answered now.
         self._serve()
@@ -367,6 +364,7 @@ class SPOAProtocol(Protocol):
         self._closing.enter(Phase.CLOSING)
         self._connection.close()
         self._outbox.end()
+        self._intake.end()
         if self._pacing is not None:
             self._pacing.end()
             self._pacing = None

@@ -446,19 +446,32 @@ class AgentConnection(_NotifyReceiver):
         # The number of bytes of the last read, and the number of ACKs that were sent since that read.
         self._read_size = 0
         self._acks_since_read = 0
+        # True if more parts of the last read may follow.
+        self._reading = False
 
     def receive_data(self, data: bytes) -> None:
         """Add bytes that the transport received. :meth:`!next_event` then returns their events."""
         self._read_size = 0
         self._acks_since_read = 0
-        self.receive_more(data)
+        self._feed(data)
 
-    def receive_more(self, data: bytes) -> None:
-        """Add bytes that belong to the same read as those of the last :meth:`receive_data`.
+    def receive_part(self, data: bytes) -> None:
+        """Add a part of the bytes of one read. The caller must call :meth:`end_read` after the last one.
 
-        The pieces of one read have all arrived before the first is handled. Twisted's TLS, for example, delivers one
-        read of the socket in several pieces. The count of NOTIFYs in flight must regard them as one.
+        Twisted's TLS, for example, delivers one read of the socket in several parts. All NOTIFYs in them have arrived
+        before the first is answered. Some ACKs for a HAProxy >= 3.1 must wait until all of them have been counted.
         """
+        if not self._reading:
+            self._reading = True
+            self._read_size = 0
+            self._acks_since_read = 0
+        self._feed(data)
+
+    def end_read(self) -> None:
+        """End the read whose parts were added. :meth:`data_to_send` may now return ACKs that waited for this."""
+        self._reading = False
+
+    def _feed(self, data: bytes) -> None:
         self._read_size += len(data)
         if self._read_size >= _FULL_READ and self._unread is not None:
             # More NOTIFYs may wait in the transport, so the number of NOTIFYs in flight is unknown.
@@ -479,7 +492,7 @@ class AgentConnection(_NotifyReceiver):
         # counted as one. That is harmless: no NOTIFY is in flight then.)
         acks = len(frames) - (self.state is _CLOSED)
         # send_ack has already subtracted the queued ACKs from _in_flight, but HAProxy has not received them.
-        admitted = self._unread.admit(frames, self._in_flight + acks, self._acks_since_read)
+        admitted = self._unread.admit(frames, self._in_flight + acks, self._acks_since_read, self._reading)
         if not admitted:
             # Thousands of ACKs may be held back. To copy the list for each new ACK would take longer than the ACK.
             return b""
@@ -501,8 +514,8 @@ class AgentConnection(_NotifyReceiver):
 
     @property
     def held_back(self) -> bool:
-        """True if queued ACKs wait until HAProxy has read those that were sent."""
-        return self._unread is not None and self._unread.size > 0 and bool(self._out)
+        """True if queued ACKs wait until HAProxy has read those that were sent, and not only for :meth:`end_read`."""
+        return self._unread is not None and self._unread.size > 0 and bool(self._out) and not self._reading
 
     @property
     def unanswered(self) -> int:

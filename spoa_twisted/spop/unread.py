@@ -19,7 +19,8 @@ Three sources tell what HAProxy has read
    flight until HAProxy has read its ACK. If the agent has n NOTIFYs without a sent ACK, HAProxy waits for these n ACKs
    and for each sent ACK that it has not read, 20 in all at most. So at most 20 - n ACKs are unread, and these are the
    last ones. But if the agent is too slow, HAProxy gives up NOTIFYs and sends others in their place. From then on, the
-   number of unread ACKs is unknown, and only the other two sources count.
+   number of unread ACKs is unknown, and only the other two sources count. The agent finds out by the number of
+   NOTIFYs, when all of a read have arrived. So this source is not used while parts of a read may follow.
 
 2. The kernel, if HAProxy runs on the same machine. On Linux, it tells whether the reader has fetched all bytes. At that
    moment HAProxy's call of recv() may not have returned yet. If it has not, it also fetches bytes that are sent now,
@@ -166,7 +167,7 @@ class Unread:
         """
         self._in_flight_unknown = True
 
-    def admit(self, frames: list[bytes], in_flight: int, answered: int = 0) -> int:
+    def admit(self, frames: list[bytes], in_flight: int, answered: int = 0, more: bool = False) -> int:
         """Return how many of ``frames``, counted from the first one, may be sent now. They count as unread from now on.
 
         :param frames: the queued frames, at least one.
@@ -174,6 +175,7 @@ class Unread:
             not sent yet.
         :param answered: the number of ACKs that were sent since the last NOTIFY arrived. When it arrived, their NOTIFYs
             were in flight together with the others.
+        :param more: true if other NOTIFYs may have arrived, which are not counted yet.
         """
         if in_flight + answered > self._max_in_flight:
             # More NOTIFYs than HAProxy keeps in flight: it has given up some of them.
@@ -189,7 +191,7 @@ class Unread:
             # Earlier ACKs may be unread, too. Their sizes were not kept: the largest of them is assumed.
             for _ in range(min(self._uncounted, self._max_in_flight)):
                 self._add(self._longest_uncounted)
-        if not self._in_flight_unknown:
+        if not (self._in_flight_unknown or more):
             # Source 1: at most (20 - in_flight) ACKs are unread. All older ones have been read.
             self._remove_oldest(len(self._frames) - (self._max_in_flight - in_flight))
         admitted = 0

@@ -613,6 +613,43 @@ class TestTLS:
         turns.advance(0)
         assert turns.getDelayedCalls() == []
 
+    def test_long_acks_wait_until_the_read_has_ended(
+        self, turns: TurnClock, session: Session, waiting: Waiting
+    ) -> None:
+        """HAProxy may have given up NOTIFYs. If it has, some record of this read makes more than 20 in flight."""
+        waiting.handlers.message("long")(lambda: {"sess.a": "x" * 3000})
+        session.notify(*["wait"] * 15, *["long"] * 5)
+        turns.advance(0)
+        assert len(session.acks()) == 5
+        for _ in range(5):
+            session.notify("long")
+        assert session.acks() == []
+        turns.advance(0)
+        assert len(session.acks()) == 5
+
+    def test_notifys_after_many_acks_wait_for_the_end_of_the_read(
+        self, turns: TurnClock, session: Session, waiting: Waiting
+    ) -> None:
+        """They are answered too, though nothing else arrives."""
+        waiting.handlers.message("long")(lambda: {"sess.a": "x" * 15000})
+        for _ in range(3):
+            session.notify(*["long"] * 5)
+        session.notify("now")
+        acks = session.acks()
+        while turns.getDelayedCalls():
+            turns.advance(READ_INTERVAL)
+            acks += session.acks()
+        assert len(acks) == 16
+        session.lose()
+
+    def test_a_connection_that_ends_in_a_read(self, turns: TurnClock, session: Session, waiting: Waiting) -> None:
+        """The end of the read does nothing."""
+        waiting.handlers.message("long")(lambda: {"sess.a": "x" * 15000})
+        session.notify(*["long"] * 5)
+        session.lose()
+        turns.advance(0)
+        assert turns.getDelayedCalls() == []
+
 
 def now(size: int = 1) -> dict[str, Any]:
     return {"sess.a": b"x" * size}

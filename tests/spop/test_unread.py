@@ -22,6 +22,8 @@ LONG_NOTIFY = encode_frame(
     FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m", [("a", b"x" * 16000)])])
 )
 
+NOTIFY = encode_frame(FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m")]))
+
 
 def frames(*sizes: int) -> list[bytes]:
     return [b"x" * size for size in sizes]
@@ -243,8 +245,7 @@ class TestConnection:
 
     def test_an_agent_that_fell_behind_keeps_the_limit(self, agent: AgentConnection) -> None:
         """HAProxy has given up most of 1000 NOTIFYs of one read. Their ACKs still keep the limit."""
-        notify = encode_frame(FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m")]))
-        agent.receive_data(notify * 1000)
+        agent.receive_data(NOTIFY * 1000)
         while (event := agent.next_event()) is not None:
             assert isinstance(event, Notify)
             agent.send_ack(event.ids, b"x" * 40)
@@ -260,12 +261,13 @@ class TestConnection:
         reads = [LONG_NOTIFY] * 3 if with_tls else [LONG_NOTIFY * 3]
         sent = 0
         for _ in range(20):
-            for number, read in enumerate(reads):
-                (agent.receive_more if number else agent.receive_data)(read)
+            for read in reads:
+                (agent.receive_part if with_tls else agent.receive_data)(read)
                 while (event := agent.next_event()) is not None:
                     assert isinstance(event, Notify)
                     agent.send_ack(event.ids, b"x" * 900)
                 sent += len(agent.data_to_send())
+            agent.end_read()
         assert 15 * 900 < sent <= LIMIT
 
     def test_after_short_reads_the_count_is_used(self, agent: AgentConnection) -> None:
@@ -278,19 +280,51 @@ class TestConnection:
 
     def test_pieces_of_one_read_count_together(self, agent: AgentConnection) -> None:
         """TLS delivers one read in several pieces. All their NOTIFYs had arrived before the first was answered."""
-        notify = encode_frame(FrameType.NOTIFY, Flags.FIN, b"\x01\x01", encode_messages([Message("m")]))
         for _ in range(20):
             agent.send_ack(b"\x01\x01")
         agent.data_to_send()
         sent = 0
-        for number in range(1000):
-            (agent.receive_more if number else agent.receive_data)(notify)
+        for _ in range(1000):
+            agent.receive_part(NOTIFY)
             event = agent.next_event()
             assert isinstance(event, Notify)
             agent.send_ack(event.ids, b"x" * 40)
             sent += len(agent.data_to_send())
         assert sent <= LIMIT
         assert agent.unread
+
+    def test_acks_before_a_read_in_parts_may_be_unread(self) -> None:
+        """HAProxy gave up the NOTIFY of a slow handler, and others. Only after 21 parts of a read is that known.
+
+        Until then, each part seems to show that HAProxy has read an ACK.
+        """
+        agent = self.with_notifies(1)
+        agent.send_ack(b"\x01\x01", b"x" * 2000)
+        sent = len(agent.data_to_send())
+        for _ in range(40):
+            agent.receive_part(NOTIFY)
+            assert isinstance(agent.next_event(), Notify)
+            agent.send_ack(b"\x01\x01", b"x" * 790)
+            sent += len(agent.data_to_send())
+        agent.end_read()
+        sent += len(agent.data_to_send())
+        assert 15000 < sent <= LIMIT
+
+    def test_the_count_is_used_after_the_last_part_of_a_read(self, agent: AgentConnection) -> None:
+        """Then it is known how many NOTIFYs are in flight. ACKs that only wait for that do not count as held back."""
+        for _ in range(5):
+            agent.send_ack(b"\x01\x01", b"x" * 3000)
+        assert len(agent.data_to_send()) > 15000
+        for _ in range(5):
+            agent.receive_part(NOTIFY)
+            agent.next_event()
+            agent.send_ack(b"\x01\x01", b"x" * 3000)
+            assert agent.data_to_send() == b""
+            assert not agent.held_back
+        agent.end_read()
+        assert agent.held_back
+        assert len(agent.data_to_send()) > 15000
+        assert not agent.held_back
 
     def test_without_pipelining_nothing_waits(self) -> None:
         """Each NOTIFY shows that HAProxy has read the previous ACK, so the longest ACKs leave at once."""
