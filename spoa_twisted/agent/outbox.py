@@ -14,9 +14,9 @@ from typing import Any, Final, final
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ISSLTransport
-from twisted.protocols.policies import ProtocolWrapper
 
 from spoa_twisted.agent.closing import ignore
+from spoa_twisted.agent.peers import lowest_transport
 
 #: Seconds that a peer has to take all unsent bytes, from the time when they exceed ``max_unsent``.
 UNSENT_TIMEOUT: Final = 5.0
@@ -111,10 +111,7 @@ class Sender:
     __slots__ = ("_descriptor", "_queued", "_socket", "_write")
 
     def __init__(self, transport: Any) -> None:
-        # TLS and the PROXY protocol are layers above the transport that has the socket.
-        lowest = transport
-        while isinstance(lowest, ProtocolWrapper):
-            lowest = lowest.transport
+        lowest = lowest_transport(transport)
         self._descriptor = lowest if isinstance(lowest, FileDescriptor) else None
         # A transport whose startTLS was called is its own TLS layer.
         plain = lowest is transport and not ISSLTransport.providedBy(transport)

@@ -32,7 +32,7 @@ from spoa_twisted.agent.intake import WRITE_SIZE, Intake
 from spoa_twisted.agent.lateness import Lateness
 from spoa_twisted.agent.outbox import Outbox
 from spoa_twisted.agent.pacing import Pacing
-from spoa_twisted.agent.peers import describe, set_tcp_options
+from spoa_twisted.agent.peers import describe, set_read_size, set_tcp_options
 from spoa_twisted.agent.pipelining import AUTO, EngineAnswers, Pipelining
 from spoa_twisted.agent.refusal import Refusal
 from spoa_twisted.agent.slow import Stopwatch
@@ -126,6 +126,7 @@ class SPOAProtocol(Protocol):
         )
         factory.connections.add(self)
         set_tcp_options(self.transport)
+        set_read_size(self.transport)
         if self._limits.hello_timeout:
             self._closing.end_after(self._limits.hello_timeout)
         self.transport.registerProducer(self, True)

@@ -1,4 +1,4 @@
-"""The peer's address as text, and the TCP options of its connection."""
+"""The peer's address as text, and the options of its socket."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from spoa_twisted.agent.peers import (
     KEEPALIVE_COUNT,
     KEEPALIVE_IDLE,
     KEEPALIVE_INTERVAL,
+    READ_SIZE,
     USER_TIMEOUT,
     describe,
     set_tcp_options,
@@ -38,6 +39,18 @@ from tests.agent.sockets import KINDS, Connect, SocketEngine, lowest
 def test_addresses_look_as_in_a_configuration_of_haproxy(address: Any, text: str) -> None:
     """An address of another kind looks as Twisted shows it."""
     assert describe(address) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest_twisted.ensureDeferred
+async def test_many_bytes_are_read_at_once(kind: str, connect: Connect) -> None:
+    """Each read has its cost, and the ACKs of one read leave together."""
+    factory = SPOAFactory(Handlers())
+    peer = SocketEngine(await connect(kind, factory), None)
+    peer.send()
+    await peer.events(1)
+    (agent,) = factory.connections
+    assert lowest(agent.transport).bufferSize == READ_SIZE
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unix"])
