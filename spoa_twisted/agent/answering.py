@@ -216,12 +216,13 @@ class Answering:
         return b""
 
     def _queue_ack(self, ids: bytes, actions: Any, flags: int = _FIN) -> None:
-        if self._connection.state is not _RUNNING:
-            return
+        connection = self._connection
         try:
-            self._connection.send_ack(ids, actions, flags)
+            connection.send_ack(ids, actions, flags)
         except (TypeError, ValueError) as error:
+            if connection.state is not _RUNNING:
+                return
             # Another IHandlers than Handlers may return a value that is not bytes, or is too long. With the capability
             # async, this may also be another connection than that of the NOTIFY, with a smaller max-frame-size.
             self._agent.observer.on_event(ResponseUnsendable(self._peer, error))
-            self._connection.send_ack(ids, b"", flags)
+            connection.send_ack(ids, b"", flags)

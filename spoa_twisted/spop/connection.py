@@ -451,9 +451,13 @@ class AgentConnection(_NotifyReceiver):
 
     def receive_data(self, data: bytes) -> None:
         """Add bytes that the transport received. :meth:`!next_event` then returns their events."""
-        self._read_size = 0
+        self._read_size = len(data)
         self._acks_since_read = 0
-        self._feed(data)
+        if self._unread is not None and len(data) >= _FULL_READ:
+            # More NOTIFYs may wait in the transport, so the number of NOTIFYs in flight is unknown.
+            self._unread.fell_behind()
+        if self.state is not _CLOSED:
+            self._buffer.feed(data)
 
     def receive_part(self, data: bytes) -> None:
         """Add a part of the bytes of one read. The caller must call :meth:`end_read` after the last one.
@@ -461,23 +465,17 @@ class AgentConnection(_NotifyReceiver):
         Twisted's TLS, for example, delivers one read of the socket in several parts. All NOTIFYs in them have arrived
         before the first is answered. Some ACKs for a HAProxy >= 3.1 must wait until all of them have been counted.
         """
-        if not self._reading:
-            self._reading = True
-            self._read_size = 0
-            self._acks_since_read = 0
-        self._feed(data)
+        read_size, acks = (self._read_size, self._acks_since_read) if self._reading else (0, 0)
+        self._reading = True
+        self.receive_data(data)
+        self._read_size += read_size
+        self._acks_since_read = acks
+        if self._unread is not None and self._read_size >= _FULL_READ:
+            self._unread.fell_behind()
 
     def end_read(self) -> None:
         """End the read whose parts were added. :meth:`data_to_send` may now return ACKs that waited for this."""
         self._reading = False
-
-    def _feed(self, data: bytes) -> None:
-        self._read_size += len(data)
-        if self._read_size >= _FULL_READ and self._unread is not None:
-            # More NOTIFYs may wait in the transport, so the number of NOTIFYs in flight is unknown.
-            self._unread.fell_behind()
-        if self.state is not _CLOSED:
-            self._buffer.feed(data)
 
     def data_to_send(self) -> bytes:
         """Remove the queued frames and return their bytes, which the caller must write to the transport.

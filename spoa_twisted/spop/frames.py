@@ -32,7 +32,7 @@ from spoa_twisted.spop.errors import (
     VersionNotFound,
 )
 from spoa_twisted.spop.typeddata import UInt32, Value, decode_kv_list, encode_kv_list
-from spoa_twisted.spop.varint import decode_varint, encode_varint, end_of_varint
+from spoa_twisted.spop.varint import MAX_VARINT_SIZE, decode_varint, encode_varint, end_of_varint
 
 
 class FrameType(IntEnum):
@@ -249,8 +249,6 @@ class FrameBuffer:
         The payload is what the bytes hold from the start to the end. It is not copied: a body may be long.
 
         The ids are empty if the buffer is. ``None`` says nothing about the next frame: call :meth:`next_frame` then.
-
-        :raises InvalidFrame: as :meth:`next_frame` does.
         """
         data = self._data
         offset = self._offset
@@ -271,11 +269,15 @@ class FrameBuffer:
             return None
         if not MIN_FRAME_SIZE <= size <= self.max_frame_size:
             return None
-        payload = end_of_varint(data, ids)
-        # HAProxy's frame-ids are small: most are one byte.
-        payload = payload + 1 if payload < end and data[payload] < 240 else end_of_varint(data, payload)
-        if payload > end:
+        # This is end_of_varint for both ids, without the calls. Nearly all frame-ids of HAProxy are one byte.
+        payload = ids + 1
+        if data[ids] >= 240:
+            while payload < end and data[payload] >= 128:
+                payload += 1
+            payload += 1
+        if payload >= end or data[payload] >= 240 or payload - ids >= MAX_VARINT_SIZE:
             return None
+        payload += 1
         self._offset = end
         return data[ids:payload], data, payload, end
 

@@ -23,6 +23,7 @@ from spoa_twisted.spop.typeddata import (
     decode_typed_data,
     encode_kv_list,
     encode_string,
+    known_ipv4,
 )
 
 #: The largest number of arguments of a message: NB-ARGS is one byte.
@@ -40,6 +41,7 @@ _STR_SIZE: Final = 64
 # Plain integers: a comparison with an IntEnum member would call a Python function.
 _STRING: Final = int(DataType.STRING)
 _NULL: Final = int(DataType.NULL)
+_IPV4: Final = int(DataType.IPV4)
 
 # The notation arg(N) for an unnamed argument; the docstring of Message explains it.
 _UNNAMED: Final = re.compile(r"arg\((\d{1,3})\)\Z")
@@ -234,7 +236,7 @@ def _decode_with_layout(layout: _Layout, data: bytes, offset: int, end: int) -> 
             value_offset = offset + size
             if data[offset:value_offset] != label:
                 return None, offset
-            # This is decode_typed_data without the calls, for the two types that headers and other texts have.
+            # This is decode_typed_data without the calls, for the types that most arguments have.
             data_type = data[value_offset]
             if data_type == _STRING and (length := data[value_offset + 1]) < 240:
                 text_offset = value_offset + 2
@@ -247,6 +249,8 @@ def _decode_with_layout(layout: _Layout, data: bytes, offset: int, end: int) -> 
             elif data_type == _NULL:
                 value = None
                 offset = value_offset + 1
+            elif data_type == _IPV4 and (value := known_ipv4.get(data[value_offset + 1 : value_offset + 5])):
+                offset = value_offset + 5
             else:
                 value, offset = decode_typed_data(data, value_offset)
             values.append(value)

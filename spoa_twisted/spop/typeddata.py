@@ -147,7 +147,7 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
     if data_type == _IPV4:
         end = offset + 4
         packed_ipv4 = data[offset:end]
-        return _known_ipv4.get(packed_ipv4) or _new_ipv4(packed_ipv4, offset), end
+        return known_ipv4.get(packed_ipv4) or _new_ipv4(packed_ipv4, offset), end
     if data_type == _BINARY:
         length, offset = decode_varint(data, offset)
         return _take(data, offset, length)
@@ -172,19 +172,19 @@ def decode_typed_data(data: bytes, offset: int) -> tuple[Value, int]:  # noqa: C
     raise InvalidFrame(f"the data type {data_type} is reserved: SPOP defines the types 0 to 9", offset - 1)
 
 
-# The IPv4Address of each address that was received lately, by its four bytes. To create one takes as long as to decode
-# three texts, and HAProxy sends the same addresses again and again. A full table is emptied.
-_known_ipv4: Final[dict[bytes, IPv4Address]] = {}
+#: The IPv4Address of each address that was received lately, by its four bytes. To create one takes as long as to decode
+#: three texts, and HAProxy sends the same addresses again and again. A full table is emptied.
+known_ipv4: Final[dict[bytes, IPv4Address]] = {}
 _MAX_KNOWN_IPV4: Final = 1024
 
 
 def _new_ipv4(packed: bytes, offset: int) -> IPv4Address:
-    """Return the address that is not in ``_known_ipv4``, and store it there. ``offset`` is for an error."""
+    """Return the address that is not in ``known_ipv4``, and store it there. ``offset`` is for an error."""
     if len(packed) < 4:
         raise InvalidFrame(f"an IPV4 of 4 bytes is cut off: {len(packed)} bytes follow its type", offset)
-    if len(_known_ipv4) >= _MAX_KNOWN_IPV4:
-        _known_ipv4.clear()
-    address = _known_ipv4[packed] = IPv4Address(packed)
+    if len(known_ipv4) >= _MAX_KNOWN_IPV4:
+        known_ipv4.clear()
+    address = known_ipv4[packed] = IPv4Address(packed)
     return address
 
 

@@ -15,7 +15,7 @@ from spoa_twisted.spop.typeddata import (
     Int64,
     UInt32,
     UInt64,
-    _known_ipv4,
+    known_ipv4,
     decode_kv_list,
     decode_string,
     decode_typed_data,
@@ -260,4 +260,4 @@ def test_the_table_of_addresses_is_bounded() -> None:
     """Each IPV4 is decoded to its own address, and at most 1024 of them are kept."""
     for number in [*range(3000), *range(3000)]:
         assert decode_typed_data(b"\x06" + number.to_bytes(4, "big"), 0) == (IPv4Address(number), 5)
-        assert len(_known_ipv4) <= 1024
+        assert len(known_ipv4) <= 1024
