@@ -125,7 +125,11 @@ class Answering:
                 answer.on_actions = self._on_actions
                 return False
             answer = self._failed(answer.actions) if isinstance(answer.actions, Failure) else answer.actions
-        self._queue_ack(notify.ids, answer)
+        # This is _queue_ack without the call, for speed.
+        try:
+            self._connection.send_ack(notify.ids, answer)
+        except (TypeError, ValueError) as error:
+            self._send_no_actions(notify.ids, _FIN, error)
         return True
 
     def on_timed_notify(self, notify: Notify) -> None:
@@ -216,13 +220,16 @@ class Answering:
         return b""
 
     def _queue_ack(self, ids: bytes, actions: Any, flags: int = _FIN) -> None:
-        connection = self._connection
         try:
-            connection.send_ack(ids, actions, flags)
+            self._connection.send_ack(ids, actions, flags)
         except (TypeError, ValueError) as error:
-            if connection.state is not _RUNNING:
-                return
-            # Another IHandlers than Handlers may return a value that is not bytes, or is too long. With the capability
-            # async, this may also be another connection than that of the NOTIFY, with a smaller max-frame-size.
-            self._agent.observer.on_event(ResponseUnsendable(self._peer, error))
-            connection.send_ack(ids, b"", flags)
+            self._send_no_actions(ids, flags, error)
+
+    def _send_no_actions(self, ids: bytes, flags: int, error: Exception) -> None:
+        """Report that the actions of an ACK cannot be sent. Send the ACK without actions, if that is possible."""
+        if self._connection.state is not _RUNNING:
+            return
+        # Another IHandlers than Handlers may return a value that is not bytes, or is too long. With the capability
+        # async, this may also be another connection than that of the NOTIFY, with a smaller max-frame-size.
+        self._agent.observer.on_event(ResponseUnsendable(self._peer, error))
+        self._connection.send_ack(ids, b"", flags)

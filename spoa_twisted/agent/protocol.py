@@ -42,6 +42,7 @@ from spoa_twisted.handlers.interfaces import IHandlers
 from spoa_twisted.handlers.lifecycle import lifespan_of
 from spoa_twisted.handlers.outcome import Outcomes
 from spoa_twisted.handlers.pending import PendingAnswer
+from spoa_twisted.handlers.registry import responder_of
 from spoa_twisted.limits import Limits
 from spoa_twisted.log import LogObserver, agent_log
 from spoa_twisted.observer import (
@@ -480,7 +481,7 @@ class SPOAFactory(Factory):
         """Let ``wrapper(handlers)`` answer new NOTIFYs, after :meth:`use` too. With ``None``, there is no wrapper."""
         self._wrapper = wrapper
         #: Answers NOTIFYs: the handlers, or their wrapper.
-        self.responder = self._handlers if wrapper is None else wrapper(self._handlers)
+        self.responder: IHandlers = responder_of(self._handlers) if wrapper is None else wrapper(self._handlers)
 
     def use(self, handlers: IHandlers) -> None:
         """Answer new NOTIFYs with ``handlers`` from now on. Pending NOTIFYs finish with the old handlers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from types import UnionType
-from typing import Final, TypeVar, final, overload
+from typing import Any, Final, TypeVar, final, overload
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -263,3 +263,11 @@ class Handlers(LifeCycle):
         if name in self._by_name:
             raise ValueError(f"the message {name!a} has two handlers: {self._by_name[name]} and {handler}")
         self._by_name[name] = handler
+
+
+def responder_of(handlers: IHandlers) -> Any:
+    """Return the object whose ``respond`` and ``refuse`` the agent calls for ``handlers``.
+
+    For a :class:`Handlers` that is no subclass, it is the object that ``respond`` would call: that saves a call.
+    """
+    return handlers._responder if type(handlers) is Handlers else handlers

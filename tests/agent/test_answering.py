@@ -118,7 +118,26 @@ class TestRefusing:
         logged.take()
 
 
+class Adding(Handlers):  # type: ignore[misc]
+    """Adds an action to those of the handlers."""
+
+    def respond(self, *arguments: Any) -> Any:
+        answer: Any = super().respond(*arguments)
+        return answer + encode_actions({"sess.b": 2})
+
+
 class TestOtherHandlers:
+    @pytest.mark.parametrize("replace", [False, True])
+    def test_a_subclass_of_handlers_may_override_respond(self, replace: bool, clock: Clock) -> None:
+        """Its method is called, also if the handlers were replaced meanwhile."""
+        handlers = Adding({"m": lambda: {"sess.a": 1}})
+        factory = SPOAFactory(Handlers() if replace else handlers, reactor=clock)
+        session = Session(factory)
+        if replace:
+            factory.use(handlers)
+        (ids,) = session.notify("m")
+        assert session.events() == [Ack(ids, {"sess.a": 1, "sess.b": 2}, aborted=False)]
+
     @pytest.mark.parametrize("answer", [LookupError("boom"), SystemExit(1), b"x" * 20000, None, "text"], ids=repr)
     def test_a_wrong_answer_affects_its_request_only(self, answer: Any, clock: Clock, logged: Logged) -> None:
         """The ACK sets no variables, one line is logged, and the connection stays open."""

@@ -15,13 +15,13 @@ from spoa_twisted.spop.typeddata import (
     Int64,
     UInt32,
     UInt64,
-    known_ipv4,
     decode_kv_list,
     decode_string,
     decode_typed_data,
     encode_kv_list,
     encode_string,
     encode_typed_data,
+    known_ipv4,
 )
 
 # Values and their encoding, which is decoded to the same value of the same type.
