@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 
 from spoa_twisted.handlers.asyncio_needed import without_loop
 from spoa_twisted.handlers.coroutines import step
-from spoa_twisted.handlers.hold_ups import Steps, Where
+from spoa_twisted.handlers.hold_ups import Where
 from spoa_twisted.handlers.tasks import may_wait, run
 
 
@@ -31,7 +31,7 @@ def begin(result: Any, where: Where | None = None) -> Any:
         loop = get_running_loop()
         if loop is None or not may_wait(result.cr_code):
             return step(result, where)
-        return run(result, loop, None if where is None else Steps(*where))
+        return run(result, loop, where)
     if result is None or isinstance(result, (Deferred, Mapping)):
         return result
     if isfuture(result):

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.asyncio_needed import needs_loop, without_loop
-from spoa_twisted.handlers.hold_ups import Steps, Where
+from spoa_twisted.handlers.hold_ups import Where, end_step
 
 #: Stands for the result of a Deferred that has not fired, or of a coroutine that has not ended.
 NO_RESULT: Final = object()
@@ -31,7 +31,7 @@ def step(coroutine: Coroutine[Any, Any, Any], where: Where | None = None) -> Any
         awaited = context.run(coroutine.send, None)
     except StopIteration as stop:
         return return_value(stop)
-    return WaitingCoroutine(coroutine, context, None if where is None else Steps(*where)).start(awaited)
+    return WaitingCoroutine(coroutine, context, where).start(awaited)
 
 
 def pass_on(result: Any, waiting: Waiting) -> Any:
@@ -69,14 +69,14 @@ class WaitingCoroutine:
     would take as long as a step of the coroutine.
     """
 
-    __slots__ = ("_adding", "_awaited", "_callback", "_context", "_coroutine", "_result", "_result_at_once", "_steps")
+    __slots__ = ("_adding", "_awaited", "_callback", "_context", "_coroutine", "_result", "_result_at_once", "_where")
 
     _awaited: Deferred[Any]
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context, steps: Steps | None) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], context: Context, where: Where | None) -> None:
         self._coroutine = coroutine
         self._context = context
-        self._steps = steps
+        self._where = where
         # Receives the result; None before addBoth.
         self._callback: Callable[[Any], object] | None = None
         # The result, if there is no callback yet.
@@ -118,12 +118,14 @@ class WaitingCoroutine:
             return Failure(without_loop(awaited)) if needs_loop(awaited) else awaited
         self._awaited = awaited
         self._adding = True
-        awaited.addBoth(self._on_result, awaited)
+        awaited.addBoth(self._on_result)
         self._adding = False
         result, self._result_at_once = self._result_at_once, NO_RESULT
         return result
 
-    def _on_result(self, result: Any, awaited: Deferred[Any]) -> Any:
+    def _on_result(self, result: Any) -> Any:
+        # The coroutine may go on to wait for another one.
+        awaited = self._awaited
         if self._adding:
             self._result_at_once = result
         else:
@@ -133,9 +135,9 @@ class WaitingCoroutine:
     def _run(self, result: Any) -> None:
         """Send ``result`` to the coroutine, and run it until it ends or waits for a Deferred that has not fired."""
         coroutine: Any = self._coroutine
-        steps = self._steps
+        where = self._where
         while result is not NO_RESULT:
-            started = 0.0 if steps is None else steps.seconds()
+            started = 0.0 if where is None else where[-1].seconds()
             try:
                 try:
                     if isinstance(result, Failure):
@@ -143,10 +145,14 @@ class WaitingCoroutine:
                     else:
                         awaited = self._context.run(coroutine.send, result)
                 finally:
-                    if steps is not None:
-                        steps.end(started)
+                    if where is not None:
+                        end_step(where, started)
             except StopIteration as stop:
-                self._stop(stop)
+                # Nearly every coroutine returns a dict. Then two calls are saved.
+                if type(stop.value) is dict:
+                    self._end(stop.value)
+                else:
+                    self._stop(stop)
                 return
             except BaseException:
                 # No variable may refer to the Failure: it refers to this frame, and only the garbage collector would

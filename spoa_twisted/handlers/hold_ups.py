@@ -228,36 +228,18 @@ class HoldUps:
         )
 
 
-#: The arguments of :class:`Steps`.
+#: Whose coroutine runs: what :func:`end_step` needs to note that one of its steps held the agent up. The list has the
+#: messages of the NOTIFY, and the last part is the clock. It is a plain tuple, because each call of a handler that
+#: returns an awaitable needs one.
 Where = tuple[HoldUps, Handler, Message, list[Message], IReactorTime]
 
 
-@final
-class Steps:
-    """Measures the steps of a coroutine. A step ends when the coroutine waits, and when it ends.
+def end_step(where: Where, started: float) -> None:
+    """Note that a step of a coroutine held the agent up, if it did. The coroutine waits now, or has ended.
 
-    :param handler: the handler that is the coroutine.
-    :param messages: the messages of the NOTIFY.
+    :param started: the value of ``reactor.seconds()`` before the step.
     """
-
-    __slots__ = ("_handler", "_hold_ups", "_message", "_messages", "_reactor", "seconds")
-
-    def __init__(
-        self, hold_ups: HoldUps, handler: Handler, message: Message, messages: list[Message], reactor: IReactorTime
-    ) -> None:
-        self._hold_ups = hold_ups
-        self._handler = handler
-        self._message = message
-        self._messages = messages
-        self._reactor = reactor
-        #: The clock.
-        self.seconds = reactor.seconds
-
-    def end(self, started: float) -> None:
-        """Note that a step held the agent up, if it did.
-
-        :param started: the value of :attr:`seconds` before the step.
-        """
-        now = self.seconds()
-        if now - started > LONGEST_TURN:
-            self._hold_ups.on_long_step(self._handler, self._message, self._messages, now - started, now, self._reactor)
+    hold_ups, handler, message, messages, reactor = where
+    now = reactor.seconds()
+    if now - started > LONGEST_TURN:
+        hold_ups.on_long_step(handler, message, messages, now - started, now, reactor)

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
 from spoa_twisted.handlers.coroutines import NO_RESULT, pass_on, return_value
-from spoa_twisted.handlers.hold_ups import Steps
+from spoa_twisted.handlers.hold_ups import Where, end_step
 
 _Coroutine = Coroutine[Any, Any, Any]
 
@@ -51,15 +51,15 @@ def may_wait(code: CodeType) -> bool:
     return known[1]
 
 
-def run(coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, steps: Steps | None = None) -> Any:
+def run(coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, where: Where | None = None) -> Any:
     """Run ``coroutine`` in a Task of ``loop``, which is running.
 
     Return its result if it ends before it waits, or else a Deferred that fires with its result. If the Deferred is
     cancelled, it cancels the Task.
 
-    :param steps: measures the steps of the coroutine.
+    :param where: whose coroutine it is, to measure its steps.
     """
-    call, task = _start(coroutine, loop, steps)
+    call, task = _start(coroutine, loop, where)
     if call.result is NO_RESULT:
         return call.pending(task)
     if isinstance(call.result, Failure):
@@ -70,15 +70,15 @@ def run(coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, steps:
 class _Call(Coroutine[Any, None, None]):
     """The coroutine of a Task. It runs the coroutine of a handler, and keeps its result or its exception."""
 
-    __slots__ = ("_coroutine", "_ended", "_error", "_in_wake", "_loop", "_outside", "_steps", "_wait", "result")
+    __slots__ = ("_coroutine", "_ended", "_error", "_in_wake", "_loop", "_outside", "_wait", "_where", "result")
 
     _error: BaseException
     _outside: Context
 
-    def __init__(self, coroutine: _Coroutine, loop: AbstractEventLoop, steps: Steps | None) -> None:
+    def __init__(self, coroutine: _Coroutine, loop: AbstractEventLoop, where: Where | None) -> None:
         self._coroutine = coroutine
         self._loop = loop
-        self._steps = steps
+        self._where = where
         # The Deferred that the caller has; None during the first step.
         self._ended: Deferred[Any] | None = None
         # The wait for a Deferred; None if the coroutine waits for a future.
@@ -182,13 +182,13 @@ class _Call(Coroutine[Any, None, None]):
         return NO_RESULT
 
     def _step(self, resume: Callable[[_Coroutine], Any]) -> Any:
-        steps = self._steps
-        started = 0.0 if steps is None else steps.seconds()
+        where = self._where
+        started = 0.0 if where is None else where[-1].seconds()
         try:
             return self._run(resume)
         finally:
-            if steps is not None:
-                steps.end(started)
+            if where is not None:
+                end_step(where, started)
 
     def _run(self, resume: Callable[[_Coroutine], Any]) -> Any:
         return resume(self._coroutine)
@@ -214,8 +214,8 @@ class _EarlyCall(_Call):
 
     __slots__ = ("_context", "_first", "_started")
 
-    def __init__(self, coroutine: _Coroutine, loop: AbstractEventLoop, steps: Steps | None) -> None:
-        super().__init__(coroutine, loop, steps)
+    def __init__(self, coroutine: _Coroutine, loop: AbstractEventLoop, where: Where | None) -> None:
+        super().__init__(coroutine, loop, where)
         # Every step runs in this context. The first step cannot run in the context of the Task, because Python 3.10
         # has no method that returns that context.
         self._context = copy_context()
@@ -259,20 +259,20 @@ class _EarlyCall(_Call):
 if sys.version_info >= (3, 12):
 
     def _start(
-        coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, steps: Steps | None
+        coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, where: Where | None
     ) -> tuple[_Call, Task[None]]:
         """Run the first step of ``coroutine`` in a new Task."""
-        call = _Call(coroutine, loop, steps)
+        call = _Call(coroutine, loop, where)
         return call, Task(call, loop=loop, name=coroutine.__name__, eager_start=True)
 
 else:
     from asyncio.tasks import _enter_task, _leave_task
 
     def _start(
-        coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, steps: Steps | None
+        coroutine: CoroutineType[Any, Any, Any], loop: AbstractEventLoop, where: Where | None
     ) -> tuple[_Call, Task[None]]:
         """Run the first step of ``coroutine`` in a new Task."""
-        call = _EarlyCall(coroutine, loop, steps)
+        call = _EarlyCall(coroutine, loop, where)
         task = Task(call, loop=loop, name=coroutine.__name__)
         # A Task runs if another one has started the handler, for example that of a test with a FakeHAProxy.
         outer = current_task(loop)
