@@ -42,9 +42,9 @@ READ_SIZE: Final = 120 * 1024
 
 
 def set_read_size(transport: Any) -> None:
-    """Read up to :data:`READ_SIZE` bytes from the socket at once. ``transport`` is clogged with more unsent bytes too.
+    """Read up to :data:`READ_SIZE` bytes from the socket of ``transport`` at once.
 
-    Twisted has one attribute for both.
+    Twisted has one attribute for this and for the number of unsent bytes above which it pauses the producer.
     """
     lowest_transport(transport).bufferSize = READ_SIZE
 

@@ -19,8 +19,8 @@ Three sources tell what HAProxy has read
    flight until HAProxy has read its ACK. If the agent has n NOTIFYs without a sent ACK, HAProxy waits for these n ACKs
    and for each sent ACK that it has not read, 20 in all at most. So at most 20 - n ACKs are unread, and these are the
    last ones. But if the agent is too slow, HAProxy gives up NOTIFYs and sends others in their place. From then on, the
-   number of unread ACKs is unknown, and only the other two sources count. The agent finds out by the number of
-   NOTIFYs, when all of a read have arrived. So this source is not used while parts of a read may follow.
+   number of unread ACKs is unknown, and only the other two sources count. The agent knows that
+   when it has counted all NOTIFYs of a read. So this source is not used while parts of a read may follow.
 
 2. The kernel, if HAProxy runs on the same machine. On Linux, it tells whether the reader has fetched all bytes. At that
    moment HAProxy's call of recv() may not have returned yet. If it has not, it also fetches bytes that are sent now,

@@ -235,7 +235,7 @@ spoe-message long
     assert (await blocking).error == "1"
     # The late ACKs are together longer than HAProxy's buffer.
     assert sum(failures) * size > 16384
-    await requests.send(1000, IN_FLIGHT)
+    await requests.send(400, IN_FLIGHT)
 
 
 #: For requests with a parameter ``size``: ``long`` answers with so many characters, ``pid-now`` with the process id.
