@@ -124,7 +124,7 @@ class WaitingCoroutine:
         return result
 
     def _on_result(self, result: Any) -> Any:
-        # The coroutine may go on to wait for another one.
+        # Read it first: _run sets it to the next Deferred for which the coroutine waits.
         awaited = self._awaited
         if self._adding:
             self._result_at_once = result

@@ -228,9 +228,9 @@ class HoldUps:
         )
 
 
-#: Whose coroutine runs: what :func:`end_step` needs to note that one of its steps held the agent up. The list has the
-#: messages of the NOTIFY, and the last part is the clock. It is a plain tuple, because each call of a handler that
-#: returns an awaitable needs one.
+#: Says whose coroutine runs, for the report of a step that held the agent up: the arguments of :func:`end_step`. The
+#: list has the messages of the NOTIFY, and the last part is the clock. It is a plain tuple, because each call of a
+#: handler that returns an awaitable needs one.
 Where = tuple[HoldUps, Handler, Message, list[Message], IReactorTime]
 
 

@@ -85,8 +85,8 @@ ABORTED_ACK: Final = _FIN | _ABORT
 # The head of an ACK, by the size of its ids and actions in bytes. Most ACKs are short.
 _ACK_HEADS: Final = tuple([encode_head(_ACK, _FIN, size) for size in range(256)])
 
-# A read of so many bytes or more may have left bytes unread in the transport. Twisted reads up to 64 KiB at a time
-# from TCP, and up to 32 KiB from TLS.
+# A read of so many bytes or more may have left bytes unread in the transport. Twisted reads so many bytes or more at a
+# time, with TCP and with TLS.
 _FULL_READ: Final = 2**15
 
 EventT = TypeVar("EventT")
@@ -446,8 +446,8 @@ class AgentConnection(_NotifyReceiver):
         # The number of bytes of the last read, and the number of ACKs that were sent since that read.
         self._read_size = 0
         self._acks_since_read = 0
-        # True if more parts of the last read may follow.
-        self._reading = False
+        #: True if more parts of the last read may follow: some ACKs wait for :meth:`end_read`.
+        self.in_read = False
 
     def receive_data(self, data: bytes) -> None:
         """Add bytes that the transport received. :meth:`!next_event` then returns their events."""
@@ -465,8 +465,8 @@ class AgentConnection(_NotifyReceiver):
         Twisted's TLS, for example, delivers one read of the socket in several parts. All NOTIFYs in them have arrived
         before the first is answered. Some ACKs for a HAProxy >= 3.1 must wait until all of them have been counted.
         """
-        read_size, acks = (self._read_size, self._acks_since_read) if self._reading else (0, 0)
-        self._reading = True
+        read_size, acks = (self._read_size, self._acks_since_read) if self.in_read else (0, 0)
+        self.in_read = True
         self.receive_data(data)
         self._read_size += read_size
         self._acks_since_read = acks
@@ -475,7 +475,7 @@ class AgentConnection(_NotifyReceiver):
 
     def end_read(self) -> None:
         """End the read whose parts were added. :meth:`data_to_send` may now return ACKs that waited for this."""
-        self._reading = False
+        self.in_read = False
 
     def data_to_send(self) -> bytes:
         """Remove the queued frames and return their bytes, which the caller must write to the transport.
@@ -490,7 +490,7 @@ class AgentConnection(_NotifyReceiver):
         # counted as one. That is harmless: no NOTIFY is in flight then.)
         acks = len(frames) - (self.state is _CLOSED)
         # send_ack has already subtracted the queued ACKs from _in_flight, but HAProxy has not received them.
-        admitted = self._unread.admit(frames, self._in_flight + acks, self._acks_since_read, self._reading)
+        admitted = self._unread.admit(frames, self._in_flight + acks, self._acks_since_read, self.in_read)
         if not admitted:
             # Thousands of ACKs may be held back. To copy the list for each new ACK would take longer than the ACK.
             return b""
@@ -512,8 +512,8 @@ class AgentConnection(_NotifyReceiver):
 
     @property
     def held_back(self) -> bool:
-        """True if queued ACKs wait until HAProxy has read those that were sent, and not only for :meth:`end_read`."""
-        return self._unread is not None and self._unread.size > 0 and bool(self._out) and not self._reading
+        """True if queued ACKs wait until HAProxy has read those that were sent, or for :meth:`end_read`."""
+        return self._unread is not None and self._unread.size > 0 and bool(self._out)
 
     @property
     def unanswered(self) -> int:

@@ -269,7 +269,8 @@ class FrameBuffer:
             return None
         if not MIN_FRAME_SIZE <= size <= self.max_frame_size:
             return None
-        # This is end_of_varint for both ids, without the calls. Nearly all frame-ids of HAProxy are one byte.
+        # This is end_of_varint without the calls, for a stream-id of up to 9 bytes and a frame-id of one byte. Nearly
+        # all ids of HAProxy are like that. next_frame handles the others.
         payload = ids + 1
         if data[ids] >= 240:
             while payload < end and data[payload] >= 128:

@@ -588,6 +588,10 @@ class TestTLS:
     @pytest.fixture
     def session(self, turns: TurnClock, waiting: Waiting) -> Session:
         skip_without_tls()
+        return self.connect(turns, waiting)
+
+    @staticmethod
+    def connect(turns: TurnClock, waiting: Waiting) -> Session:
         wire = Wire()
         directlyProvides(wire, ISSLTransport)
         # As on a Unix socket: the wire has no TCP options.
@@ -595,6 +599,18 @@ class TestTLS:
         session = Session(SPOAFactory(waiting.handlers, reactor=turns), wire=wire)
         turns.advance(0)
         return session
+
+    @pytest.mark.usefixtures("without_collector")
+    def test_a_closed_connection_is_freed_without_the_garbage_collector(
+        self, turns: TurnClock, waiting: Waiting
+    ) -> None:
+        """Its transport too."""
+        session = self.connect(turns, waiting)
+        session.wire.producer = None
+        session.lose()
+        wire = weakref.ref(session.wire)
+        del session
+        assert wire() is None
 
     def test_the_records_of_one_turn_are_one_read(self, turns: TurnClock, session: Session) -> None:
         """25 NOTIFYs in one read are more than HAProxy >= 3.1 keeps in flight: the agent begins to pace its ACKs."""
