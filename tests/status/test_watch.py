@@ -52,6 +52,10 @@ class Agent:
         return later(self.factory.responder.respond(list(messages), 1000, self.clock, 0, self.factory.outcomes))
 
 
+def is_watched(factory: SPOAFactory) -> bool:
+    return isinstance(factory.responder, WatchedHandlers)
+
+
 CHECK = Message("check", [("token", SECRET), ("ip", None)])
 
 
@@ -64,17 +68,16 @@ def handlers(answer: Any = None) -> Handlers:
 
 def test_nothing_is_wrapped_when_nobody_looks() -> None:
     """The agent has its own handlers before and after, and no timer is left."""
-    own: Any = handlers()
-    agent = Agent(own)
-    assert agent.factory.responder is own
+    agent = Agent(handlers())
+    assert not is_watched(agent.factory)
     first, second = agent.begin(1), agent.begin(2)
-    assert agent.factory.responder is not own
+    assert is_watched(agent.factory)
     agent.notify(CHECK)
     assert first.is_over
-    assert agent.factory.responder is not own
+    assert is_watched(agent.factory)
     agent.notify(CHECK)
     assert second.is_over
-    assert agent.factory.responder is own
+    assert not is_watched(agent.factory)
     assert agent.clock.getDelayedCalls() == []
     agent.notify(CHECK)
     assert len(agent.seen) == 3
@@ -102,12 +105,11 @@ def test_types_are_seen() -> None:
 
 def test_values_are_seen_if_allowed() -> None:
     """Without the permission, asking for them is an error, and nothing is wrapped."""
-    own: Any = handlers()
-    agent = Agent(own)
+    agent = Agent(handlers())
     with pytest.raises(ValuesNotAllowed):
         agent.begin(values=True)
-    assert agent.factory.responder is own
-    agent = Agent(own, allow_values=True)
+    assert not is_watched(agent.factory)
+    agent = Agent(handlers(), allow_values=True)
     agent.begin()
     agent.begin(values=True)
     agent.notify(CHECK)
@@ -168,7 +170,10 @@ def test_a_reload() -> None:
     agent.notify(CHECK)
     assert agent.seen[0]["actions"] == [{"set": "txn.new", "type": "bool"}]
     watcher.end()
-    assert agent.factory.responder is new
+    assert not is_watched(agent.factory)
+    agent.notify(CHECK)
+    assert len(agent.seen) == 1
+    assert agent.factory.handlers is new
 
 
 def test_a_watch_is_no_reload() -> None:
@@ -252,15 +257,14 @@ def test_handlers_that_raise() -> None:
 
 def test_a_watcher_that_fails(logged: Logged) -> None:
     """It ends. The handler's answer is sent, and the fault is in the log."""
-    own: Any = handlers()
-    agent = Agent(own)
+    agent = Agent(handlers())
 
     def fail(seen: object) -> None:
         raise RuntimeError("boom")
 
     agent.watch.begin(5, values=False, deliver=fail)
     assert isinstance(agent.notify(CHECK), bytes)
-    assert agent.factory.responder is own
+    assert not is_watched(agent.factory)
     assert logged.take() == ["critical: a watcher of NOTIFYs has failed: RuntimeError: boom"]
 
 
@@ -298,7 +302,7 @@ class Server:
 
     async def watched(self) -> None:
         """Return when the handlers are wrapped."""
-        while not isinstance(self.factory.responder, WatchedHandlers):
+        while not is_watched(self.factory):
             await turn()
 
 
@@ -331,8 +335,7 @@ def run(server: Server, *options: str) -> Deferred[None]:
 @pytest_twisted.ensureDeferred
 async def test_the_command(serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]) -> None:
     """It prints the next NOTIFYs, and ends."""
-    own: Any = handlers()
-    server = serve(own)
+    server = serve(handlers())
     done = run(server, "--count", "2")
     await server.watched()
     await server.client.notify("check", token=SECRET)
@@ -344,7 +347,7 @@ async def test_the_command(serve: Callable[..., Server], capsys: pytest.CaptureF
     assert lines[0].endswith(" ms: check(token=str(9)) -> txn.user=str(9) unset sess.old")
     assert lines[1].endswith(" ms: other() -> no variables")
     assert err.splitlines()[1] == "spoactl: 2 NOTIFYs"
-    assert server.factory.responder is own
+    assert not is_watched(server.factory)
 
 
 @needs_chunks
@@ -384,18 +387,16 @@ async def test_the_command_with_json(serve: Callable[..., Server], capsys: pytes
 @pytest_twisted.ensureDeferred
 async def test_the_agent_refuses(options: list[str], error: str, serve: Callable[..., Server]) -> None:
     """The error has its reason."""
-    own: Any = handlers()
-    server = serve(own)
+    server = serve(handlers())
     with pytest.raises(ValueError, match=error):
         await run(server, *options)
-    assert server.factory.responder is own
+    assert not is_watched(server.factory)
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_client_goes(serve: Callable[..., Server], capsys: pytest.CaptureFixture[str]) -> None:
     """The wrapper goes with it."""
-    own: Any = handlers()
-    server = serve(own)
+    server = serve(handlers())
     done = run(server)
     await server.watched()
     while "watching" not in capsys.readouterr().err:
@@ -404,7 +405,7 @@ async def test_the_client_goes(serve: Callable[..., Server], capsys: pytest.Capt
     channel.abortConnection()
     with pytest.raises(Exception, match="has closed the connection before the end"):
         await done
-    while isinstance(server.factory.responder, WatchedHandlers):
+    while is_watched(server.factory):
         await turn()
 
 
@@ -512,12 +513,11 @@ def test_a_query_that_is_wrong() -> None:
 
 def test_a_client_that_goes() -> None:
     """Nothing is written to it any more."""
-    own: Any = handlers()
-    agent = Agent(own)
+    agent = Agent(handlers())
     request = Requested()
     WatchResource(agent.watch, agent.clock).render(request)  # type: ignore[arg-type]
     request.producer.stopProducing()
-    assert agent.factory.responder is own
+    assert not is_watched(agent.factory)
     assert request.written == [b""]
     assert not request.finished
 

@@ -18,7 +18,7 @@ from twisted.internet.testing import StringTransport
 from spoa_twisted import Handlers, SPOAFactory
 from spoa_twisted.runner.watch import watch_of
 from spoa_twisted.spop.messages import Message
-from spoa_twisted.status.watch import MAX_WATCHERS, TooManyWatchers, ValuesNotAllowed, Watch
+from spoa_twisted.status.watch import MAX_WATCHERS, TooManyWatchers, ValuesNotAllowed, Watch, WatchedHandlers
 from spoa_twisted.workers import control, watched
 from spoa_twisted.workers.child import MasterControl, Owner, Rules, Worker
 from spoa_twisted.workers.control import ControlProtocol
@@ -139,7 +139,7 @@ class Process:
             self.factory.responder.respond([CHECK], 1000, self.clock, 0, self.factory.outcomes)
 
     def is_watched(self) -> bool:
-        return self.factory.responder is not self.factory.handlers
+        return isinstance(self.factory.responder, WatchedHandlers)
 
 
 def test_a_worker_sends_batches() -> None:
