@@ -37,7 +37,6 @@ class Intake:
         "_on_read_end",
         "_outbox",
         "_reactor",
-        "_same_read",
         "_transport",
         "reading",
         "receive",
@@ -58,8 +57,6 @@ class Intake:
         self._outbox = outbox
         self._reactor = reactor
         self._on_read_end = on_read_end
-        # True if the next bytes belong to the same read.
-        self._same_read = False
         #: False while the transport is paused: it then does not call dataReceived.
         self.reading = True
         #: Passes what the transport received to the connection.
@@ -98,13 +95,11 @@ class Intake:
 
     def _receive_record(self, data: bytes) -> None:
         # A TLS transport delivers one read in pieces, all in one reactor turn.
-        if not self._same_read:
-            self._same_read = True
+        if not self._connection.in_read:
             self._reactor.callLater(0, self._end_read)
         self._connection.receive_part(data)
 
     def _end_read(self) -> None:
-        self._same_read = False
         self._connection.end_read()
         if self._connection.bytes_to_send:
             self._on_read_end()

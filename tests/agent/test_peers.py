@@ -41,28 +41,29 @@ def test_addresses_look_as_in_a_configuration_of_haproxy(address: Any, text: str
     assert describe(address) == text
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest_twisted.ensureDeferred
-async def test_many_bytes_are_read_at_once(kind: str, connect: Connect) -> None:
-    """Each read has its cost, and the ACKs of one read leave together."""
+async def lowest_of_an_agent(kind: str, connect: Connect) -> Any:
+    """Return the transport that has the socket of an agent's connection, after the HELLOs."""
     factory = SPOAFactory(Handlers())
     peer = SocketEngine(await connect(kind, factory), None)
     peer.send()
     await peer.events(1)
     (agent,) = factory.connections
-    assert lowest(agent.transport).bufferSize == READ_SIZE
+    return lowest(agent.transport)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest_twisted.ensureDeferred
+async def test_many_bytes_are_read_at_once(kind: str, connect: Connect) -> None:
+    """Each read has its cost, and the ACKs of one read leave together."""
+    transport = await lowest_of_an_agent(kind, connect)
+    assert transport.bufferSize == READ_SIZE
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "unix"])
 @pytest_twisted.ensureDeferred
 async def test_the_kernel_sends_at_once_and_notices_a_lost_machine(kind: str, connect: Connect) -> None:
     """Without TCP_NODELAY, an ACK would wait until the peer's kernel has acknowledged the ACK before it."""
-    factory = SPOAFactory(Handlers())
-    peer = SocketEngine(await connect(kind, factory), None)
-    peer.send()
-    await peer.events(1)
-    (agent,) = factory.connections
-    connection = lowest(agent.transport).socket
+    connection = (await lowest_of_an_agent(kind, connect)).socket
     assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     for name, value in (
