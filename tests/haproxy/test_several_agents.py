@@ -72,6 +72,9 @@ async def test_late_and_killed(
     When an agent is killed, only the requests in flight to it fail. When it is UP again, HAProxy >= 3.1 sends it
     NOTIFYs at once. HAProxy <= 3.0 keeps its connections, and sends it NOTIFYs when it opens new ones.
     """
+    # If HAProxy <= 3.0 has no connection and opens one to an agent just before it marks that as DOWN, it may open no
+    # other for a while, and all requests run into the timeout. A capture showed that the other agent was idle.
+    lost = {CLOSED} if branch.rewritten else {CLOSED, TIMEOUT}
     with bound_socket() as late_socket:
         host, port = late_socket.getsockname()
         first = start_agent("--listen=tcp:0:interface=127.0.0.1")
@@ -86,7 +89,7 @@ async def test_late_and_killed(
             await haproxy.says("Server agents/late is DOWN")
             await check_no_failures(load)
             figures.append(f"late: {dict(load.failures)}")
-            assert set(load.failures) <= {CLOSED}
+            assert set(load.failures) <= lost
             late_socket.listen(128)
             late = start_agent(socket=late_socket)
             # Close this process's copy: when the agent is killed, the kernel must refuse connections to its port.
@@ -103,7 +106,7 @@ async def test_late_and_killed(
             await check_no_failures(load)
             figures.append(f"killed: {dict(load.failures)}")
             # There may be no failures, if HAProxy had no request in flight to it.
-            assert set(load.failures) <= {CLOSED}
+            assert set(load.failures) <= lost
 
             back = start_agent(f"--listen=tcp:{address.rpartition(':')[2]}:interface=127.0.0.1")
             await haproxy.says("Server agents/first is UP")
@@ -115,8 +118,6 @@ async def test_late_and_killed(
             await haproxy.says("Server agents/late is DOWN")
             await check_no_failures(load)
             figures.append(f"and the other: {dict(load.failures)}; {load.requests} requests")
-            # When no connection is left, HAProxy 2.6 lets some requests that it had not sent yet run into the timeout.
-            lost = {CLOSED, TIMEOUT} if branch.version == (2, 6) else {CLOSED}
             assert set(load.failures) <= lost
 
 
