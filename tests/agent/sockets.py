@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -64,6 +65,14 @@ class SendingProtocol(Protocol):
         self.losses.append(reason)
         if not self.lost.called:
             self.lost.callback(None)
+
+
+def lose(transport: Any, reason: type[Exception] = ConnectionLost) -> None:
+    """End the connection of ``transport`` in this turn, as the reactor does when the peer has reset it."""
+    descriptor = lowest(transport)
+    descriptor.stopReading()
+    descriptor.stopWriting()
+    descriptor.connectionLost(Failure(reason()))
 
 
 def lowest(transport: Any) -> Any:

@@ -32,6 +32,7 @@ from spoa_twisted.ctl.proxy import parser
 from spoa_twisted.ctl.proxy.output import Output
 from spoa_twisted.ctl.proxy.relay import Relay, Relayed
 from spoa_twisted.ctl.proxy.report import Report
+from tests.agent.sockets import lose
 from tests.certificates import self_signed
 from tests.programs import ENVIRONMENT, SPOACTL
 
@@ -431,7 +432,7 @@ async def test_a_connection_that_times_out(listen: Any, start_proxy: StartProxy)
     """The reason is said."""
     proxy = start_proxy()
     ends = await connect(proxy, listen)
-    proxy.connection.lost(proxy.connection.agent, Failure(TCPTimedOutError()))
+    lose(proxy.connection.agent.transport, TCPTimedOutError)
     assert proxy.events[-1].startswith("#1 the connection of the agent was lost: TCP connection timed out")
     ends.close()
 
@@ -454,6 +455,32 @@ async def test_tls_to_the_agent(tmp_path: Path) -> None:
     assert [line.split()[2] for line in proxy.frames[:4]] == ["HAPROXY-HELLO", "AGENT-HELLO", "NOTIFY", "ACK"]
     await proxy.port.stopListening()
     await port.stopListening()
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@pytest_twisted.ensureDeferred
+async def test_tls_to_an_agent_that_is_lost_first(tmp_path: Path) -> None:
+    """HAProxy's side is closed after it. Twisted's TLS cannot be aborted then."""
+    certificate, key = self_signed(tmp_path)
+    factory = SPOAFactory(Handlers({"check": lambda: {"txn.a": 1}}))
+    server = serverFromString(reactor, f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}")
+    port: Any = await server.listen(factory)
+    proxy = Proxy(tmp_path, f"ssl:127.0.0.1:{port.getHost().port}")
+    client = SPOEClient(proxy.endpoint)
+    assert await client.notify("check") == {"txn.a": 1}
+    relayed = proxy.connection
+    lose(relayed.agent.transport)
+    while not relayed.is_closed:
+        await turn()
+    assert proxy.events[-1].startswith("#1 the agent reset the connection")
+    assert await client.notify("check") == {"txn.a": 1}
+    await client.disconnect()
+    while proxy.relay.connections:
+        await turn()
+    await proxy.port.stopListening()
+    await port.stopListening()
+    while factory.connections:
+        await turn()
 
 
 @pytest_twisted.ensureDeferred

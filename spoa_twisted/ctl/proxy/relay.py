@@ -102,7 +102,7 @@ class Relayed:
         self._connecting = None
         # Nothing more is reported if HAProxy has gone meanwhile.
         self._end(f"cannot connect to the agent: {failure.getErrorMessage().rstrip('.')}")
-        self.haproxy.transport.abortConnection()
+        self.abort()
 
     def received(self, side: Side, data: bytes) -> None:
         """Write ``data`` to the other side. Then show it."""
@@ -130,7 +130,6 @@ class Relayed:
     def lost(self, side: Side, reason: Failure) -> None:
         """Close the other side, or reset it if this side was reset."""
         self._lost.add(side)
-        other = self._other(side).transport
         clean = reason.check(ConnectionDone) is not None
         if clean:
             self._end(f"{side} closed")
@@ -140,17 +139,17 @@ class Relayed:
             self._end(f"the connection of {side} was lost: {reason.getErrorMessage().rstrip('.')}")
         if self._connecting is not None:
             self._connecting.cancel()
-        if other is not None:
-            other.unregisterProducer()
-            if clean:
-                other.loseConnection()
-            else:
-                other.abortConnection()
+        for other in self._open():
+            other.transport.unregisterProducer()
+        if clean:
+            self._lose()
+        else:
+            self.abort()
 
     @property
     def is_closed(self) -> bool:
         """Whether both transports are closed."""
-        return {side for side in (self.haproxy, self.agent) if side.transport is not None} <= self._lost
+        return not self._open()
 
     def pause(self) -> None:
         """Read nothing more from HAProxy."""
@@ -166,15 +165,17 @@ class Relayed:
 
     def abort(self) -> None:
         """Close both transports at once."""
-        for side in (self.haproxy, self.agent):
-            if side.transport is not None:
-                side.transport.abortConnection()
+        for side in self._open():
+            side.transport.abortConnection()
 
     def _lose(self) -> None:
-        for side in (self.haproxy, self.agent):
-            if side.transport is not None:
-                side.transport.unregisterProducer()
-                side.transport.loseConnection()
+        for side in self._open():
+            side.transport.unregisterProducer()
+            side.transport.loseConnection()
+
+    def _open(self) -> list[Side]:
+        """Return the sides that have a transport which is not closed. Twisted's TLS cannot be closed again."""
+        return [side for side in (self.haproxy, self.agent) if side.transport is not None and side not in self._lost]
 
     def _other(self, side: Side) -> Side:
         return self.agent if side is self.haproxy else self.haproxy
