@@ -22,7 +22,7 @@ MODULES = {
         "pending",
         "pending_call",
     ],
-    "agent": ["answering", "awaited", "in_flight", "intake", "next_turn", "outbox"],
+    "agent": ["answering", "awaited", "in_flight", "intake", "next_turn", "outbox", "records"],
     "status": ["counters"],
 }
 PURE = {"__init__", "errors"}

@@ -97,6 +97,7 @@ ORDER = [
     "agent.in_flight",
     "agent.awaited",
     "agent.next_turn",
+    "agent.records",
     "agent.intake",
     "agent.quiet",
     "agent.drain",

@@ -11,6 +11,8 @@ from twisted.internet.tcp import Connection
 from spoa_twisted.agent.closing import ignore
 from spoa_twisted.agent.in_flight import InFlight
 from spoa_twisted.agent.outbox import Outbox
+from spoa_twisted.agent.peers import set_read_size
+from spoa_twisted.agent.records import Records
 from spoa_twisted.spop.connection import AgentConnection
 from spoa_twisted.spop.unread import HAPROXY_IN_FLIGHT
 
@@ -28,19 +30,10 @@ _READ_AHEAD: Final = 2**16
 class Intake:
     """Decides when one connection handles NOTIFYs, and pauses its transport while a limit is reached.
 
-    :param on_read_end: called after the last record of a TLS read if ACKs are queued, which may have waited for this.
+    :param on_read: called after each read, when the connection has its bytes.
     """
 
-    __slots__ = (
-        "_connection",
-        "_in_flight",
-        "_on_read_end",
-        "_outbox",
-        "_reactor",
-        "_transport",
-        "reading",
-        "receive",
-    )
+    __slots__ = ("_connection", "_in_flight", "_on_read", "_outbox", "_records", "_transport", "reading")
 
     def __init__(
         self,
@@ -49,18 +42,39 @@ class Intake:
         in_flight: InFlight,
         outbox: Outbox,
         reactor: IReactorTime,
-        on_read_end: Callable[[], None],
+        on_read: Callable[[], None],
     ) -> None:
         self._transport = transport
         self._connection = connection
         self._in_flight = in_flight
         self._outbox = outbox
-        self._reactor = reactor
-        self._on_read_end = on_read_end
+        self._on_read = on_read
+        set_read_size(transport)
+        # Only a TLS transport passes a read on in parts.
+        self._records = (
+            Records(transport, reactor, connection, on_read) if ISSLTransport.providedBy(transport) else None
+        )
         #: False while the transport is paused: it then does not call dataReceived.
         self.reading = True
-        #: Passes what the transport received to the connection.
-        self.receive = self._receive_record if ISSLTransport.providedBy(transport) else connection.receive_data
+
+    def receive(self, data: bytes) -> None:
+        """Take what the transport received: a read, or with TLS one of its records."""
+        if self._records is None:
+            self._connection.receive_data(data)
+            self._on_read()
+        else:
+            self._records.add(data)
+
+    def end_read(self) -> None:
+        """Handle the last read now: the connection ends in this turn of the reactor."""
+        if self._records is not None:
+            self._records.end_read()
+
+    def end(self) -> None:
+        """Call ``on_read`` never again: the connection has ended."""
+        self._on_read = ignore
+        if self._records is not None:
+            self._records.end()
 
     def may_answer(self) -> bool:
         """Return whether the next NOTIFY may be handled now."""
@@ -86,20 +100,3 @@ class Intake:
             self._transport.resumeProducing()
         else:
             self._transport.pauseProducing()
-
-    def end(self) -> None:
-        """Call ``on_read_end`` never again: the connection has ended."""
-        self._on_read_end = ignore
-        # A method of its own, kept as an attribute, would keep this object alive.
-        self.receive = self._connection.receive_data
-
-    def _receive_record(self, data: bytes) -> None:
-        # A TLS transport delivers one read in pieces, all in one reactor turn.
-        if not self._connection.in_read:
-            self._reactor.callLater(0, self._end_read)
-        self._connection.receive_part(data)
-
-    def _end_read(self) -> None:
-        self._connection.end_read()
-        if self._connection.bytes_to_send:
-            self._on_read_end()

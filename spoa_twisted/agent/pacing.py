@@ -71,10 +71,7 @@ class Pacing:
         if self._timer is None:
             self._timer = self._reactor.callLater(self._interval, self._on_interval)
         connection = self._connection
-        was_holding_back, held_back = self._holding_back, connection.held_back
-        # ACKs that are queued within a read may wait for its end only, which comes in the next turn of the reactor.
-        if not (held_back and connection.in_read):
-            self._holding_back = held_back
+        was_holding_back, self._holding_back = self._holding_back, connection.held_back
         if self._holding_back and not was_holding_back:
             self._observer.on_event(AcksHeldBack(self._peer, connection.bytes_to_send))
         if self._answers is not None:

@@ -32,7 +32,7 @@ from spoa_twisted.agent.intake import WRITE_SIZE, Intake
 from spoa_twisted.agent.lateness import Lateness
 from spoa_twisted.agent.outbox import Outbox
 from spoa_twisted.agent.pacing import Pacing
-from spoa_twisted.agent.peers import describe, set_read_size, set_tcp_options
+from spoa_twisted.agent.peers import describe, set_tcp_options
 from spoa_twisted.agent.pipelining import AUTO, EngineAnswers, Pipelining
 from spoa_twisted.agent.refusal import Refusal
 from spoa_twisted.agent.slow import Stopwatch
@@ -116,31 +116,28 @@ class SPOAProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for HAPROXY-HELLO, for at most ``hello_timeout``."""
-        factory = self.factory
+        factory, reactor = self.factory, self.factory.reactor
         self._peer = describe(self.transport.getPeer())
         self._answering = Answering(factory, self._connection, self._peer, self._on_acks)
         self._in_flight = self._answering.in_flight
-        self._outbox = Outbox(self.transport, factory.reactor, self._limits.max_unsent, self._drop)
+        self._outbox = Outbox(self.transport, reactor, self._limits.max_unsent, self._drop)
         self._answering.stopwatch = factory.stopwatch(self._connection, self._peer, self._outbox)
-        self._intake = Intake(
-            self.transport, self._connection, self._in_flight, self._outbox, factory.reactor, self._send_held
-        )
+        self._intake = Intake(self.transport, self._connection, self._in_flight, self._outbox, reactor, self._serve)
         factory.connections.add(self)
         set_tcp_options(self.transport)
-        set_read_size(self.transport)
         if self._limits.hello_timeout:
             self._closing.end_after(self._limits.hello_timeout)
         self.transport.registerProducer(self, True)
         self._observer.on_event(ConnectionMade(self._peer))
 
     def dataReceived(self, data: bytes) -> None:
-        """Handle the frames that ``data`` completes. Send all ACKs that are ready at once in one write."""
+        """Handle the frames that the bytes of a read complete. Send all ACKs that are ready at once in one write."""
         self.activity += 1
         self._intake.receive(data)
-        self._serve()
 
     def readConnectionLost(self) -> None:
         """Close the connection, because HAProxy has closed its side. ACKs that wait for the next turn are sent now."""
+        self._intake.end_read()
         self._flush()
         self._close()
 
@@ -149,6 +146,7 @@ class SPOAProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Cancel pending handlers. HAProxy >= 3.1 ends every connection without DISCONNECT, so this is no error."""
+        self._intake.end_read()
         self._observer.on_event(ConnectionEnded(self._peer, reason))
         if self._closing.phase is not _CLOSING:
             self._end()

@@ -443,39 +443,20 @@ class AgentConnection(_NotifyReceiver):
         self._unread: Unread | None = None
         #: The largest size of an ACK's ids and actions together, in bytes; 0 before the HELLO.
         self.ack_room = 0
-        # The number of bytes of the last read, and the number of ACKs that were sent since that read.
-        self._read_size = 0
+        # The number of ACKs that were sent since the last read.
         self._acks_since_read = 0
-        #: True if more parts of the last read may follow: some ACKs wait for :meth:`end_read`.
-        self.in_read = False
 
     def receive_data(self, data: bytes) -> None:
-        """Add bytes that the transport received. :meth:`!next_event` then returns their events."""
-        self._read_size = len(data)
+        """Add the bytes that the transport received in one read. :meth:`!next_event` then returns their events.
+
+        A HAProxy >= 3.1 that has given up NOTIFYs is noticed if all NOTIFYs of a read are added before one is answered.
+        """
         self._acks_since_read = 0
         if self._unread is not None and len(data) >= _FULL_READ:
             # More NOTIFYs may wait in the transport, so the number of NOTIFYs in flight is unknown.
             self._unread.fell_behind()
         if self.state is not _CLOSED:
             self._buffer.feed(data)
-
-    def receive_part(self, data: bytes) -> None:
-        """Add a part of the bytes of one read. The caller must call :meth:`end_read` after the last one.
-
-        Twisted's TLS, for example, delivers one read of the socket in several parts. All NOTIFYs in them have arrived
-        before the first is answered. Some ACKs for a HAProxy >= 3.1 must wait until all of them have been counted.
-        """
-        read_size, acks = (self._read_size, self._acks_since_read) if self.in_read else (0, 0)
-        self.in_read = True
-        self.receive_data(data)
-        self._read_size += read_size
-        self._acks_since_read = acks
-        if self._unread is not None and self._read_size >= _FULL_READ:
-            self._unread.fell_behind()
-
-    def end_read(self) -> None:
-        """End the read whose parts were added. :meth:`data_to_send` may now return ACKs that waited for this."""
-        self.in_read = False
 
     def data_to_send(self) -> bytes:
         """Remove the queued frames and return their bytes, which the caller must write to the transport.
@@ -490,7 +471,7 @@ class AgentConnection(_NotifyReceiver):
         # counted as one. That is harmless: no NOTIFY is in flight then.)
         acks = len(frames) - (self.state is _CLOSED)
         # send_ack has already subtracted the queued ACKs from _in_flight, but HAProxy has not received them.
-        admitted = self._unread.admit(frames, self._in_flight + acks, self._acks_since_read, self.in_read)
+        admitted = self._unread.admit(frames, self._in_flight + acks, self._acks_since_read)
         if not admitted:
             # Thousands of ACKs may be held back. To copy the list for each new ACK would take longer than the ACK.
             return b""
@@ -512,7 +493,7 @@ class AgentConnection(_NotifyReceiver):
 
     @property
     def held_back(self) -> bool:
-        """True if queued ACKs wait until HAProxy has read those that were sent, or for :meth:`end_read`."""
+        """True if queued ACKs wait until HAProxy has read those that were sent."""
         return self._unread is not None and self._unread.size > 0 and bool(self._out)
 
     @property

@@ -19,8 +19,7 @@ Three sources tell what HAProxy has read
    flight until HAProxy has read its ACK. If the agent has n NOTIFYs without a sent ACK, HAProxy waits for these n ACKs
    and for each sent ACK that it has not read, 20 in all at most. So at most 20 - n ACKs are unread, and these are the
    last ones. But if the agent is too slow, HAProxy gives up NOTIFYs and sends others in their place. From then on, the
-   number of unread ACKs is unknown, and only the other two sources count. The agent notices that HAProxy gave NOTIFYs
-   up when it has counted all NOTIFYs of a read. So this source is not used while parts of a read may follow.
+   number of unread ACKs is unknown, and only the other two sources count.
 
 2. The kernel, if HAProxy runs on the same machine. On Linux, it tells whether the reader has fetched all bytes. At that
    moment HAProxy's call of recv() may not have returned yet. If it has not, it also fetches bytes that are sent now,
@@ -33,8 +32,7 @@ A short path for small ACKs
 
 20 ACKs of 804 bytes and an AGENT-DISCONNECT are shorter than 16383 bytes. If all ACKs are that small, source 1 shows
 that they fit: nothing is counted and no ACK waits. This is the usual case. Counting begins with the first longer ACK,
-or when HAProxy gives up NOTIFYs, or may have given up so many that the ACKs would not fit, while parts of a read may
-follow. It ends when everything has been read.
+or when HAProxy gives up NOTIFYs. It ends when everything has been read.
 
 An example
 ----------
@@ -168,7 +166,7 @@ class Unread:
         """
         self._in_flight_unknown = True
 
-    def admit(self, frames: list[bytes], in_flight: int, answered: int = 0, more: bool = False) -> int:
+    def admit(self, frames: list[bytes], in_flight: int, answered: int = 0) -> int:
         """Return how many of ``frames``, counted from the first one, may be sent now. They count as unread from now on.
 
         :param frames: the queued frames, at least one.
@@ -176,25 +174,22 @@ class Unread:
             not sent yet.
         :param answered: the number of ACKs that were sent since the last NOTIFY arrived. When it arrived, their NOTIFYs
             were in flight together with the others.
-        :param more: true if other NOTIFYs may have arrived, which are not counted yet.
         """
         if in_flight + answered > self._max_in_flight:
             # More NOTIFYs than HAProxy keeps in flight: it has given up some of them.
             self._in_flight_unknown = True
         if not self._counting:
-            longest = max(max(map(len, frames)), self._longest_uncounted)
-            short = longest <= self._max_small_frame and not self._in_flight_unknown
-            if short and more:
-                short = (self._uncounted_unread(answered) + len(frames)) * longest <= self._max_unread
-            if short:
+            longest = max(map(len, frames))
+            if longest <= self._max_small_frame and not self._in_flight_unknown:
                 self._uncounted += len(frames)
-                self._longest_uncounted = longest
+                if longest > self._longest_uncounted:
+                    self._longest_uncounted = longest
                 return len(frames)
             self._counting = True
             # Earlier ACKs may be unread, too. Their sizes were not kept: the largest of them is assumed.
-            for _ in range(self._uncounted_unread(answered)):
+            for _ in range(min(self._uncounted, self._max_in_flight)):
                 self._add(self._longest_uncounted)
-        if not (self._in_flight_unknown or more):
+        if not self._in_flight_unknown:
             # Source 1: at most (20 - in_flight) ACKs are unread. All older ones have been read.
             self._remove_oldest(len(self._frames) - (self._max_in_flight - in_flight))
         admitted = 0
@@ -247,11 +242,6 @@ class Unread:
             # Back to the short path for small ACKs.
             self._counting = self._in_flight_unknown = False
             self._uncounted = self._longest_uncounted = 0
-
-    def _uncounted_unread(self, answered: int) -> int:
-        """Return how many of the ACKs that were not counted may be unread, at most."""
-        # Those that were sent since the last read, and before it as many as HAProxy has in flight.
-        return min(self._uncounted, self._max_in_flight + answered)
 
     def _add(self, size: int) -> None:
         self._frames.append((size, self._interval))

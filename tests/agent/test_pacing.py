@@ -58,14 +58,6 @@ class Writer:
             self.connection.send_ack(notify.ids, b"\x01" * size)
         self.write()
 
-    def in_parts(self, size: int) -> None:
-        """Answer a NOTIFY that is a part of a read."""
-        self.engine.send_notify([Message("m")])
-        self.connection.receive_part(self.engine.data_to_send())
-        notify: Any = self.connection.next_event()
-        self.connection.send_ack(notify.ids, b"\x01" * size)
-        self.write()
-
     def write(self) -> None:
         """Do as the protocol does."""
         self.connection.data_to_send()
@@ -142,20 +134,6 @@ class TestHeldBack:
         for _ in range(Receipt.UNKNOWN.value):
             writer.next_look()
         assert writer.connection.held_back
-        assert len(writer.held) == 1
-
-    def test_within_a_read_in_parts(self, turns: TurnClock) -> None:
-        """ACKs that may only wait for the end of the read are not reported, nor ACKs that were reported before."""
-        writer = Writer(turns, Wire())
-        writer.answer(9000)
-        writer.in_parts(9000)
-        assert writer.held == []
-        writer.connection.end_read()
-        writer.write()
-        assert len(writer.held) == 1
-        writer.in_parts(9000)
-        writer.connection.end_read()
-        writer.write()
         assert len(writer.held) == 1
 
     def test_it_is_reported_again_after_all_were_sent(self, turns: TurnClock) -> None:

@@ -16,7 +16,7 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock, LoopingCall, deferLater
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 
@@ -25,11 +25,11 @@ from spoa_twisted.agent.drain import QUIET_INTERVAL, QUIET_INTERVALS_AFTER_ACKS
 from spoa_twisted.agent.protocol import ABORT_TIMEOUT, CLOSE_TIMEOUT, DISCONNECT_TIMEOUT, SPOAProtocol
 from spoa_twisted.limits import Limits
 from spoa_twisted.spop.connection import Ack
-from spoa_twisted.spop.frames import Disconnect, HAProxyHello
+from spoa_twisted.spop.frames import AgentHello, Disconnect, HAProxyHello
 from spoa_twisted.spop.reassembly import STALE_AFTER
-from spoa_twisted.spop.unread import READ_INTERVAL
+from spoa_twisted.spop.unread import READ_INTERVAL, Receipt
 from tests.agent.memory import OLD, OtherHandlers, Session, TurnClock, Waiting, Wire, long_answers
-from tests.agent.sockets import KINDS, Connect, SocketEngine, lowest, turn
+from tests.agent.sockets import KINDS, Connect, SocketEngine, lose, lowest, turn
 from tests.certificates import skip_without_tls
 from tests.conftest import Logged
 
@@ -596,8 +596,10 @@ class TestTLS:
         directlyProvides(wire, ISSLTransport)
         # As on a Unix socket: the wire has no TCP options.
         wire.peerAddr = UNIXAddress(None)
-        session = Session(SPOAFactory(waiting.handlers, reactor=turns), wire=wire)
+        session = Session(SPOAFactory(waiting.handlers, reactor=turns), greet=False, wire=wire)
+        session.send()
         turns.advance(0)
+        assert [type(event) for event in session.events()] == [AgentHello]
         return session
 
     @pytest.mark.usefixtures("without_collector")
@@ -629,41 +631,57 @@ class TestTLS:
         turns.advance(0)
         assert turns.getDelayedCalls() == []
 
-    def test_long_acks_wait_until_the_read_has_ended(
+    def test_the_acks_of_one_turn_leave_in_one_write(
         self, turns: TurnClock, session: Session, waiting: Waiting
     ) -> None:
-        """HAProxy may have given up NOTIFYs. If it has, some record of this read makes more than 20 in flight."""
+        """No ACK leaves before the last record has come: long ones may have to wait for the count of all NOTIFYs."""
+        waiting.handlers.message("long")(lambda: {"sess.a": "x" * 3000})
+        for _ in range(4):
+            session.notify("long")
+        assert session.acks() == []
+        session.wire.writes.clear()
+        turns.advance(0)
+        assert len(session.wire.writes) == 1
+        assert len(session.acks()) == 4
+
+    def test_acks_that_haproxy_may_not_have_read(self, turns: TurnClock, session: Session, waiting: Waiting) -> None:
+        """HAProxy has given up five NOTIFYs: the records of this read make more than 20 in flight. So ACKs wait."""
         waiting.handlers.message("long")(lambda: {"sess.a": "x" * 3000})
         session.notify(*["wait"] * 15, *["long"] * 5)
         turns.advance(0)
         assert len(session.acks()) == 5
-        for _ in range(5):
+        for _ in range(6):
             session.notify("long")
+        turns.advance(0)
         assert session.acks() == []
-        turns.advance(0)
-        assert len(session.acks()) == 5
+        for _ in range(2 * Receipt.UNKNOWN.value + 2):
+            turns.pump([READ_INTERVAL, 0, 0])
+        assert len(session.acks()) == 6
 
-    def test_notifys_after_many_acks_wait_for_the_end_of_the_read(
-        self, turns: TurnClock, session: Session, waiting: Waiting
+    @pytest.mark.parametrize("end", ["readConnectionLost", "connectionLost"])
+    def test_the_peer_closes_in_the_turn_of_a_read(
+        self, turns: TurnClock, session: Session, waiting: Waiting, end: str
     ) -> None:
-        """They are answered too, though nothing else arrives."""
-        waiting.handlers.message("long")(lambda: {"sess.a": "x" * 15000})
-        for _ in range(3):
-            session.notify(*["long"] * 5)
-        session.notify("now")
-        acks = session.acks()
-        while turns.getDelayedCalls():
-            turns.advance(READ_INTERVAL)
-            acks += session.acks()
-        assert len(acks) == 16
-        session.lose()
+        """The handlers are called before the connection ends."""
+        session.notify("now", "wait")
+        if end == "connectionLost":
+            session.lose()
+        else:
+            session.agent.readConnectionLost()
+            assert len(session.acks()) == 1
+            assert session.wire.disconnecting
+            session.lose()
+        assert waiting.cancelled == waiting.deferreds != []
+        assert turns.getDelayedCalls() == []
 
-    def test_a_connection_that_ends_in_a_read(self, turns: TurnClock, session: Session, waiting: Waiting) -> None:
-        """The end of the read does nothing."""
-        waiting.handlers.message("long")(lambda: {"sess.a": "x" * 15000})
-        session.notify(*["long"] * 5)
-        session.lose()
+    @pytest.mark.parametrize("end", ["abort", "disconnect"])
+    def test_the_agent_ends_in_the_turn_of_a_read(self, turns: TurnClock, session: Session, end: str) -> None:
+        """A NOTIFY that has just come is not answered, as one that comes a moment later."""
+        session.notify("now")
+        getattr(session.agent, end)()
         turns.advance(0)
+        assert [type(event) for event in session.events()] == [Disconnect]
+        session.lose()
         assert turns.getDelayedCalls() == []
 
 
@@ -687,7 +705,9 @@ class TestSockets:
         peer.send()
         await peer.events(1)
         (agent,) = factory.connections
-        received = agent.dataReceived
+        # The lowest layer, which gets a whole read.
+        layer = lowest(agent.transport).protocol
+        received = layer.dataReceived
         answered: Deferred[list[Any]] = Deferred()
 
         def dataReceived(data: bytes) -> None:
@@ -700,7 +720,7 @@ class TestSockets:
             else:
                 answered.callback(events)
 
-        agent.dataReceived = dataReceived  # type: ignore[method-assign]
+        layer.dataReceived = dataReceived
         for number in range(3):
             answered = Deferred()
             ids = peer.engine.send_notify([Message("m", [("n", number)])])
@@ -758,11 +778,31 @@ class TestSockets:
         notify = peer.engine.data_to_send()
         called[0].callback(None)
         agent.dataReceived(notify)
+        if "tls" in kind:
+            # The agent handles the records of a read in the next turn.
+            await turn()
         agent.abort()
         assert [getattr(event, "ids", None) for event in await peer.events(3)] == [first, second, None]
         peer.peer.socket.close()
         while factory.connections:
             await turn()
+
+    @pytest_twisted.ensureDeferred
+    async def test_a_connection_that_is_lost_in_the_turn_of_a_read(self, kind: str, connect: Connect) -> None:
+        """The handler is called, and its answer goes nowhere."""
+        called: list[int] = []
+        factory = SPOAFactory(Handlers({"m": lambda n: called.append(n)}))
+        peer = SocketEngine(await connect(kind, factory), PATIENT)
+        peer.send()
+        await peer.events(1)
+        (agent,) = factory.connections
+        peer.engine.send_notify([Message("m", [("n", 1)])])
+        peer.engine.disconnect()
+        agent.dataReceived(peer.engine.data_to_send())
+        lose(agent.transport)
+        assert called == [1]
+        assert not factory.connections
+        peer.peer.socket.close()
 
     @pytest_twisted.ensureDeferred
     async def test_a_peer_with_bytes_to_read_is_not_aborted_early(self, kind: str, connect: Connect) -> None:
@@ -775,6 +815,8 @@ class TestSockets:
             return {"sess.a": answered[-1]}
 
         factory = SPOAFactory(Handlers({"long": long}), reactor=clock)
+        turns = LoopingCall(clock.advance, 0)
+        turns.start(0)
         peer = SocketEngine(await connect(kind, factory), HAProxyHello(capabilities=OLD.capabilities))
         peer.send()
         await peer.events(1)
@@ -787,6 +829,7 @@ class TestSockets:
             sent += 1
             while len(answered) < sent:
                 await turn()
+        turns.stop()
         # The agent has bytes in the transport's buffer, but not so many that the transport has paused the agent.
         assert not transport.producerPaused
         factory.drain(60)

@@ -254,20 +254,15 @@ class TestConnection:
         haproxy_reads(agent)
         assert 1000 < len(agent.data_to_send()) <= LIMIT
 
-    @pytest.mark.parametrize("with_tls", [False, True])
-    def test_after_a_long_read_the_count_is_not_used(self, with_tls: bool) -> None:
+    def test_after_a_long_read_the_count_is_not_used(self) -> None:
         """After a long read, more NOTIFYs may wait in the transport. So their small number does not free any ACK."""
         agent = self.with_notifies(0)
-        reads = [LONG_NOTIFY] * 3 if with_tls else [LONG_NOTIFY * 3]
         sent = 0
         for _ in range(20):
-            for read in reads:
-                (agent.receive_part if with_tls else agent.receive_data)(read)
-                while (event := agent.next_event()) is not None:
-                    assert isinstance(event, Notify)
-                    agent.send_ack(event.ids, b"x" * 900)
-                sent += len(agent.data_to_send())
-            agent.end_read()
+            agent.receive_data(LONG_NOTIFY * 3)
+            while (event := agent.next_event()) is not None:
+                assert isinstance(event, Notify)
+                agent.send_ack(event.ids, b"x" * 900)
             sent += len(agent.data_to_send())
         assert 15 * 900 < sent <= LIMIT
 
@@ -278,95 +273,6 @@ class TestConnection:
             assert len(agent.data_to_send()) > 12000
             agent.receive_data(LONG_NOTIFY)
             assert isinstance(agent.next_event(), Notify)
-
-    def test_pieces_of_one_read_count_together(self, agent: AgentConnection) -> None:
-        """TLS delivers one read in several pieces. All their NOTIFYs had arrived before the first was answered."""
-        for _ in range(20):
-            agent.send_ack(b"\x01\x01")
-        agent.data_to_send()
-        sent = 0
-        for _ in range(1000):
-            agent.receive_part(NOTIFY)
-            event = agent.next_event()
-            assert isinstance(event, Notify)
-            agent.send_ack(event.ids, b"x" * 40)
-            sent += len(agent.data_to_send())
-        assert sent <= LIMIT
-        assert agent.unread
-
-    def test_acks_before_a_read_in_parts_may_be_unread(self) -> None:
-        """HAProxy gave up the NOTIFY of a slow handler, and others. Only after 21 parts of a read is that known.
-
-        Until then, each part seems to show that HAProxy has read an ACK.
-        """
-        agent = self.with_notifies(1)
-        agent.send_ack(b"\x01\x01", b"x" * 2000)
-        sent = len(agent.data_to_send())
-        for _ in range(40):
-            agent.receive_part(NOTIFY)
-            assert isinstance(agent.next_event(), Notify)
-            agent.send_ack(b"\x01\x01", b"x" * 790)
-            sent += len(agent.data_to_send())
-        agent.end_read()
-        sent += len(agent.data_to_send())
-        assert 15000 < sent <= LIMIT
-
-    @pytest.mark.parametrize("count", [21, 40, 100])
-    def test_short_acks_before_a_read_in_parts_may_be_unread(self, count: int, agent: AgentConnection) -> None:
-        """HAProxy gave up the NOTIFYs that were in flight. 20 short ACKs fit, and 20 more do not."""
-        for _ in range(20):
-            agent.send_ack(b"\x01\x01", b"x" * (SMALL - 11))
-        sent = len(agent.data_to_send())
-        for _ in range(count):
-            agent.receive_part(NOTIFY)
-            assert isinstance(agent.next_event(), Notify)
-            agent.send_ack(b"\x01\x01", b"x" * (SMALL - 11))
-            sent += len(agent.data_to_send())
-        agent.end_read()
-        sent += len(agent.data_to_send())
-        assert 15000 < sent <= LIMIT
-
-    def test_short_acks_of_20_parts_leave(self, agent: AgentConnection) -> None:
-        """HAProxy has read all earlier ACKs: it has 20 NOTIFYs in flight. Those beyond the limit leave at the end."""
-        for _ in range(20):
-            agent.send_ack(b"\x01\x01", b"x" * (SMALL - 11))
-        agent.data_to_send()
-        for _ in range(20):
-            agent.receive_part(NOTIFY)
-            agent.next_event()
-            agent.send_ack(b"\x01\x01", b"x" * (SMALL - 11))
-            agent.data_to_send()
-        agent.end_read()
-        agent.data_to_send()
-        assert agent.bytes_to_send == 0
-
-    @pytest.mark.parametrize("size", [40, 300])
-    def test_shorter_acks_of_a_read_in_parts_leave_at_once(self, size: int, agent: AgentConnection) -> None:
-        """40 of them fit, so nothing is counted."""
-        for _ in range(20):
-            agent.send_ack(b"\x01\x01", b"x" * size)
-        agent.data_to_send()
-        for _ in range(20):
-            agent.receive_part(NOTIFY)
-            agent.next_event()
-            agent.send_ack(b"\x01\x01", b"x" * size)
-            assert len(agent.data_to_send()) > size
-        agent.end_read()
-        assert not agent.unread
-
-    def test_the_count_is_used_after_the_last_part_of_a_read(self, agent: AgentConnection) -> None:
-        """Then it is known how many NOTIFYs are in flight."""
-        for _ in range(5):
-            agent.send_ack(b"\x01\x01", b"x" * 3000)
-        assert len(agent.data_to_send()) > 15000
-        for _ in range(5):
-            agent.receive_part(NOTIFY)
-            agent.next_event()
-            agent.send_ack(b"\x01\x01", b"x" * 3000)
-            assert agent.data_to_send() == b""
-        agent.end_read()
-        assert len(agent.data_to_send()) > 15000
-        assert not agent.held_back
 
     def test_without_pipelining_nothing_waits(self) -> None:
         """Each NOTIFY shows that HAProxy has read the previous ACK, so the longest ACKs leave at once."""

@@ -1,0 +1,125 @@
+"""Records: the records of one turn are one read, in the next turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.protocol import Factory, Protocol
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+
+from spoa_twisted.agent.closing import ignore
+from spoa_twisted.agent.records import Records
+from spoa_twisted.spop.connection import AgentConnection
+from tests.agent.memory import TurnClock
+from tests.certificates import skip_without_tls
+
+
+class Reads:
+    """Records whose connection is in the state HELLO: it keeps the bytes that it has received."""
+
+    def __init__(self, transport: Any = None) -> None:
+        self.clock = TurnClock()
+        self.connection = AgentConnection()
+        self.sizes: list[int] = []
+        self.records = Records(transport, self.clock, self.connection, self.on_read)
+
+    def on_read(self) -> None:
+        self.sizes.append(self.connection.bytes_received)
+
+
+@pytest.fixture
+def reads() -> Reads:
+    return Reads()
+
+
+def test_the_records_of_one_turn(reads: Reads) -> None:
+    """The connection receives them in the next turn, and those of another turn for themselves."""
+    reads.records.add(b"\0")
+    reads.records.add(b"\0\1")
+    assert reads.connection.bytes_received == 0
+    reads.clock.advance(0)
+    assert reads.sizes == [3]
+    reads.records.add(b"\2")
+    reads.clock.advance(0)
+    assert reads.sizes == [3, 4]
+    assert reads.clock.getDelayedCalls() == []
+
+
+def test_the_read_ends_in_its_own_turn(reads: Reads) -> None:
+    """It is over, and without records there is none."""
+    reads.records.end_read()
+    reads.records.add(b"\0")
+    reads.records.end_read()
+    reads.records.end_read()
+    assert reads.sizes == [1]
+    assert reads.clock.getDelayedCalls() == []
+
+
+def test_the_connection_ends(reads: Reads) -> None:
+    """The records that have just come are forgotten."""
+    reads.records.add(b"\0")
+    reads.records.end()
+    reads.records.add(b"\0")
+    reads.records.end_read()
+    assert reads.sizes == []
+    assert reads.clock.getDelayedCalls() == []
+
+
+@pytest.fixture
+def layers() -> Any:
+    """A layer above one of TLS, which passes each byte on as if it were a record."""
+    skip_without_tls()
+    from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+    class Layer(TLSMemoryBIOProtocol):
+        def __init__(self) -> None:
+            self.add: Callable[[bytes], None] = ignore
+
+        def dataReceived(self, data: bytes) -> None:
+            for number in range(len(data)):
+                self.add(data[number : number + 1])
+
+    upper = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+    upper.transport = Layer()
+    return upper
+
+
+def test_the_end_of_a_read_of_a_tls_layer(layers: Any) -> None:
+    """It is known at once."""
+    reads = Reads(layers)
+    layers.transport.add = reads.records.add
+    layers.transport.dataReceived(b"\0\0")
+    layers.transport.dataReceived(b"\0")
+    assert reads.sizes == [2, 3]
+    assert reads.clock.getDelayedCalls() == []
+
+
+def test_a_record_outside_a_read_of_the_tls_layer(layers: Any) -> None:
+    """It is handled with the next read, or in the next turn."""
+    reads = Reads(layers)
+    layers.transport.add = reads.records.add
+    reads.records.add(b"\0")
+    layers.transport.dataReceived(b"\0")
+    assert reads.sizes == [2]
+    reads.records.add(b"\0")
+    reads.clock.advance(0)
+    assert reads.sizes == [2, 3]
+    assert reads.clock.getDelayedCalls() == []
+
+
+def test_the_connection_ends_in_a_read_of_the_tls_layer(layers: Any) -> None:
+    """The layer is as it was before, and refers to nothing of the agent."""
+    reads = Reads(layers)
+
+    def end(data: bytes) -> None:
+        reads.records.add(data)
+        reads.records.end()
+
+    layers.transport.add = end
+    layers.transport.dataReceived(b"\0")
+    assert reads.sizes == []
+    assert "dataReceived" not in vars(layers.transport)
+    reads.records.end()
+    assert reads.clock.getDelayedCalls() == []
