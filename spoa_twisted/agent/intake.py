@@ -75,6 +75,8 @@ class Intake:
         self._on_read = ignore
         if self._records is not None:
             self._records.end()
+            # Twisted passes records on until the peer ends TLS too. The connection, which is closed, ignores them.
+            self._records = None
 
     def may_answer(self) -> bool:
         """Return whether the next NOTIFY may be handled now."""

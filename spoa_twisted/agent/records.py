@@ -2,7 +2,8 @@
 
 A TLS transport calls ``dataReceived`` for each record of a read, and a record may hold one NOTIFY only. The agent
 handles all records of a read together, as it handles a read of TCP: their ACKs leave in one write, and it notices a
-HAProxy >= 3.1 that has given up NOTIFYs.
+HAProxy >= 3.1 that has given up NOTIFYs. If the peer ends TLS in the same read, it gets no ACKs: its last NOTIFYs only
+call their handlers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Records:
     """Joins the records of one read. At its end, ``connection`` receives them.
 
     :param transport: the transport, which provides ISSLTransport.
-    :param on_read: called after that.
+    :param on_read: called after each read, when ``connection`` has its bytes.
     """
 
     __slots__ = ("_connection", "_in_read", "_next_turn", "_on_read", "_parts", "_pass_on", "_tls")
@@ -37,7 +38,7 @@ class Records:
         # Without a TLS layer of its own, for example after startTLS, the end of a read is not known. But all its
         # records come in one turn of the reactor.
         self._next_turn = NextTurn(reactor, self.end_read)
-        # True if _read will call end_read.
+        # True while the TLS layer handles a read: _read calls end_read after that.
         self._in_read = False
         self._tls = tls = _tls_layer(transport)
         self._pass_on: Callable[[bytes], object] = ignore
@@ -65,9 +66,10 @@ class Records:
         """Call ``on_read`` never again: the connection has ended."""
         self._next_turn.end()
         self._on_read = ignore
+        self._parts = []
         if self._tls is not None:
             # Not "= self._pass_on": a layer that has its own method as an attribute is only freed by the collector.
-            del self._tls.dataReceived
+            vars(self._tls).pop("dataReceived", None)
             self._tls, self._pass_on = None, ignore
 
     def _read(self, data: bytes) -> None:
@@ -79,10 +81,10 @@ class Records:
 
 def _tls_layer(transport: Any) -> Any:
     """Return the TLS layer below the agent, or ``None`` if the transport has none."""
-    # Not at the top of the file: the extra "tls" may not be installed.
-    from twisted.protocols.tls import TLSMemoryBIOProtocol
-
     while isinstance(transport, ProtocolWrapper):
+        # Not at the top of the file: the extra "tls" may not be installed.
+        from twisted.protocols.tls import TLSMemoryBIOProtocol
+
         if isinstance(transport, TLSMemoryBIOProtocol):
             return transport
         transport = transport.transport

@@ -449,7 +449,7 @@ class AgentConnection(_NotifyReceiver):
     def receive_data(self, data: bytes) -> None:
         """Add the bytes that the transport received in one read. :meth:`!next_event` then returns their events.
 
-        A HAProxy >= 3.1 that has given up NOTIFYs is noticed if all NOTIFYs of a read are added before one is answered.
+        All bytes of a read must be added together: so a HAProxy >= 3.1 that has given up NOTIFYs is noticed.
         """
         self._acks_since_read = 0
         if self._unread is not None and len(data) >= _FULL_READ:

@@ -186,8 +186,9 @@ class Unread:
                     self._longest_uncounted = longest
                 return len(frames)
             self._counting = True
-            # Earlier ACKs may be unread, too. Their sizes were not kept: the largest of them is assumed.
-            for _ in range(min(self._uncounted, self._max_in_flight)):
+            # Earlier ACKs may be unread, too. Their sizes were not kept: the largest of them is assumed. While NOTIFYs
+            # wait for the in-flight limit, others of the same read are answered, before all are counted.
+            for _ in range(min(self._uncounted, self._max_in_flight + answered)):
                 self._add(self._longest_uncounted)
         if not self._in_flight_unknown:
             # Source 1: at most (20 - in_flight) ACKs are unread. All older ones have been read.

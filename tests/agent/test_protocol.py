@@ -674,6 +674,25 @@ class TestTLS:
         assert waiting.cancelled == waiting.deferreds != []
         assert turns.getDelayedCalls() == []
 
+    @pytest.mark.usefixtures("without_collector")
+    def test_records_after_the_end_are_not_kept(self, turns: TurnClock, waiting: Waiting) -> None:
+        """A peer may send for as long as it does not end TLS."""
+
+        class Record(bytearray):
+            """Bytes that can have a weak reference."""
+
+        session = self.connect(turns, waiting)
+        session.engine.disconnect()
+        session.send()
+        turns.advance(0)
+        assert session.wire.disconnecting
+        record: Any = Record(1000)
+        kept = weakref.ref(record)
+        session.agent.dataReceived(record)
+        del record
+        assert kept() is None
+        session.lose()
+
     @pytest.mark.parametrize("end", ["abort", "disconnect"])
     def test_the_agent_ends_in_the_turn_of_a_read(self, turns: TurnClock, session: Session, end: str) -> None:
         """A NOTIFY that has just come is not answered, as one that comes a moment later."""
@@ -779,7 +798,7 @@ class TestSockets:
         called[0].callback(None)
         agent.dataReceived(notify)
         if "tls" in kind:
-            # The agent handles the records of a read in the next turn.
+            # These bytes do not come from the layer of TLS, so the agent handles them in the next turn.
             await turn()
         agent.abort()
         assert [getattr(event, "ids", None) for event in await peer.events(3)] == [first, second, None]

@@ -1,4 +1,4 @@
-"""Records: the records of one turn are one read, in the next turn."""
+"""Records: the records of a read are handled together, at its end or in the next turn."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reads() -> Reads:
 
 
 def test_the_records_of_one_turn(reads: Reads) -> None:
-    """The connection receives them in the next turn, and those of another turn for themselves."""
+    """The connection receives them in the next turn, and those of another turn separately."""
     reads.records.add(b"\0")
     reads.records.add(b"\0\1")
     assert reads.connection.bytes_received == 0
@@ -48,7 +48,7 @@ def test_the_records_of_one_turn(reads: Reads) -> None:
 
 
 def test_the_read_ends_in_its_own_turn(reads: Reads) -> None:
-    """It is over, and without records there is none."""
+    """A later turn does not handle it again. Without records, nothing is called."""
     reads.records.end_read()
     reads.records.add(b"\0")
     reads.records.end_read()

@@ -274,6 +274,20 @@ class TestConnection:
             agent.receive_data(LONG_NOTIFY)
             assert isinstance(agent.next_event(), Notify)
 
+    def test_notifys_that_waited_for_the_in_flight_limit(self, agent: AgentConnection) -> None:
+        """HAProxy has not read 20 ACKs, has given their NOTIFYs up, and sent 60 others in one read.
+
+        The agent takes one after the other, so it knows late that there were so many.
+        """
+        for _ in range(20):
+            agent.send_ack(b"\x01\x01", b"x" * 290)
+        sent = len(agent.data_to_send())
+        agent.receive_data(NOTIFY * 60)
+        while agent.next_event() is not None:
+            agent.send_ack(b"\x01\x01", b"x" * 290)
+            sent += len(agent.data_to_send())
+        assert 15000 < sent <= LIMIT
+
     def test_without_pipelining_nothing_waits(self) -> None:
         """Each NOTIFY shows that HAProxy has read the previous ACK, so the longest ACKs leave at once."""
         engine, agent = EngineConnection(HAProxyHello(capabilities=frozenset())), AgentConnection()

@@ -139,11 +139,11 @@ class Relayed:
             self._end(f"the connection of {side} was lost: {reason.getErrorMessage().rstrip('.')}")
         if self._connecting is not None:
             self._connecting.cancel()
-        for other in self._open():
-            other.transport.unregisterProducer()
         if clean:
             self._lose()
         else:
+            for other in self._open():
+                other.transport.unregisterProducer()
             self.abort()
 
     @property
