@@ -8,8 +8,8 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -437,50 +437,48 @@ async def test_a_connection_that_times_out(listen: Any, start_proxy: StartProxy)
     ends.close()
 
 
+@asynccontextmanager
+async def proxy_to_a_tls_agent(folder: Path) -> AsyncIterator[tuple[Proxy, SPOEClient]]:
+    """Yield a proxy to an agent with TLS, and a client that has asked it once. Both have ended at the end."""
+    certificate, key = self_signed(folder)
+    factory = SPOAFactory(Handlers({"check": lambda: {"txn.a": 1}}))
+    server = serverFromString(reactor, f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}")
+    port: Any = await server.listen(factory)
+    proxy = Proxy(folder, f"ssl:127.0.0.1:{port.getHost().port}")
+    client = SPOEClient(proxy.endpoint)
+    assert await client.notify("check") == {"txn.a": 1}
+    yield proxy, client
+    await client.disconnect()
+    while proxy.relay.connections or factory.connections:
+        await turn()
+    await proxy.port.stopListening()
+    await port.stopListening()
+
+
 # Twisted still makes calls that newer pyOpenSSL releases warn about.
-@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+with_pyopenssl = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+
+
+@with_pyopenssl
 @pytest_twisted.ensureDeferred
 async def test_tls_to_the_agent(tmp_path: Path) -> None:
     """The proxy may take TLS off: a half-close then closes the side that has TLS."""
-    certificate, key = self_signed(tmp_path)
-    factory = SPOAFactory(Handlers({"check": lambda: {"txn.a": 1}}))
-    server = serverFromString(reactor, f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}")
-    port: Any = await server.listen(factory)
-    proxy = Proxy(tmp_path, f"ssl:127.0.0.1:{port.getHost().port}")
-    client = SPOEClient(proxy.endpoint)
-    assert await client.notify("check") == {"txn.a": 1}
-    await client.disconnect()
-    while proxy.relay.connections:
-        await turn()
+    async with proxy_to_a_tls_agent(tmp_path) as (proxy, _):
+        pass
     assert [line.split()[2] for line in proxy.frames[:4]] == ["HAPROXY-HELLO", "AGENT-HELLO", "NOTIFY", "ACK"]
-    await proxy.port.stopListening()
-    await port.stopListening()
 
 
-@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
+@with_pyopenssl
 @pytest_twisted.ensureDeferred
 async def test_tls_to_an_agent_that_is_lost_first(tmp_path: Path) -> None:
     """HAProxy's side is closed after it. Twisted's TLS cannot be aborted then."""
-    certificate, key = self_signed(tmp_path)
-    factory = SPOAFactory(Handlers({"check": lambda: {"txn.a": 1}}))
-    server = serverFromString(reactor, f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}")
-    port: Any = await server.listen(factory)
-    proxy = Proxy(tmp_path, f"ssl:127.0.0.1:{port.getHost().port}")
-    client = SPOEClient(proxy.endpoint)
-    assert await client.notify("check") == {"txn.a": 1}
-    relayed = proxy.connection
-    lose(relayed.agent.transport)
-    while not relayed.is_closed:
-        await turn()
-    assert proxy.events[-1].startswith("#1 the agent reset the connection")
-    assert await client.notify("check") == {"txn.a": 1}
-    await client.disconnect()
-    while proxy.relay.connections:
-        await turn()
-    await proxy.port.stopListening()
-    await port.stopListening()
-    while factory.connections:
-        await turn()
+    async with proxy_to_a_tls_agent(tmp_path) as (proxy, client):
+        relayed = proxy.connection
+        lose(relayed.agent.transport)
+        while not relayed.is_closed:
+            await turn()
+        assert proxy.events[-1].startswith("#1 the agent reset the connection")
+        assert await client.notify("check") == {"txn.a": 1}
 
 
 @pytest_twisted.ensureDeferred
