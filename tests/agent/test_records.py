@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,8 +30,39 @@ class Reads:
 
 
 @pytest.fixture
-def reads() -> Reads:
-    return Reads()
+def reads() -> Iterator[Reads]:
+    """Records without a TLS layer. No timer may be left at the end."""
+    reads = Reads()
+    yield reads
+    assert reads.clock.getDelayedCalls() == []
+
+
+@pytest.fixture
+def layer() -> Any:
+    """A TLS layer, which passes each byte on as if it were a record."""
+    skip_without_tls()
+    from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+    class Layer(TLSMemoryBIOProtocol):
+        def __init__(self) -> None:
+            self.add: Callable[[bytes], None] = ignore
+
+        def dataReceived(self, data: bytes) -> None:
+            for number in range(len(data)):
+                self.add(data[number : number + 1])
+
+    return Layer()
+
+
+@pytest.fixture
+def layer_reads(layer: Any) -> Iterator[Reads]:
+    """Records of ``layer``, with another layer between. No timer may be left at the end."""
+    upper = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+    upper.transport = layer
+    reads = Reads(upper)
+    layer.add = reads.records.add
+    yield reads
+    assert reads.clock.getDelayedCalls() == []
 
 
 def test_the_records_of_one_turn(reads: Reads) -> None:
@@ -44,7 +75,6 @@ def test_the_records_of_one_turn(reads: Reads) -> None:
     reads.records.add(b"\2")
     reads.clock.advance(0)
     assert reads.sizes == [3, 4]
-    assert reads.clock.getDelayedCalls() == []
 
 
 def test_the_read_ends_in_its_own_turn(reads: Reads) -> None:
@@ -54,7 +84,6 @@ def test_the_read_ends_in_its_own_turn(reads: Reads) -> None:
     reads.records.end_read()
     reads.records.end_read()
     assert reads.sizes == [1]
-    assert reads.clock.getDelayedCalls() == []
 
 
 def test_the_connection_ends(reads: Reads) -> None:
@@ -64,62 +93,34 @@ def test_the_connection_ends(reads: Reads) -> None:
     reads.records.add(b"\0")
     reads.records.end_read()
     assert reads.sizes == []
-    assert reads.clock.getDelayedCalls() == []
 
 
-@pytest.fixture
-def layers() -> Any:
-    """A layer above one of TLS, which passes each byte on as if it were a record."""
-    skip_without_tls()
-    from twisted.protocols.tls import TLSMemoryBIOProtocol
-
-    class Layer(TLSMemoryBIOProtocol):
-        def __init__(self) -> None:
-            self.add: Callable[[bytes], None] = ignore
-
-        def dataReceived(self, data: bytes) -> None:
-            for number in range(len(data)):
-                self.add(data[number : number + 1])
-
-    upper = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
-    upper.transport = Layer()
-    return upper
-
-
-def test_the_end_of_a_read_of_a_tls_layer(layers: Any) -> None:
+def test_the_end_of_a_read_of_a_tls_layer(layer: Any, layer_reads: Reads) -> None:
     """It is known at once."""
-    reads = Reads(layers)
-    layers.transport.add = reads.records.add
-    layers.transport.dataReceived(b"\0\0")
-    layers.transport.dataReceived(b"\0")
-    assert reads.sizes == [2, 3]
-    assert reads.clock.getDelayedCalls() == []
+    layer.dataReceived(b"\0\0")
+    layer.dataReceived(b"\0")
+    assert layer_reads.sizes == [2, 3]
 
 
-def test_a_record_outside_a_read_of_the_tls_layer(layers: Any) -> None:
+def test_a_record_outside_a_read_of_the_tls_layer(layer: Any, layer_reads: Reads) -> None:
     """It is handled with the next read, or in the next turn."""
-    reads = Reads(layers)
-    layers.transport.add = reads.records.add
-    reads.records.add(b"\0")
-    layers.transport.dataReceived(b"\0")
-    assert reads.sizes == [2]
-    reads.records.add(b"\0")
-    reads.clock.advance(0)
-    assert reads.sizes == [2, 3]
-    assert reads.clock.getDelayedCalls() == []
+    layer_reads.records.add(b"\0")
+    layer.dataReceived(b"\0")
+    assert layer_reads.sizes == [2]
+    layer_reads.records.add(b"\0")
+    layer_reads.clock.advance(0)
+    assert layer_reads.sizes == [2, 3]
 
 
-def test_the_connection_ends_in_a_read_of_the_tls_layer(layers: Any) -> None:
+def test_the_connection_ends_in_a_read_of_the_tls_layer(layer: Any, layer_reads: Reads) -> None:
     """The layer is as it was before, and refers to nothing of the agent."""
-    reads = Reads(layers)
 
     def end(data: bytes) -> None:
-        reads.records.add(data)
-        reads.records.end()
+        layer_reads.records.add(data)
+        layer_reads.records.end()
 
-    layers.transport.add = end
-    layers.transport.dataReceived(b"\0")
-    assert reads.sizes == []
-    assert "dataReceived" not in vars(layers.transport)
-    reads.records.end()
-    assert reads.clock.getDelayedCalls() == []
+    layer.add = end
+    layer.dataReceived(b"\0")
+    assert layer_reads.sizes == []
+    assert "dataReceived" not in vars(layer)
+    layer_reads.records.end()
